@@ -1,0 +1,1 @@
+"""The command line, imported as `otmetrics.cli`: arguments in, one library call, rendering out."""

@@ -1,0 +1,1 @@
+"""How far generated data is from real data, measured by optimal transport in feature space."""
