@@ -2,7 +2,7 @@
 
 
 class DataError(ValueError):
-    """The input cannot be scored: the message names the file or argument, the rule and the remedy."""
+    """The input cannot be scored; the message names the file, the rule and the remedy."""
 
 
 class ConvergenceWarning(UserWarning):

@@ -1,1 +1,42 @@
-"""."""
+"""The maths: tensors in, a tensor or a NamedTuple out. No state, no files, no printing."""
+
+from otmetrics.functional.cost import cost_matrix
+from otmetrics.functional.exact import exact_result, exact_transport, exact_wasserstein
+from otmetrics.functional.frechet import frechet_distance, frechet_distance_from_moments
+from otmetrics.functional.kernel import kernel_distance
+from otmetrics.functional.manifold import (
+    DensityCoverage,
+    ManifoldScores,
+    PrecisionRecall,
+    density_coverage,
+    manifold_scores,
+    precision_recall,
+)
+from otmetrics.functional.result import TransportResult
+from otmetrics.functional.sinkhorn import entropic_cost, sinkhorn_divergence, sinkhorn_result
+from otmetrics.functional.sliced import random_directions, sliced_result, sliced_wasserstein
+from otmetrics.functional.univariate import univariate_cost
+
+__all__ = [
+    "DensityCoverage",
+    "ManifoldScores",
+    "PrecisionRecall",
+    "TransportResult",
+    "cost_matrix",
+    "density_coverage",
+    "entropic_cost",
+    "exact_result",
+    "exact_transport",
+    "exact_wasserstein",
+    "frechet_distance",
+    "frechet_distance_from_moments",
+    "kernel_distance",
+    "manifold_scores",
+    "precision_recall",
+    "random_directions",
+    "sinkhorn_divergence",
+    "sinkhorn_result",
+    "sliced_result",
+    "sliced_wasserstein",
+    "univariate_cost",
+]

@@ -1,0 +1,130 @@
+"""What the maths accepts: one place where tensors and numbers are checked and upcast."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def checked_clouds(real: Tensor, fake: Tensor, *, min_samples: int = 1) -> tuple[Tensor, Tensor]:
+    """Return both clouds in one floating dtype of at least 32 bits.
+
+    Args:
+        real: Features of shape (N, D) or (B, N, D).
+        fake: Features of shape (M, D) or (B, M, D).
+        min_samples: The fewest samples a side for which the question has an answer.
+
+    Returns:
+        `real` and `fake`, promoted to one dtype.
+
+    Raises:
+        TypeError: If either is not a floating tensor.
+        ValueError: If shapes or devices do not match, a side has too few samples, or a value is
+            NaN or infinite.
+    """
+    for name, cloud in (("real", real), ("fake", fake)):
+        _check_cloud(name, cloud, min_samples)
+    if real.ndim != fake.ndim or real.shape[:-2] != fake.shape[:-2]:
+        raise ValueError(
+            "`real` and `fake` must have the same batch dimensions, "
+            f"got {tuple(real.shape)} and {tuple(fake.shape)}."
+        )
+    if real.shape[-1] != fake.shape[-1]:
+        raise ValueError(
+            "`real` and `fake` must have the same number of features D, "
+            f"got {real.shape[-1]} and {fake.shape[-1]}."
+        )
+    if real.device != fake.device:
+        raise ValueError(
+            f"`real` and `fake` must be on one device, got {real.device} and {fake.device}."
+        )
+    dtype = torch.promote_types(torch.promote_types(real.dtype, fake.dtype), torch.float32)
+    return real.to(dtype), fake.to(dtype)
+
+
+def _check_cloud(name: str, cloud: Tensor, min_samples: int) -> None:
+    """Raise unless `cloud` is a finite floating (N, D) or (B, N, D) tensor with enough samples."""
+    if not isinstance(cloud, Tensor):
+        raise TypeError(f"`{name}` must be a torch.Tensor, got {type(cloud).__name__}.")
+    if not cloud.is_floating_point():
+        raise TypeError(f"`{name}` must be floating, got {cloud.dtype}: convert it first.")
+    if cloud.ndim not in (2, 3):
+        raise ValueError(f"`{name}` must have shape (N, D) or (B, N, D), got {tuple(cloud.shape)}.")
+    if cloud.shape[-2] < min_samples:
+        raise ValueError(
+            f"`{name}` must hold at least {min_samples} sample(s), got {cloud.shape[-2]}."
+        )
+    if cloud.shape[-1] < 1 or cloud.shape[0] < 1:
+        raise ValueError(f"`{name}` must not be empty, got shape {tuple(cloud.shape)}.")
+    if not torch.isfinite(cloud).all():
+        raise ValueError(f"`{name}` must be finite, got NaN or infinite values.")
+
+
+def checked_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor | None:
+    """Return `weights` in float64, each row summing to one, or None for uniform weights.
+
+    Args:
+        name: The argument's name, for the message.
+        weights: Non-negative weights of shape (N,) or (B, N), or None.
+        cloud: The cloud they weigh, of shape (N, D) or (B, N, D).
+
+    Returns:
+        Weights of shape `cloud.shape[:-1]`, or None.
+
+    Raises:
+        ValueError: If the shape differs, a weight is negative or not finite, or a row sums to zero.
+    """
+    if weights is None:
+        return None
+    shape = cloud.shape[:-1]
+    if weights.shape not in (shape, shape[-1:]):
+        raise ValueError(f"`{name}` must have shape {tuple(shape)}, got {tuple(weights.shape)}.")
+    weights = weights.detach().to(cloud.device, torch.float64).expand(shape)
+    if not torch.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(f"`{name}` must be finite and >= 0.")
+    total = weights.sum(-1, keepdim=True)
+    if (total <= 0).any():
+        raise ValueError(f"`{name}` must have a positive sum.")
+    return weights / total
+
+
+def check_order(order: float) -> None:
+    """Raise unless the order p of the distance is a finite number of at least 1.
+
+    Args:
+        order: The order p.
+
+    Raises:
+        ValueError: If `order` is below 1 or not finite.
+    """
+    if not (math.isfinite(order) and order >= 1):
+        raise ValueError(f"`order` must be a finite number >= 1, got {order}.")
+
+
+def check_at_least(name: str, value: int, minimum: int) -> None:
+    """Raise unless an integer option reaches its minimum.
+
+    Args:
+        name: The option's name, for the message.
+        value: Its value.
+        minimum: The smallest value allowed.
+
+    Raises:
+        ValueError: If `value` is below `minimum` or not an integer.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"`{name}` must be an integer >= {minimum}, got {value!r}.")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise unless a real option is positive and finite.
+
+    Args:
+        name: The option's name, for the message.
+        value: Its value.
+
+    Raises:
+        ValueError: If `value` is not a positive finite number.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"`{name}` must be positive and finite, got {value}.")

@@ -1,0 +1,100 @@
+"""Kernel distances: unbiased squared maximum mean discrepancies (MMD), KID's among them."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from otmetrics.functional.checks import check_positive, checked_clouds
+from otmetrics.functional.cost import centred, ieee_matmul, row_blocks, squared_distances
+
+
+def kernel_distance(
+    real: Tensor,
+    fake: Tensor,
+    *,
+    kernel: Literal["polynomial", "rbf"] = "polynomial",
+    bandwidth: float | None = None,
+) -> Tensor:
+    """Unbiased estimate of MMD^2 over all pairs: E k(x, x') + E k(y, y') - 2 E k(x, y).
+
+    The polynomial kernel (x.y / D + 1)^3 on Inception features is KID; published KID averages the
+    same estimator over subsets of 1000, which has the same expectation and more variance. The RBF
+    kernel is exp(-|x - y|^2 / (2 bandwidth^2)). Time O((N + M)^2 D), in blocks of rows unless a
+    gradient is needed.
+
+    Args:
+        real: Features (N, D) or (B, N, D), N >= 2.
+        fake: Features (M, D) or (B, M, D), M >= 2.
+        kernel: "polynomial" or "rbf".
+        bandwidth: Of the RBF kernel, in units of the features; None takes the root of half the mean
+            squared distance between real and fake, a constant for the gradient.
+
+    Returns:
+        Scalar or (B,), computed in float64. Unbiased, so negative values occur when the laws agree.
+        Differentiable in both clouds.
+
+    Raises:
+        TypeError: If a cloud is not a floating tensor.
+        ValueError: If a shape or an option breaks its rule.
+
+    References:
+        Binkowski et al., Demystifying MMD GANs, 2018, section 4; Gretton et al., A kernel
+        two-sample test, 2012, equation (3).
+
+    Example:
+        >>> x = torch.tensor([[0.0], [2.0]])
+        >>> kernel_distance(x, x).item()  # (1 + 1)/1 - 2 (1 + 1 + 1 + 125)/4
+        -62.0
+    """
+    if kernel not in ("polynomial", "rbf"):
+        raise ValueError(f'`kernel` must be "polynomial" or "rbf", got {kernel!r}.')
+    if bandwidth is not None:
+        check_positive("bandwidth", bandwidth)
+        if kernel != "rbf":
+            raise ValueError(f'`bandwidth` belongs to the "rbf" kernel, got kernel {kernel!r}.')
+    real, fake = checked_clouds(real, fake, min_samples=2)
+    x, y = real.double(), fake.double()
+    if real.ndim == 2:
+        return _mmd(x, y, kernel, bandwidth).to(real.dtype)
+    return torch.stack([_mmd(*p, kernel, bandwidth) for p in zip(x, y, strict=True)]).to(real.dtype)
+
+
+def _mmd(x: Tensor, y: Tensor, kernel: str, bandwidth: float | None) -> Tensor:
+    """MMD^2 of one pair of clouds."""
+    n, m = len(x), len(y)
+    if kernel == "rbf":
+        x, y = centred(x, y)
+        width = bandwidth or _mean_squared_distance(x, y) ** 0.5 / 2**0.5 or 1.0
+
+        def values(a: Tensor, b: Tensor) -> Tensor:
+            return (squared_distances(a, b) / (-2 * width**2)).exp()
+
+    else:
+
+        def values(a: Tensor, b: Tensor) -> Tensor:
+            with ieee_matmul(a.device):
+                return (a @ b.T / a.shape[1] + 1) ** 3
+
+    within_x = (_total(values, x, x) - _diagonal(values, x)) / (n * (n - 1))
+    within_y = (_total(values, y, y) - _diagonal(values, y)) / (m * (m - 1))
+    return within_x + within_y - 2 * _total(values, x, y) / (n * m)
+
+
+def _total(values: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """Sum of the kernel over all pairs, block by block."""
+    blocks = [values(x[rows], y).sum() for rows in row_blocks(len(x), len(y))]
+    return torch.stack(blocks).sum()
+
+
+def _diagonal(values: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
+    """Sum of the kernel of each point with itself."""
+    return torch.stack([values(row[None], row[None]).sum() for row in x]).sum()
+
+
+def _mean_squared_distance(x: Tensor, y: Tensor) -> float:
+    """Mean of |x_i - y_j|^2 over all pairs, from first and second moments."""
+    x, y = x.detach(), y.detach()
+    shift = (x.mean(0) - y.mean(0)).square().sum()
+    return float(shift + x.var(0, correction=0).sum() + y.var(0, correction=0).sum())

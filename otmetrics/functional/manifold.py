@@ -1,0 +1,201 @@
+"""Precision, recall, density, coverage: k-nearest-neighbour balls as a picture of the support."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from otmetrics.functional.checks import check_at_least, checked_clouds
+from otmetrics.functional.cost import centred, ieee_matmul, row_blocks
+
+
+class PrecisionRecall(NamedTuple):
+    """Shares in [0, 1], each a scalar or (B,)."""
+
+    precision: Tensor
+    recall: Tensor
+
+
+class DensityCoverage(NamedTuple):
+    """Density >= 0 (1 in expectation for equal laws) and coverage in [0, 1]."""
+
+    density: Tensor
+    coverage: Tensor
+
+
+class ManifoldScores(NamedTuple):
+    """All four scores, from one pass over the distances."""
+
+    precision: Tensor
+    recall: Tensor
+    density: Tensor
+    coverage: Tensor
+
+
+def manifold_scores(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> ManifoldScores:
+    """Precision, recall, density and coverage at the price of precision and recall.
+
+    See `precision_recall` and `density_coverage` for the definitions, cost, errors and references.
+
+    Args:
+        real: Features (N, D) or (B, N, D), N > num_neighbors.
+        fake: Features (M, D) or (B, M, D), M > num_neighbors.
+        num_neighbors: k >= 1.
+
+    Returns:
+        The four scores.
+    """
+    real, fake = _checked(real, fake, num_neighbors, min_fake=num_neighbors + 1)
+    return ManifoldScores(*_by_problem(_all_scores, real, fake, num_neighbors))
+
+
+def precision_recall(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> PrecisionRecall:
+    """Share of fake inside the real manifold (precision), and the reverse (recall).
+
+    A manifold is the union of balls around each sample that reach its k-th nearest neighbour, the
+    sample itself excluded. The border, and ties within rounding, count as inside, so that repeated
+    samples are covered. Time O((N + M)^2 D), memory O((N + M) D) and a block, in float64.
+
+    Args:
+        real: Features (N, D) or (B, N, D), N > num_neighbors.
+        fake: Features (M, D) or (B, M, D), M > num_neighbors.
+        num_neighbors: k >= 1. Kynkäänniemi et al. use 3, `prdc` 5.
+
+    Returns:
+        Precision and recall.
+
+    Raises:
+        TypeError: If a cloud is not a floating tensor.
+        ValueError: If a side has too few samples for k, or shapes do not match.
+
+    References:
+        Kynkäänniemi et al., Improved precision and recall metric for assessing generative models,
+        2019, equations (1) and (2). Differs from `prdc`, which counts the border as outside.
+
+    Example:
+        >>> x = torch.randn(30, 4)
+        >>> precision_recall(x, x + 100.0).precision.item()
+        0.0
+    """
+    scores = manifold_scores(real, fake, num_neighbors=num_neighbors)
+    return PrecisionRecall(scores.precision, scores.recall)
+
+
+def density_coverage(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> DensityCoverage:
+    """Mean number of real balls around a fake sample over k, and share of balls that hold one.
+
+    Both use balls around real samples only, so that outliers among the fake do no harm. For equal
+    laws density is 1 in expectation and coverage 1 - prod_{i=1..k} (N - i) / (M + N - i). Time and
+    memory as `precision_recall`, without the distances among the fake.
+
+    Args:
+        real: Features (N, D) or (B, N, D), N > num_neighbors.
+        fake: Features (M, D) or (B, M, D), M >= 1.
+        num_neighbors: k >= 1.
+
+    Returns:
+        Density and coverage.
+
+    Raises:
+        TypeError: If a cloud is not a floating tensor.
+        ValueError: If `real` has too few samples for k, or shapes do not match.
+
+    References:
+        Naeem et al., Reliable fidelity and diversity metrics for generative models, 2020,
+        equations (3), (5) and (9). Differs from `prdc`, which counts the border as outside.
+
+    Example:
+        >>> x = torch.randn(30, 4)
+        >>> density_coverage(x, x).coverage.item()
+        1.0
+    """
+    real, fake = _checked(real, fake, num_neighbors, min_fake=1)
+    return DensityCoverage(*_by_problem(_density_coverage, real, fake, num_neighbors))
+
+
+def _checked(
+    real: Tensor, fake: Tensor, num_neighbors: int, min_fake: int
+) -> tuple[Tensor, Tensor]:
+    """Both clouds, each with enough samples for k neighbours."""
+    check_at_least("num_neighbors", num_neighbors, 1)
+    real, fake = checked_clouds(real, fake)
+    for name, cloud, least in (("real", real, num_neighbors + 1), ("fake", fake, min_fake)):
+        if cloud.shape[-2] < least:
+            raise ValueError(
+                f"`{name}` must hold at least {least} samples for num_neighbors = "
+                f"{num_neighbors}, got {cloud.shape[-2]}."
+            )
+    return real, fake
+
+
+def _by_problem(
+    scores: Callable[[Tensor, Tensor, int], Tensor],
+    real: Tensor,
+    fake: Tensor,
+    num_neighbors: int,
+) -> Tensor:
+    """Scores (S,) or (S, B), each problem centred and in float64, in the dtype of the input."""
+    batched = real.ndim == 3
+    pairs = zip(real, fake, strict=True) if batched else [(real, fake)]
+    with torch.no_grad():
+        rows = [scores(*centred(x.double(), y.double()), num_neighbors) for x, y in pairs]
+    return (torch.stack(rows, -1) if batched else rows[0]).to(real.dtype)
+
+
+def _all_scores(real: Tensor, fake: Tensor, num_neighbors: int) -> Tensor:
+    """The four scores of one problem."""
+    real_hits, holds_fake, recalled = _inside(
+        real, fake, _radii(real, num_neighbors), _radii(fake, num_neighbors)
+    )
+    precision, recall = (real_hits > 0).double().mean(), recalled.double().mean()
+    density = real_hits.double().mean() / num_neighbors
+    return torch.stack([precision, recall, density, holds_fake.double().mean()])
+
+
+def _density_coverage(real: Tensor, fake: Tensor, num_neighbors: int) -> Tensor:
+    """Density and coverage of one problem."""
+    nowhere = fake.new_full((len(fake),), -torch.inf)
+    hits, holds_fake, _ = _inside(real, fake, _radii(real, num_neighbors), nowhere)
+    return torch.stack([hits.double().mean() / num_neighbors, holds_fake.double().mean()])
+
+
+def _rounding(dimension: int) -> float:
+    """Relative error bound of a squared distance by matrix product, in units of |x|^2 + |y|^2."""
+    return (dimension + 16) * torch.finfo(torch.float64).eps
+
+
+def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Squared distances in blocks of rows of x."""
+    norms = y.square().sum(1)
+    for rows in row_blocks(len(x), len(y)):
+        with ieee_matmul(x.device):
+            products = x[rows] @ y.T
+        yield rows, (x[rows].square().sum(1, keepdim=True) + norms - 2 * products).clamp_min_(0)
+
+
+def _radii(cloud: Tensor, num_neighbors: int) -> Tensor:
+    """Squared distance to the k-th nearest other point, widened by the error of its rounding."""
+    radii = []
+    for rows, squared in _blocks(cloud, cloud):
+        own = torch.arange(rows.start, rows.stop, device=cloud.device)
+        squared[own - rows.start, own] = torch.inf
+        radii.append(squared.topk(num_neighbors, dim=1, largest=False).values[:, -1])
+    radius, error = torch.cat(radii), _rounding(cloud.shape[1])
+    return radius * (1 + 2 * error) + 4 * error * cloud.square().sum(1)
+
+
+def _inside(
+    real: Tensor, fake: Tensor, real_radii: Tensor, fake_radii: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Real balls around each fake (M,), and per real: holds a fake, lies in a fake ball (N,)."""
+    error = _rounding(real.shape[1])
+    hits = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
+    holds, lies = [], []
+    slack_fake, slack_real = error * fake.square().sum(1), error * real.square().sum(1)
+    for rows, squared in _blocks(real, fake):
+        within = squared <= real_radii[rows, None] + slack_fake
+        hits += within.sum(0)
+        holds.append(within.any(1))
+        lies.append((squared <= fake_radii + slack_real[rows, None]).any(1))
+    return hits, torch.cat(holds), torch.cat(lies)

@@ -1,0 +1,91 @@
+"""What a transport solver returns, whichever method it uses."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class TransportResult(NamedTuple):
+    """The value of a transport problem and all that its solver knows about it.
+
+    A field that a solver cannot fill is None, never a made-up number. With clouds of shape
+    (B, N, D) every tensor has a leading dimension B.
+
+    Attributes:
+        value: The distance W_p, in the units of the features. Scalar or (B,).
+        cost: The unrooted quantity: W_p^p, its mean over slices, or the Sinkhorn divergence.
+        lower_bound: A certified lower bound on `cost`.
+        upper_bound: A certified upper bound on `cost`.
+        standard_error: Standard error of `value` over the random directions of the solver; it says
+            nothing about the sampling of the data.
+        potentials: Dual potentials (f, g), of shapes (N,) and (M,).
+        plan: Sparse COO tensor (N, M) of transported masses.
+        num_iterations: Iterations of an iterative solver, the most of any problem in a batch.
+        converged: Whether every problem reached the tolerance.
+        message: One line for people: what was solved, or what to raise.
+    """
+
+    value: Tensor
+    cost: Tensor
+    lower_bound: Tensor | None = None
+    upper_bound: Tensor | None = None
+    standard_error: Tensor | None = None
+    potentials: tuple[Tensor, Tensor] | None = None
+    plan: Tensor | None = None
+    num_iterations: int | None = None
+    converged: bool = True
+    message: str = ""
+
+    @property
+    def gap(self) -> Tensor | None:
+        """Width of the interval that holds `cost`, `upper_bound - lower_bound`."""
+        if self.lower_bound is None or self.upper_bound is None:
+            return None
+        return self.upper_bound - self.lower_bound
+
+
+def root(cost: Tensor, order: float) -> Tensor:
+    """Return `cost ** (1 / order)`, 0 with gradient 0 where the cost is not positive.
+
+    Args:
+        cost: Unrooted costs of any shape.
+        order: The order p >= 1.
+
+    Returns:
+        The p-th root, of the same shape.
+    """
+    if order == 1:
+        return cost.clamp_min(0)
+    positive = cost > 0
+    return torch.where(positive, torch.where(positive, cost, 1.0).pow(1 / order), 0.0)
+
+
+def stacked(results: list[TransportResult]) -> TransportResult:
+    """Return the results of B problems as one result with a leading dimension B.
+
+    Args:
+        results: Results of one solver on problems of one size.
+
+    Returns:
+        Their stack; see the attributes of `TransportResult`.
+    """
+    first = results[0]
+    tensors = {
+        name: torch.stack([getattr(result, name) for result in results])
+        for name in ("value", "cost", "lower_bound", "upper_bound", "standard_error", "plan")
+        if getattr(first, name) is not None
+    }
+    potentials = None
+    if first.potentials is not None:
+        pairs = [result.potentials for result in results if result.potentials is not None]
+        potentials = (torch.stack([f for f, _ in pairs]), torch.stack([g for _, g in pairs]))
+    iterations = [r.num_iterations for r in results if r.num_iterations is not None]
+    failed = [result for result in results if not result.converged]
+    return TransportResult(
+        **tensors,
+        potentials=potentials,
+        num_iterations=max(iterations) if iterations else None,
+        converged=not failed,
+        message=failed[0].message if failed else first.message,
+    )

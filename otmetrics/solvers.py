@@ -1,0 +1,178 @@
+"""Transport solvers as immutable objects: their fields are the options, all of them used.
+
+The command line, the metrics, the losses and the functions meet here, so that the same options
+give the same number everywhere. `solve` returns everything a solver knows; calling the object
+returns the distance alone.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from otmetrics.functional.checks import check_at_least, check_order
+from otmetrics.functional.exact import exact_result
+from otmetrics.functional.result import TransportResult
+from otmetrics.functional.sinkhorn import SinkhornOptions, check_sinkhorn_options, sinkhorn_result
+from otmetrics.functional.sliced import sliced_result
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """Sliced Wasserstein distance over random directions; see `functional.sliced_result`.
+
+    Attributes:
+        order: The order p >= 1.
+        num_projections: Number L of directions.
+        seed: Seed of the directions, which are the same on every device.
+
+    Raises:
+        ValueError: If an option breaks its rule.
+    """
+
+    order: float = 2.0
+    num_projections: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_order(self.order)
+        check_at_least("num_projections", self.num_projections, 1)
+        check_at_least("seed", self.seed, 0)
+
+    def solve(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        *,
+        real_weights: Tensor | None = None,
+        fake_weights: Tensor | None = None,
+    ) -> TransportResult:
+        """Estimate SW_p with its standard error.
+
+        Args:
+            real: Features (N, D) or (B, N, D).
+            fake: Features (M, D) or (B, M, D); M may differ from N.
+            real_weights: Non-negative weights (N,) or (B, N); None for uniform.
+            fake_weights: The same for `fake`.
+
+        Returns:
+            Value, cost and standard error.
+        """
+        return sliced_result(
+            real,
+            fake,
+            order=self.order,
+            num_projections=self.num_projections,
+            generator=torch.Generator().manual_seed(self.seed),
+            real_weights=real_weights,
+            fake_weights=fake_weights,
+        )
+
+    def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
+        """SW_p alone, scalar or (B,), differentiable in both clouds."""
+        return self.solve(real, fake).value
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Exact Wasserstein distance with its certificate; see `functional.exact_result`.
+
+    Attributes:
+        order: The order p >= 1.
+
+    Raises:
+        ValueError: If the order breaks its rule.
+    """
+
+    order: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_order(self.order)
+
+    def solve(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        *,
+        real_weights: Tensor | None = None,
+        fake_weights: Tensor | None = None,
+    ) -> TransportResult:
+        """Solve for W_p, its plan, potentials and bounds.
+
+        Args:
+            real: Features (N, D) or (B, N, D).
+            fake: Features (M, D) or (B, M, D); M may differ from N.
+            real_weights: Non-negative weights (N,) or (B, N); None for uniform.
+            fake_weights: The same for `fake`.
+
+        Returns:
+            Value, cost, bounds, potentials and plan.
+        """
+        return exact_result(
+            real, fake, order=self.order, real_weights=real_weights, fake_weights=fake_weights
+        )
+
+    def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
+        """W_p alone, scalar or (B,), differentiable in both clouds."""
+        return self.solve(real, fake).value
+
+
+@dataclass(frozen=True)
+class Sinkhorn:
+    """Debiased Sinkhorn divergence; see `functional.sinkhorn_result`.
+
+    Attributes:
+        order: The order p >= 1 of the cost.
+        epsilon: Entropic regularisation.
+        relative: Whether `epsilon` is a share of the mean cost between real and fake.
+        tolerance: Largest L1 error of a marginal of the plan.
+        max_iterations: Most iterations for each of the three terms.
+
+    Raises:
+        ValueError: If an option breaks its rule.
+    """
+
+    order: float = 2.0
+    epsilon: float = 0.05
+    relative: bool = True
+    tolerance: float = 1e-5
+    max_iterations: int = 2000
+
+    def __post_init__(self) -> None:
+        options = (self.order, self.epsilon, self.relative, self.tolerance, self.max_iterations)
+        check_sinkhorn_options(SinkhornOptions(*options))
+
+    def solve(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        *,
+        real_weights: Tensor | None = None,
+        fake_weights: Tensor | None = None,
+    ) -> TransportResult:
+        """Solve for the divergence S, its potentials and its convergence.
+
+        Args:
+            real: Features (N, D) or (B, N, D).
+            fake: Features (M, D) or (B, M, D); M may differ from N.
+            real_weights: Non-negative weights (N,) or (B, N); None for uniform.
+            fake_weights: The same for `fake`.
+
+        Returns:
+            S as cost, its p-th root as value, potentials and convergence.
+        """
+        return sinkhorn_result(
+            real,
+            fake,
+            order=self.order,
+            epsilon=self.epsilon,
+            relative=self.relative,
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+            real_weights=real_weights,
+            fake_weights=fake_weights,
+        )
+
+    def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
+        """S^(1/p), in the units of the features, scalar or (B,), differentiable in both clouds."""
+        return self.solve(real, fake).value
