@@ -1,1 +1,22 @@
-"""."""
+"""Images (N, 3, H, W) in, features (N, D) out: the frozen networks to measure distances in."""
+
+from otmetrics.features.base import FrozenExtractor
+from otmetrics.features.catalog import (
+    DEFAULT_EXTRACTOR,
+    EXTRACTORS,
+    ExtractorInfo,
+    is_available,
+    load_extractor,
+)
+from otmetrics.features.preprocessing import RESIZE_MODES, Preprocessing
+
+__all__ = [
+    "DEFAULT_EXTRACTOR",
+    "EXTRACTORS",
+    "RESIZE_MODES",
+    "ExtractorInfo",
+    "FrozenExtractor",
+    "Preprocessing",
+    "is_available",
+    "load_extractor",
+]

@@ -4,7 +4,6 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-import ot
 import torch
 from torch import Tensor
 
@@ -180,6 +179,8 @@ def _network_simplex(
     cost: np.ndarray, a: np.ndarray, b: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """POT's solver; an answer that it does not vouch for is an error, never a number."""
+    import ot  # takes a second, and nothing else here needs it
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # repeated in log["warning"]
         plan, log = ot.emd(a, b * (a.sum() / b.sum()), cost, numItermax=_MAX_PIVOTS, log=True)

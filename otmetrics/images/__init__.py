@@ -1,1 +1,22 @@
-"""."""
+"""Folders, archives and arrays -> checked uint8 images: the only reader of image files."""
+
+from otmetrics.images.arrays import FeatureArray, ImageArray
+from otmetrics.images.batches import ReadingReport, batches
+from otmetrics.images.decode import MAX_PIXELS, DecodedImage, decoded_image
+from otmetrics.images.demo import write_demo
+from otmetrics.images.sources import EXTENSIONS, ImageFolder, ImageSource, opened
+
+__all__ = [
+    "EXTENSIONS",
+    "MAX_PIXELS",
+    "DecodedImage",
+    "FeatureArray",
+    "ImageArray",
+    "ImageFolder",
+    "ImageSource",
+    "ReadingReport",
+    "batches",
+    "decoded_image",
+    "opened",
+    "write_demo",
+]

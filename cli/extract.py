@@ -1,0 +1,36 @@
+"""`otmetrics extract`: features of images, saved with their protocol."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import INPUT, extraction_options, resolved_device
+
+
+@click.command()
+@click.argument("source", metavar="INPUT", type=INPUT)
+@click.argument("target", metavar="OUT.npz", type=INPUT)
+@click.option("--overwrite", is_flag=True, help="Replace OUT.npz if it is there.")
+@extraction_options
+def extract(source: Path, target: Path, overwrite: bool, quiet: bool, **options: Any) -> None:
+    """Save the features of INPUT to OUT.npz, for `score` to use again.
+
+    INPUT is a folder of images (searched recursively) or a .npy/.npz file of images (N, H, W, C)
+    in uint8. OUT.npz holds the array `features` (N, D) and the protocol that made it, so that
+    `score` can refuse to compare features of different extractors.
+    """
+    from otmetrics.extraction import Extraction, extracted
+    from otmetrics.feature_set import check_target, saved
+
+    from .progress import progress_bars
+
+    check_target(target, overwrite=overwrite)
+    options["device"] = resolved_device(options["device"])
+    with progress_bars(quiet) as progress:
+        (features,) = extracted([source], Extraction(**options), progress=progress)
+    saved(features, target, overwrite=overwrite)
+    for name in () if quiet else features.source.get("skipped", ()):
+        click.echo(f"note: left out {name}", err=True)
+    rows, columns = features.features.shape
+    click.echo(f"{target}: {rows} x {columns} features of {features.extractor['extractor']}")

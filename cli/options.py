@@ -1,0 +1,72 @@
+"""Options that several commands share, and how their text becomes the library's objects."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+
+INPUT = click.Path(path_type=Path)
+
+_EXTRACTION = (
+    click.option(
+        "--features",
+        metavar="NAME",
+        help="Extractor; `otmetrics features` lists them. Default: efficientnet_lite0, or the one "
+        "that made a feature file among the inputs.",
+    ),
+    click.option("--weights", type=INPUT, help="Weights file for the extractor."),
+    click.option(
+        "--resize",
+        type=click.Choice(["bicubic", "bilinear", "tf1"]),
+        help="How images reach the extractor's size: antialiased bicubic (default) or bilinear in "
+        "float, or tf1, the aliased filter behind published FIDs.",
+    ),
+    click.option(
+        "--num", type=int, metavar="N", help="Use N samples of each input, drawn with --seed."
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Decides every draw."),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="auto|cpu|cuda[:i]",
+        help="Where network and maths run; auto takes CUDA where there is one.",
+    ),
+    click.option("--batch-size", type=int, default=32, show_default=True, help="Images per batch."),
+    click.option(
+        "--skip-corrupt",
+        is_flag=True,
+        help="Leave out images that cannot be read, and name them, instead of stopping.",
+    ),
+    click.option("--quiet", "-q", is_flag=True, help="No progress and no notes on stderr."),
+)
+
+
+def extraction_options(command: Command) -> Command:
+    """Add the options of feature extraction to a command."""
+    for option in reversed(_EXTRACTION):
+        command = option(command)
+    return command
+
+
+def resolved_device(name: str) -> str:
+    """The device behind a name, checked."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise click.UsageError(f"--device must be auto, cpu, cuda or cuda:i, got {name!r}.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise click.UsageError(
+            f"--device {name} is not on this machine "
+            f"({torch.cuda.device_count()} CUDA device(s)): use --device cpu."
+        )
+    return name

@@ -1,0 +1,134 @@
+"""`otmetrics score`: every score of two inputs."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import INPUT, extraction_options, resolved_device
+
+NOT_CONVERGED = 4
+
+
+def _json_target(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Keep `--json REAL FAKE` from taking REAL for the file to write."""
+    if value is not None and value != "-" and not value.endswith(".json"):
+        raise click.BadParameter(
+            f"FILE must end in .json, got {value!r}; for JSON on stdout put --json last.",
+            context,
+            option,
+        )
+    return value
+
+
+def _names(context: click.Context, option: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Split a comma-separated list."""
+    return tuple(name.strip() for name in (value or "").split(",") if name.strip())
+
+
+@click.command()
+@click.argument("real", type=INPUT)
+@click.argument("fake", type=INPUT)
+@click.option(
+    "--metrics",
+    metavar="A,B,...",
+    callback=_names,
+    help="Among sliced_wasserstein, wasserstein, sinkhorn_divergence, frechet_distance, "
+    "kernel_distance, precision, recall, density, coverage. Default: all.",
+)
+@extraction_options
+@click.option(
+    "--exact-max",
+    type=int,
+    default=10_000,
+    show_default=True,
+    help="Most samples a side for the exact distance (time grows like n^2.5).",
+)
+@click.option(
+    "--sinkhorn-max",
+    type=int,
+    default=10_000,
+    show_default=True,
+    help="Most samples a side for the Sinkhorn divergence (memory grows like n^2).",
+)
+@click.option(
+    "--floor-with",
+    type=INPUT,
+    metavar="OTHER_REAL",
+    help="More real samples: the floor compares REAL with these, not two halves of REAL.",
+)
+@click.option("--no-floor", is_flag=True, help="Leave the floors out; a third of the time.")
+@click.option(
+    "--json",
+    "json_target",
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    callback=_json_target,
+    help="JSON on stdout instead of the table, or into FILE beside it.",
+)
+def score(real: Path, fake: Path, json_target: str | None, **options: Any) -> None:
+    """Score FAKE against REAL.
+
+    Each is a folder of images (searched recursively), a .npy/.npz file of images (N, H, W, C) in
+    uint8, or one of features (N, D), such as `otmetrics extract` writes. Real comes first.
+
+    \b
+    otmetrics score real/ fake/
+    otmetrics score real/ fake/ --metrics wasserstein,recall --num 2000
+    otmetrics score real.npz fake.npz --json scores.json
+    """  # noqa: D301 - \b is click's mark for text that keeps its lines
+    run_score(real, fake, json_target, **options)
+
+
+def run_score(
+    real: Path,
+    fake: Path,
+    json_target: str | None,
+    *,
+    metrics: tuple[str, ...] = (),
+    exact_max: int = 10_000,
+    sinkhorn_max: int = 10_000,
+    floor_with: Path | None = None,
+    no_floor: bool = False,
+    quiet: bool = False,
+    **extraction: Any,
+) -> None:
+    """Compute, then print; leave with code 4 where a solver did not converge."""
+    from otmetrics.extraction import Extraction
+    from otmetrics.scores import METRICS, Scoring
+    from otmetrics.scoring import score as scored
+
+    from .progress import progress_bars
+    from .render import print_json, print_report
+
+    device = resolved_device(extraction.pop("device", "auto"))
+    scoring = Scoring(
+        metrics=metrics or METRICS,
+        exact_max=exact_max,
+        sinkhorn_max=sinkhorn_max,
+        floor=not no_floor,
+        seed=extraction.get("seed", 0),
+        device=device,
+    )
+    options = Extraction(device=device, **extraction)
+    with progress_bars(quiet) as progress:
+        report = scored(
+            real,
+            fake,
+            floor_with=floor_with,
+            extraction=options,
+            scoring=scoring,
+            progress=progress,
+        )
+    if json_target is not None:
+        print_json(report, json_target)
+    if json_target != "-":
+        print_report(report)
+    for note in () if quiet else report.notes:
+        click.echo(f"note: {note}", err=True)
+    if not report.converged:
+        for name, result in report.scores.items():
+            if not result.converged:
+                click.echo(f"warning: {name}: {result.message}", err=True)
+        raise click.exceptions.Exit(NOT_CONVERGED)

@@ -1,0 +1,218 @@
+"""From folders and files to feature sets: where `images` and `features` meet."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from otmetrics.errors import DataError
+from otmetrics.feature_set import FeatureSet, check_comparable
+from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, load_extractor
+from otmetrics.functional.checks import check_at_least
+from otmetrics.images import FeatureArray, ImageFolder, ImageSource, ReadingReport, batches, opened
+
+Progress = Callable[[str, int, int], None]
+"""Called with a task's name, the steps done and the steps in all."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How to turn inputs into features.
+
+    Attributes:
+        features: Extractor name; None takes the one that a feature file among the inputs was made
+            with, else `DEFAULT_EXTRACTOR`.
+        weights: Weights file for the extractor instead of the published one.
+        resize: Resize mode instead of the extractor's own.
+        num: Use this many samples of each input, drawn at random; None for all.
+        seed: Seed of the draw.
+        device: "cpu", "cuda" or "cuda:i".
+        batch_size: Images per batch; changes speed and memory only.
+        skip_corrupt: Leave out unreadable images instead of stopping.
+
+    Raises:
+        ValueError: If a number breaks its rule.
+    """
+
+    features: str | None = None
+    weights: str | Path | None = None
+    resize: str | None = None
+    num: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    batch_size: int = 32
+    skip_corrupt: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num is not None:
+            check_at_least("num", self.num, 2)
+        check_at_least("seed", self.seed, 0)
+        check_at_least("batch_size", self.batch_size, 1)
+
+
+def extracted(
+    inputs: list[str | Path], options: Extraction, *, progress: Progress | None = None
+) -> list[FeatureSet]:
+    """Features of each input, all by one extractor.
+
+    Inputs are opened and checked before the first image goes through the network. Time is that of
+    decoding and of the network; memory is that of the features and a few batches.
+
+    Args:
+        inputs: Folders of images, `.npy`/`.npz` files of images or of features.
+        options: Extractor, draw and batches.
+        progress: Called after each batch.
+
+    Returns:
+        One feature set an input, in order.
+
+    Raises:
+        DataError: If an input cannot be read, is too small, or was made by another extractor.
+        ValueError: If an option breaks its rule.
+    """
+    sources = [opened(path) for path in inputs]
+    if options.weights or options.resize:
+        _check_images_among(sources)
+    picks = [_drawn(source, path, options) for source, path in zip(sources, inputs, strict=True)]
+    name = options.features or _recorded_name(sources) or DEFAULT_EXTRACTOR
+    extractor: FrozenExtractor | None = None
+    sets = []
+    for source, path, pick in zip(sources, inputs, picks, strict=True):
+        if isinstance(source, FeatureArray):
+            sets.append(_loaded(source, path, pick))
+            continue
+        if extractor is None:
+            extractor = _extractor(name, path, options)
+        sets.append(_computed(source, path, pick, extractor, options, progress))
+    check_comparable(sets, options.features)
+    return sets
+
+
+def _check_images_among(sources: list[Any]) -> None:
+    """Raise where options for the extractor meet inputs that need none."""
+    if all(isinstance(source, FeatureArray) for source in sources):
+        raise ValueError(
+            "`weights` and `resize` must be left out: every input already holds features."
+        )
+
+
+def _recorded_name(sources: list[Any]) -> str | None:
+    """The extractor that made the first feature file among the sources, "none" for a bare one."""
+    for source in sources:
+        if isinstance(source, FeatureArray):
+            return _recorded(source)["extractor"]
+    return None
+
+
+def _recorded(source: FeatureArray) -> dict[str, Any]:
+    """Extractor protocol of a feature file."""
+    recorded = (source.protocol or {}).get("extractor")
+    if isinstance(recorded, dict) and isinstance(recorded.get("extractor"), str):
+        return recorded
+    return {"extractor": "none"}
+
+
+def _size(source: FeatureArray | ImageSource) -> int:
+    """Number of samples of a source."""
+    return len(source.features if isinstance(source, FeatureArray) else source)
+
+
+def _drawn(source: Any, path: str | Path, options: Extraction) -> list[int]:
+    """Indices to use, in the order of the source."""
+    available = _size(source)
+    if available < 2:
+        raise DataError(f"`{path}` holds {available} sample: a distance needs at least 2.")
+    if options.num is None:
+        return list(range(available))
+    if options.num > available:
+        raise DataError(
+            f"`{path}` holds {available} samples, fewer than --num {options.num}: lower --num."
+        )
+    generator = torch.Generator().manual_seed(options.seed)
+    return torch.randperm(available, generator=generator)[: options.num].sort().values.tolist()
+
+
+def _extractor(name: str, path: str | Path, options: Extraction) -> FrozenExtractor:
+    """Load the extractor that an image input needs."""
+    if name == "none":
+        raise DataError(
+            f"`{path}` holds images, but the features are `none`: name an extractor with "
+            "--features, or give features (N, D)."
+        )
+    return load_extractor(
+        name, weights=options.weights, resize=options.resize, device=options.device
+    )
+
+
+def _loaded(source: FeatureArray, path: str | Path, pick: list[int]) -> FeatureSet:
+    """Features that were computed before."""
+    features = np.ascontiguousarray(source.features[pick])
+    if features.dtype.kind != "f" or features.dtype.itemsize < 4:
+        features = features.astype(np.float64)
+    origin = (source.protocol or {}).get("source")
+    record = {"path": str(path), "kind": "features", "available": len(source.features)}
+    record |= {"used": len(pick)} | ({"origin": origin} if origin else {})
+    return FeatureSet(torch.from_numpy(features), _recorded(source), record)
+
+
+def _computed(
+    source: ImageSource,
+    path: str | Path,
+    pick: list[int],
+    extractor: FrozenExtractor,
+    options: Extraction,
+    progress: Progress | None,
+) -> FeatureSet:
+    """Read, transform and pass the picked images through the network."""
+    report = ReadingReport()
+    task = f"features of {path}"
+    stream = batches(
+        source,
+        # In the reading threads and on the CPU; a user's module takes the images as they are.
+        transform=extractor.preprocessing or (lambda image: image),
+        batch_size=options.batch_size,
+        indices=pick,
+        skip_corrupt=options.skip_corrupt,
+        report=report,
+    )
+    parts = []
+    for inputs in stream:
+        with torch.no_grad():
+            parts.append(extractor.features(inputs).cpu())
+        if progress is not None:
+            progress(task, report.read + len(report.skipped), len(pick))
+    if report.read < 2:
+        raise DataError(f"`{path}` has {report.read} readable image(s): a distance needs 2.")
+    features = torch.cat(parts)
+    _check_finite(features, path, extractor.name)
+    record = {
+        "path": str(path),
+        "kind": "folder" if isinstance(source, ImageFolder) else "array",
+        "available": len(source),
+        "used": report.read,
+        "formats": dict(sorted(Counter(_format(source.names[index]) for index in pick).items())),
+        "transparent": report.transparent,
+        "skipped": report.skipped,
+    }
+    return FeatureSet(features, extractor.protocol, record)
+
+
+def _format(name: str) -> str:
+    """File format of an image by its name, for the record."""
+    suffix = PurePath(name).suffix.lower().lstrip(".")
+    return {"jpeg": "jpg", "tiff": "tif"}.get(suffix.partition("[")[0], suffix.partition("[")[0])
+
+
+def _check_finite(features: Tensor, path: str | Path, name: str) -> None:
+    """Raise where a network gave NaN or infinite features."""
+    bad = (~torch.isfinite(features).all(1)).nonzero().flatten()
+    if len(bad):
+        raise DataError(
+            f"`{name}` gave NaN or infinite features for {len(bad)} image(s) of `{path}`, "
+            f"first for number {int(bad[0])}: check the extractor's weights."
+        )

@@ -1,0 +1,118 @@
+"""Features with the record of how they were made: compared, saved, and told apart."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from otmetrics.errors import DataError
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features and where they come from.
+
+    Attributes:
+        features: (N, D) floating, on the CPU.
+        extractor: Protocol of the extractor; {"extractor": "none"} for bare features.
+        source: Path, kind, counts and losses of the input, JSON-able.
+    """
+
+    features: Tensor
+    extractor: dict[str, Any]
+    source: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def check_comparable(sets: list[FeatureSet], features: str | None = None) -> None:
+    """Raise unless all sets were made by one extractor and have one dimension.
+
+    Args:
+        sets: Feature sets that shall be compared.
+        features: The extractor that the user named; "none" vouches for bare features.
+
+    Raises:
+        DataError: If extractors or dimensions differ.
+    """
+    known = [item for item in sets if item.extractor["extractor"] != "none" or features != "none"]
+    for item in known[1:]:
+        _check_pair(known[0], item)
+    for item in sets:
+        if item.features.shape[1] != sets[0].features.shape[1]:
+            raise DataError(
+                f"`{sets[0].source['path']}` has {sets[0].features.shape[1]} features a sample, "
+                f"`{item.source['path']}` has {item.features.shape[1]}: extract both alike."
+            )
+        name = item.extractor["extractor"]
+        if features not in (None, "none", name):
+            raise DataError(
+                f"`{item.source['path']}` holds features of `{name}`, not of `{features}`: "
+                "leave --features out, or give the images."
+            )
+
+
+def _check_pair(first: FeatureSet, other: FeatureSet) -> None:
+    """Raise where two sets come from different extractors, weights or resize modes."""
+    if first.extractor == other.extractor:
+        return
+    keys = sorted({*first.extractor, *other.extractor})
+    key = next(key for key in keys if first.extractor.get(key) != other.extractor.get(key))
+    raise DataError(
+        f"`{first.source['path']}` and `{other.source['path']}` differ in {key} "
+        f"({first.extractor.get(key)!r} and {other.extractor.get(key)!r}): extract both alike, "
+        "or vouch for bare features with --features none."
+    )
+
+
+def saved(feature_set: FeatureSet, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write features with their protocol as an `.npz` file that `extracted` reads back.
+
+    Args:
+        feature_set: What to write; entries `features` and `protocol` (JSON).
+        path: Where; it appears only when it is complete.
+        overwrite: Replace a file that is there.
+
+    Raises:
+        DataError: If the path does not end in .npz, exists or cannot be written.
+    """
+    path = Path(path)
+    check_target(path, overwrite=overwrite)
+    protocol = {"extractor": feature_set.extractor, "source": feature_set.source}
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+            temporary = Path(file.name)
+        try:
+            np.savez(
+                temporary, features=feature_set.features.numpy(), protocol=json.dumps(protocol)
+            )
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"`{path}` cannot be written ({error.strerror}): choose another path."
+        ) from error
+
+
+def check_target(path: Path, *, overwrite: bool = False) -> None:
+    """Raise where features cannot be saved, so that nobody waits for them in vain.
+
+    Args:
+        path: Where `saved` shall write.
+        overwrite: Whether a file that is there may be replaced.
+
+    Raises:
+        DataError: If the path does not end in .npz, exists, or its folder does not.
+    """
+    if path.suffix.lower() != ".npz":
+        raise DataError(f"`{path}` must end in .npz.")
+    if not path.parent.is_dir():
+        raise DataError(f"`{path.parent}` is no folder: create it first.")
+    if path.exists() and not overwrite:
+        raise DataError(f"`{path}` exists: choose another name, or pass --overwrite.")

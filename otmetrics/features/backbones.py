@@ -1,0 +1,145 @@
+"""Any timm backbone, and plain pixels."""
+
+import difflib
+import os
+import ssl
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from torch import nn
+
+from otmetrics.errors import DataError
+from otmetrics.features.base import FrozenExtractor
+from otmetrics.features.preprocessing import Preprocessing
+from otmetrics.features.weights import load_weights, read_state_dict
+
+PIXELS_SIZE = 32
+TIMEOUT_SECONDS = 10.0
+
+
+def timm_backbone(model: str, weights: str | Path | None = None) -> FrozenExtractor:
+    """Build the extractor `timm:MODEL`: pooled features of a timm model, with its preprocessing.
+
+    Differs from timm's evaluation transform only in that the resized image is not rounded to uint8.
+
+    Args:
+        model: A timm name such as `vit_small_patch14_dinov2.lvd142m`.
+        weights: A .safetensors or .pth file of this model; None takes timm's from its cache or from
+            the Hugging Face hub.
+
+    Returns:
+        The frozen extractor.
+    """
+    import timm
+
+    _check_model_name(model, needs_weights=weights is None)
+    if weights is None:
+        network = _pretrained(model)
+    else:
+        network = timm.create_model(model, pretrained=False, num_classes=0)
+        _load_without_classifier(network, Path(weights))
+    num_features = getattr(network, "head_hidden_size", None)
+    return FrozenExtractor(network, _timm_preprocessing(network), f"timm:{model}", num_features)
+
+
+def is_cached(model: str) -> bool:
+    """Look for a timm model in the Hugging Face cache, without importing anything.
+
+    Args:
+        model: A timm name; without tag it stands for any tag.
+
+    Returns:
+        True where the cache holds files of the model.
+    """
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    pattern = model if "." in model else f"{model}.*"
+    return any(cache.glob(f"models--timm--{pattern}/snapshots/*/*"))
+
+
+def pixels() -> FrozenExtractor:
+    """Build the extractor `pixels`: the image itself at 32 x 32, in [0, 1].
+
+    Returns:
+        The frozen extractor, D = 3072, without weights.
+    """
+    preprocessing = Preprocessing(size=PIXELS_SIZE)
+    return FrozenExtractor(nn.Flatten(), preprocessing, "pixels", 3 * PIXELS_SIZE**2)
+
+
+def _check_model_name(model: str, needs_weights: bool) -> None:
+    """Raise ValueError with close names unless timm knows `model` and, if needed, its weights."""
+    import timm
+
+    architecture, _, tag = model.partition(".")
+    if not timm.is_model(architecture):
+        known = timm.list_models() + timm.list_pretrained()
+        close = difflib.get_close_matches(model, known, n=5) or ["timm.list_models()"]
+    elif (tag or needs_weights) and not timm.models.is_model_pretrained(model):
+        published = timm.list_pretrained(f"{architecture}.*")
+        close = published or ["a model with published weights, or pass --weights PATH"]
+    else:
+        return
+    raise ValueError(
+        f"`name` must be a timm model, got timm:{model}; choose from {', '.join(close)}."
+    )
+
+
+def _pretrained(model: str) -> nn.Module:
+    """Create the model with timm's weights."""
+    import timm
+
+    try:
+        if not is_cached(model):
+            _reach_hub()
+        return timm.create_model(model, pretrained=True, num_classes=0)
+    # No network shows as a different exception in every version of the hub's client.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise DataError(
+            f"timm:{model}: its weights are not in the cache and could not be fetched ({reason}); "
+            "download them elsewhere and pass --weights PATH."
+        ) from error
+
+
+def _reach_hub() -> None:
+    """Raise OSError unless the hub answers: its client would retry for a minute, line by line."""
+    if os.environ.get("HF_HUB_OFFLINE"):
+        return
+    try:
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        urlopen(endpoint, timeout=TIMEOUT_SECONDS).close()
+    except HTTPError:
+        return  # It answers, if only with an error code.
+    except URLError as error:
+        # The client may know certificates that urllib does not.
+        if not isinstance(error.reason, ssl.SSLError):
+            raise
+
+
+def _load_without_classifier(network: nn.Module, path: Path) -> None:
+    """Load a weights file of the model with or without its classifier."""
+    heads = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    classifier = tuple(f"{head}." for head in heads)
+    wanted = network.state_dict()
+    state = read_state_dict(path)
+    kept = {k: v for k, v in state.items() if k in wanted or not k.startswith(classifier)}
+    load_weights(network, kept, path)
+
+
+def _timm_preprocessing(network: nn.Module) -> Preprocessing:
+    """Translate timm's data configuration."""
+    import timm
+
+    config: dict[str, Any] = timm.data.resolve_model_data_config(network)
+    mode = config["interpolation"]
+    return Preprocessing(
+        size=config["input_size"][-1],
+        resize=mode if mode in ("bicubic", "bilinear") else "bicubic",
+        crop=None if config["crop_mode"] == "squash" else config["crop_pct"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )

@@ -1,0 +1,179 @@
+"""The frozen network that every feature extractor is."""
+
+from collections.abc import Callable
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from otmetrics.errors import DataError
+from otmetrics.features.preprocessing import Preprocessing
+from otmetrics.features.weights import state_sha256
+
+
+class FrozenExtractor(nn.Module):
+    """Images in, features out, by a network that nothing around it can change.
+
+    A metric or a loss that holds an extractor can be trained, cast, saved and moved as if the
+    extractor were not there:
+
+    - the network stays in eval mode, also after `train()` of a parent;
+    - its weights get no gradient (`extractor.network.requires_grad_(True)` asks for one), while
+      gradients do flow to floating images;
+    - its weights are in nobody's `parameters()`, `buffers()`, `modules()` or `state_dict()`;
+    - `.to(device)`, `.cuda()`, `.cpu()`, its own or a parent's, move it; `.half()`, `.double()` and
+      autocast do not change its float32;
+    - images and inputs on another device are moved to the network's.
+
+    Args:
+        network: Maps a batch of inputs to features (N, D). It is frozen, put in eval mode and cast
+            to float32 in place.
+        preprocessing: Maps images to inputs; None hands the images to the network as they are.
+        name: What to call the extractor in records and messages.
+        num_features: D, where it is known beforehand.
+
+    Attributes:
+        num_features: D; None until the first batch where nobody said it.
+
+    Examples:
+        >>> pixels = FrozenExtractor(nn.Flatten(), Preprocessing(size=8), "pixels")
+        >>> pixels(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape
+        torch.Size([2, 192])
+    """
+
+    network: nn.Module
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing | None,
+        name: str,
+        num_features: int | None = None,
+    ):
+        super().__init__()
+        # nn.Module's own __setattr__ would make the network a submodule that parents see.
+        object.__setattr__(self, "network", network.eval().requires_grad_(False).float())
+        self.preprocessing = preprocessing
+        self.name = name
+        self.num_features = num_features
+        self._resting_device = torch.device("cpu")
+        self.training = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is; for a network without tensors, where it was last sent."""
+        tensors = chain(self.network.parameters(), self.network.buffers())
+        return next((tensor.device for tensor in tensors), self._resting_device)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Hash of the weights when first asked for: names, shapes, dtypes, bytes; on any device."""
+        return state_sha256(self.network)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What the features depend on, for the record of a score (JSON-able)."""
+        resize = (self.preprocessing or Preprocessing(size=None)).protocol
+        return {
+            "extractor": self.name,
+            "weights_sha256": self.weights_sha256,
+            "resize": resize,
+            "dtype": "as given" if isinstance(self.network, nn.Identity) else "float32",
+        }
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Return the network inputs of `images`, on the network's device.
+
+        Args:
+            images: What the preprocessing takes: (N, 3, H, W), uint8, or floating in [0, 1];
+                without preprocessing, what the network takes.
+
+        Returns:
+            The inputs, a batch.
+
+        Raises:
+            ValueError: If the images are no batch that the preprocessing takes.
+        """
+        if not isinstance(images, Tensor):
+            raise ValueError(f"`images` must be a tensor, got {type(images).__name__}.")
+        images = images.to(self.device)
+        if self.preprocessing is None:
+            return images
+        if images.ndim != 4:
+            raise ValueError(
+                f"`images` must be (N, 3, H, W), got {tuple(images.shape)}; use images[None]."
+            )
+        with torch.autocast(self.device.type, enabled=False):
+            return self.preprocessing(images)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return the features of preprocessed `inputs`.
+
+        Args:
+            inputs: A batch of N network inputs.
+
+        Returns:
+            (N, D), float32 (features given to the extractor `none` keep float64), on the network's
+            device.
+
+        Raises:
+            DataError: If the network returns anything else than one row of floating numbers per
+                input.
+        """
+        inputs = inputs.to(self.device)
+        with torch.autocast(self.device.type, enabled=False):
+            features = _checked_features(self.network(inputs), len(inputs), self.name)
+        self.num_features = features.shape[1]
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features of `images`.
+
+        Args:
+            images: As in `preprocess`.
+
+        Returns:
+            (N, D), as in `features`.
+        """
+        return self.features(self.preprocess(images))
+
+    def train(self, mode: bool = True) -> "FrozenExtractor":
+        """Do nothing: a frozen extractor stays in eval mode.
+
+        Args:
+            mode: Ignored.
+
+        Returns:
+            The extractor.
+        """
+        return self
+
+    def extra_repr(self) -> str:
+        """Name and preprocessing, for `repr`."""
+        return f"{self.name!r}, {self.preprocessing}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FrozenExtractor":
+        """Follow a cast or a move of this module to its device, never to its dtype."""
+        super()._apply(fn, recurse)
+        # torch does not say what `fn` does: a probe in the network's dtype shows where it leads.
+        probe = fn(torch.empty(0, dtype=torch.float32, device=self.device))
+        self._resting_device = probe.device
+        self.network.to(probe.device)
+        return self
+
+
+def _checked_features(features: Any, count: int, name: str) -> Tensor:
+    """Return `features` as a floating (N, D) tensor, at least float32."""
+    got = type(features).__name__
+    if isinstance(features, Tensor):
+        if features.ndim == 4 and features.shape[2:] == (1, 1):
+            features = features.flatten(1)
+        if features.ndim == 2 and len(features) == count and features.is_floating_point():
+            return features if features.dtype == torch.float64 else features.float()
+        got = f"{tuple(features.shape)} of {features.dtype}"
+    raise DataError(
+        f"`{name}` must return one tensor of floating features (N, D) with N = {count}, got {got}; "
+        "pool and flatten inside the network, for example with a final torch.nn.Flatten()."
+    )

@@ -1,0 +1,166 @@
+"""Which extractors there are, and the one door to all of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from otmetrics.features import backbones, efficientnet, inception
+from otmetrics.features.base import FrozenExtractor
+from otmetrics.features.user_module import user_module
+
+DEFAULT_EXTRACTOR = "efficientnet_lite0"
+
+
+@dataclass(frozen=True)
+class ExtractorInfo:
+    """What a user wants to know before choosing an extractor.
+
+    Attributes:
+        name: As `load_extractor` takes it; capitals and `package.name:attr` stand for the user's
+            choice.
+        num_features: D; None where it depends on that choice.
+        weights_size: Size of the weights to have on disk.
+        licence: Licence of the weights.
+        description: One line.
+        load: Builds it from the part of the name after the first colon and a weights path or None.
+        is_available: Tells from the same part of the name whether everything it needs is on this
+            machine, without network access and heavy imports.
+        takes_weights: Whether it reads a weights file.
+        resizes: Whether it resizes the images.
+    """
+
+    name: str
+    num_features: int | None
+    weights_size: str
+    licence: str
+    description: str
+    load: Callable[[str, str | Path | None], FrozenExtractor]
+    is_available: Callable[[str], bool] = lambda argument: True
+    takes_weights: bool = True
+    resizes: bool = True
+
+
+EXTRACTORS = {
+    info.name: info
+    for info in (
+        ExtractorInfo(
+            name="efficientnet_lite0",
+            num_features=efficientnet.NUM_FEATURES,
+            weights_size="18.8 MB",
+            licence="Apache-2.0",
+            description="ImageNet classifier that is installed with otmetrics; works offline",
+            load=lambda _, weights: efficientnet.efficientnet_lite0(weights),
+            is_available=lambda _: efficientnet.find_weights() is not None,
+        ),
+        ExtractorInfo(
+            name="inception",
+            num_features=inception.NUM_FEATURES,
+            weights_size="95.6 MB",
+            licence="Apache-2.0",
+            description="the network of FID; published numbers need resize tf1",
+            load=lambda _, weights: inception.inception(weights),
+            is_available=lambda _: inception.is_available(),
+        ),
+        ExtractorInfo(
+            name="timm:MODEL",
+            num_features=None,
+            weights_size="by model",
+            licence="by model",
+            description="any timm backbone, e.g. timm:vit_small_patch14_dinov2.lvd142m (DINOv2)",
+            load=backbones.timm_backbone,
+            is_available=backbones.is_cached,
+        ),
+        ExtractorInfo(
+            name="module:package.name:attr",
+            num_features=None,
+            weights_size="-",
+            licence="yours",
+            description="your own torch.nn.Module on uint8 images (N, 3, H, W)",
+            load=lambda path, _: user_module(path),
+            takes_weights=False,
+            resizes=False,
+        ),
+        ExtractorInfo(
+            name="pixels",
+            num_features=3 * backbones.PIXELS_SIZE**2,
+            weights_size="-",
+            licence="-",
+            description="the image itself at 32 x 32; a baseline without weights",
+            load=lambda _, __: backbones.pixels(),
+            takes_weights=False,
+        ),
+        ExtractorInfo(
+            name="none",
+            num_features=None,
+            weights_size="-",
+            licence="-",
+            description="the inputs already are features (N, D)",
+            load=lambda _, __: FrozenExtractor(nn.Identity(), None, "none"),
+            takes_weights=False,
+            resizes=False,
+        ),
+    )
+}
+
+
+def load_extractor(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    resize: str | None = None,
+    device: str | torch.device = "cpu",
+) -> FrozenExtractor:
+    """Build an extractor by name.
+
+    Args:
+        name: A key of `EXTRACTORS`, with MODEL or package.name:attr filled in.
+        weights: Weights file to use instead of the published one.
+        resize: One of `RESIZE_MODES` instead of the extractor's own.
+        device: Where the network shall be.
+
+    Returns:
+        The frozen extractor.
+
+    Raises:
+        ValueError: If the name is unknown, or an option does not apply to this extractor.
+
+    Examples:
+        >>> load_extractor("pixels").num_features
+        3072
+    """
+    info, argument = _look_up(name)
+    if weights is not None and not info.takes_weights:
+        raise ValueError(f"`weights` must be None for {name!r}, which has no weights to load.")
+    if resize is not None and not info.resizes:
+        raise ValueError(f"`resize` must be None for {name!r}, which does not resize images.")
+    extractor = info.load(argument, weights)
+    if resize is not None and extractor.preprocessing is not None:
+        extractor.preprocessing = replace(extractor.preprocessing, resize=resize)
+    return extractor.to(device)
+
+
+def is_available(name: str) -> bool:
+    """Tell whether `load_extractor(name)` can do offline; quick, without importing timm.
+
+    Args:
+        name: As for `load_extractor`.
+
+    Returns:
+        True where code and weights are on this machine; of `module:` only the form is known here.
+    """
+    info, argument = _look_up(name)
+    return info.is_available(argument)
+
+
+def _look_up(name: str) -> tuple[ExtractorInfo, str]:
+    """Return the catalog entry of `name` and what follows its first colon."""
+    kind, _, argument = name.partition(":")
+    for info in EXTRACTORS.values():
+        if (kind, bool(argument)) == (info.name.partition(":")[0], ":" in info.name):
+            return info, argument
+    raise ValueError(
+        f"`name` must be a known extractor, got {name!r}; choose from {', '.join(EXTRACTORS)}."
+    )

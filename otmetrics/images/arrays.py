@@ -1,0 +1,103 @@
+"""Arrays from files -> images or features, checked when they are made."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from otmetrics.errors import DataError
+from otmetrics.images._colour import composited_on_white
+from otmetrics.images.decode import DecodedImage, image_tensor
+
+_ROWS_AT_A_TIME = 4096
+
+
+class ImageArray:
+    """Images (N, H, W, C) in one uint8 array; C = 1 is grey, 3 is RGB, 4 is RGB and alpha.
+
+    Args:
+        array: The array, which may be mapped from disk: it is read one image at a time.
+        path: The file that it comes from, for messages.
+
+    Attributes:
+        path: The file.
+        names: "file.npy[12]" for the image 12.
+
+    Raises:
+        DataError: The array is not uint8, not (N, H, W, C) or empty.
+    """
+
+    def __init__(self, array: np.ndarray, path: str | Path) -> None:
+        self.path = Path(path)
+        problem = _image_problem(array)
+        if problem:
+            raise DataError(f"`{path}` holds a {array.dtype} array {array.shape}: {problem}")
+        self._array = array
+        self.names = tuple(f"{self.path.name}[{index}]" for index in range(len(array)))
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def read(self, index: int) -> DecodedImage:
+        """Copy one image out of the array.
+
+        Args:
+            index: Its row.
+
+        Returns:
+            The pixels and whether they were transparent.
+        """
+        image = np.asarray(self._array[index])
+        rgb = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
+        transparent = image.shape[-1] == 4 and bool((image[..., 3] < 255).any())
+        if transparent:
+            rgb = composited_on_white(rgb, image[..., 3])
+        return DecodedImage(image_tensor(rgb), transparent)
+
+
+class FeatureArray(NamedTuple):
+    """Features that were computed before.
+
+    Attributes:
+        features: (N, D) floats or integers, possibly mapped from disk; finite.
+        path: The file.
+        protocol: How `otmetrics extract` made them; None where the file does not say.
+    """
+
+    features: np.ndarray
+    path: Path
+    protocol: dict[str, Any] | None
+
+
+def _image_problem(array: np.ndarray) -> str | None:
+    """Say what keeps an array from being images (N, H, W, C), and the remedy."""
+    expected = "give images (N, H, W, C) as uint8 or features (N, D)."
+    if array.ndim == 1:
+        return f"one row is no set of features: {expected}"
+    if array.ndim == 3 and array.dtype == np.uint8:
+        return "add the missing axis, [..., None] for N grey images or [None] for one image."
+    if array.ndim != 4:
+        return expected
+    if array.dtype != np.uint8:
+        return "convert it to uint8 with values from 0 to 255."
+    if 0 in array.shape:
+        return f"it is empty: {expected}"
+    if array.shape[-1] not in {1, 3, 4}:
+        planar = array.shape[1] in {1, 3, 4}
+        return "transpose it with .transpose(0, 2, 3, 1)." if planar else expected
+    return None
+
+
+def checked_features(array: np.ndarray, path: Path) -> np.ndarray:
+    """Return (N, D) features in native byte order; raise where they are not finite numbers."""
+    found = f"`{path}` holds a {array.dtype} array {array.shape}:"
+    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+        raise DataError(f"{found} convert the features to float32.")
+    if 0 in array.shape:
+        raise DataError(f"{found} it is empty, give features (N, D) with N and D at least 1.")
+    for start in range(0, len(array), _ROWS_AT_A_TIME):
+        bad = ~np.isfinite(array[start : start + _ROWS_AT_A_TIME]).all(axis=1)
+        if bad.any():
+            row = start + int(bad.argmax())
+            raise DataError(f"{found} row {row} has a NaN or infinite value, leave it out.")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

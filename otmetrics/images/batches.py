@@ -1,0 +1,142 @@
+"""Images -> transformed batches, read ahead in threads and handed out in order."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from otmetrics.errors import DataError
+from otmetrics.images.sources import ImageSource
+
+
+@dataclass
+class ReadingReport:
+    """What happened while images were read, complete once the batches are exhausted.
+
+    Attributes:
+        skipped: One message per image that was left out, file and reason, in source order.
+        transparent: How many images had transparency, composited on white.
+        read: How many images were handed out.
+    """
+
+    skipped: list[str] = field(default_factory=list)
+    transparent: int = 0
+    read: int = 0
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One transformed image, or why there is none."""
+
+    name: str
+    pixels: Tensor = field(default_factory=lambda: torch.empty(0))
+    transparent: bool = False
+    error: DataError | None = None
+
+
+def batches(
+    source: ImageSource,
+    *,
+    transform: Callable[[Tensor], Tensor],
+    batch_size: int,
+    indices: Sequence[int] | None = None,
+    skip_corrupt: bool = False,
+    num_threads: int = 2,
+    report: ReadingReport | None = None,
+) -> Iterator[Tensor]:
+    """Read, transform and stack images in the order of the source.
+
+    The images are the same for every `batch_size` and `num_threads`. The last batch may be
+    smaller. Closing the iterator waits for the images that are being decoded, no others.
+
+    Args:
+        source: An `ImageFolder` or `ImageArray`.
+        transform: Takes one uint8 (3, H, W) image, whose size may differ from the next, to a
+            tensor of one fixed shape. Called in several threads at once.
+        batch_size: Images per batch.
+        indices: Which images to read, in this order; all by default.
+        skip_corrupt: Leave out images that cannot be read instead of raising in their place.
+        num_threads: How many images are decoded at a time.
+        report: Filled while batches are handed out.
+
+    Returns:
+        An iterator over tensors (at most `batch_size`, *transformed shape). Memory: two batches
+        beyond the one handed out.
+
+    Raises:
+        ValueError: `batch_size` or `num_threads` is below 1.
+    """
+    for name, value in (("batch_size", batch_size), ("num_threads", num_threads)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be >= 1, got {value}.")
+
+    def read(index: int) -> _Read:
+        try:
+            pixels, transparent = source.read(index)
+        except DataError as error:
+            return _Read(source.names[index], error=error)
+        return _Read(source.names[index], transform(pixels), transparent)
+
+    wanted = range(len(source)) if indices is None else indices
+    results = _in_order(read, wanted, num_threads, 2 * batch_size + num_threads)
+    report = ReadingReport() if report is None else report
+    return _stacked(results, batch_size, skip_corrupt, report)
+
+
+def _in_order(
+    read: Callable[[int], _Read], indices: Sequence[int], num_threads: int, ahead: int
+) -> Generator[_Read, None, None]:
+    """Yield `read(index)` in order while at most `ahead` later ones are under way."""
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="otmetrics-images")
+    try:
+        waiting = iter(indices)
+        pending = deque(pool.submit(read, index) for index in islice(waiting, ahead))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(read, index) for index in islice(waiting, 1))
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _stacked(
+    results: Generator[_Read, None, None],
+    batch_size: int,
+    skip_corrupt: bool,
+    report: ReadingReport,
+) -> Iterator[Tensor]:
+    """Stack images of one shape; leave out unreadable ones or raise what is wrong with them."""
+    first: _Read | None = None
+    batch: list[Tensor] = []
+    with closing(results):
+        for result in results:
+            if result.error is not None:
+                if not skip_corrupt:
+                    raise result.error
+                report.skipped.append(str(result.error))
+                continue
+            first = first or result
+            _check_shapes(first, result)
+            report.read += 1
+            report.transparent += result.transparent
+            batch.append(result.pixels)
+            if len(batch) == batch_size:
+                yield torch.stack(batch)
+                batch = []
+        if batch:
+            yield torch.stack(batch)
+
+
+def _check_shapes(first: _Read, other: _Read) -> None:
+    """Raise where an image does not stack with the first of the run, in its batch or not."""
+    if first.pixels.shape != other.pixels.shape:
+        raise DataError(
+            f"all images must have one size for these features: `{first.name}` has the shape "
+            f"{tuple(first.pixels.shape)}, `{other.name}` {tuple(other.pixels.shape)}; "
+            "resize them to one size."
+        )

@@ -1,0 +1,138 @@
+"""Folders and arrays on disk -> images or features, checked when they are opened."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import Protocol
+
+from otmetrics.errors import DataError
+from otmetrics.images._archives import loaded_array
+from otmetrics.images.arrays import FeatureArray, ImageArray, checked_features
+from otmetrics.images.decode import DecodedImage, decoded_image
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""The files of a folder that are images; upper and lower case alike."""
+
+
+class ImageSource(Protocol):
+    """A sequence of images with names: what `batches` reads from."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each image is called in messages."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> DecodedImage:
+        """Return one image."""
+
+
+class ImageFolder:
+    """The images in a folder and its subfolders, sorted by their relative POSIX path.
+
+    Hidden files and folders (`.name`) are left out. Links to folders are followed, and left out
+    where they lead back to a folder that contains them. Files are not opened before `read`.
+
+    Args:
+        path: The folder.
+
+    Attributes:
+        path: The folder.
+        names: Relative POSIX paths, sorted.
+
+    Raises:
+        DataError: The folder is missing, not a folder, not readable or holds no images.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            files = list(_visible_files(self.path))
+        except FileNotFoundError as error:
+            raise DataError(f"`{error.filename}` does not exist: check the path.") from error
+        except NotADirectoryError as error:
+            raise DataError(f"`{path}` is {_file_advice(self.path)}") from error
+        except OSError as error:
+            raise DataError(
+                f"`{error.filename}` cannot be read ({error.strerror}): check its permissions."
+            ) from error
+        images = (file for file in files if file.suffix.lower() in EXTENSIONS)
+        self.names = tuple(sorted(image.as_posix() for image in images))
+        if not self.names:
+            raise DataError(
+                f"`{path}` holds no images, but {len(files)} other files: "
+                f"give a folder with {', '.join(EXTENSIONS)} files."
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> DecodedImage:
+        """Decode one image.
+
+        Args:
+            index: Its place in `names`.
+
+        Returns:
+            The pixels and whether they were transparent.
+        """
+        return decoded_image(self.path / self.names[index])
+
+
+def opened(path: str | Path) -> ImageFolder | ImageArray | FeatureArray:
+    """Open a folder of images, or a `.npy` or `.npz` file of images or features.
+
+    An `.npz` is read at its entry `features`, else `images`, else `arr_0`, else its only entry.
+    Nothing is unpickled.
+
+    Args:
+        path: The folder or file.
+
+    Returns:
+        Images from a folder or a 4-D uint8 array, features from a 2-D array. Cost: one pass over
+        features, which are checked for NaN and infinity; images are read later.
+
+    Raises:
+        DataError: There is nothing that can be scored; the message says what was found instead.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in {".npy", ".npz"} or _is_folder(path):
+        return ImageFolder(path)
+    array, protocol = loaded_array(path)
+    if array.ndim != 2:
+        return ImageArray(array, path)
+    return FeatureArray(checked_features(array, path), path, protocol)
+
+
+def _visible_files(root: Path) -> Iterator[PurePath]:
+    """Yield what is not a folder below `root`, relative to it."""
+    pending: list[tuple[Path, frozenset[tuple[int, int]]]] = [(root, frozenset())]
+    while pending:
+        folder, above = pending.pop()
+        status = folder.stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            continue  # a link to a folder that contains it
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    pending.append((folder / entry.name, above | {identity}))
+                else:
+                    yield (folder / entry.name).relative_to(root)
+
+
+def _is_folder(path: Path | os.DirEntry[str]) -> bool:
+    """Say whether a path is a folder; a link that leads nowhere counts as a file."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _file_advice(path: Path) -> str:
+    """Say what to give instead of a file that is neither a folder nor an array."""
+    if path.suffix.lower() in EXTENSIONS:
+        return "one image file: give the folder that holds it."
+    return "no folder: give a folder of images, or a .npy or .npz file of images or features."

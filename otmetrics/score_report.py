@@ -1,0 +1,86 @@
+"""What scoring returns: each number beside its noise floor, and the protocol that repeats it."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = 1
+"""Version of `ScoreReport.to_dict`; it changes when a key changes its meaning or goes away."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The score between two disjoint random parts of the real samples: its noise floor.
+
+    Attributes:
+        value: The score between the two parts.
+        size: Samples in each part.
+        at_floor_size: The score itself on subsamples of that size. Transport distances in many
+            dimensions fall with the number of samples, so only scores at one size compare.
+    """
+
+    value: float
+    size: int
+    at_floor_size: float
+
+    @property
+    def excess(self) -> float:
+        """What the score has above the noise: `at_floor_size - value`."""
+        return self.at_floor_size - self.value
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number and what is known about it.
+
+    Attributes:
+        value: The score.
+        sizes: Real and fake samples that it used.
+        standard_error: Monte-Carlo error over random directions, where there are any.
+        converged: Whether its solver reached its tolerance, here and in the floor.
+        message: What a solver that did not converge has to say.
+        floor: Its noise floor; None where it was not asked for or the parts are too small.
+    """
+
+    value: float
+    sizes: tuple[int, int]
+    standard_error: float | None = None
+    converged: bool = True
+    message: str = ""
+    floor: Floor | None = None
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """All scores of one comparison with the protocol that repeats them.
+
+    Attributes:
+        scores: By metric name, in the order of `scoring.METRICS`.
+        protocol: Inputs, extractor, options, seeds and versions, JSON-able.
+        notes: What a reader should know, one line each.
+    """
+
+    scores: dict[str, Score]
+    protocol: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def converged(self) -> bool:
+        """Whether every solver reached its tolerance."""
+        return all(score.converged for score in self.scores.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data for JSON, with the version of its schema.
+
+        Returns:
+            Keys `schema`, `scores`, `protocol` and `notes`.
+        """
+        scores = {name: asdict(score) for name, score in self.scores.items()}
+        for name, score in self.scores.items():
+            if score.floor is not None:
+                scores[name]["floor"]["excess"] = score.floor.excess
+        return {
+            "schema": SCHEMA,
+            "scores": scores,
+            "protocol": self.protocol,
+            "notes": self.notes,
+        }

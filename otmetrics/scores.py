@@ -1,0 +1,151 @@
+"""The scores: their names, their options, and which of them are computed together."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from otmetrics.errors import ConvergenceWarning
+from otmetrics.functional import frechet_distance, kernel_distance, manifold_scores
+from otmetrics.functional.checks import check_at_least
+from otmetrics.functional.result import TransportResult
+from otmetrics.solvers import Exact, Sinkhorn, Sliced
+
+METRICS = (
+    "sliced_wasserstein",
+    "wasserstein",
+    "sinkhorn_divergence",
+    "frechet_distance",
+    "kernel_distance",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+)
+"""Every score, in the order in which reports show them."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What to compute on the features.
+
+    Attributes:
+        metrics: Names among `METRICS`, in any order.
+        sliced: Solver of `sliced_wasserstein`.
+        exact: Solver of `wasserstein`.
+        sinkhorn: Solver of `sinkhorn_divergence`.
+        num_neighbors: k of precision, recall, density and coverage.
+        exact_max: Most samples a side for the exact distance; more are subsampled.
+        sinkhorn_max: The same for the Sinkhorn divergence.
+        floor: Whether to compute noise floors.
+        seed: Seed of all subsampling.
+        device: Where the maths runs: "cpu", "cuda" or "cuda:i".
+
+    Raises:
+        ValueError: If an option breaks its rule.
+    """
+
+    metrics: tuple[str, ...] = METRICS
+    sliced: Sliced = Sliced()
+    exact: Exact = Exact()
+    sinkhorn: Sinkhorn = Sinkhorn()
+    num_neighbors: int = 5
+    exact_max: int = 10_000
+    sinkhorn_max: int = 10_000
+    floor: bool = True
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.metrics if name not in METRICS]
+        if unknown or not self.metrics:
+            raise ValueError(
+                f"`metrics` must be among {', '.join(METRICS)}; got {', '.join(unknown) or 'none'}."
+            )
+        check_at_least("num_neighbors", self.num_neighbors, 1)
+        check_at_least("exact_max", self.exact_max, 2)
+        check_at_least("sinkhorn_max", self.sinkhorn_max, 2)
+        check_at_least("seed", self.seed, 0)
+
+
+class Measured(NamedTuple):
+    """One number as its function gave it."""
+
+    value: float
+    standard_error: float | None = None
+    converged: bool = True
+    message: str = ""
+
+
+class Family(NamedTuple):
+    """Scores that are computed together.
+
+    `limit` names the option that bounds the samples a side, `least` the fewest that it takes.
+    """
+
+    names: tuple[str, ...]
+    measure: Callable[[Tensor, Tensor, Scoring], list[Measured]]
+    limit: str | None = None
+    least: Callable[[Scoring], int] = lambda scoring: 2
+
+    def most(self, scoring: Scoring) -> float:
+        """Most samples a side."""
+        return float("inf") if self.limit is None else getattr(scoring, self.limit)
+
+
+def _transported(result: TransportResult, value: Tensor) -> list[Measured]:
+    """A solver's value with its error and state."""
+    error = None if result.standard_error is None else float(result.standard_error)
+    return [Measured(float(value), error, result.converged, result.message)]
+
+
+def _sliced(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
+    """SW_p with its Monte-Carlo error."""
+    result = scoring.sliced.solve(real, fake)
+    return _transported(result, result.value)
+
+
+def _exact(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
+    """W_p."""
+    result = scoring.exact.solve(real, fake)
+    return _transported(result, result.value)
+
+
+def _sinkhorn(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
+    """The Sinkhorn divergence, unrooted as the field writes it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the score keeps the state instead
+        result = scoring.sinkhorn.solve(real, fake)
+    return _transported(result, result.cost)
+
+
+def _frechet(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
+    """Fréchet distance."""
+    return [Measured(float(frechet_distance(real, fake)))]
+
+
+def _kernel(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
+    """Unbiased polynomial MMD^2."""
+    return [Measured(float(kernel_distance(real, fake)))]
+
+
+def _manifold(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
+    """Precision, recall, density and coverage."""
+    scores = manifold_scores(real, fake, num_neighbors=scoring.num_neighbors)
+    return [Measured(float(value)) for value in scores]
+
+
+FAMILIES = (
+    Family(("sliced_wasserstein",), _sliced),
+    Family(("wasserstein",), _exact, "exact_max"),
+    Family(("sinkhorn_divergence",), _sinkhorn, "sinkhorn_max"),
+    Family(("frechet_distance",), _frechet),
+    Family(("kernel_distance",), _kernel),
+    Family(
+        ("precision", "recall", "density", "coverage"),
+        _manifold,
+        least=lambda scoring: scoring.num_neighbors + 1,
+    ),
+)

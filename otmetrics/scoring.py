@@ -1,0 +1,228 @@
+"""Features once, then every score, its noise floor, and the protocol that makes it repeatable."""
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otmetrics.errors import DataError
+from otmetrics.extraction import Extraction, Progress, extracted
+from otmetrics.feature_set import FeatureSet, check_comparable
+from otmetrics.score_report import Floor, Score, ScoreReport
+from otmetrics.scores import FAMILIES, METRICS, Family, Measured, Scoring
+
+
+def score(
+    real: str | Path,
+    fake: str | Path,
+    *,
+    floor_with: str | Path | None = None,
+    extraction: Extraction = Extraction(),
+    scoring: Scoring = Scoring(),
+    progress: Progress | None = None,
+) -> ScoreReport:
+    """Score fake samples against real ones, from folders or files.
+
+    Args:
+        real: Folder of images, or `.npy`/`.npz` file of images or features.
+        fake: The same.
+        floor_with: More real samples; the floor then compares `real` with these instead of two
+            halves of `real`.
+        extraction: How to turn the inputs into features.
+        scoring: What to compute on them.
+        progress: Called with a task's name, the steps done and the steps in all.
+
+    Returns:
+        The report.
+
+    Raises:
+        DataError: If an input cannot be read, is too small or does not compare with the others.
+        ValueError: If an option breaks its rule.
+    """
+    inputs = [real, fake] if floor_with is None else [real, fake, floor_with]
+    sets = extracted(list(inputs), extraction, progress=progress)
+    protocol = {"num": extraction.num, "extraction_seed": extraction.seed}
+    return score_features(*sets, scoring=scoring, protocol=protocol, progress=progress)
+
+
+def score_features(
+    real: FeatureSet | Tensor,
+    fake: FeatureSet | Tensor,
+    floor_with: FeatureSet | Tensor | None = None,
+    *,
+    scoring: Scoring = Scoring(),
+    protocol: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> ScoreReport:
+    """Score features that are in memory; all maths in float64.
+
+    Beside each score stands its floor: the same score between two disjoint random parts of the real
+    samples, of h = min(N // 2, M) each (or between real and `floor_with`, of the smallest size of
+    the three), and the score itself on h samples a side, since transport distances depend on the
+    sample size. Time and memory are those of the functions called, three times where floors are
+    asked for.
+
+    Args:
+        real: Feature set or (N, D) tensor.
+        fake: Feature set or (M, D) tensor.
+        floor_with: More real samples for the floor.
+        scoring: What to compute.
+        protocol: More entries for the report's protocol.
+        progress: Called with a task's name, the steps done and the steps in all.
+
+    Returns:
+        The report.
+
+    Raises:
+        DataError: If a side has too few samples, or the sets do not compare.
+    """
+    given = {"real": real, "fake": fake, "floor_with": floor_with}
+    sets = {name: _as_set(name, item) for name, item in given.items() if item is not None}
+    check_comparable(list(sets.values()), "none")
+    clouds = {name: item.features.to(scoring.device, torch.float64) for name, item in sets.items()}
+    draws = _Draws(clouds, scoring)
+    families = [family for family in FAMILIES if set(family.names) & set(scoring.metrics)]
+    scores: dict[str, Score] = {}
+    for done, family in enumerate(families):
+        if progress is not None:
+            progress(f"scores: {family.names[0]}", done, len(families))
+        scores |= _scored(family, draws, scoring)
+    if progress is not None:
+        progress("scores: done", len(families), len(families))
+    scores = {name: scores[name] for name in METRICS if name in scores and name in scoring.metrics}
+    record = _protocol(sets, scoring) | (protocol or {})
+    return ScoreReport(scores, record, _notes(sets, scores, scoring))
+
+
+class _Draws:
+    """Seeded subsamples, the same for every score: the first h of one random order per cloud."""
+
+    def __init__(self, clouds: dict[str, Tensor], scoring: Scoring) -> None:
+        generator = torch.Generator().manual_seed(scoring.seed)
+        self.clouds = clouds
+        self.orders = {
+            name: torch.randperm(len(cloud), generator=generator).to(cloud.device)
+            for name, cloud in clouds.items()
+        }
+
+    def at_most(self, name: str, size: float) -> Tensor:
+        """A cloud whole, or that many of its samples."""
+        cloud = self.clouds[name]
+        return cloud if size >= len(cloud) else cloud[self.orders[name][: int(size)]]
+
+    def floor_size(self, most: float) -> int:
+        """Samples a side of the floor."""
+        available = [len(cloud) for cloud in self.clouds.values()]
+        if "floor_with" not in self.clouds:
+            available[0] //= 2
+        return int(min(*available, most))
+
+    def other_real(self, size: int) -> Tensor:
+        """Real samples that `at_most("real", size)` does not hold."""
+        if "floor_with" in self.clouds:
+            return self.at_most("floor_with", size)
+        return self.clouds["real"][self.orders["real"][-size:]]
+
+
+def _scored(family: Family, draws: _Draws, scoring: Scoring) -> dict[str, Score]:
+    """All scores of a family, with their floors."""
+    most, least = family.most(scoring), family.least(scoring)
+    real, fake = draws.at_most("real", most), draws.at_most("fake", most)
+    for name, cloud in (("real", real), ("fake", fake)):
+        if len(cloud) < least:
+            raise DataError(
+                f"{family.names[0]} needs at least {least} {name} samples, got {len(cloud)}: "
+                "give more, or leave it out of --metrics."
+            )
+    values = family.measure(real, fake, scoring)
+    size = draws.floor_size(most)
+    floors: list[Measured | None] = [None] * len(values)
+    at_size: list[Measured] = values
+    if scoring.floor and size >= least:
+        part = draws.at_most("real", size)
+        floors = list(family.measure(part, draws.other_real(size), scoring))
+        if (len(real), len(fake)) != (size, size):
+            at_size = family.measure(part, draws.at_most("fake", size), scoring)
+    sizes = (len(real), len(fake))
+    items = zip(family.names, values, floors, at_size, strict=True)
+    return {name: _assembled(sizes, size, one, floor, at) for name, one, floor, at in items}
+
+
+def _assembled(
+    sizes: tuple[int, int], size: int, value: Measured, floor: Measured | None, at: Measured
+) -> Score:
+    """One score from its up to three measurements."""
+    parts = [part for part in (value, floor, at) if part is not None]
+    failed = [part for part in parts if not part.converged]
+    return Score(
+        value=value.value,
+        sizes=sizes,
+        standard_error=value.standard_error,
+        converged=not failed,
+        message=failed[0].message if failed else "",
+        floor=None if floor is None else Floor(floor.value, size, at.value),
+    )
+
+
+def _as_set(name: str, item: FeatureSet | Tensor) -> FeatureSet:
+    """Feature set of a bare tensor."""
+    if isinstance(item, FeatureSet):
+        return item
+    if item.ndim != 2 or len(item) < 2 or not item.is_floating_point():
+        raise DataError(
+            f"`{name}` must be floating features (N, D) with N >= 2, "
+            f"got {item.dtype} {tuple(item.shape)}."
+        )
+    source = {"path": f"<{name}>", "kind": "tensor", "available": len(item), "used": len(item)}
+    return FeatureSet(item.detach(), {"extractor": "none"}, source)
+
+
+def _protocol(sets: dict[str, FeatureSet], scoring: Scoring) -> dict[str, Any]:
+    """Everything that the numbers depend on."""
+    options = asdict(scoring)
+    return {
+        "inputs": {name: item.source for name, item in sets.items()},
+        "features": sets["real"].extractor | {"dimension": sets["real"].features.shape[1]},
+        "scoring": options | {"metrics": [name for name in METRICS if name in scoring.metrics]},
+        "dtype": "float64",
+        "versions": {
+            "otmetrics": version("otmetrics"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _notes(sets: dict[str, FeatureSet], scores: dict[str, Score], scoring: Scoring) -> list[str]:
+    """What a reader of the numbers should know."""
+    notes = []
+    for name, item in sets.items():
+        skipped, transparent = item.source.get("skipped"), item.source.get("transparent")
+        if skipped:
+            notes.append(
+                f"{name}: left out {len(skipped)} unreadable file(s): {'; '.join(skipped)}"
+            )
+        if transparent:
+            notes.append(f"{name}: composited {transparent} transparent image(s) on white")
+    formats = [item.source["formats"] for item in sets.values() if "formats" in item.source]
+    if any(set(kind) != set(formats[0]) for kind in formats):
+        notes.append(
+            f"the inputs differ in file format ({' and '.join(map(str, formats))}): lossy "
+            "compression alone moves every score"
+        )
+    for family in FAMILIES:
+        if family.limit and family.names[0] in scores:
+            largest = max(len(sets["real"]), len(sets["fake"]))
+            if largest > family.most(scoring):
+                option = family.limit.replace("_", "-")
+                notes.append(
+                    f"{family.names[0]} uses {getattr(scoring, family.limit)} samples a side at "
+                    f"most, drawn at random; --{option} changes it"
+                )
+    if scoring.floor and any(score.floor is None for score in scores.values()):
+        notes.append("some floors are missing: the real samples are too few to be halved")
+    return notes

@@ -1,0 +1,7 @@
+import pytest
+from command import Runner
+
+
+@pytest.fixture
+def otmetrics(monkeypatch, capsys):
+    return Runner(monkeypatch, capsys)

@@ -1,0 +1,97 @@
+"""One number whichever door: command line, functions, and the libraries people compare with."""
+
+import json
+
+import numpy as np
+import ot
+import prdc
+import pytest
+import torch
+from command import write_images
+
+from otmetrics import functional as otf
+from otmetrics.solvers import Sinkhorn
+
+RELATIVE = 1e-6
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """Features of images by the command line, in float64, and the files that hold them."""
+    from otmetrics.extraction import Extraction, extracted
+    from otmetrics.feature_set import saved
+
+    folder = tmp_path_factory.mktemp("agreement")
+    clouds, files = [], []
+    for seed, count in enumerate((90, 80)):
+        images = write_images(folder / str(seed), count, seed=seed)
+        (found,) = extracted([images], Extraction(features="pixels"))
+        saved(found, folder / f"{seed}.npz")
+        clouds.append(found.features.double())
+        files.append(folder / f"{seed}.npz")
+    return clouds, files
+
+
+@pytest.fixture
+def scores(otmetrics, features):
+    finished = otmetrics("score", *features[1], "--json", "--no-floor", "-q")
+    assert finished.code == 0, finished.stderr
+    report = json.loads(finished.stdout)["scores"]
+    return {name: score["value"] for name, score in report.items()}
+
+
+def test_command_line_equals_functions(scores, features):
+    real, fake = features[0]
+    generator = torch.Generator().manual_seed(0)
+    manifold = otf.manifold_scores(real, fake)
+    expected = {
+        "sliced_wasserstein": otf.sliced_wasserstein(real, fake, generator=generator),
+        "wasserstein": otf.exact_wasserstein(real, fake),
+        "sinkhorn_divergence": otf.sinkhorn_divergence(real, fake),
+        "frechet_distance": otf.frechet_distance(real, fake),
+        "kernel_distance": otf.kernel_distance(real, fake),
+        **manifold._asdict(),
+    }
+    assert scores == pytest.approx({name: float(value) for name, value in expected.items()})
+
+
+def test_exact_and_sliced_equal_pot(scores, features):
+    real, fake = (cloud.numpy() for cloud in features[0])
+    generator = torch.Generator().manual_seed(0)
+    directions = otf.random_directions(real.shape[1], 1024, generator=generator).numpy()
+    sliced = ot.sliced_wasserstein_distance(real, fake, projections=directions)
+    exact = ot.emd2([], [], ot.dist(real, fake)) ** 0.5
+    assert scores["sliced_wasserstein"] == pytest.approx(sliced, rel=RELATIVE)
+    assert scores["wasserstein"] == pytest.approx(exact, rel=RELATIVE)
+
+
+def test_sinkhorn_equals_pot(scores, features):
+    real, fake = (cloud.numpy() for cloud in features[0])
+    epsilon = Sinkhorn().epsilon * ot.dist(real, fake).mean()
+
+    def entropic(x, y):
+        cost = ot.dist(x, y)
+        a, b = np.full(len(x), 1 / len(x)), np.full(len(y), 1 / len(y))
+        plan = ot.sinkhorn(a, b, cost, epsilon, "sinkhorn_log", numItermax=10_000, stopThr=1e-10)
+        return (plan * cost).sum() + epsilon * (plan * np.log(plan / np.outer(a, b))).sum()
+
+    divergence = entropic(real, fake) - (entropic(real, real) + entropic(fake, fake)) / 2
+    assert scores["sinkhorn_divergence"] == pytest.approx(divergence, rel=RELATIVE)
+
+
+def test_frechet_equals_torchmetrics(scores, features):
+    from torchmetrics.image.fid import _compute_fid
+
+    moments = [m for cloud in features[0] for m in (cloud.mean(0), cloud.T.cov())]
+    # Fewer samples than dimensions: the square roots of noise eigenvalues cost torchmetrics'
+    # formula about seven digits (ours keeps them, see tests/functional/test_frechet.py).
+    expected = float(_compute_fid(*moments))
+    assert scores["frechet_distance"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_manifold_scores_equal_prdc(scores, features, capsys):
+    real, fake = (cloud.numpy() for cloud in features[0])
+    expected = prdc.compute_prdc(real, fake, nearest_k=5)
+    capsys.readouterr()  # prdc prints
+    for name, value in expected.items():
+        assert scores[name] == pytest.approx(float(value), rel=RELATIVE), name

@@ -1,0 +1,124 @@
+"""The other commands: help, extract, features, demo."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from command import write_images
+
+FEATURES = ["--features", "pixels"]
+
+
+@pytest.mark.parametrize("command", [[], ["score"], ["extract"], ["features"], ["demo"]])
+def test_help_teaches(otmetrics, command):
+    finished = otmetrics(*command, "--help")
+    assert finished.code == 0
+    assert finished.stdout.startswith("Usage: otmetrics")
+    for line in finished.stdout.splitlines():
+        assert len(line) <= 100
+
+
+def test_version(otmetrics):
+    assert otmetrics("--version").stdout.startswith("otmetrics 0.")
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['otmetrics', '--help']\n"
+        "from otmetrics.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'timm', 'rich', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_features_lists_every_extractor(otmetrics):
+    from otmetrics.features import EXTRACTORS
+
+    finished = otmetrics("features")
+    assert finished.code == 0
+    for name in EXTRACTORS:
+        assert name in finished.stdout
+    default = next(line for line in finished.stdout.splitlines() if "efficientnet" in line)
+    assert default.split()[4] == "yes"
+
+
+def test_extract_then_score_equals_score(otmetrics, tmp_path):
+    folders = [write_images(tmp_path / name, 20, seed=i) for i, name in enumerate("ab")]
+    files = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    for folder, file in zip(folders, files, strict=True):
+        finished = otmetrics("extract", folder, file, *FEATURES)
+        assert finished.code == 0, finished.stderr
+        assert "20 x 3072 features of pixels" in finished.stdout
+    direct = json.loads(otmetrics("score", *folders, *FEATURES, "--json").stdout)
+    for inputs in (files, [files[0], folders[1]]):
+        stored = json.loads(otmetrics("score", *inputs, "--json").stdout)
+        assert stored["scores"] == direct["scores"]
+        assert stored["protocol"]["features"] == direct["protocol"]["features"]
+
+
+def test_extracted_file_holds_features_and_protocol(otmetrics, tmp_path):
+    folder = write_images(tmp_path / "a", 5, seed=0)
+    otmetrics("extract", folder, tmp_path / "a.npz", *FEATURES)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as data:
+        assert data["features"].shape == (5, 3072)
+        protocol = json.loads(str(data["protocol"]))
+    assert protocol["extractor"]["extractor"] == "pixels"
+    assert protocol["source"]["available"] == 5
+
+
+def test_different_extractors_are_not_compared(otmetrics, tmp_path):
+    folder = write_images(tmp_path / "a", 8, seed=0)
+    otmetrics("extract", folder, tmp_path / "bicubic.npz", *FEATURES)
+    otmetrics("extract", folder, tmp_path / "tf1.npz", *FEATURES, "--resize", "tf1")
+    np.save(tmp_path / "bare.npy", np.zeros((8, 3072)))
+    for other in ("tf1.npz", "bare.npy"):
+        finished = otmetrics("score", tmp_path / "bicubic.npz", tmp_path / other)
+        assert finished.code == 3
+        assert "differ in" in finished.stderr
+    vouched = ("score", tmp_path / "bicubic.npz", tmp_path / "bare.npy", "--features", "none")
+    assert otmetrics(*vouched).code == 0
+    named = otmetrics("score", *[tmp_path / "tf1.npz"] * 2, "--features", "efficientnet_lite0")
+    assert named.code == 3
+    assert "not of `efficientnet_lite0`" in named.stderr
+
+
+def test_extract_loses_nothing(otmetrics, tmp_path):
+    folder = write_images(tmp_path / "a", 3, seed=0)
+    target = tmp_path / "a.npz"
+    target.write_bytes(b"precious")
+    finished = otmetrics("extract", folder, target, *FEATURES)
+    assert finished.code == 3
+    assert "--overwrite" in finished.stderr
+    assert target.read_bytes() == b"precious"
+    (folder / "bad.png").write_bytes(b"")
+    assert otmetrics("extract", folder, target, *FEATURES, "--overwrite").code == 3
+    assert target.read_bytes() == b"precious"
+    (folder / "bad.png").unlink()
+    assert otmetrics("extract", folder, target, *FEATURES, "--overwrite").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.npz"]
+
+
+@pytest.mark.parametrize("target", ["a.npy", "missing/a.npz"])
+def test_extract_checks_its_target_first(otmetrics, tmp_path, target):
+    finished = otmetrics("extract", tmp_path / "nothing", tmp_path / target, *FEATURES)
+    assert finished.code == 3
+    assert target.split("/")[0] in finished.stderr
+
+
+def test_demo_shows_dropped_modes(otmetrics, tmp_path):
+    finished = otmetrics("demo", "--out", tmp_path)
+    assert finished.code == 0, finished.stderr
+    rows = {line[:20].strip(): line for line in finished.stdout.splitlines()[1:10]}
+
+    def excess(name):
+        return float(rows[name].split()[-5])
+
+    assert excess("recall") < -0.05
+    assert excess("coverage") < -0.2
+    assert excess("Wasserstein (exact)") > 1
+    assert abs(excess("precision")) < 0.1

@@ -1,0 +1,273 @@
+"""`otmetrics score`: streams, formats, options, and every way to go wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from command import write_features, write_images
+
+from otmetrics.scores import METRICS
+from otmetrics.solvers import Sliced
+
+
+@pytest.fixture
+def features(tmp_path):
+    real = write_features(tmp_path / "real.npy", 60, seed=1)
+    fake = write_features(tmp_path / "fake.npy", 50, seed=2, shift=0.5)
+    return real, fake
+
+
+def scores(finished):
+    assert finished.code == 0, finished.stderr
+    return json.loads(finished.stdout)
+
+
+def test_json_has_the_documented_shape(otmetrics, features):
+    report = scores(otmetrics("score", *features, "--json"))
+    assert list(report) == ["schema", "scores", "protocol", "notes"]
+    assert report["schema"] == 1
+    assert tuple(report["scores"]) == METRICS
+    for score in report["scores"].values():
+        floor = score["floor"]
+        assert floor["size"] == 30
+        assert floor["excess"] == pytest.approx(floor["at_floor_size"] - floor["value"])
+        assert score["sizes"] == [60, 50]
+    assert report["scores"]["sliced_wasserstein"]["standard_error"] > 0
+    assert report["scores"]["wasserstein"]["standard_error"] is None
+    assert report["protocol"]["inputs"]["real"]["used"] == 60
+    assert report["protocol"]["scoring"]["sinkhorn"]["epsilon"] == 0.05
+
+
+def test_only_json_goes_to_stdout_and_progress_to_stderr(otmetrics, features):
+    finished = otmetrics("score", *features, "--json")
+    json.loads(finished.stdout)
+    assert "scores" in finished.stderr
+    quiet = otmetrics("score", *features, "--json", "--quiet")
+    assert quiet.stderr == ""
+    assert quiet.stdout == finished.stdout
+
+
+def test_json_file_stands_beside_the_table(otmetrics, features, tmp_path):
+    target = tmp_path / "scores.json"
+    finished = otmetrics("score", *features, "--json", target)
+    assert "Wasserstein (exact)" in finished.stdout
+    assert json.loads(target.read_text())["schema"] == 1
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_json_does_not_swallow_an_input(otmetrics, features):
+    finished = otmetrics("score", "--json", *features)
+    assert finished.code == 2
+    assert "put --json last" in finished.stderr
+
+
+def test_table_in_a_pipe_is_plain_and_complete(otmetrics, features):
+    lines = otmetrics("score", *features).stdout.splitlines()
+    assert lines[0].split()[:2] == ["score", "value"]
+    assert len(lines) == 1 + len(METRICS) + 2
+    assert "Fréchet distance" in lines[4]
+    assert "\x1b" not in "".join(lines)
+
+
+def test_metrics_are_chosen_and_ordered(otmetrics, features):
+    report = scores(otmetrics("score", *features, "--json", "--metrics", "recall, wasserstein"))
+    assert list(report["scores"]) == ["wasserstein", "recall"]
+    everything = scores(otmetrics("score", *features, "--json"))
+    assert report["scores"]["recall"] == everything["scores"]["recall"]
+
+
+def test_score_equals_the_solver(otmetrics, features):
+    report = scores(otmetrics("score", *features, "--json"))
+    real, fake = (torch.from_numpy(np.load(path)) for path in features)
+    assert report["scores"]["sliced_wasserstein"]["value"] == Sliced()(real, fake).item()
+
+
+def test_floor_compares_disjoint_real_parts(otmetrics, tmp_path):
+    # Each sample stands alone, so an overlap of the halves would show as a distance too small:
+    # points on a line at distance 1 have W_1 >= 1 / 2 between any two disjoint halves.
+    np.save(tmp_path / "line.npy", np.arange(40.0)[:, None])
+    report = scores(otmetrics("score", *[tmp_path / "line.npy"] * 2, "--json"))
+    assert report["scores"]["wasserstein"]["value"] == 0
+    assert report["scores"]["wasserstein"]["floor"]["value"] > 0.5
+    assert report["scores"]["wasserstein"]["floor"]["size"] == 20
+
+
+def test_floor_with_other_real(otmetrics, features, tmp_path):
+    other = write_features(tmp_path / "other.npy", 45, seed=3)
+    report = scores(otmetrics("score", *features, "--json", "--floor-with", other))
+    assert report["scores"]["wasserstein"]["floor"]["size"] == 45
+    assert report["protocol"]["inputs"]["floor_with"]["path"] == str(other)
+
+
+def test_equal_sizes_need_no_second_score(otmetrics, tmp_path):
+    paths = [write_features(tmp_path / f"{i}.npy", 30, seed=i) for i in range(3)]
+    finished = otmetrics("score", *paths[:2], "--json", "--floor-with", paths[2])
+    for score in scores(finished)["scores"].values():
+        assert score["floor"]["at_floor_size"] == score["value"]
+
+
+def test_no_floor(otmetrics, features):
+    report = scores(otmetrics("score", *features, "--json", "--no-floor"))
+    assert all(score["floor"] is None for score in report["scores"].values())
+
+
+def test_exact_max_bounds_the_exact_distance_and_says_so(otmetrics, features):
+    finished = otmetrics("score", *features, "--json", "--exact-max", "20")
+    report = scores(finished)
+    assert report["scores"]["wasserstein"]["sizes"] == [20, 20]
+    assert report["scores"]["wasserstein"]["floor"]["size"] == 20
+    assert report["scores"]["recall"]["sizes"] == [60, 50]
+    assert "20 samples a side" in finished.stderr
+    assert "--exact-max" in finished.stderr
+
+
+def test_seed_decides_everything(otmetrics, features):
+    arguments = ("score", *features, "--json", "--num", "40", "--seed")
+    first, again = (otmetrics(*arguments, "3").stdout for _ in range(2))
+    assert first == again
+    assert otmetrics(*arguments, "4").stdout != first
+
+
+def test_images_end_to_end(otmetrics, tmp_path):
+    real = write_images(tmp_path / "real", 30, seed=1)
+    fake = write_images(tmp_path / "fake", 24, seed=2, suffix="jpg")
+    (fake / "notes.txt").write_text("not an image")
+    finished = otmetrics("score", real, fake, "--features", "pixels", "--json")
+    report = scores(finished)
+    assert report["protocol"]["features"]["extractor"] == "pixels"
+    assert report["protocol"]["inputs"]["fake"]["formats"] == {"jpg": 24}
+    assert "differ in file format" in finished.stderr
+    # The sliced directions come from the scoring seed, never from the batch size.
+    other = scores(
+        otmetrics("score", real, fake, "--features", "pixels", "--json", "--batch-size", "7")
+    )
+    assert other["scores"] == report["scores"]
+
+
+def test_default_extractor_on_real_folders(otmetrics, tmp_path):
+    real, fake = (write_images(tmp_path / name, 12, seed=4) for name in ("real", "fake"))
+    report = scores(otmetrics("score", real, fake, "--json", "--metrics", "wasserstein,precision"))
+    assert report["protocol"]["features"]["extractor"] == "efficientnet_lite0"
+    assert report["protocol"]["features"]["dimension"] == 1280
+    assert report["scores"]["wasserstein"]["value"] == pytest.approx(0, abs=1e-6)
+    assert report["scores"]["precision"]["value"] == 1
+
+
+def test_skip_corrupt_goes_on_and_names_the_files(otmetrics, tmp_path):
+    real = write_images(tmp_path / "real", 20, seed=1)
+    fake = write_images(tmp_path / "fake", 20, seed=2)
+    (fake / "005.png").write_bytes((fake / "005.png").read_bytes()[:60])
+    stopped = otmetrics("score", real, fake, "--features", "pixels")
+    assert stopped.code == 3
+    assert "005.png" in stopped.stderr
+    assert "--skip-corrupt" in stopped.stderr
+    assert stopped.stdout == ""
+    finished = otmetrics("score", real, fake, "--features", "pixels", "--skip-corrupt", "--json")
+    report = scores(finished)
+    assert report["protocol"]["inputs"]["fake"]["used"] == 19
+    assert "005.png" in report["protocol"]["inputs"]["fake"]["skipped"][0]
+    assert "left out 1 unreadable file" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["score", "{real}", "{missing}"], 3, "does not exist"),
+        (["score", "{real}", "{empty}"], 3, "no images"),
+        (["score", "{real}", "{text}"], 3, "is no folder"),
+        (["score", "{real}", "{single}"], 3, "at least 2"),
+        (["score", "{real}", "{nan}"], 3, "NaN"),
+        (["score", "{real}", "{wide}"], 3, "extract both alike"),
+        (["score", "{real}", "{folder}"], 3, "--features"),
+        (["score", "{real}", "{five}"], 3, "leave it out of --metrics"),
+        (["score", "{real}", "{real}", "--num", "61"], 3, "lower --num"),
+        (["score", "{real}", "{real}", "--json", "/nowhere/x.json"], 3, "cannot be written"),
+        (["score", "{real}"], 2, "Missing argument"),
+        (["score", "{real}", "{real}", "--unknown"], 2, "No such option"),
+        (["score", "{real}", "{real}", "--metrics", "fid"], 2, "`metrics`"),
+        (["score", "{real}", "{real}", "--num", "1"], 2, "`num`"),
+        (["score", "{real}", "{real}", "--seed", "-1"], 2, "`seed`"),
+        (["score", "{real}", "{real}", "--exact-max", "1"], 2, "`exact_max`"),
+        (["score", "{real}", "{real}", "--batch-size", "0"], 2, "`batch_size`"),
+        (["score", "{real}", "{real}", "--device", "tpu"], 2, "--device"),
+        (["score", "{real}", "{real}", "--device", "cuda:99"], 2, "not on this machine"),
+        (["score", "{real}", "{real}", "--resize", "tf1"], 2, "already holds features"),
+        (["score", "{folder}", "{folder}", "--features", "vgg"], 2, "vgg"),
+        (["score", "{folder}", "{folder}", "--features", "none"], 3, "name an extractor"),
+        (["score", "{folder}", "{folder}", "--features", "pixels", "--weights", "x"], 2, "weights"),
+        (["nothing"], 2, "No such command"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_code(otmetrics, tmp_path, arguments, code, words):
+    places = {
+        "real": write_features(tmp_path / "real.npy", 60, seed=1),
+        "single": write_features(tmp_path / "single.npy", 1, seed=1),
+        "five": write_features(tmp_path / "five.npy", 5, seed=1),
+        "wide": write_features(tmp_path / "wide.npy", 60, seed=1, dimension=7),
+        "nan": tmp_path / "nan.npy",
+        "folder": write_images(tmp_path / "folder", 7, seed=1),
+        "empty": tmp_path / "empty",
+        "text": tmp_path / "text.csv",
+        "missing": tmp_path / "missing",
+    }
+    np.save(places["nan"], np.full((60, 6), np.nan))
+    places["empty"].mkdir()
+    places["text"].write_text("1,2")
+    before = sorted(tmp_path.rglob("*"))
+    finished = otmetrics(*(argument.format(**places) for argument in arguments))
+    assert finished.code == code, finished.stderr
+    assert words in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert finished.stdout == ""
+    assert sorted(tmp_path.rglob("*")) == before, "nothing half-written"
+
+
+def test_unconverged_solver_prints_and_exits_4(otmetrics, tmp_path, monkeypatch):
+    # The command line offers no way to starve the solver, so the test lowers its default.
+    from otmetrics import scores as module
+    from otmetrics.solvers import Sinkhorn
+
+    scoring = module.Scoring
+    starved = Sinkhorn(epsilon=1e-4, max_iterations=1)
+    monkeypatch.setattr(module, "Scoring", lambda **options: scoring(sinkhorn=starved, **options))
+    paths = [write_features(tmp_path / f"{i}.npy", 60, seed=i) for i in range(2)]
+    finished = otmetrics("score", *paths)
+    assert finished.code == 4
+    assert "(not converged)" in finished.stdout
+    assert "max_iterations" in finished.stderr
+    report = json.loads(otmetrics("score", *paths, "--json").stdout)
+    assert report["scores"]["sinkhorn_divergence"]["converged"] is False
+    assert report["scores"]["wasserstein"]["converged"] is True
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+def test_interrupt_ends_cleanly(tmp_path):
+    folder = write_images(tmp_path / "many", 400, seed=1)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "otmetrics", "score", folder, folder],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(6)  # importing takes three to four seconds, extracting far more than the rest
+    assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_reader_that_leaves_is_no_error(tmp_path):
+    paths = [write_features(tmp_path / f"{i}.npy", 20, seed=i) for i in range(2)]
+    command = f"'{sys.executable}' -m otmetrics score {paths[0]} {paths[1]} -q | head -n 1"
+    finished = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert finished.stdout.startswith("score")
+    assert finished.stderr == ""

@@ -1,0 +1,332 @@
+"""What `opened` accepts, in which order it reads, and what it says about everything else."""
+
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from otmetrics.errors import DataError
+from otmetrics.images import FeatureArray, ImageArray, ImageFolder, decoded_image, opened
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
+
+
+def write_image(path, value=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 3), (value, 0, 0)).save(path, "PNG")
+    return path
+
+
+def saved(path, **entries):
+    np.savez(path, **entries)
+    return path
+
+
+def saved_array(path, array):
+    np.save(path, array)
+    return path
+
+
+# --- folders --------------------------------------------------------------------------------
+
+
+def test_names_are_sorted_relative_posix_paths(tmp_path):
+    for name in ["b/2.png", "b/10.png", "a.PNG", "B.jpeg", "c/d/e.TiFF", "a/z.webp", "b.gif"]:
+        write_image(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    folder = ImageFolder(tmp_path)
+    expected = ("B.jpeg", "a.PNG", "a/z.webp", "b.gif", "b/10.png", "b/2.png", "c/d/e.TiFF")
+    assert folder.names == expected
+    assert len(folder) == 7
+    assert folder.path == tmp_path
+
+
+def test_every_extension_is_read_in_any_case(tmp_path):
+    names = {f"{case(ext)}{case(ext)}" for ext in (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif",
+             ".tiff", ".webp") for case in (str.lower, str.upper)}  # fmt: skip
+    for name in names:
+        write_image(tmp_path / f"x{name}")
+    assert set(ImageFolder(tmp_path).names) == {f"x{name}" for name in names}
+
+
+def test_read_decodes_the_named_file(tmp_path):
+    for value, name in [(7, "a/1.png"), (9, "b.png")]:
+        write_image(tmp_path / name, value)
+    folder = ImageFolder(str(tmp_path))
+    assert [folder.read(index).pixels[0, 0, 0].item() for index in range(2)] == [7, 9]
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path):
+    for name in ["a.png", "._a.png", ".cache/b.png", "c/.d/e.png"]:
+        write_image(tmp_path / name)
+    assert ImageFolder(tmp_path).names == ("a.png",)
+
+
+def test_a_hidden_folder_that_is_asked_for_is_read(tmp_path):
+    write_image(tmp_path / ".hidden" / "a.png")
+    assert ImageFolder(tmp_path / ".hidden").names == ("a.png",)
+
+
+def test_links_to_folders_are_followed_and_loops_cut(tmp_path):
+    write_image(tmp_path / "elsewhere" / "b.png")
+    root = tmp_path / "root"
+    write_image(root / "a.png")
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "sub").mkdir()
+    (root / "sub" / "up").symlink_to(root)
+    (tmp_path / "elsewhere" / "back").symlink_to(root)
+    assert ImageFolder(root).names == ("a.png", "linked/b.png")
+
+
+def test_links_that_lead_nowhere_fail_when_they_are_read(tmp_path):
+    (tmp_path / "gone.png").symlink_to(tmp_path / "missing")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    folder = ImageFolder(tmp_path)
+    assert folder.names == ("gone.png", "loop.png")
+    for index, reason in enumerate(["does not exist", "cannot be read"]):
+        with pytest.raises(DataError, match=reason):
+            folder.read(index)
+
+
+def test_a_folder_named_like_an_image_is_a_folder(tmp_path):
+    write_image(tmp_path / "x.png" / "y.png")
+    assert ImageFolder(tmp_path).names == ("x.png/y.png",)
+    assert isinstance(opened(tmp_path / "x.png"), ImageFolder)
+
+
+def test_folders_without_images(tmp_path):
+    for name in ["a.txt", "sub/b.csv", ".hidden"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    with pytest.raises(DataError, match=r"holds no images, but 2 other files: .*\.png.*\.webp"):
+        ImageFolder(tmp_path)
+
+
+def test_missing_folders_and_files(tmp_path):
+    with pytest.raises(DataError, match="nowhere` does not exist: check the path"):
+        opened(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="is one image file: give the folder"):
+        ImageFolder(write_image(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize("name", ["", "x", "x.npy", "x.png"])
+def test_paths_that_cannot_be_followed(tmp_path, name):
+    """What permissions do to others, a link to itself does to root too."""
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match=r"cannot be read .*: check its permissions"):
+        opened(tmp_path / "loop" / name)
+
+
+@pytest.mark.parametrize("name", ["x", "x.npy", "x.png"])
+def test_paths_through_a_file(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=f"file/{name}` "):
+        opened(tmp_path / "file" / name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_unreadable_subfolders(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "locked").mkdir(mode=0)
+    try:
+        with pytest.raises(DataError, match=r"locked` cannot be read .*permissions"):
+            ImageFolder(tmp_path)
+    finally:
+        (tmp_path / "locked").chmod(0o700)
+
+
+# --- arrays of images -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "NPY"])
+def test_image_arrays_are_read_as_they_are(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    with path.open("wb") as file:
+        np.savez(file, IMAGES) if suffix == "npz" else np.save(file, IMAGES)
+    source = opened(path)
+    assert isinstance(source, ImageArray)
+    assert source.names == (f"a.{suffix}[0]", f"a.{suffix}[1]", f"a.{suffix}[2]")
+    for index in range(len(source)):
+        pixels, transparent = source.read(index)
+        assert np.array_equal(pixels.permute(1, 2, 0).numpy(), IMAGES[index])
+        assert not transparent
+
+
+def test_array_images_own_their_memory(tmp_path):
+    source = opened(saved_array(tmp_path / "a.npy", IMAGES))
+    source.read(0).pixels.zero_()
+    assert np.array_equal(np.load(tmp_path / "a.npy"), IMAGES)
+    assert torch.equal(source.read(0).pixels, torch.from_numpy(IMAGES[0]).permute(2, 0, 1))
+
+
+def test_grey_arrays_are_replicated():
+    pixels, _ = ImageArray(IMAGES[..., :1], "a.npy").read(1)
+    assert all(np.array_equal(channel.numpy(), IMAGES[1, ..., 0]) for channel in pixels)
+
+
+def test_alpha_of_arrays_is_composited_as_in_files(tmp_path):
+    array = RNG.integers(0, 256, (2, 4, 5, 4), dtype=np.uint8)
+    array[1, ..., 3] = 255
+    source = ImageArray(array, "a.npy")
+    for index, transparent in enumerate([True, False]):
+        Image.fromarray(array[index]).save(tmp_path / "a.png")
+        decoded = decoded_image(tmp_path / "a.png")
+        assert torch.equal(source.read(index).pixels, decoded.pixels)
+        assert source.read(index).transparent is decoded.transparent is transparent
+
+
+@pytest.mark.parametrize(("array", "message"), [
+    (IMAGES / 255, "convert it to uint8"),
+    (IMAGES.astype(np.int64), "convert it to uint8"),
+    (IMAGES.transpose(0, 3, 1, 2), r"\.transpose\(0, 2, 3, 1\)"),
+    (IMAGES[:0], "it is empty"),
+    (IMAGES[:, :0], "it is empty"),
+    (np.zeros((2, 5, 5, 2), np.uint8), r"\(N, H, W, C\)"),
+    (IMAGES[0], r"\[None\] for one image"),
+    (IMAGES[None], r"\(N, H, W, C\)"),
+    (np.zeros(5), r"features \(N, D\)"),
+    (np.float32(3), r"features \(N, D\)"),
+], ids=str)  # fmt: skip
+def test_arrays_of_other_kinds_are_refused(tmp_path, array, message):
+    path = saved_array(tmp_path / "a.npy", array)
+    with pytest.raises(DataError, match=message) as error:
+        opened(path)
+    assert f"`{path}` holds a {array.dtype} array {array.shape}" in str(error.value)
+
+
+# --- features -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i4", "u1", ">f4", ">i8"])
+def test_features_keep_their_values_and_width(tmp_path, dtype):
+    array = RNG.integers(0, 100, (6, 3)).astype(dtype)
+    features, path, protocol = opened(saved_array(tmp_path / "f.npy", array))
+    assert np.array_equal(features, array)
+    assert features.dtype.isnative
+    assert features.dtype.itemsize == array.dtype.itemsize
+    assert torch.from_numpy(np.asarray(features)).shape == (6, 3)
+    assert path == tmp_path / "f.npy"
+    assert protocol is None
+
+
+def test_protocol_is_parsed(tmp_path):
+    path = tmp_path / "f.npz"
+    np.savez(path, features=np.eye(3), protocol=json.dumps({"features": "inception", "n": 3}))
+    source = opened(path)
+    assert isinstance(source, FeatureArray)
+    assert source.protocol == {"features": "inception", "n": 3}
+
+
+@pytest.mark.parametrize("protocol", ["{", "[1]", 3.5])
+def test_protocols_that_are_no_json_object(tmp_path, protocol):
+    with pytest.raises(DataError, match=r"f\.npz` "):
+        opened(saved(tmp_path / "f.npz", features=np.eye(3), protocol=protocol))
+
+
+def test_choice_of_the_entry(tmp_path):
+    one, two = np.eye(2), np.eye(3)
+    for entries in [{"features": one, "images": IMAGES, "arr_0": two}, {"arr_0": one, "b": two},
+                    {"whatever": one}, {"whatever": one, "protocol": "{}"}]:  # fmt: skip
+        assert np.array_equal(opened(saved(tmp_path / "f.npz", **entries)).features, one)
+    assert isinstance(opened(saved(tmp_path / "f.npz", images=IMAGES, arr_0=one)), ImageArray)
+
+
+def test_archives_without_a_clear_entry(tmp_path):
+    with pytest.raises(DataError, match=r"entries mu, sigma: .*`features` or `images`"):
+        opened(saved(tmp_path / "f.npz", sigma=np.eye(2), mu=np.ones(2)))
+    with pytest.raises(DataError, match=r"entries \(none\)"):
+        opened(saved(tmp_path / "f.npz", protocol="{}"))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, 4095, 4096, 9000])
+def test_the_first_bad_row_is_named(tmp_path, bad, row):
+    features = np.zeros((9001, 2), np.float32)
+    features[row, 1] = features[9000, 0] = bad
+    with pytest.raises(DataError, match=rf"f\.npy` .* row {row} has a NaN or infinite"):
+        opened(saved_array(tmp_path / "f.npy", features))
+
+
+@pytest.mark.parametrize("array", [
+    np.ones((2, 2), bool), np.ones((2, 2), complex), np.ones((2, 2), "U3"),
+    np.ones((2, 2), "M8[s]"), np.ones((2, 2), np.longdouble),
+], ids=lambda array: array.dtype.name)  # fmt: skip
+def test_features_that_are_no_numbers(tmp_path, array):
+    with pytest.raises(DataError, match="convert the features to float32"):
+        opened(saved_array(tmp_path / "f.npy", array))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_empty_features(tmp_path, shape, suffix):
+    path = tmp_path / f"f.{suffix}"
+    (np.save if suffix == "npy" else np.savez)(path, np.zeros(shape))
+    with pytest.raises(DataError, match="it is empty"):
+        opened(path)
+
+
+# --- other files ----------------------------------------------------------------------------
+
+
+class Trap:
+    """Fails the test if anybody unpickles it."""
+
+    def __reduce__(self):
+        return pytest.fail, ("unpickled",)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_nothing_is_unpickled(tmp_path, suffix):
+    path = tmp_path / f"f.{suffix}"
+    array = np.array([[Trap()]], dtype=object)
+    np.save(path, array) if suffix == "npy" else np.savez(path, features=array)
+    with pytest.raises(DataError, match=r"pickled objects .*plain dtype"):
+        opened(path)
+
+
+def test_one_image_file_is_no_data_set(tmp_path):
+    with pytest.raises(DataError, match="is one image file: give the folder"):
+        opened(write_image(tmp_path / "a.PNG"))
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.pt", "a"])
+def test_other_files_are_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"is no folder: give a folder of images, or a \.npy"):
+        opened(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"\x93NUMPY\1\0", b"text", b"\x80\4K\1."])
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_corrupt_arrays(tmp_path, content, suffix):
+    path = tmp_path / f"f.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"f.{suffix}` (is truncated or corrupt|holds pickled)"):
+        opened(path)
+
+
+@pytest.mark.parametrize("name", ["pipe.npy", "pipe.npz"])
+def test_pipes_are_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="device, pipe or socket"):
+        opened(tmp_path / name)
+
+
+def test_missing_arrays(tmp_path):
+    with pytest.raises(DataError, match=r"f\.npy` does not exist"):
+        opened(tmp_path / "f.npy")
+    (tmp_path / "link.npz").symlink_to(tmp_path / "f.npz")
+    with pytest.raises(DataError, match=r"link\.npz` does not exist"):
+        opened(tmp_path / "link.npz")
+
+
+def test_an_archive_entry_that_is_no_array(tmp_path):
+    with zipfile.ZipFile(tmp_path / "f.npz", "w") as archive:
+        archive.writestr("features", "text")
+    with pytest.raises(DataError, match="an entry that is no array"):
+        opened(tmp_path / "f.npz")

@@ -1,0 +1,115 @@
+"""Scoring in memory: floors, draws, protocols, and what cannot be scored."""
+
+import json
+
+import pytest
+import torch
+
+from otmetrics import DataError, Scoring, score_features
+from otmetrics.feature_set import FeatureSet
+from otmetrics.scores import METRICS
+
+
+def clouds(n=40, m=36, d=5):
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    return real, torch.randn(m, d, generator=generator, dtype=torch.float64) + 0.3
+
+
+def test_report_is_plain_json():
+    report = score_features(*clouds())
+    again = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert again["scores"]["recall"]["value"] == report.scores["recall"].value
+
+
+def test_order_of_the_inputs_does_not_matter_for_whole_scores():
+    real, fake = clouds()
+    first = score_features(real, fake, scoring=Scoring(floor=False))
+    second = score_features(real.flip(0), fake.flip(0), scoring=Scoring(floor=False))
+    for name in METRICS:
+        assert second.scores[name].value == pytest.approx(first.scores[name].value, rel=1e-9)
+
+
+def test_real_comes_first():
+    # A collapsed generator is precise and has no recall; swapped arguments would say the reverse.
+    real = clouds(n=60)[0]
+    collapsed = real[:1] + 1e-3 * torch.randn(60, 5, dtype=torch.float64)
+    report = score_features(real, collapsed)
+    assert report.scores["precision"].value > 0.9
+    assert report.scores["recall"].value < 0.1
+
+
+def test_float32_features_are_scored_in_float64():
+    real, fake = clouds()
+    narrow = score_features(real.float(), fake.float())
+    wide = score_features(real.float().double(), fake.float().double())
+    assert narrow.scores == wide.scores
+
+
+def test_small_real_side_leaves_the_floor_out_and_says_so():
+    real, fake = clouds(n=8, m=8)
+    report = score_features(real, fake)
+    assert report.scores["precision"].floor is None  # halves of 4 have no 5 neighbours
+    assert report.scores["wasserstein"].floor.size == 4
+    assert any("floors are missing" in note for note in report.notes)
+
+
+def test_floor_needs_fake_samples_too():
+    real, fake = clouds(n=100, m=20)
+    report = score_features(real, fake)
+    assert report.scores["wasserstein"].floor.size == 20
+    assert report.scores["wasserstein"].sizes == (100, 20)
+
+
+def test_equal_laws_have_no_excess():
+    # Over 20 draws the mean excess of two samples of one law stays within 4 of its standard errors.
+    excess = {name: [] for name in ("sliced_wasserstein", "wasserstein", "frechet_distance")}
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        real, fake = torch.randn(2, 80, 4, generator=generator, dtype=torch.float64)
+        report = score_features(real, fake, scoring=Scoring(metrics=tuple(excess), seed=seed))
+        for name, score in report.scores.items():
+            excess[name].append(score.floor.excess)
+    for values in map(torch.tensor, excess.values()):
+        assert values.mean().abs() < 4 * values.std() / 20**0.5
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [torch.randn(5), torch.randn(1, 4), torch.zeros(9, 4, dtype=torch.int64)],
+    ids=["1-d", "one sample", "integers"],
+)
+def test_what_cannot_be_scored_raises(bad):
+    with pytest.raises(DataError, match="`fake`"):
+        score_features(torch.randn(9, 4), bad)
+
+
+def test_nan_features_raise():
+    real, fake = clouds()
+    fake[3, 2] = torch.nan
+    with pytest.raises(ValueError, match="`fake` must be finite"):
+        score_features(real, fake)
+
+
+def test_sets_of_different_extractors_raise():
+    real, fake = clouds()
+    sets = [
+        FeatureSet(cloud, {"extractor": "x", "weights_sha256": weights}, {"path": weights})
+        for cloud, weights in ((real, "a"), (fake, "b"))
+    ]
+    with pytest.raises(DataError, match="differ in weights_sha256"):
+        score_features(*sets)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"metrics": ("fid",)}, "`metrics`"),
+        ({"metrics": ()}, "`metrics`"),
+        ({"num_neighbors": 0}, "`num_neighbors`"),
+        ({"sinkhorn_max": 1}, "`sinkhorn_max`"),
+    ],
+)
+def test_options_are_checked(options, words):
+    with pytest.raises(ValueError, match=words):
+        Scoring(**options)
