@@ -24,10 +24,9 @@ _LABELS = {
     "coverage": ("coverage", _HIGHER),
 }
 _HEADER = ("score", "value", "samples", "at n", "floor at n", "excess", "n", "")
-_LEGEND = (
-    "floor: the same score between two disjoint parts of the real samples, n each. "
-    "excess: the score at n samples a side minus the floor; compare scores at one n only."
-)
+_LEGEND = """\
+floor: the same score between two disjoint parts of the real samples, n each; excess: the score at n
+samples a side minus the floor (compare scores at one n only); ±: error of the random directions."""
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> None:

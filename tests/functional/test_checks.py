@@ -1,0 +1,306 @@
+"""Invalid questions raise, and the message names the argument."""
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from cases import cloud
+from otmetrics.functional import (
+    cost_matrix,
+    density_coverage,
+    entropic_cost,
+    exact_transport,
+    exact_wasserstein,
+    frechet_distance,
+    frechet_distance_from_moments,
+    kernel_distance,
+    manifold_scores,
+    precision_recall,
+    sinkhorn_divergence,
+    sliced_wasserstein,
+    univariate_cost,
+)
+
+X, Y = cloud(8, 3, seed=1), cloud(7, 3, seed=2)
+
+TRANSPORT: list[Callable[..., Any]] = [
+    sliced_wasserstein,
+    exact_wasserstein,
+    entropic_cost,
+    sinkhorn_divergence,
+]
+EVERY = [
+    *TRANSPORT,
+    frechet_distance,
+    kernel_distance,
+    manifold_scores,
+    precision_recall,
+    density_coverage,
+]
+
+
+@contextmanager
+def stop_after(seconds: int) -> Iterator[None]:
+    """Fail instead of hanging where a loop never meets its condition."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"still running after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def spoiled(value: float) -> torch.Tensor:
+    bad = X.clone()
+    bad[3, 1] = value
+    return bad
+
+
+CLOUDS = {
+    "list": ([[1.0]], Y, TypeError, "`real` must be a torch.Tensor, got list"),
+    "numpy": (X, Y.numpy(), TypeError, "`fake` must be a torch.Tensor, got ndarray"),
+    "integers": (X.long(), Y, TypeError, "`real` must be floating, got torch.int64"),
+    "complex": (X, Y.to(torch.complex128), TypeError, "`fake` must be floating"),
+    "vector": (X[:, 0], Y[:, 0], ValueError, r"`real` must have shape .*got \(8,\)"),
+    "four dimensions": (X[None, None], Y[None, None], ValueError, "`real` must have shape"),
+    "batch against none": (X[None], Y, ValueError, "same batch dimensions"),
+    "batch sizes": (X.expand(2, 8, 3), Y.expand(3, 7, 3), ValueError, "same batch dimensions"),
+    "features": (X, Y[:, :2], ValueError, "same number of features D, got 3 and 2"),
+    "no samples": (X, Y[:0], ValueError, "`fake` must hold at least"),
+    "no features": (X[:, :0], Y[:, :0], ValueError, "`real` must not be empty"),
+    "no problems": (X.expand(0, 8, 3), Y.expand(0, 7, 3), ValueError, "`real` must not be empty"),
+    "nan": (spoiled(math.nan), Y, ValueError, "`real` must be finite"),
+    "infinite": (Y, spoiled(-math.inf), ValueError, "`fake` must be finite"),
+}
+
+
+@pytest.mark.parametrize("function", EVERY, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("name", CLOUDS)
+def test_clouds(function: Callable[..., Any], name: str) -> None:
+    real, fake, error, message = CLOUDS[name]
+    with pytest.raises(error, match=message):
+        function(real, fake)
+
+
+@pytest.mark.parametrize("function", EVERY, ids=lambda f: f.__name__)
+def test_devices(function: Callable[..., Any]) -> None:
+    # The meta device has no values, so the rule must come before any that reads them.
+    with pytest.raises(ValueError, match="`real` and `fake` must be on one device"):
+        function(X, torch.empty(7, 3, dtype=X.dtype, device="meta"))
+
+
+@pytest.mark.parametrize("function", EVERY, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("scale", [1e200, 1e308])
+def test_overflow_is_an_error(function: Callable[..., Any], scale: float) -> None:
+    """Finite features whose squares are not: no distance exists in float64, so none is given."""
+    with stop_after(20), pytest.raises(ValueError, match="real"):
+        function(X.sign() * scale, -X.sign() * scale)
+
+
+WEIGHTS = {
+    "list": ([1.0] * 8, TypeError, "`real_weights` must be a torch.Tensor"),
+    "length": (torch.ones(7), ValueError, r"`real_weights` must have shape \(8,\), got \(7,\)"),
+    "column": (torch.ones(8, 1), ValueError, "`real_weights` must have shape"),
+    "negative": (torch.tensor([1.0] * 7 + [-1e-9]), ValueError, "`real_weights` must be finite"),
+    "nan": (torch.tensor([1.0] * 7 + [math.nan]), ValueError, "`real_weights` must be finite"),
+    "infinite": (torch.tensor([1.0] * 7 + [math.inf]), ValueError, "`real_weights` must be finite"),
+    "zero": (torch.zeros(8), ValueError, "`real_weights` must have a positive sum"),
+    "sum overflows": (torch.full((8,), 1e308, dtype=torch.float64), ValueError, "`real_weights`"),
+}
+
+
+@pytest.mark.parametrize("function", TRANSPORT, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights(function: Callable[..., Any], name: str) -> None:
+    weights, error, message = WEIGHTS[name]
+    with pytest.raises(error, match=message):
+        function(X, Y, real_weights=weights)
+    with pytest.raises(error, match=message.replace("real", "fake")):
+        function(Y, X, fake_weights=weights)
+
+
+@pytest.mark.parametrize("function", TRANSPORT, ids=lambda f: f.__name__)
+def test_weights_of_a_batch(function: Callable[..., Any]) -> None:
+    """One row without mass is enough."""
+    weights = torch.stack([torch.ones(8), torch.zeros(8)])
+    with pytest.raises(ValueError, match="`real_weights` must have a positive sum"):
+        function(X.expand(2, 8, 3), Y.expand(2, 7, 3), real_weights=weights)
+    with pytest.raises(ValueError, match=r"`real_weights` must have shape \(2, 8\)"):
+        function(X.expand(2, 8, 3), Y.expand(2, 7, 3), real_weights=weights[:1])
+
+
+OPTIONS: list[tuple[Callable[..., Any], str, list[Any]]] = [
+    *[(f, "order", [0.99, 0, -2.0, math.inf, math.nan, "2", None]) for f in TRANSPORT],
+    (sliced_wasserstein, "num_projections", [0, -1, 1.5, True, "8", None]),
+    *[(f, "epsilon", [0.0, -1.0, math.inf, math.nan, "1"]) for f in TRANSPORT[2:]],
+    *[(f, "tolerance", [0.0, 1.0, -1e-3, math.nan, "1"]) for f in TRANSPORT[2:]],
+    *[(f, "max_iterations", [0, -3, 1.5, False]) for f in TRANSPORT[2:]],
+    (kernel_distance, "kernel", ["linear", "", None]),
+    *[(f, "num_neighbors", [0, -1, 2.5, True, None]) for f in EVERY[-3:]],
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "value"),
+    [
+        pytest.param(function, name, value, id=f"{function.__name__}-{name}-{value!r}")
+        for function, name, values in OPTIONS
+        for value in values
+    ],
+)
+def test_options(function: Callable[..., Any], name: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"`{name}`"):
+        function(X, Y, **{name: value})
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+def test_bandwidth(value: float) -> None:
+    with pytest.raises(ValueError, match="`bandwidth` must be positive and finite"):
+        kernel_distance(X, Y, kernel="rbf", bandwidth=value)
+    with pytest.raises(ValueError, match='`bandwidth` belongs to the "rbf" kernel'):
+        kernel_distance(X, Y, bandwidth=1.0)
+
+
+@pytest.mark.parametrize("function", [frechet_distance, kernel_distance])
+@pytest.mark.parametrize("side", ["real", "fake"])
+def test_one_sample_has_no_variance(function: Callable[..., Any], side: str) -> None:
+    clouds = {"real": X, "fake": Y} | {side: X[:1]}
+    with pytest.raises(ValueError, match=f"`{side}` must hold at least 2"):
+        function(**clouds)
+
+
+@pytest.mark.parametrize("function", [manifold_scores, precision_recall, density_coverage])
+def test_too_few_neighbours(function: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="`real` must hold at least 9 samples"):
+        function(X, X, num_neighbors=8)
+    function(X, X, num_neighbors=7)  # the most that eight samples allow
+
+
+def test_fake_needs_neighbours_only_for_recall() -> None:
+    for function in (manifold_scores, precision_recall):
+        with pytest.raises(ValueError, match="`fake` must hold at least 6 samples"):
+            function(X, Y[:5])
+    assert torch.isfinite(density_coverage(X, Y[:1]).density)
+
+
+BAD_DIRECTIONS = {
+    "rows": (torch.ones(2, 4), ValueError),
+    "none": (torch.ones(3, 0), ValueError),
+    "vector": (torch.ones(3), ValueError),
+    "nan": (torch.full((3, 2), math.nan), ValueError),
+    "infinite": (torch.full((3, 2), math.inf), ValueError),
+    "not of length one": (torch.full((3, 2), 7.0), ValueError),
+    "list": ([[1.0], [0.0], [0.0]], TypeError),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DIRECTIONS)
+def test_directions(name: str) -> None:
+    directions, error = BAD_DIRECTIONS[name]
+    with pytest.raises(error, match="`directions`"):
+        sliced_wasserstein(X, Y, directions=directions)
+
+
+BAD_COSTS = {
+    "vector": (torch.ones(3), ValueError),
+    "empty": (torch.ones(0, 3), ValueError),
+    "batch": (torch.ones(1, 3, 3), ValueError),
+    "nan": (torch.full((2, 2), math.nan), ValueError),
+    "infinite": (torch.full((2, 2), math.inf), ValueError),
+    "list": ([[0.0, 1.0]], TypeError),
+}
+
+
+@pytest.mark.parametrize("name", BAD_COSTS)
+def test_exact_transport_cost(name: str) -> None:
+    cost, error = BAD_COSTS[name]
+    with pytest.raises(error, match="`cost`"):
+        exact_transport(cost)
+
+
+def test_integer_costs_are_not_rounded() -> None:
+    """The optimum of integer costs under uniform weights is a fraction: 1/2, not 0."""
+    try:
+        optimum = exact_transport(torch.tensor([[0, 2], [3, 1]])).cost
+    except TypeError as error:
+        assert "`cost`" in str(error)
+    else:
+        assert optimum.item() == 0.5
+
+
+MEAN, EYE = torch.zeros(3), torch.eye(3)
+SKEW = EYE + torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+BAD_MOMENTS = {
+    "covariance shape": ((MEAN, EYE[:2], MEAN, EYE), "`real_covariance` must have shape"),
+    "mean shape": ((MEAN, EYE, MEAN[None, None], EYE), "`fake_mean` and `fake_covariance`"),
+    "dimensions": ((MEAN, EYE, MEAN[:2], EYE[:2, :2]), "`real_mean` and `fake_mean`"),
+    "nan mean": ((MEAN * math.nan, EYE, MEAN, EYE), "`real_mean` and `real_covariance` must be f"),
+    "nan covariance": ((MEAN, EYE, MEAN, EYE * math.nan), "`fake_covariance` must be finite"),
+    "asymmetric": ((MEAN, SKEW, MEAN, EYE), "`real_covariance` must be symmetric"),
+    "asymmetric, small": ((MEAN, SKEW * 1e-7, MEAN, EYE * 1e-7), "`real_covariance` must be sym"),
+    "negative": ((MEAN, -EYE, MEAN, EYE), "`real_covariance` must be positive semi-definite"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MOMENTS)
+def test_moments(name: str) -> None:
+    moments, message = BAD_MOMENTS[name]
+    with pytest.raises(ValueError, match=message):
+        frechet_distance_from_moments(*moments)
+
+
+def test_integer_moments_are_not_rounded() -> None:
+    """(1 - sqrt 2)^2 a dimension is not an integer."""
+    mean, eye = torch.zeros(2, dtype=torch.int64), torch.eye(2)
+    try:
+        distance = frechet_distance_from_moments(mean, eye, mean, 2 * eye)
+    except TypeError as error:
+        assert "`real_mean`" in str(error)
+    else:
+        assert distance.item() == pytest.approx(2 * (1 - 2**0.5) ** 2, rel=1e-6)
+
+
+ONES = torch.ones(2)
+BAD_LINES: dict[str, tuple[dict[str, Any], str]] = {
+    "empty real": ({"real": torch.empty(0), "fake": ONES}, "`real`"),
+    "both empty": ({"real": torch.empty(0), "fake": torch.empty(0)}, "`real`"),
+    "nan": ({"real": ONES, "fake": ONES * math.nan}, "`fake`"),
+    "order": ({"real": ONES, "fake": ONES, "order": 0.5}, "`order`"),
+    "leading dimensions": ({"real": torch.ones(3, 2), "fake": torch.ones(2, 2)}, "`real`"),
+    "weights of two": (
+        {"real": ONES, "fake": ONES + 1, "real_weights": ONES.double()},
+        "`real_weights`",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_univariate(name: str) -> None:
+    arguments, message = BAD_LINES[name]
+    with pytest.raises((TypeError, ValueError), match=message):
+        univariate_cost(**arguments)
+
+
+BAD_PAIRS = {
+    "features": (X, Y[:, :1], 2.0, "number of features"),
+    "order": (X, Y, 0.5, "`order`"),
+    "nan": (X, spoiled(math.nan), 2.0, "`fake`"),
+    "integers": (X.long(), Y.long(), 1.0, "`real`"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PAIRS)
+def test_cost_matrix(name: str) -> None:
+    real, fake, order, message = BAD_PAIRS[name]
+    with pytest.raises((TypeError, ValueError), match=message):
+        cost_matrix(real, fake, order=order)
