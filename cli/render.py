@@ -11,33 +11,36 @@ import click
 from otmetrics.errors import DataError
 from otmetrics.score_report import Score, ScoreReport
 
-_LOWER, _HIGHER = "lower is better", "higher is better"
 _LABELS = {
-    "sliced_wasserstein": ("sliced Wasserstein", _LOWER),
-    "wasserstein": ("Wasserstein (exact)", _LOWER),
-    "sinkhorn_divergence": ("Sinkhorn divergence", _LOWER),
-    "frechet_distance": ("Fréchet distance", _LOWER),
-    "kernel_distance": ("kernel distance (MMD²)", _LOWER),
-    "precision": ("precision", _HIGHER),
-    "recall": ("recall", _HIGHER),
-    "density": ("density", _HIGHER),
-    "coverage": ("coverage", _HIGHER),
+    "sliced_wasserstein": "sliced Wasserstein ↓",
+    "wasserstein": "exact Wasserstein ↓",
+    "sinkhorn_divergence": "Sinkhorn divergence ↓",
+    "frechet_distance": "Fréchet distance ↓",
+    "kernel_distance": "kernel distance ↓",
+    "precision": "precision ↑",
+    "recall": "recall ↑",
+    "density": "density ↑",
+    "coverage": "coverage ↑",
 }
-_HEADER = ("score", "value", "samples", "at n", "floor at n", "excess", "n", "")
+_HEADER = ("score", "value", "at n", "floor at n", "excess", "n")
 _LEGEND = """\
-floor: the same score between two disjoint parts of the real samples, n each; excess: the score at n
-samples a side minus the floor (compare scores at one n only); ±: error of the random directions."""
+floor: the same score between two disjoint parts of the real samples, n each
+excess: the score at n samples a side minus the floor; compare scores at one n only
+±: error of the random directions; ↓ lower is better, ↑ higher is better"""
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> None:
     """Print rows under a header; the columns in `left` align left, the others right."""
     if sys.stdout.isatty():
+        from rich import box
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(header_style="bold")
+        table = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
         for index, name in enumerate(header):
-            table.add_column(name, justify="left" if index in left else "right")
+            side = "left" if index in left else "right"
+            # Names are for copying: the last column wraps, the others never.
+            table.add_column(name, justify=side, no_wrap=index < len(header) - 1)
         for row in rows:
             table.add_row(*row)
         Console().print(table)
@@ -55,9 +58,9 @@ def print_report(report: ScoreReport) -> None:
     """Print the scores, and under them what they were computed on."""
     features = report.protocol["features"]
     rows = [_row(name, score, features["extractor"]) for name, score in report.scores.items()]
-    print_table(_HEADER, rows, left=(0, 7))
-    click.echo(_LEGEND)
-    click.echo(_provenance(features, report.protocol["scoring"]))
+    print_table(_HEADER, rows, left=(0,))
+    for line in (_LEGEND, _samples(report), _provenance(features, report.protocol["scoring"])):
+        click.echo(line)
 
 
 def print_json(report: ScoreReport, target: str) -> None:
@@ -77,26 +80,37 @@ def print_json(report: ScoreReport, target: str) -> None:
 
 def _row(name: str, score: Score, extractor: str) -> tuple[str, ...]:
     """One line of the table."""
-    label, direction = _LABELS[name]
+    label = _LABELS[name]
     if name == "frechet_distance" and extractor == "inception":
-        label = "FID"
+        label = "FID ↓"
     value = _number(score.value)
     if score.standard_error is not None:
         value += f" ± {score.standard_error:.1g}"
     if not score.converged:
         value += " (not converged)"
-    real, fake = score.sizes
-    samples = str(real) if real == fake else f"{real} / {fake}"
     if score.floor is None:
-        return label, value, samples, "-", "-", "-", "-", direction
+        return label, value, "-", "-", "-", "-"
     floor = score.floor
     numbers = (floor.at_floor_size, floor.value, floor.excess)
-    return label, value, samples, *map(_number, numbers), str(floor.size), direction
+    return label, value, *map(_number, numbers), str(floor.size)
 
 
 def _number(value: float) -> str:
-    """Five significant digits, without an exponent where that is readable."""
-    return f"{value:.5g}"
+    """Four significant digits; the files have them all."""
+    return f"{value:.4g}"
+
+
+def _samples(report: ScoreReport) -> str:
+    """One line with the sample sizes behind the column `value`."""
+    used = {name: item["used"] for name, item in report.protocol["inputs"].items()}
+    whole = (used["real"], used["fake"])
+    fewer = [
+        f"{name} {score.sizes[0]} and {score.sizes[1]}"
+        for name, score in report.scores.items()
+        if score.sizes != whole
+    ]
+    rest = f" ({', '.join(fewer)})" if fewer else ""
+    return f"samples: {whole[0]} real, {whole[1]} fake{rest}"
 
 
 def _provenance(features: dict[str, Any], scoring: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def test_only_json_goes_to_stdout_and_progress_to_stderr(otmetrics, features):
 def test_json_file_stands_beside_the_table(otmetrics, features, tmp_path):
     target = tmp_path / "scores.json"
     finished = otmetrics("score", *features, "--json", target)
-    assert "Wasserstein (exact)" in finished.stdout
+    assert "exact Wasserstein" in finished.stdout
     assert json.loads(target.read_text())["schema"] == 1
     assert not list(tmp_path.glob("*.partial"))
 
@@ -70,7 +71,7 @@ def test_json_does_not_swallow_an_input(otmetrics, features):
 def test_table_in_a_pipe_is_plain_and_complete(otmetrics, features):
     lines = otmetrics("score", *features).stdout.splitlines()
     assert lines[0].split()[:2] == ["score", "value"]
-    assert len(lines) == 1 + len(METRICS) + 2
+    assert len(lines) == 1 + len(METRICS) + 5
     assert "Fréchet distance" in lines[4]
     assert "\x1b" not in "".join(lines)
 
@@ -271,3 +272,35 @@ def test_reader_that_leaves_is_no_error(tmp_path):
     finished = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert finished.stdout.startswith("score")
     assert finished.stderr == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX terminal")
+def test_table_on_a_terminal_fits_80_columns(features):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+    command = [sys.executable, "-m", "otmetrics", "score", *features, "-q"]
+    environment = {**os.environ, "TERM": "xterm-256color"}
+    process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment)
+    os.close(theirs)
+    output = b""
+    while True:
+        try:
+            block = os.read(ours, 4096)
+        except OSError:  # Linux says so when the other end is closed
+            break
+        if not block:
+            break
+        output += block
+    assert process.wait(timeout=60) == 0, process.stderr.read()
+    process.stderr.close()
+    os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.decode())
+    table = [line for line in text.splitlines() if "↓" in line and "±:" not in line]
+    assert len(table) == 5, "one line a distance: nothing wraps"
+    assert "─" in text
+    assert b"\x1b[1m" in output
