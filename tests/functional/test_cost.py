@@ -1,10 +1,10 @@
 """Pairwise costs keep their digits, near and far from the origin."""
 
+import oracles
 import pytest
 import torch
-
-import oracles
 from cases import ORDERS, cloud, relative_tolerance
+
 from otmetrics.functional import cost_matrix
 from otmetrics.functional.cost import centred, ieee_matmul, row_blocks, squared_distances
 
@@ -86,8 +86,10 @@ def test_centring_changes_no_difference() -> None:
 def test_row_blocks_cover_every_row_once(rows: int, columns: int) -> None:
     blocks = list(row_blocks(rows, columns))
     assert [i for block in blocks for i in range(rows)[block]] == list(range(rows))
-    assert all(block.stop - block.start == 1 or (block.stop - block.start) * columns <= 2**24
-               for block in blocks)
+    assert all(
+        block.stop - block.start == 1 or (block.stop - block.start) * columns <= 2**24
+        for block in blocks
+    )
 
 
 def test_matmul_setting_comes_back() -> None:

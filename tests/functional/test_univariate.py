@@ -1,10 +1,10 @@
 """Transport on the line: sizes, weights, orders, ties."""
 
+import oracles
 import pytest
 import torch
-
-import oracles
 from cases import ORDERS, TransportCase, cloud, transport_cases, weights
+
 from otmetrics.functional import univariate_cost
 from otmetrics.functional.univariate import merged_quantiles
 

@@ -1,0 +1,279 @@
+"""Exact transport against linear programming, and the certificate it carries."""
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from cases import (
+    ORDERS,
+    TransportCase,
+    cloud,
+    relative_tolerance,
+    transport_cases,
+    weights,
+)
+
+from otmetrics.errors import ConvergenceWarning
+from otmetrics.functional import (
+    TransportResult,
+    exact,
+    exact_result,
+    exact_transport,
+    exact_wasserstein,
+)
+
+SHAPES = [(1, 1, 2), (1, 6, 3), (5, 1, 3), (6, 6, 1), (9, 4, 5), (12, 15, 8)]
+
+
+def check_certificate(
+    result: TransportResult, cost: np.ndarray, a: np.ndarray, b: np.ndarray, truth: float
+) -> None:
+    """Everything a result claims, checked against numpy."""
+    assert result.converged
+    assert result.plan is not None
+    assert result.potentials is not None
+    assert result.lower_bound is not None
+    assert result.upper_bound is not None
+    size = np.abs(cost).max()
+    assert result.cost.item() == pytest.approx(truth, rel=1e-9, abs=1e-12 * size)
+    assert result.lower_bound.item() <= truth + 1e-12 * size
+    assert truth <= result.upper_bound.item() + 1e-12 * size
+    assert result.lower_bound <= result.cost <= result.upper_bound
+    assert result.gap is not None
+    assert result.gap.item() <= 1e-6 * abs(truth) + 1e-12 * size
+    plan = result.plan.to_dense().cpu().numpy()
+    assert (plan >= 0).all()
+    np.testing.assert_allclose(plan.sum(1), a / a.sum(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(plan.sum(0), b / b.sum(), rtol=0, atol=1e-12)
+    assert (plan * cost).sum() == pytest.approx(result.upper_bound.item(), rel=1e-9, abs=1e-12)
+    f, g = (potential.cpu().numpy() for potential in result.potentials)
+    assert (f[:, None] + g <= cost + 1e-12 * size).all()
+    dual = (a / a.sum()) @ f + (b / b.sum()) @ g
+    assert dual == pytest.approx(result.lower_bound.item(), rel=1e-9, abs=1e-12 * size)
+
+
+@pytest.mark.parametrize("case", transport_cases(), ids=lambda case: f"{case.name}-{case.order}")
+def test_closed_forms(case: TransportCase, device: torch.device, dtype: torch.dtype) -> None:
+    result = exact_result(
+        case.real.to(device, dtype),
+        case.fake.to(device, dtype),
+        order=case.order,
+        real_weights=case.real_weights,
+        fake_weights=case.fake_weights,
+    )
+    # Costs of this size: where the answer is 0, the translated copies differ by their rounding.
+    rtol = relative_tolerance(dtype)
+    assert result.cost.item() == pytest.approx(case.cost, rel=rtol, abs=1e-14)
+    assert result.value.item() == pytest.approx(case.cost ** (1 / case.order), rel=rtol, abs=1e-14)
+    assert result.converged
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("weighted", ["none", "positive", "zeros"])
+def test_against_linear_programming(
+    weighted: str, shape: tuple[int, int, int], order: float
+) -> None:
+    n, m, d = shape
+    x, y = cloud(n, d, seed=1), cloud(m, d, seed=2)
+    a = b = None
+    if weighted != "none":
+        zeros = weighted == "zeros"
+        a = weights(n, seed=3, zeros=n // 3 * zeros)
+        b = weights(m, seed=4, zeros=m // 3 * zeros)
+    result = exact_result(x, y, order=order, real_weights=a, fake_weights=b)
+    mass_a = oracles.uniform(n) if a is None else a.numpy()
+    mass_b = oracles.uniform(m) if b is None else b.numpy()
+    cost = oracles.costs(x.numpy(), y.numpy(), order)
+    truth, _ = oracles.transport(cost, mass_a, mass_b)
+    check_certificate(result, cost, mass_a, mass_b, truth)
+    assert result.value.item() == pytest.approx(truth ** (1 / order), rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (7, 7), (10, 4)])
+@pytest.mark.parametrize("offset", [-5.0, 0.0, 5.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_any_cost_matrix(weighted: bool, offset: float, shape: tuple[int, int]) -> None:
+    """Costs of any sign, which need no distance behind them."""
+    cost = cloud(*shape, seed=1) + offset
+    a = weights(shape[0], seed=2) if weighted else None
+    b = weights(shape[1], seed=3) if weighted else None
+    result = exact_transport(cost, a, b)
+    mass_a = oracles.uniform(shape[0]) if a is None else a.numpy()
+    mass_b = oracles.uniform(shape[1]) if b is None else b.numpy()
+    truth, _ = oracles.transport(cost.numpy(), mass_a, mass_b)
+    check_certificate(result, cost.numpy(), mass_a, mass_b, truth)
+    assert torch.equal(result.value, result.cost)
+
+
+def test_a_constant_cost_is_its_own_optimum() -> None:
+    for value in (-3.0, 0.0, 1e-300, 1e30):
+        result = exact_transport(torch.full((4, 6), value, dtype=torch.float64))
+        assert result.cost.item() == pytest.approx(value, rel=1e-12)
+        assert result.converged
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_bounds_hold_in_the_dtype_of_the_input(dtype: torch.dtype) -> None:
+    for seed in range(20):
+        x, y = cloud(6, 4, seed=seed, dtype=dtype), cloud(8, 4, seed=99 - seed, dtype=dtype)
+        result = exact_result(x, y)
+        assert result.lower_bound is not None
+        assert result.upper_bound is not None
+        assert result.lower_bound <= result.cost <= result.upper_bound
+        assert result.value.dtype == result.cost.dtype == torch.float32
+
+
+@pytest.mark.parametrize("far", [1e3, 1e5, 1e8])
+def test_the_certificate_does_not_hide_a_wrong_plan(far: float) -> None:
+    """One shared outlier, far beyond the rest: it costs nothing, and all else is what counts."""
+    x, y = 1e-3 * cloud(20, 3, seed=1), 1e-3 * cloud(20, 3, seed=2)
+    outlier = torch.full((1, 3), far, dtype=torch.float64)
+    truth = exact_result(x, y).cost.item() * 20 / 21
+    try:
+        result = exact_result(torch.cat([x, outlier]), torch.cat([y, outlier]))
+    except (RuntimeError, UserWarning):
+        return  # it says that it cannot
+    assert result.lower_bound is not None
+    assert result.upper_bound is not None
+    # Rounding of a coordinate, 1e-16 * far, against 1e-3, may move the truth itself.
+    slack = 1e-9 + 1e-12 * far
+    assert result.lower_bound.item() <= truth * (1 + slack)
+    assert result.upper_bound.item() >= truth * (1 - slack)
+    assert result.cost.item() == pytest.approx(truth, rel=1e-3)
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0])
+def test_an_open_gap_is_said_aloud(order: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that is not optimal leaves the gap open: a warning, `converged`, and the message."""
+
+    def worst(
+        cost: np.ndarray, a: np.ndarray, b: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        return np.outer(a, b), {"u": np.zeros(len(a)), "v": np.zeros(len(b))}
+
+    monkeypatch.setattr(exact, "_network_simplex", worst)
+    with pytest.warns(ConvergenceWarning, match="gap") as caught:
+        result = exact_result(cloud(6, 3, seed=1), cloud(5, 3, seed=2), order=order)
+    assert len(caught) == 1
+    assert not result.converged
+    assert "gap" in result.message
+    assert result.lower_bound is not None
+    assert result.lower_bound < result.cost
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_batch_equals_loop(weighted: bool, order: float) -> None:
+    x, y = cloud(3, 9, 4, seed=1), cloud(3, 6, 4, seed=2)
+    a = weights(3, 9, seed=3, zeros=2) if weighted else None
+    b = weights(6, seed=4) if weighted else None
+    batch = exact_result(x, y, order=order, real_weights=a, fake_weights=b)
+    assert batch.plan is not None
+    assert batch.potentials is not None
+    assert batch.plan.shape == (3, 9, 6)
+    for i in range(3):
+        alone = exact_result(
+            x[i], y[i], order=order, real_weights=None if a is None else a[i], fake_weights=b
+        )
+        assert alone.plan is not None
+        assert alone.potentials is not None
+        for name in ("value", "cost", "lower_bound", "upper_bound"):
+            assert torch.equal(getattr(batch, name)[i], getattr(alone, name))
+        assert torch.equal(batch.plan[i].to_dense(), alone.plan.to_dense())
+        assert torch.equal(batch.potentials[0][i], alone.potentials[0])
+        assert torch.equal(batch.potentials[1][i], alone.potentials[1])
+    assert batch.converged
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradient(weighted: bool, order: float) -> None:
+    x, y = cloud(5, 3, seed=1).requires_grad_(), cloud(6, 3, seed=2).requires_grad_()
+    a = weights(5, seed=3) if weighted else None
+    assert torch.autograd.gradcheck(
+        lambda u, v: exact_wasserstein(u, v, order=order, real_weights=a), (x, y)
+    )
+
+
+def test_envelope_gradient_is_the_plan() -> None:
+    """d W_2^2 / d x_i = sum_j P_ij 2 (x_i - y_j), which is 2 (x_i - y_s(i)) / N for equal sizes."""
+    x, y = cloud(7, 4, seed=1).requires_grad_(), cloud(7, 4, seed=2)
+    result = exact_result(x, y)
+    assert result.plan is not None
+    assert not result.plan.requires_grad
+    (gradient,) = torch.autograd.grad(result.cost, x)
+    matched = result.plan.to_dense().argmax(1)
+    torch.testing.assert_close(gradient, 2 * (x.detach() - y[matched]) / 7, rtol=1e-12, atol=0)
+
+
+def test_gradient_in_the_cost_is_the_plan() -> None:
+    cost = cloud(4, 6, seed=1).abs().requires_grad_()
+    result = exact_transport(cost, weights(4, seed=2), weights(6, seed=3))
+    (gradient,) = torch.autograd.grad(result.cost, cost)
+    assert result.plan is not None
+    assert torch.equal(gradient, result.plan.to_dense())
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("copies", [1, 2])
+def test_gradient_at_equal_laws_is_zero(copies: int, order: float) -> None:
+    x = cloud(7, 4).requires_grad_()
+    value = exact_wasserstein(x, x.detach().repeat(copies, 1), order=order)
+    value.backward()
+    assert value.item() == 0
+    assert x.grad is not None
+    assert (x.grad == 0).all()
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0])
+def test_gradient_with_some_equal_points(order: float) -> None:
+    x, y = cloud(8, 3, seed=1), cloud(8, 3, seed=2)
+    y[:4] = x[:4]
+    x.requires_grad_()
+    exact_wasserstein(x, y, order=order).backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert x.grad.norm() > 0
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+def test_offset_and_scale(scale: float, order: float) -> None:
+    x, y = cloud(9, 5, seed=1), cloud(7, 5, seed=2)
+    expected = scale * exact_wasserstein(x, y, order=order)
+    moved = exact_result(scale * (x + 1e6), scale * (y + 1e6), order=order)
+    # 1e6 rounds to 1e-10 in the input; nothing more is lost.
+    torch.testing.assert_close(moved.value, expected, rtol=1e-9, atol=0)
+    assert moved.converged
+
+
+@pytest.mark.parametrize("place", [-1e9, 1e9])
+def test_a_point_without_weight_does_not_exist(place: float) -> None:
+    x, y, a = cloud(12, 4, seed=1), cloud(9, 4, seed=2), weights(12, seed=3, zeros=1)
+    expected = exact_wasserstein(x[1:], y, real_weights=a[1:])
+    padded = torch.cat([torch.full((1, 4), place, dtype=x.dtype), x[1:]])
+    result = exact_result(padded, y, real_weights=a)
+    torch.testing.assert_close(result.value, expected, rtol=1e-6, atol=0)
+    assert result.plan is not None
+    assert result.plan.to_dense()[0].sum() == 0
+
+
+def test_tiny_weights_count() -> None:
+    """A billionth of the mass, a million away: it is most of the cost."""
+    x = torch.tensor([[0.0], [1e6]], dtype=torch.float64)
+    weight = torch.tensor([1 - 1e-9, 1e-9], dtype=torch.float64)
+    result = exact_result(x, x[:1], real_weights=weight)
+    # Masses are good to a rounding of the whole, 1e-16, which is 1e-7 of this share.
+    assert result.cost.item() == pytest.approx(1e3, rel=1e-6)
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0])
+def test_lattices(order: float) -> None:
+    """Ties everywhere: many optimal plans, one optimum."""
+    for seed in range(20):
+        x, y = cloud(8, 2, seed=seed).round(), cloud(11, 2, seed=50 + seed).round()
+        cost = oracles.costs(x.numpy(), y.numpy(), order)
+        truth, _ = oracles.transport(cost)
+        result = exact_result(x, y, order=order)
+        check_certificate(result, cost, oracles.uniform(8), oracles.uniform(11), truth)

@@ -1,0 +1,165 @@
+"""What every function owes to dtypes and to the caller's settings."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from cases import cloud
+
+from otmetrics.functional import (
+    entropic_cost,
+    exact_wasserstein,
+    frechet_distance,
+    kernel_distance,
+    manifold_scores,
+    sinkhorn_divergence,
+    sliced_wasserstein,
+)
+
+
+def rbf(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return kernel_distance(x, y, kernel="rbf")
+
+
+def manifold(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.stack(manifold_scores(x, y))
+
+
+def divergence(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return sinkhorn_divergence(x, y, epsilon=0.3)
+
+
+FUNCTIONS: list[Callable[[torch.Tensor, torch.Tensor], Any]] = [
+    sliced_wasserstein,
+    exact_wasserstein,
+    entropic_cost,
+    divergence,
+    frechet_distance,
+    kernel_distance,
+    rbf,
+    manifold,
+]
+
+
+@pytest.fixture
+def low_precision() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_autocast_changes_nothing(
+    dtype: torch.dtype, function: Callable[..., torch.Tensor], device: torch.device
+) -> None:
+    x = cloud(40, 16, seed=1, dtype=dtype, device=device)
+    y = cloud(30, 16, seed=2, dtype=dtype, device=device)
+    expected = function(x, y)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        found = function(x, y)
+    assert found.dtype == expected.dtype == dtype
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS[:-1])
+def test_autocast_does_not_change_gradients(
+    function: Callable[..., torch.Tensor], device: torch.device
+) -> None:
+    gradients = []
+    for enabled in (False, True):
+        x = cloud(20, 8, seed=1, dtype=torch.float32, device=device).requires_grad_()
+        y = cloud(15, 8, seed=2, dtype=torch.float32, device=device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled):
+            value = function(x, y)
+        value.backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.usefixtures("low_precision")
+def test_low_matmul_precision_changes_nothing(
+    function: Callable[..., torch.Tensor], device: torch.device
+) -> None:
+    x = cloud(300, 64, seed=1, dtype=torch.float32, device=device)
+    y = cloud(200, 64, seed=2, dtype=torch.float32, device=device)
+    found = function(x, y)
+    assert torch.get_float32_matmul_precision() == "medium"
+    torch.set_float32_matmul_precision("highest")
+    assert torch.equal(found, function(x, y))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.usefixtures("low_precision")
+def test_settings_survive_an_error(
+    function: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> None:
+        raise MemoryError("inside")
+
+    x, y = cloud(20, 4, seed=1, dtype=torch.float32), cloud(20, 4, seed=2, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "__matmul__", fail)
+            with pytest.raises(MemoryError, match="inside"):
+                function(x, y)
+        assert torch.is_autocast_enabled("cpu")
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_is_upcast_first(
+    half: torch.dtype, function: Callable[..., torch.Tensor], device: torch.device
+) -> None:
+    """The same numbers in float32 and in half precision give the same answer."""
+    x, y = cloud(20, 6, seed=1, dtype=half), cloud(15, 6, seed=2, dtype=half)
+    x, y = x.to(device), y.to(device)
+    found = function(x, y)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, function(x.float(), y.float()))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_dtypes_are_promoted(function: Callable[..., torch.Tensor]) -> None:
+    x, y = cloud(20, 6, seed=1), cloud(15, 6, seed=2, dtype=torch.float32)
+    assert torch.equal(function(x, y), function(x, y.double()))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_single_precision_agrees_with_double(function: Callable[..., torch.Tensor]) -> None:
+    x, y = cloud(40, 6, seed=1, dtype=torch.float32), cloud(30, 6, seed=2, dtype=torch.float32)
+    found, expected = function(x, y), function(x.double(), y.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_inputs_stay_as_they_are(function: Callable[..., torch.Tensor]) -> None:
+    x, y = cloud(20, 6, seed=1), cloud(15, 6, seed=2)
+    copies = x.clone(), y.clone()
+    function(x, y)
+    assert torch.equal(x, copies[0])
+    assert torch.equal(y, copies[1])
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_memory_layout_does_not_matter(function: Callable[..., torch.Tensor]) -> None:
+    x, y = cloud(6, 20, seed=1).T, cloud(30, 6, seed=2)[::2]
+    assert not x.is_contiguous()
+    found, expected = function(x, y), function(x.contiguous(), y.contiguous())
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_no_graph_in_inference(function: Callable[..., torch.Tensor]) -> None:
+    """Parameters in a no_grad block, and tensors made in inference mode."""
+    x, y = cloud(20, 6, seed=1), cloud(15, 6, seed=2)
+    expected = function(x, y)
+    with torch.no_grad():
+        assert not function(x.clone().requires_grad_(), y).requires_grad
+    with torch.inference_mode():
+        found = function(cloud(20, 6, seed=1), y)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)

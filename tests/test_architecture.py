@@ -1,0 +1,88 @@
+"""The layers: each module imports only from those to its left."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = [
+    {"errors"},
+    {"functional"},
+    {"solvers"},
+    {"features", "images"},
+    {"feature_set"},
+    {"extraction"},
+    {"scores", "score_report", "metrics", "losses", "inference", "explain"},
+    {"scoring"},
+    {"report"},
+    {"reference_models"},
+    {"cli"},
+    {"__main__"},
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+ALSO_NOT = {"features": {"functional", "solvers"}, "images": {"functional", "solvers"}}
+ONLY_IN = {
+    "torchmetrics": {"metrics"},
+    "click": {"cli"},
+    "matplotlib": {"report"},
+    "jinja2": {"report"},
+    "PIL": {"images"},
+}
+FILES = [
+    path
+    for folder in ("otmetrics", "cli", "reference_models")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+
+def parts(path: Path) -> list[str]:
+    """Module path below the package: otmetrics/functional/cost.py gives functional, cost."""
+    names = list(path.relative_to(ROOT).with_suffix("").parts)
+    return names[1:] if names[0] == "otmetrics" else names
+
+
+def imported(path: Path) -> set[str]:
+    """Absolute names of all that a module imports, also inside functions."""
+    package = ["otmetrics", *parts(path)][:-1]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {f"{source}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: "/".join(parts(path)))
+def test_module(path: Path) -> None:
+    own, names = parts(path)[0], imported(path)
+    for package, allowed in ONLY_IN.items():
+        if own not in allowed:
+            assert not [name for name in names if name.split(".")[0] == package]
+    if own != "cli":
+        calls = [
+            node.func
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call)
+        ]
+        assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 400
+    if own == "__init__":
+        return  # the public names, from everywhere
+    assert own in RANK, f"give `{own}` its layer"
+    for name in names:
+        other = name.split(".")[1] if name.startswith("otmetrics.") else own
+        if other in RANK and other != own:
+            assert RANK[other] < RANK[own], f"`{own}` imports {name}"
+            assert other not in ALSO_NOT.get(own, set()), f"`{own}` imports {name}"
+
+
+def test_the_rules_meet_files() -> None:
+    """A renamed folder must not turn every rule into a rule about nothing."""
+    assert {"functional", "solvers", "errors"} <= {parts(path)[0] for path in FILES}
+    assert "otmetrics.functional.cost.centred" in imported(
+        ROOT / "otmetrics" / "functional" / "sliced.py"
+    )

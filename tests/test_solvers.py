@@ -1,0 +1,139 @@
+"""The solver objects: options checked when made, the same numbers as the functions."""
+
+import copy
+import dataclasses
+import math
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from cases import cloud, weights
+
+from otmetrics.errors import ConvergenceWarning
+from otmetrics.functional import exact_result, sinkhorn_result, sliced_result
+from otmetrics.solvers import Exact, Sinkhorn, Sliced
+
+Solver = Sliced | Exact | Sinkhorn
+SOLVERS: list[Solver] = [
+    Sliced(order=1.5, num_projections=33, seed=7),
+    Exact(order=3.0),
+    Sinkhorn(order=1.0, epsilon=0.4, tolerance=1e-4, max_iterations=500),
+]
+
+BAD_OPTIONS: list[tuple[type[Solver], str, Any]] = [
+    *[(s, "order", v) for s in (Sliced, Exact, Sinkhorn) for v in (0.5, math.nan, math.inf, "2")],
+    *[(Sliced, "num_projections", v) for v in (0, -1, 2.0, True)],
+    *[(Sliced, "seed", v) for v in (-1, 0.5, None, 2**64)],
+    *[(Sinkhorn, "epsilon", v) for v in (0.0, -1.0, math.nan, "1")],
+    *[(Sinkhorn, "tolerance", v) for v in (0.0, 1.0, math.nan)],
+    *[(Sinkhorn, "max_iterations", v) for v in (0, 1.5)],
+]
+
+
+@pytest.mark.parametrize(("solver", "name", "value"), BAD_OPTIONS)
+def test_options_are_checked_when_made(solver: type[Solver], name: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"`{name}`"):
+        solver(**{name: value})
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+def test_every_option_is_used(solver: Solver) -> None:
+    """A change of any field changes the value, its error, or whether it converged."""
+    x, y = cloud(20, 3, seed=1), cloud(15, 3, seed=2)
+    base = solver.solve(x, y)
+    others = {"relative": False, "max_iterations": 2, "tolerance": 1e-9, "order": 2.0}
+    for field in dataclasses.fields(solver):
+        value = others.get(field.name, getattr(solver, field.name) * 2)
+        changed = dataclasses.replace(solver, **{field.name: value})
+        if field.name == "max_iterations":
+            with pytest.warns(ConvergenceWarning):
+                result = changed.solve(x, y)
+        else:
+            result = changed.solve(x, y)
+        assert result.value != base.value, field.name
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+def test_the_call_is_the_value(solver: Solver) -> None:
+    x, y = cloud(2, 9, 3, seed=1).requires_grad_(), cloud(2, 7, 3, seed=2)
+    value = solver(x, y)
+    assert value.shape == (2,)
+    assert torch.equal(value, solver.solve(x, y).value)
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+    assert gradient.isfinite().all()
+    assert gradient.norm() > 0
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+def test_solvers_are_values(solver: Solver) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        solver.order = 2.0  # type: ignore[misc]
+    for twin in (copy.deepcopy(solver), pickle.loads(pickle.dumps(solver))):
+        assert twin == solver
+        assert hash(twin) == hash(solver)
+    assert solver != type(solver)()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_functions_give_the_same_numbers(weighted: bool) -> None:
+    x, y = cloud(9, 3, seed=1), cloud(7, 3, seed=2)
+    options: dict[str, Any] = {}
+    if weighted:
+        options = {"real_weights": weights(9, seed=3), "fake_weights": weights(7, seed=4)}
+    generator = torch.Generator().manual_seed(7)
+    pairs = [
+        (
+            SOLVERS[0].solve(x, y, **options),
+            sliced_result(x, y, order=1.5, num_projections=33, generator=generator, **options),
+        ),
+        (SOLVERS[1].solve(x, y, **options), exact_result(x, y, order=3.0, **options)),
+        (
+            SOLVERS[2].solve(x, y, **options),
+            sinkhorn_result(
+                x, y, order=1.0, epsilon=0.4, tolerance=1e-4, max_iterations=500, **options
+            ),
+        ),
+    ]
+    for solved, computed in pairs:
+        assert torch.equal(solved.value, computed.value)
+        assert torch.equal(solved.cost, computed.cost)
+
+
+def test_sliced_draws_its_directions_anew_each_time() -> None:
+    x, y = cloud(9, 3, seed=1), cloud(7, 3, seed=2)
+    solver = Sliced(num_projections=8, seed=3)
+    assert torch.equal(solver(x, y), solver(x, y))
+
+
+def test_results_fill_what_their_solver_knows() -> None:
+    x, y = cloud(9, 3, seed=1), cloud(7, 3, seed=2)
+    known: dict[Solver, set[str]] = {
+        Sliced(): {"standard_error"},
+        Exact(): {"lower_bound", "upper_bound", "potentials", "plan"},
+        Sinkhorn(): {"potentials", "num_iterations"},
+    }
+    always = {"value", "cost", "converged", "message"}
+    for solver, fields in known.items():
+        result = solver.solve(x, y)
+        filled = {name for name in result._fields if getattr(result, name) is not None}
+        assert filled == always | fields
+        assert result.message
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0, 3.0])
+def test_three_methods_in_one_unit(order: float) -> None:
+    """Moved by t, each solver answers in the units of t: |t| or its share on the sphere."""
+    x, shift = cloud(20, 1, seed=1), 2.5
+    for solver in (Sliced(order=order), Exact(order=order), Sinkhorn(order=order, epsilon=10.0)):
+        value = solver(x, x + shift).item()
+        if isinstance(solver, Sinkhorn) and order != 2:
+            assert 0 < value < shift + 1  # debiased for p = 2 only
+        else:
+            assert value == pytest.approx(shift, rel=1e-4)
+
+
+def test_stopping_early_warns_through_the_solver() -> None:
+    with pytest.warns(ConvergenceWarning) as caught:
+        Sinkhorn(epsilon=1e-3, max_iterations=2)(cloud(9, 3, seed=1), cloud(7, 3, seed=2))
+    assert len(caught) == 1
