@@ -13,7 +13,7 @@ from torch import Tensor
 from otmetrics.errors import DataError
 from otmetrics.feature_set import FeatureSet, check_comparable
 from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, load_extractor
-from otmetrics.functional.checks import check_at_least
+from otmetrics.functional.checks import check_at_least, check_seed
 from otmetrics.images import FeatureArray, ImageFolder, ImageSource, ReadingReport, batches, opened
 
 Progress = Callable[[str, int, int], None]
@@ -51,7 +51,7 @@ class Extraction:
     def __post_init__(self) -> None:
         if self.num is not None:
             check_at_least("num", self.num, 2)
-        check_at_least("seed", self.seed, 0)
+        check_seed(self.seed)
         check_at_least("batch_size", self.batch_size, 1)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import frechet_distance, kernel_distance, manifold_scores
-from otmetrics.functional.checks import check_at_least
+from otmetrics.functional.checks import check_at_least, check_seed
 from otmetrics.functional.result import TransportResult
 from otmetrics.solvers import Exact, Sinkhorn, Sliced
 
@@ -67,7 +67,7 @@ class Scoring:
         check_at_least("num_neighbors", self.num_neighbors, 1)
         check_at_least("exact_max", self.exact_max, 2)
         check_at_least("sinkhorn_max", self.sinkhorn_max, 2)
-        check_at_least("seed", self.seed, 0)
+        check_seed(self.seed)
 
 
 class Measured(NamedTuple):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from otmetrics.functional.checks import check_at_least, check_order
+from otmetrics.functional.checks import check_at_least, check_order, check_seed
 from otmetrics.functional.exact import exact_result
 from otmetrics.functional.result import TransportResult
 from otmetrics.functional.sinkhorn import SinkhornOptions, check_sinkhorn_options, sinkhorn_result
@@ -37,7 +37,7 @@ class Sliced:
     def __post_init__(self) -> None:
         check_order(self.order)
         check_at_least("num_projections", self.num_projections, 1)
-        check_at_least("seed", self.seed, 0)
+        check_seed(self.seed)
 
     def solve(
         self,

@@ -1,18 +1,25 @@
 """What the maths accepts: one place where tensors and numbers are checked and upcast."""
 
 import math
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
+# Powers of distances up to this one fit float64, with room for sums over samples.
+_LARGEST_POWER = 1e290
 
-def checked_clouds(real: Tensor, fake: Tensor, *, min_samples: int = 1) -> tuple[Tensor, Tensor]:
+
+def checked_clouds(
+    real: Tensor, fake: Tensor, *, min_samples: int = 1, order: float = 2.0
+) -> tuple[Tensor, Tensor]:
     """Return both clouds in one floating dtype of at least 32 bits.
 
     Args:
         real: Features of shape (N, D) or (B, N, D).
         fake: Features of shape (M, D) or (B, M, D).
         min_samples: The fewest samples a side for which the question has an answer.
+        order: The highest power of a distance that the answer takes.
 
     Returns:
         `real` and `fake`, promoted to one dtype.
@@ -20,10 +27,10 @@ def checked_clouds(real: Tensor, fake: Tensor, *, min_samples: int = 1) -> tuple
     Raises:
         TypeError: If either is not a floating tensor.
         ValueError: If shapes or devices do not match, a side has too few samples, or a value is
-            NaN or infinite.
+            NaN, infinite or too large for its power to fit float64.
     """
     for name, cloud in (("real", real), ("fake", fake)):
-        _check_cloud(name, cloud, min_samples)
+        _check_cloud(name, cloud, min_samples, order)
     if real.ndim != fake.ndim or real.shape[:-2] != fake.shape[:-2]:
         raise ValueError(
             "`real` and `fake` must have the same batch dimensions, "
@@ -42,10 +49,9 @@ def checked_clouds(real: Tensor, fake: Tensor, *, min_samples: int = 1) -> tuple
     return real.to(dtype), fake.to(dtype)
 
 
-def _check_cloud(name: str, cloud: Tensor, min_samples: int) -> None:
+def _check_cloud(name: str, cloud: Tensor, min_samples: int, order: float) -> None:
     """Raise unless `cloud` is a finite floating (N, D) or (B, N, D) tensor with enough samples."""
-    if not isinstance(cloud, Tensor):
-        raise TypeError(f"`{name}` must be a torch.Tensor, got {type(cloud).__name__}.")
+    check_tensor(name, cloud)
     if not cloud.is_floating_point():
         raise TypeError(f"`{name}` must be floating, got {cloud.dtype}: convert it first.")
     if cloud.ndim not in (2, 3):
@@ -56,8 +62,16 @@ def _check_cloud(name: str, cloud: Tensor, min_samples: int) -> None:
         )
     if cloud.shape[-1] < 1 or cloud.shape[0] < 1:
         raise ValueError(f"`{name}` must not be empty, got shape {tuple(cloud.shape)}.")
-    if not torch.isfinite(cloud).all():
+    largest = float(cloud.detach().abs().max())
+    if not math.isfinite(largest):
         raise ValueError(f"`{name}` must be finite, got NaN or infinite values.")
+    # No distance is longer than twice the longest vector.
+    bound = min(_LARGEST_POWER ** (1 / order), torch.finfo(cloud.dtype).max)
+    if 2 * largest * cloud.shape[-1] > bound:
+        raise ValueError(
+            f"`{name}` must be small enough for |x - y|^{order:g} to fit its dtype, "
+            f"got values up to {largest:.1e}: scale both clouds down."
+        )
 
 
 def checked_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor | None:
@@ -72,10 +86,13 @@ def checked_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor 
         Weights of shape `cloud.shape[:-1]`, or None.
 
     Raises:
-        ValueError: If the shape differs, a weight is negative or not finite, or a row sums to zero.
+        TypeError: If the weights are not a tensor.
+        ValueError: If the shape differs, a weight is negative or not finite, or a row does not sum
+            to a positive finite number.
     """
     if weights is None:
         return None
+    check_tensor(name, weights)
     shape = cloud.shape[:-1]
     if weights.shape not in (shape, shape[-1:]):
         raise ValueError(f"`{name}` must have shape {tuple(shape)}, got {tuple(weights.shape)}.")
@@ -83,9 +100,23 @@ def checked_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor 
     if not torch.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(f"`{name}` must be finite and >= 0.")
     total = weights.sum(-1, keepdim=True)
-    if (total <= 0).any():
-        raise ValueError(f"`{name}` must have a positive sum.")
+    if not ((total > 0) & torch.isfinite(total)).all():
+        raise ValueError(f"`{name}` must have a positive finite sum.")
     return weights / total
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raise unless an argument is a tensor.
+
+    Args:
+        name: The argument's name, for the message.
+        value: Its value.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}.")
 
 
 def check_order(order: float) -> None:
@@ -95,10 +126,24 @@ def check_order(order: float) -> None:
         order: The order p.
 
     Raises:
-        ValueError: If `order` is below 1 or not finite.
+        ValueError: If `order` is not a number, below 1 or not finite.
     """
-    if not (math.isfinite(order) and order >= 1):
-        raise ValueError(f"`order` must be a finite number >= 1, got {order}.")
+    if not _is_number(order) or order < 1:
+        raise ValueError(f"`order` must be a finite number >= 1, got {order!r}.")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise unless a real option is positive and finite.
+
+    Args:
+        name: The option's name, for the message.
+        value: Its value.
+
+    Raises:
+        ValueError: If `value` is not a positive finite number.
+    """
+    if not _is_number(value) or value <= 0:
+        raise ValueError(f"`{name}` must be a positive finite number, got {value!r}.")
 
 
 def check_at_least(name: str, value: int, minimum: int) -> None:
@@ -112,19 +157,24 @@ def check_at_least(name: str, value: int, minimum: int) -> None:
     Raises:
         ValueError: If `value` is below `minimum` or not an integer.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise ValueError(f"`{name}` must be an integer >= {minimum}, got {value!r}.")
 
 
-def check_positive(name: str, value: float) -> None:
-    """Raise unless a real option is positive and finite.
+def check_seed(seed: int) -> None:
+    """Raise unless a seed is one that torch takes.
 
     Args:
-        name: The option's name, for the message.
-        value: Its value.
+        seed: The seed.
 
     Raises:
-        ValueError: If `value` is not a positive finite number.
+        ValueError: If it is not an integer in [0, 2^63).
     """
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"`{name}` must be positive and finite, got {value}.")
+    check_at_least("seed", seed, 0)
+    if seed >= 2**63:
+        raise ValueError(f"`seed` must be below 2^63, got {seed}.")
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a finite real number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from otmetrics.functional.checks import check_order, checked_clouds
 
 # Below this share of |x|^2 + |y|^2 the matrix-product form has lost half of its digits,
 # so the entry is recomputed from the difference of its two points.
@@ -14,7 +17,7 @@ _BLOCK_ELEMENTS = 2**24
 
 @contextmanager
 def ieee_matmul(device: torch.device) -> Iterator[None]:
-    """Compute matrix products in their own precision: no autocast, no TF32.
+    """Compute float32 matrix products as IEEE float32: no autocast, no TF32, no bfloat16.
 
     Args:
         device: Where the products run.
@@ -22,13 +25,34 @@ def ieee_matmul(device: torch.device) -> Iterator[None]:
     Yields:
         Nothing; the former settings are back at the end, also after an error.
     """
-    before = torch.get_float32_matmul_precision()
-    try:
+    with torch.autocast(device.type, enabled=False), _ieee_precision():
+        yield
+
+
+@contextmanager
+def _ieee_precision() -> Iterator[None]:
+    """Set the precision of matrix products by the API that this torch has, and set it back.
+
+    The two APIs must not be mixed: once the caller has used the newer one, the older one raises.
+    """
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch before 2.9
+        before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
-        with torch.autocast(device.type, enabled=False):
+        try:
             yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+        return
+    mkldnn: Any = torch.backends.mkldnn
+    backends: list[Any] = [torch.backends.cuda.matmul, mkldnn.matmul]
+    precisions = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for backend, precision in zip(backends, precisions, strict=True):
+            backend.fp32_precision = precision
 
 
 def centred(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,12 +73,12 @@ def centred(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
 def squared_distances(real: Tensor, fake: Tensor) -> Tensor:
     """Squared Euclidean distances, accurate also where points coincide.
 
-    One matrix product, then every entry that lost digits to cancellation is recomputed from the
-    difference of its points: duplicates give exactly 0. Time O(N M D), memory O(N M).
+    One matrix product; entries that lost digits to cancellation are recomputed from the difference
+    of their points, so that duplicates give exactly 0. Time O(N M D), memory O(N M).
 
     Args:
-        real: Features (N, D), best in float64.
-        fake: Features (M, D) of the same dtype.
+        real: Features (N, D) in float64, already checked.
+        fake: Features (M, D) in float64.
 
     Returns:
         Distances (N, M), >= 0, differentiable in both clouds.
@@ -63,11 +87,14 @@ def squared_distances(real: Tensor, fake: Tensor) -> Tensor:
     norms = real.square().sum(-1)[:, None] + fake.square().sum(-1)[None, :]
     with ieee_matmul(real.device):
         squared = (norms - 2 * real @ fake.T).clamp_min(0)
-    rows, columns = (squared.detach() <= _CANCELLATION * norms.detach()).nonzero(as_tuple=True)
-    size = max(1, _BLOCK_ELEMENTS // real.shape[-1])
-    for start in range(0, len(rows), size):
-        i, j = rows[start : start + size], columns[start : start + size]
-        squared = squared.index_put((i, j), (real[i] - fake[j]).square().sum(-1))
+    close = squared.detach() <= _CANCELLATION * norms.detach()
+    rows, columns = close.nonzero(as_tuple=True)
+    if len(rows) > len(real) + len(fake):  # tight clusters, a collapsed generator
+        exact = "donot_use_mm_for_euclid_dist"
+        return torch.cdist(real, fake, compute_mode=exact).square()
+    if len(rows):
+        difference = real[rows] - fake[columns]
+        squared = squared.index_put((rows, columns), difference.square().sum(-1))
     return squared
 
 
@@ -87,16 +114,35 @@ def power(squared: Tensor, order: float) -> Tensor:
     return torch.where(apart, torch.where(apart, squared, 1.0).pow(order / 2), 0.0)
 
 
+def pairwise_costs(real: Tensor, fake: Tensor, order: float) -> Tensor:
+    """Costs |x_i - y_j|^p of two clouds that are already checked.
+
+    Args:
+        real: Features (N, D) in float64.
+        fake: Features (M, D) in float64.
+        order: The order p >= 1.
+
+    Returns:
+        Costs (N, M), differentiable in both clouds.
+    """
+    return power(squared_distances(real, fake), order)
+
+
 def cost_matrix(real: Tensor, fake: Tensor, *, order: float = 2.0) -> Tensor:
     """Transport costs C_ij = |x_i - y_j|^p, without the factor 1/2 of some texts.
 
     Args:
-        real: Features (N, D).
-        fake: Features (M, D).
+        real: Features (N, D) or (B, N, D).
+        fake: Features (M, D) or (B, M, D).
         order: The order p >= 1.
 
     Returns:
-        Costs (N, M), differentiable in both clouds. Time O(N M D), memory O(N M).
+        Costs (N, M) or (B, N, M), computed in float64, differentiable in both clouds. Time
+        O(N M D), memory O(N M).
+
+    Raises:
+        TypeError: If a cloud is not a floating tensor.
+        ValueError: If a shape or the order breaks its rule.
 
     Example:
         >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=torch.float64)
@@ -104,7 +150,12 @@ def cost_matrix(real: Tensor, fake: Tensor, *, order: float = 2.0) -> Tensor:
         tensor([[0., 5.],
                 [5., 0.]], dtype=torch.float64)
     """
-    return power(squared_distances(real, fake), order)
+    check_order(order)
+    real, fake = checked_clouds(real, fake, order=order)
+    x, y = real.double(), fake.double()
+    if real.ndim == 2:
+        return pairwise_costs(x, y, order).to(real.dtype)
+    return torch.stack([pairwise_costs(*p, order) for p in zip(x, y, strict=True)]).to(real.dtype)
 
 
 def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:

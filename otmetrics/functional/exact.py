@@ -7,11 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmetrics.functional.checks import check_order, checked_clouds, checked_weights
-from otmetrics.functional.cost import cost_matrix, power
-from otmetrics.functional.result import TransportResult, root, stacked
+from otmetrics.errors import ConvergenceWarning
+from otmetrics.functional.checks import (
+    check_order,
+    check_tensor,
+    checked_clouds,
+    checked_weights,
+)
+from otmetrics.functional.cost import pairwise_costs, power
+from otmetrics.functional.result import TransportResult, outward, root, stacked
 
 _RELATIVE_GAP = 1e-6
+_ROUNDING = 16 * torch.finfo(torch.float64).eps
+_ATTEMPTS = 3
 _MAX_PIVOTS = 10**9  # POT's default of 1e5 stops large problems on an infeasible plan
 
 
@@ -23,6 +31,7 @@ class _Optimum(NamedTuple):
     masses: Tensor
     potentials: tuple[Tensor, Tensor]
     lower_bound: Tensor
+    closed: bool
 
 
 def exact_transport(
@@ -44,6 +53,7 @@ def exact_transport(
         a cost matrix has no order. Differentiable in `cost`, with the plan as its gradient.
 
     Raises:
+        TypeError: If `cost` is not a floating tensor.
         ValueError: If `cost` is not a finite (N, M) tensor or a weight breaks its rule.
 
     References:
@@ -54,6 +64,9 @@ def exact_transport(
         >>> exact_transport(torch.tensor([[0.0, 2.0], [3.0, 1.0]])).cost
         tensor(0.5000)
     """
+    check_tensor("cost", cost)
+    if not cost.is_floating_point():
+        raise TypeError(f"`cost` must be floating, got {cost.dtype}: convert it first.")
     if cost.ndim != 2 or 0 in cost.shape or not torch.isfinite(cost).all():
         raise ValueError(f"`cost` must be finite of shape (N, M), got {tuple(cost.shape)}.")
     a = checked_weights("real_weights", real_weights, cost)
@@ -61,8 +74,8 @@ def exact_transport(
     optimum = _optimum(cost.detach().double().cpu(), a, b)
     masses = optimum.masses.to(cost.device)
     rows, columns = optimum.rows.to(cost.device), optimum.columns.to(cost.device)
-    total = (masses * cost[rows, columns]).sum()
-    return _result(total, total, optimum, cost, cost.shape)
+    total = (masses * cost[rows, columns].double()).sum()
+    return _warned(_result(total, total, optimum, cost, cost.shape))
 
 
 def exact_result(
@@ -95,11 +108,11 @@ def exact_result(
         ValueError: If a shape, a weight or the order breaks its rule.
     """
     check_order(order)
-    real, fake = checked_clouds(real, fake)
+    real, fake = checked_clouds(real, fake, order=order)
     a = checked_weights("real_weights", real_weights, real)
     b = checked_weights("fake_weights", fake_weights, fake)
     if real.ndim == 2:
-        return _solved(real, fake, order, a, b)
+        return _warned(_solved(real, fake, order, a, b))
     weights = [(None if a is None else a[i], None if b is None else b[i]) for i in range(len(real))]
     return stacked([_solved(x, y, order, *w) for x, y, w in zip(real, fake, weights, strict=True)])
 
@@ -141,7 +154,7 @@ def _solved(
 ) -> TransportResult:
     """Solve one problem of two (N, D) clouds."""
     with torch.no_grad():
-        costs = cost_matrix(real.double(), fake.double(), order=order).cpu()
+        costs = pairwise_costs(real.double(), fake.double(), order).cpu()
     optimum = _optimum(costs, a, b)
     rows, columns = optimum.rows.to(real.device), optimum.columns.to(real.device)
     difference = real.double()[rows] - fake.double()[columns]
@@ -151,20 +164,43 @@ def _solved(
 
 
 def _optimum(cost: Tensor, a: Tensor | None, b: Tensor | None) -> _Optimum:
-    """Solve on the points that carry weight; potentials of the others follow by c-transform."""
+    """Solve on the points that carry weight, again with outliers cut where the gap stays open."""
     kept_rows, weights_a = _support(a, cost.shape[0])
     kept_columns, weights_b = _support(b, cost.shape[1])
     part = cost[kept_rows][:, kept_columns]
-    # The simplex compares costs with absolute tolerances: give it costs of order one.
-    scale = float(part.abs().mean()) or 1.0
-    plan, log = _network_simplex((part / scale).numpy(), weights_a.numpy(), weights_b.numpy())
-    g = torch.from_numpy(log["v"]) * scale
+    least, limit = float(part.min()), float("inf")
+    # The simplex works in float64 on potentials as large as the largest cost, so that costs far
+    # above the optimum drown the others. A plan at hand bounds what an optimal one pays for moving
+    # its smallest mass, so that costs above that may be cut; the bounds tell if it went wrong.
+    for _ in range(_ATTEMPTS):
+        optimum = _attempt(part, weights_a, weights_b, limit)
+        total = float(optimum.masses @ part[optimum.rows, optimum.columns])
+        if total - float(optimum.lower_bound) <= _RELATIVE_GAP * abs(total) or total <= least:
+            break
+        limit = least + (total - least) / float(optimum.masses.min())
+    g = optimum.potentials[1]
     f = (cost[:, kept_columns] - g).amin(1)
     g = (cost - f[:, None]).amin(0)
-    bound = weights_a @ f[kept_rows] + weights_b @ g[kept_columns]
-    rows, columns = (torch.from_numpy(index) for index in np.nonzero(plan))
-    masses = torch.from_numpy(plan[rows, columns])
-    return _Optimum(kept_rows[rows], kept_columns[columns], masses, (f, g), bound)
+    rows, columns = kept_rows[optimum.rows], kept_columns[optimum.columns]
+    return optimum._replace(rows=rows, columns=columns, potentials=(f, g))
+
+
+def _attempt(cost: Tensor, a: Tensor, b: Tensor, limit: float) -> _Optimum:
+    """One run of the simplex on costs cut at `limit`, judged on the whole costs."""
+    cut = cost.clamp(max=limit)
+    # The simplex compares costs with absolute tolerances: give it costs of order one.
+    scale = float(cut.abs().mean()) or 1.0
+    plan, log = _network_simplex((cut / scale).numpy(), a.numpy(), b.numpy())
+    support = np.nonzero(plan)
+    rows, columns = (torch.from_numpy(index) for index in support)
+    masses = torch.from_numpy(plan[support])
+    g = torch.from_numpy(log["v"]) * scale
+    f = (cost - g).amin(1)
+    g = (cost - f[:, None]).amin(0)
+    lower, upper = a @ f + b @ g, masses @ cost[rows, columns]
+    rounding = _ROUNDING * (a @ f.abs() + b @ g.abs())
+    closed = bool(upper - lower <= _RELATIVE_GAP * upper.abs() + rounding)
+    return _Optimum(rows, columns, masses, (f, g), lower, closed)
 
 
 def _support(weights: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
@@ -193,12 +229,11 @@ def _result(
     value: Tensor, cost: Tensor, optimum: _Optimum, like: Tensor, shape: tuple[int, ...]
 ) -> TransportResult:
     """Assemble the result in the dtype and on the device of the input."""
-    upper = cost.detach().double()
+    upper = cost.detach()
     # Rounding can push the bound past the optimum by an ulp or two.
     lower = torch.minimum(optimum.lower_bound.to(upper.device), upper)
+    lower_bound, upper_bound = outward(lower, upper, like.dtype)
     f, g = optimum.potentials
-    scale = f.abs().mean() + g.abs().mean()
-    closed = bool(upper - lower <= _RELATIVE_GAP * upper.abs() + 1e-12 * scale.to(upper.device))
     plan = torch.sparse_coo_tensor(
         torch.stack([optimum.rows, optimum.columns]),
         optimum.masses,
@@ -206,13 +241,24 @@ def _result(
         check_invariants=False,  # rows and columns come sorted and unique from np.nonzero
         is_coalesced=True,
     ).to(like.device)
+    gap = float(upper - lower)
     return TransportResult(
         value=value.to(like.dtype),
         cost=cost.to(like.dtype),
-        lower_bound=lower,
-        upper_bound=upper,
+        lower_bound=lower_bound,
+        upper_bound=upper_bound,
         potentials=(f.to(like.device), g.to(like.device)),
         plan=plan,
-        converged=closed,
-        message="optimal" if closed else f"duality gap {float(upper - lower):.2e} stays open",
+        converged=optimum.closed,
+        message="optimal"
+        if optimum.closed
+        else f"The duality gap {gap:.2e} stays open: the costs span too many orders of magnitude "
+        "for float64; leave out the outliers.",
     )
+
+
+def _warned(result: TransportResult) -> TransportResult:
+    """Say once that a gap stays open."""
+    if not result.converged:
+        warnings.warn(result.message, ConvergenceWarning, stacklevel=3)
+    return result

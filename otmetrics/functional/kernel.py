@@ -54,7 +54,7 @@ def kernel_distance(
         check_positive("bandwidth", bandwidth)
         if kernel != "rbf":
             raise ValueError(f'`bandwidth` belongs to the "rbf" kernel, got kernel {kernel!r}.')
-    real, fake = checked_clouds(real, fake, min_samples=2)
+    real, fake = checked_clouds(real, fake, min_samples=2, order=6 if kernel == "polynomial" else 2)
     x, y = real.double(), fake.double()
     if real.ndim == 2:
         return _mmd(x, y, kernel, bandwidth).to(real.dtype)
@@ -63,22 +63,24 @@ def kernel_distance(
 
 def _mmd(x: Tensor, y: Tensor, kernel: str, bandwidth: float | None) -> Tensor:
     """MMD^2 of one pair of clouds."""
-    n, m = len(x), len(y)
+    n, m, dimension = len(x), len(y), x.shape[1]
     if kernel == "rbf":
         x, y = centred(x, y)
-        width = bandwidth or _mean_squared_distance(x, y) ** 0.5 / 2**0.5 or 1.0
+        width = bandwidth or (_mean_squared_distance(x, y) / 2) ** 0.5 or 1.0
 
         def values(a: Tensor, b: Tensor) -> Tensor:
             return (squared_distances(a, b) / (-2 * width**2)).exp()
 
+        own_x, own_y = x.new_tensor(n), x.new_tensor(m)
     else:
 
         def values(a: Tensor, b: Tensor) -> Tensor:
             with ieee_matmul(a.device):
-                return (a @ b.T / a.shape[1] + 1) ** 3
+                return (a @ b.T / dimension + 1) ** 3
 
-    within_x = (_total(values, x, x) - _diagonal(values, x)) / (n * (n - 1))
-    within_y = (_total(values, y, y) - _diagonal(values, y)) / (m * (m - 1))
+        own_x, own_y = (((c.square().sum(1) / dimension + 1) ** 3).sum() for c in (x, y))
+    within_x = (_total(values, x, x) - own_x) / (n * (n - 1))
+    within_y = (_total(values, y, y) - own_y) / (m * (m - 1))
     return within_x + within_y - 2 * _total(values, x, y) / (n * m)
 
 
@@ -86,11 +88,6 @@ def _total(values: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> 
     """Sum of the kernel over all pairs, block by block."""
     blocks = [values(x[rows], y).sum() for rows in row_blocks(len(x), len(y))]
     return torch.stack(blocks).sum()
-
-
-def _diagonal(values: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
-    """Sum of the kernel of each point with itself."""
-    return torch.stack([values(row[None], row[None]).sum() for row in x]).sum()
 
 
 def _mean_squared_distance(x: Tensor, y: Tensor) -> float:

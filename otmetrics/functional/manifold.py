@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from otmetrics.functional.checks import check_at_least, checked_clouds
-from otmetrics.functional.cost import centred, ieee_matmul, row_blocks
+from otmetrics.functional.cost import ieee_matmul, row_blocks
 
 
 class PrecisionRecall(NamedTuple):
@@ -46,6 +46,7 @@ def manifold_scores(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> Ma
     Returns:
         The four scores.
     """
+    check_at_least("num_neighbors", num_neighbors, 1)
     real, fake = _checked(real, fake, num_neighbors, min_fake=num_neighbors + 1)
     return ManifoldScores(*_by_problem(_all_scores, real, fake, num_neighbors))
 
@@ -110,6 +111,7 @@ def density_coverage(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> D
         >>> density_coverage(x, x).coverage.item()
         1.0
     """
+    check_at_least("num_neighbors", num_neighbors, 1)
     real, fake = _checked(real, fake, num_neighbors, min_fake=1)
     return DensityCoverage(*_by_problem(_density_coverage, real, fake, num_neighbors))
 
@@ -118,7 +120,6 @@ def _checked(
     real: Tensor, fake: Tensor, num_neighbors: int, min_fake: int
 ) -> tuple[Tensor, Tensor]:
     """Both clouds, each with enough samples for k neighbours."""
-    check_at_least("num_neighbors", num_neighbors, 1)
     real, fake = checked_clouds(real, fake)
     for name, cloud, least in (("real", real, num_neighbors + 1), ("fake", fake, min_fake)):
         if cloud.shape[-2] < least:
@@ -139,7 +140,7 @@ def _by_problem(
     batched = real.ndim == 3
     pairs = zip(real, fake, strict=True) if batched else [(real, fake)]
     with torch.no_grad():
-        rows = [scores(*centred(x.double(), y.double()), num_neighbors) for x, y in pairs]
+        rows = [scores(*_centred(x.double(), y.double()), num_neighbors) for x, y in pairs]
     return (torch.stack(rows, -1) if batched else rows[0]).to(real.dtype)
 
 
@@ -158,6 +159,12 @@ def _density_coverage(real: Tensor, fake: Tensor, num_neighbors: int) -> Tensor:
     nowhere = fake.new_full((len(fake),), -torch.inf)
     hits, holds_fake, _ = _inside(real, fake, _radii(real, num_neighbors), nowhere)
     return torch.stack([hits.double().mean() / num_neighbors, holds_fake.double().mean()])
+
+
+def _centred(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift both clouds by the median of the real one, which no outlier moves."""
+    centre = real.median(0).values
+    return real - centre, fake - centre
 
 
 def _rounding(dimension: int) -> float:

@@ -61,6 +61,23 @@ def root(cost: Tensor, order: float) -> Tensor:
     return torch.where(positive, torch.where(positive, cost, 1.0).pow(1 / order), 0.0)
 
 
+def outward(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Round float64 bounds to another dtype so that they still enclose what they enclosed.
+
+    Args:
+        lower: Lower bounds in float64.
+        upper: Upper bounds in float64.
+        dtype: The dtype of the cost that they bound.
+
+    Returns:
+        Bounds in `dtype`, at most two units in the last place wider.
+    """
+    if dtype == torch.float64:
+        return lower, upper
+    infinity = torch.tensor(torch.inf, dtype=dtype, device=lower.device)
+    return lower.to(dtype).nextafter(-infinity), upper.to(dtype).nextafter(infinity)
+
+
 def stacked(results: list[TransportResult]) -> TransportResult:
     """Return the results of B problems as one result with a leading dimension B.
 

@@ -15,9 +15,12 @@ from otmetrics.functional.checks import (
     checked_clouds,
     checked_weights,
 )
-from otmetrics.functional.cost import cost_matrix
+from otmetrics.functional.cost import pairwise_costs
 from otmetrics.functional.result import TransportResult, root, stacked
 
+# First steps that average both scalings with their updates: between equal or nearly equal clouds
+# they keep the symmetry that alternating steps break, and lose only slowly.
+_AVERAGED_STEPS = 20
 _ABSORB_AT = 50.0  # natural logarithm of a scaling at which it moves into its potential
 
 
@@ -32,7 +35,7 @@ class SinkhornOptions(NamedTuple):
 
 
 class _Solved(NamedTuple):
-    """One entropic problem: dual value, potentials, and how far it got (float64)."""
+    """One entropic term in float64: dual value, potentials of all points, and how far it got."""
 
     value: Tensor
     f: Tensor
@@ -183,8 +186,11 @@ def check_sinkhorn_options(options: SinkhornOptions) -> None:
     check_order(options.order)
     check_positive("epsilon", options.epsilon)
     check_at_least("max_iterations", options.max_iterations, 1)
-    if not 0 < options.tolerance < 1:
+    check_positive("tolerance", options.tolerance)
+    if options.tolerance >= 1:
         raise ValueError(f"`tolerance` must be in (0, 1), got {options.tolerance}.")
+    if not isinstance(options.relative, bool):
+        raise ValueError(f"`relative` must be True or False, got {options.relative!r}.")
 
 
 def _by_problem(
@@ -197,7 +203,7 @@ def _by_problem(
 ) -> TransportResult:
     """Check once, solve each problem of a batch, warn once."""
     check_sinkhorn_options(options)
-    real, fake = checked_clouds(real, fake)
+    real, fake = checked_clouds(real, fake, order=options.order)
     a, b = _filled("real_weights", real_weights, real), _filled("fake_weights", fake_weights, fake)
     if real.ndim == 2:
         result = problem(real, fake, a, b, options)
@@ -224,11 +230,10 @@ def _divergence(
     """Solve the cross term and both self terms at one absolute epsilon."""
     x, y = real.double(), fake.double()
     epsilon = _absolute_epsilon(x, y, a, b, options)
-    cross, cross_value = _term(x, y, a, b, epsilon, options)
-    self_x, self_x_value = _term(x, None, a, a, epsilon, options)
-    self_y, self_y_value = _term(y, None, b, b, epsilon, options)
+    cross = _term(x, y, a, b, epsilon, options)
+    self_x, self_y = _term(x, x, a, a, epsilon, options), _term(y, y, b, b, epsilon, options)
     potentials = (cross.f - self_x.f, cross.g - self_y.f)
-    cost = cross_value - (self_x_value + self_y_value) / 2
+    cost = cross.value - (self_x.value + self_y.value) / 2
     return _result(cost, potentials, [cross, self_x, self_y], real, options)
 
 
@@ -237,9 +242,8 @@ def _entropic(
 ) -> TransportResult:
     """Solve the cross term alone."""
     x, y = real.double(), fake.double()
-    epsilon = _absolute_epsilon(x, y, a, b, options)
-    cross, value = _term(x, y, a, b, epsilon, options)
-    return _result(value, (cross.f, cross.g), [cross], real, options)
+    cross = _term(x, y, a, b, _absolute_epsilon(x, y, a, b, options), options)
+    return _result(cross.value, (cross.f, cross.g), [cross], real, options)
 
 
 def _result(
@@ -276,88 +280,89 @@ def _absolute_epsilon(
     if not options.relative:
         return options.epsilon
     with torch.no_grad():
-        mean_cost = float(a @ cost_matrix(x, y, order=options.order) @ b)
+        mean_cost = float(a @ pairwise_costs(x, y, options.order) @ b)
     return options.epsilon * (mean_cost or 1.0)
 
 
 def _term(
-    x: Tensor,
-    y: Tensor | None,
+    x: Tensor, y: Tensor, a: Tensor, b: Tensor, epsilon: float, options: SinkhornOptions
+) -> _Solved:
+    """Solve one term on the points that carry weight; its value has the envelope gradient."""
+    rows, columns = a > 0, b > 0
+    kept_a, kept_b = a[rows], b[columns]
+    with torch.no_grad():
+        costs = pairwise_costs(x, y, options.order)
+        part = costs[rows][:, columns]
+        solved = _scaled(part, kept_a, kept_b, epsilon, options, symmetric=x is y)
+        plan = _kernel(solved.f, solved.g, part, epsilon) * kept_a[:, None] * kept_b
+        if not (rows.all() and columns.all()):
+            f = _soft_minimum(costs[:, columns], solved.g, kept_b, epsilon)
+            g = _soft_minimum(costs.T[:, rows], solved.f, kept_a, epsilon)
+            solved = solved._replace(f=f, g=g)
+    if not (x.requires_grad or y.requires_grad):
+        return solved
+    transported = (plan * pairwise_costs(x[rows], y[columns], options.order)).sum()
+    return solved._replace(value=solved.value + transported - transported.detach())
+
+
+def _scaled(
+    cost: Tensor,
     a: Tensor,
     b: Tensor,
     epsilon: float,
     options: SinkhornOptions,
-) -> tuple[_Solved, Tensor]:
-    """Solve one term, y None for a self term, and give its value the envelope gradient."""
-    with torch.no_grad():
-        costs = cost_matrix(x, x if y is None else y, order=options.order)
-        iterate = _self_term if y is None else _cross_term
-        solved = iterate(costs, a, b, epsilon, options.tolerance, options.max_iterations)
-    y = x if y is None else y
-    if not (x.requires_grad or y.requires_grad):
-        return solved, solved.value
-    plan = ((solved.f[:, None] + solved.g - costs) / epsilon).exp_() * a[:, None] * b
-    transported = (plan * cost_matrix(x, y, order=options.order)).sum()
-    return solved, solved.value + transported - transported.detach()
-
-
-def _cross_term(
-    cost: Tensor, a: Tensor, b: Tensor, epsilon: float, tolerance: float, max_iterations: int
+    symmetric: bool,
 ) -> _Solved:
-    """Alternate row and column scalings until the row marginals are right too."""
+    """Scale rows and columns until both marginals are right; a self term needs one scaling."""
     # The plan is a_i u_i K_ij v_j b_j with K = exp((f + g - C) / epsilon), so that an iteration is
     # two matrix-vector products; u and v move into the potentials before they overflow.
-    f, g = _annealed(cost, a, b, epsilon)
-    error, iteration = float("inf"), 0
-    while error > tolerance and iteration < max_iterations:
-        kernel = ((f[:, None] + g - cost) / epsilon).exp_()
+    f, g = _annealed(cost, a, b, epsilon, symmetric)
+    error, iteration, mass = float("inf"), 0, a.sum()
+    while error > options.tolerance and iteration < options.max_iterations:
+        kernel = _kernel(f, g, cost, epsilon)
         u, v, largest = torch.ones_like(a), torch.ones_like(b), 0.0
-        while error > tolerance and iteration < max_iterations and largest < _ABSORB_AT:
+        while (
+            error > options.tolerance
+            and iteration < options.max_iterations
+            and largest < _ABSORB_AT
+        ):
             rows = kernel @ (b * v)
             error = float(a @ (u * rows - 1).abs())
-            u = 1 / rows
-            v = 1 / ((a * u) @ kernel)
+            if symmetric:
+                u = v = (u / rows).sqrt()
+            elif iteration < _AVERAGED_STEPS:
+                columns = (a * u) @ kernel
+                error += float(b @ (v * columns - 1).abs())
+                u, v = (u / rows).sqrt(), (v / columns).sqrt()
+            else:
+                u = 1 / rows
+                v = 1 / ((a * u) @ kernel)
             largest = max(float(u.log().abs().max()), float(v.log().abs().max()))
             iteration += 1
+        mass = (a * u) @ kernel @ (b * v)
         f, g = f + epsilon * u.log(), g + epsilon * v.log()
-    # After a column step the plan has mass one: the dual objective is this sum, a lower bound.
-    return _Solved(a @ f + b @ g, f, g, iteration, error)
-
-
-def _self_term(
-    cost: Tensor, a: Tensor, b: Tensor, epsilon: float, tolerance: float, max_iterations: int
-) -> _Solved:
-    """One potential serves both sides; averaging it with its transform converges in a few steps."""
-    f, _ = _annealed(cost, a, b, epsilon, symmetric=True)
-    error, iteration = float("inf"), 0
-    mass = a.sum()
-    while error > tolerance and iteration < max_iterations:
-        kernel = ((f[:, None] + f - cost) / epsilon).exp_()
-        u, largest = torch.ones_like(a), 0.0
-        while error > tolerance and iteration < max_iterations and largest < _ABSORB_AT:
-            rows = kernel @ (a * u)
-            error = float(a @ (u * rows - 1).abs())
-            u = (u / rows).sqrt()
-            largest = float(u.log().abs().max())
-            iteration += 1
-        mass = (a * u) @ kernel @ (a * u)
-        f = f + epsilon * u.log()
-    return _Solved(2 * (a @ f) - epsilon * (mass - 1), f, f, iteration, error)
+    # The dual objective, a lower bound of the optimum for any potentials.
+    return _Solved(a @ f + b @ g - epsilon * (mass - 1), f, g, iteration, error)
 
 
 def _annealed(
-    cost: Tensor, a: Tensor, b: Tensor, epsilon: float, symmetric: bool = False
+    cost: Tensor, a: Tensor, b: Tensor, epsilon: float, symmetric: bool
 ) -> tuple[Tensor, Tensor]:
-    """Potentials from one log-domain step at each epsilon, halved from the mean cost down."""
+    """Potentials from one averaged log-domain step at each epsilon, halved from the mean cost."""
     f, g = torch.zeros_like(a), torch.zeros_like(b)
     current = max(float(a @ cost @ b), epsilon)
     while True:
-        transformed = _soft_minimum(cost, g, b, current)
-        f = (f + transformed) / 2 if symmetric else transformed
-        g = f if symmetric else _soft_minimum(cost.T, f, a, current)
+        rows = _soft_minimum(cost, g, b, current)
+        columns = rows if symmetric else _soft_minimum(cost.T, f, a, current)
+        f, g = (f + rows) / 2, (g + columns) / 2
         if current <= epsilon:
             return f, g
         current = max(current / 2, epsilon)
+
+
+def _kernel(f: Tensor, g: Tensor, cost: Tensor, epsilon: float) -> Tensor:
+    """exp((f + g - C) / epsilon), the density of the plan."""
+    return ((f[:, None] + g - cost) / epsilon).exp_()
 
 
 def _soft_minimum(cost: Tensor, potential: Tensor, weights: Tensor, epsilon: float) -> Tensor:

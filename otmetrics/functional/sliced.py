@@ -6,12 +6,13 @@ from torch import Tensor
 from otmetrics.functional.checks import (
     check_at_least,
     check_order,
+    check_tensor,
     checked_clouds,
     checked_weights,
 )
 from otmetrics.functional.cost import centred, ieee_matmul
 from otmetrics.functional.result import TransportResult, root
-from otmetrics.functional.univariate import univariate_cost
+from otmetrics.functional.univariate import line_costs
 
 _CHUNK_ELEMENTS = 2**24
 
@@ -72,7 +73,7 @@ def sliced_result(
     """
     check_order(order)
     check_at_least("num_projections", num_projections, 1)
-    real, fake = checked_clouds(real, fake)
+    real, fake = checked_clouds(real, fake, order=order)
     a = checked_weights("real_weights", real_weights, real)
     b = checked_weights("fake_weights", fake_weights, fake)
     given = directions is not None
@@ -122,7 +123,7 @@ def sliced_wasserstein(
 
     Example:
         >>> x = torch.randn(100, 3, dtype=torch.float64)
-        >>> sliced_wasserstein(x, x[torch.randperm(100)]).item()
+        >>> round(sliced_wasserstein(x, x[torch.randperm(100)]).item(), 9)
         0.0
     """
     return sliced_result(
@@ -138,11 +139,18 @@ def sliced_wasserstein(
 
 
 def _checked_directions(directions: Tensor, cloud: Tensor) -> Tensor:
-    """Directions (D, L) on the device and in the dtype of the cloud."""
+    """Directions (D, L) of length one on the device and in the dtype of the cloud."""
+    check_tensor("directions", directions)
     if directions.ndim != 2 or directions.shape[0] != cloud.shape[-1] or directions.shape[1] < 1:
         raise ValueError(
             f"`directions` must have shape (D, L) with D = {cloud.shape[-1]} and L >= 1, "
             f"got {tuple(directions.shape)}."
+        )
+    lengths = directions.detach().double().norm(dim=0)
+    if not ((lengths - 1).abs() < 1e-3).all():  # also catches NaN
+        raise ValueError(
+            "`directions` must have columns of length 1, got lengths from "
+            f"{lengths.min():.3g} to {lengths.max():.3g}: divide by them."
         )
     return directions.detach().to(cloud)
 
@@ -163,7 +171,7 @@ def _slice_costs(
     for chunk in directions.T.split(max(1, _CHUNK_ELEMENTS // rows)):
         with ieee_matmul(real.device):
             projected = chunk @ real.mT, chunk @ fake.mT
-        costs.append(univariate_cost(*projected, order=order, real_weights=a, fake_weights=b))
+        costs.append(line_costs(*projected, order, a, b))
     return torch.cat(costs, -1)
 
 

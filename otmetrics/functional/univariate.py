@@ -6,6 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from otmetrics.functional.checks import (
+    check_order,
+    check_tensor,
+    checked_clouds,
+    checked_weights,
+)
+
 
 def univariate_cost(
     real: Tensor,
@@ -22,15 +29,19 @@ def univariate_cost(
     Nothing is subsampled. Time O((N + M) log (N + M)) a row.
 
     Args:
-        real: Values (..., N), in any order.
-        fake: Values (..., M) with the same leading dimensions.
+        real: Values (N,) or (B, N), in any order.
+        fake: Values (M,) or (B, M).
         order: The order p >= 1.
-        real_weights: Float64 weights that sum to one and broadcast to `real`, or None.
+        real_weights: Non-negative weights (N,) or (B, N), normalised here; None for uniform.
         fake_weights: The same for `fake`.
 
     Returns:
-        Costs (...), accumulated in float64. Differentiable; ties take any order, each of which is
-        a valid subgradient.
+        Costs, scalar or (B,), accumulated in float64. Differentiable; ties take any order, each of
+        which is a valid subgradient.
+
+    Raises:
+        TypeError: If an argument is not a floating tensor.
+        ValueError: If a shape, a weight or the order breaks its rule.
 
     References:
         Peyre and Cuturi, Computational Optimal Transport, 2019, section 2.6.
@@ -38,6 +49,34 @@ def univariate_cost(
     Example:
         >>> univariate_cost(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 5.0]), order=1)
         tensor(3., dtype=torch.float64)
+    """
+    check_order(order)
+    check_tensor("real", real)
+    check_tensor("fake", fake)
+    real, fake = checked_clouds(real[..., None], fake[..., None], order=order)
+    a = checked_weights("real_weights", real_weights, real)
+    b = checked_weights("fake_weights", fake_weights, fake)
+    return line_costs(real[..., 0], fake[..., 0], order, a, b)
+
+
+def line_costs(
+    real: Tensor,
+    fake: Tensor,
+    order: float,
+    real_weights: Tensor | None,
+    fake_weights: Tensor | None,
+) -> Tensor:
+    """W_p^p of samples that are already checked; see `univariate_cost`.
+
+    Args:
+        real: Values (..., N), in any order.
+        fake: Values (..., M) with the same leading dimensions.
+        order: The order p >= 1.
+        real_weights: Float64 weights that sum to one and broadcast to `real`, or None.
+        fake_weights: The same for `fake`.
+
+    Returns:
+        Costs (...) in float64.
     """
     if real_weights is None and fake_weights is None:
         return _uniform_cost(_sorted(real), _sorted(fake), order)
@@ -97,10 +136,10 @@ def _weighted_cost(
     """Cost between weighted samples by merging both sets of cumulative weights."""
     real, real_levels = _quantile_function(real, real_weights)
     fake, fake_levels = _quantile_function(fake, fake_weights)
-    levels = torch.cat([real_levels, fake_levels], -1).sort(-1).values.clamp(max=1.0)
+    levels = torch.cat([real_levels, fake_levels], -1).sort(-1).values
     widths = torch.diff(levels, dim=-1, prepend=torch.zeros_like(levels[..., :1]))
-    rows = torch.searchsorted(real_levels, levels).clamp(max=real.shape[-1] - 1)
-    columns = torch.searchsorted(fake_levels, levels).clamp(max=fake.shape[-1] - 1)
+    rows = torch.searchsorted(real_levels, levels)
+    columns = torch.searchsorted(fake_levels, levels)
     difference = real.gather(-1, rows) - fake.gather(-1, columns)
     return (_powers(difference, order) * widths).sum(-1)
 
@@ -112,4 +151,6 @@ def _quantile_function(values: Tensor, weights: Tensor | None) -> tuple[Tensor, 
         weights = torch.full_like(values, 1 / values.shape[-1], dtype=torch.float64)
     else:
         weights = weights.expand(values.shape).gather(-1, permutation)
-    return values, weights.cumsum(-1)
+    levels = weights.cumsum(-1)
+    # The last level is 1 to the bit, so that no search runs past it onto a weightless point.
+    return values, levels / levels[..., -1:]

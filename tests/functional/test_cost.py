@@ -1,5 +1,8 @@
 """Pairwise costs keep their digits, near and far from the origin."""
 
+import subprocess
+import sys
+
 import oracles
 import pytest
 import torch
@@ -92,17 +95,44 @@ def test_row_blocks_cover_every_row_once(rows: int, columns: int) -> None:
     )
 
 
-def test_matmul_setting_comes_back() -> None:
-    before = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("medium")
-        with ieee_matmul(torch.device("cpu")):
-            assert torch.get_float32_matmul_precision() == "highest"
-        with pytest.raises(RuntimeError, match="inside"), ieee_matmul(torch.device("cpu")):
-            raise RuntimeError("inside")
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision(before)
+PRECISIONS = {
+    "untouched": "pass",
+    "older": "torch.set_float32_matmul_precision('medium')",
+    "older, CUDA": "torch.backends.cuda.matmul.allow_tf32 = True",
+    "newer": "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+    "newer, all": "torch.backends.fp32_precision = 'tf32'",
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_matmul_is_ieee_and_the_setting_comes_back(precision: str) -> None:
+    # In a process of its own: torch refuses to mix its two ways to say this.
+    if "newer" in precision and not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("this torch has the older setting only")
+    code = f"""
+import torch
+from otmetrics.functional.cost import ieee_matmul
+{PRECISIONS[precision]}
+
+def settings():
+    if hasattr(torch.backends, "fp32_precision"):
+        found = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+        return [backend.fp32_precision for backend in found]
+    return torch.get_float32_matmul_precision()
+
+before = settings()
+x = torch.randn(200, 200, generator=torch.Generator().manual_seed(0))
+exact = x.double() @ x.double()
+try:
+    with ieee_matmul(torch.device("cpu")):
+        # 200 products of size one: IEEE float32 is off by 1e-5, bfloat16 by 1e-2.
+        assert (x @ x - exact).abs().max() < 1e-3
+        raise RuntimeError("inside")
+except RuntimeError as error:
+    assert str(error) == "inside"
+assert settings() == before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_autocast_does_not_reach_inside() -> None:
