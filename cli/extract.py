@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from .options import INPUT, extraction_options, resolved_device
+from .options import INPUT, checked_options, extraction_options, resolved_device
 
 
 @click.command()
@@ -27,8 +27,10 @@ def extract(source: Path, target: Path, overwrite: bool, quiet: bool, **options:
 
     check_target(target, overwrite=overwrite)
     options["device"] = resolved_device(options["device"])
+    with checked_options():
+        extraction = Extraction(**options)
     with progress_bars(quiet) as progress:
-        (features,) = extracted([source], Extraction(**options), progress=progress)
+        (features,) = extracted([source], extraction, at_least=1, progress=progress)
     saved(features, target, overwrite=overwrite)
     for name in () if quiet else features.source.get("skipped", ()):
         click.echo(f"note: left out {name}", err=True)

@@ -1,11 +1,13 @@
 """The `otmetrics` command: its subcommands, its exit codes, its last line of defence."""
 
+import io
 import os
+import re
 import sys
 
 import click
 
-from otmetrics.errors import DataError
+from otmetrics.errors import DataError, OptionError
 
 from .demo import demo
 from .extract import extract
@@ -40,6 +42,9 @@ for command in (score, extract, features, demo):
 
 def main() -> None:
     """Run the command line; every expected failure is one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without an arrow is no reason to fail
     try:
         code = cli.main(prog_name="otmetrics", standalone_mode=False)
         sys.stdout.flush()
@@ -54,9 +59,29 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except DataError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {_spoken(error)}", err=True)
         code = BAD_DATA
-    except ValueError as error:  # an option that breaks its rule: the library names it
-        click.echo(f"error: {error}", err=True)
+    except OptionError as error:
+        click.echo(f"error: {_spoken(error)}", err=True)
         code = click.UsageError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _spoken(error: Exception) -> str:
+    """The library's message with its arguments named as the command line has them."""
+    names = {option for command in cli.commands.values() for option in _options(command)}
+    return re.sub(
+        r"`([a-z_]+)`",
+        lambda found: option if (option := _flag(found[1])) in names else found[0],
+        str(error),
+    )
+
+
+def _options(command: click.Command) -> list[str]:
+    """The long options of a command."""
+    return [name for parameter in command.params for name in parameter.opts]
+
+
+def _flag(name: str) -> str:
+    """How the command line writes an argument's name."""
+    return "--" + name.replace("_", "-")

@@ -1,14 +1,28 @@
 """Options that several commands share, and how their text becomes the library's objects."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from otmetrics.errors import OptionError
+
 Command = Callable[..., Any]
 
-INPUT = click.Path(path_type=Path)
+
+class _Path(click.Path):
+    """A path; an unset shell variable is not the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse the empty string."""
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+INPUT = _Path(path_type=Path)
 
 _EXTRACTION = (
     click.option(
@@ -27,7 +41,13 @@ _EXTRACTION = (
     click.option(
         "--num", type=int, metavar="N", help="Use N samples of each input, drawn with --seed."
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Decides every draw."),
+    click.option(
+        "--seed",
+        type=int,
+        default=0,
+        show_default=True,
+        help="Decides every draw: samples, floors, directions.",
+    ),
     click.option(
         "--device",
         default="auto",
@@ -43,6 +63,15 @@ _EXTRACTION = (
     ),
     click.option("--quiet", "-q", is_flag=True, help="No progress and no notes on stderr."),
 )
+
+
+@contextmanager
+def checked_options() -> Iterator[None]:
+    """Turn a rule that an option breaks into an error of usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise OptionError(str(error)) from error
 
 
 def extraction_options(command: Command) -> Command:

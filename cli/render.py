@@ -1,10 +1,11 @@
 """Results on stdout: a table on a terminal, plain columns in a pipe, JSON on request."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -24,7 +25,7 @@ _LABELS = {
 }
 _HEADER = ("score", "value", "at n", "floor at n", "excess", "n")
 _LEGEND = """\
-floor: the same score between two disjoint parts of the real samples, n each
+floor: the same score between two parts of the real samples, n each
 excess: the score at n samples a side minus the floor; compare scores at one n only
 ±: error of the random directions; ↓ lower is better, ↑ higher is better"""
 
@@ -38,9 +39,10 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequ
 
         table = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
         for index, name in enumerate(header):
-            side = "left" if index in left else "right"
+            side: Literal["left", "right"] = "left" if index in left else "right"
             # Names are for copying: the last column wraps, the others never.
-            table.add_column(name, justify=side, no_wrap=index < len(header) - 1)
+            last = index == len(header) - 1
+            table.add_column(name, justify=side, no_wrap=not last, overflow="fold")
         for row in rows:
             table.add_row(*row)
         Console().print(table)
@@ -63,19 +65,31 @@ def print_report(report: ScoreReport) -> None:
         click.echo(line)
 
 
+def check_target(path: Path) -> None:
+    """Raise where JSON cannot be written, before anybody waits for it."""
+    if path.is_dir():
+        raise DataError(f"`{path}` is a folder: name a file in it.")
+    if not path.parent.is_dir():
+        raise DataError(f"`{path.parent}` is no folder: create it first.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise DataError(f"`{path}` cannot be written: check its permissions.")
+
+
 def print_json(report: ScoreReport, target: str) -> None:
     """Write the report as JSON to stdout ("-") or to a file, whole or not at all."""
-    text = json.dumps(report.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
     if target == "-":
         click.echo(text)
         return
     path = Path(target)
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text + "\n", encoding="utf-8")
+        partial.write_text(text + "\n")
         partial.replace(path)
     except OSError as error:
         raise DataError(f"`{path}` cannot be written ({error.strerror}).") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _row(name: str, score: Score, extractor: str) -> tuple[str, ...]:

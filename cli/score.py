@@ -5,14 +5,14 @@ from typing import Any
 
 import click
 
-from .options import INPUT, extraction_options, resolved_device
+from .options import INPUT, checked_options, extraction_options, resolved_device
 
 NOT_CONVERGED = 4
 
 
 def _json_target(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
     """Keep `--json REAL FAKE` from taking REAL for the file to write."""
-    if value is not None and value != "-" and not value.endswith(".json"):
+    if value is not None and value != "-" and not value.lower().endswith(".json"):
         raise click.BadParameter(
             f"FILE must end in .json, got {value!r}; for JSON on stdout put --json last.",
             context,
@@ -21,9 +21,11 @@ def _json_target(context: click.Context, option: click.Parameter, value: str | N
     return value
 
 
-def _names(context: click.Context, option: click.Parameter, value: str | None) -> tuple[str, ...]:
+def _names(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[str, ...] | None:
     """Split a comma-separated list."""
-    return tuple(name.strip() for name in (value or "").split(",") if name.strip())
+    return None if value is None else tuple(name.strip() for name in value.split(","))
 
 
 @click.command()
@@ -40,16 +42,12 @@ def _names(context: click.Context, option: click.Parameter, value: str | None) -
 @click.option(
     "--exact-max",
     type=int,
-    default=10_000,
-    show_default=True,
-    help="Most samples a side for the exact distance (time grows like n^2.5).",
+    help="Most samples a side for the exact distance, whose time grows like n^2.5. Default: 10000.",
 )
 @click.option(
     "--sinkhorn-max",
     type=int,
-    default=10_000,
-    show_default=True,
-    help="Most samples a side for the Sinkhorn divergence (memory grows like n^2).",
+    help="The same for the Sinkhorn divergence, whose memory grows like n^2. Default: 10000.",
 )
 @click.option(
     "--floor-with",
@@ -86,9 +84,9 @@ def run_score(
     fake: Path,
     json_target: str | None,
     *,
-    metrics: tuple[str, ...] = (),
-    exact_max: int = 10_000,
-    sinkhorn_max: int = 10_000,
+    metrics: tuple[str, ...] | None = None,
+    exact_max: int | None = None,
+    sinkhorn_max: int | None = None,
     floor_with: Path | None = None,
     no_floor: bool = False,
     quiet: bool = False,
@@ -96,22 +94,30 @@ def run_score(
 ) -> None:
     """Compute, then print; leave with code 4 where a solver did not converge."""
     from otmetrics.extraction import Extraction
-    from otmetrics.scores import METRICS, Scoring
+    from otmetrics.scores import Scoring
     from otmetrics.scoring import score as scored
+    from otmetrics.solvers import Sliced
 
     from .progress import progress_bars
-    from .render import print_json, print_report
+    from .render import check_target, print_json, print_report
 
-    device = resolved_device(extraction.pop("device", "auto"))
-    scoring = Scoring(
-        metrics=metrics or METRICS,
-        exact_max=exact_max,
-        sinkhorn_max=sinkhorn_max,
-        floor=not no_floor,
-        seed=extraction.get("seed", 0),
-        device=device,
-    )
-    options = Extraction(device=device, **extraction)
+    if json_target not in (None, "-"):
+        check_target(Path(str(json_target)))
+    seed, device = extraction.get("seed", 0), resolved_device(extraction.pop("device", "auto"))
+    chosen: dict[str, Any] = {
+        "metrics": metrics,
+        "exact_max": exact_max,
+        "sinkhorn_max": sinkhorn_max,
+    }
+    with checked_options():
+        scoring = Scoring(
+            **{name: value for name, value in chosen.items() if value is not None},
+            sliced=Sliced(seed=seed),
+            floor=not no_floor,
+            seed=seed,
+            device=device,
+        )
+        options = Extraction(device=device, **extraction)
     with progress_bars(quiet) as progress:
         report = scored(
             real,
@@ -121,10 +127,10 @@ def run_score(
             scoring=scoring,
             progress=progress,
         )
-    if json_target is not None:
-        print_json(report, json_target)
     if json_target != "-":
         print_report(report)
+    if json_target is not None:
+        print_json(report, json_target)
     for note in () if quiet else report.notes:
         click.echo(f"note: {note}", err=True)
     if not report.converged:

@@ -1,8 +1,12 @@
-"""What can go wrong with an input, as the user sees it."""
+"""What can go wrong, as the user sees it."""
 
 
 class DataError(ValueError):
     """The input cannot be scored; the message names the file, the rule and the remedy."""
+
+
+class OptionError(ValueError):
+    """An option does not fit the others or does not exist; the message names it and the rule."""
 
 
 class ConvergenceWarning(UserWarning):

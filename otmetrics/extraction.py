@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmetrics.errors import DataError
+from otmetrics.errors import DataError, OptionError
 from otmetrics.feature_set import FeatureSet, check_comparable
 from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, load_extractor
 from otmetrics.functional.checks import check_at_least, check_seed
@@ -56,7 +56,11 @@ class Extraction:
 
 
 def extracted(
-    inputs: list[str | Path], options: Extraction, *, progress: Progress | None = None
+    inputs: list[str | Path],
+    options: Extraction = Extraction(),
+    *,
+    at_least: int = 2,
+    progress: Progress | None = None,
 ) -> list[FeatureSet]:
     """Features of each input, all by one extractor.
 
@@ -66,6 +70,7 @@ def extracted(
     Args:
         inputs: Folders of images, `.npy`/`.npz` files of images or of features.
         options: Extractor, draw and batches.
+        at_least: The fewest samples that each input must have.
         progress: Called after each batch.
 
     Returns:
@@ -73,16 +78,17 @@ def extracted(
 
     Raises:
         DataError: If an input cannot be read, is too small, or was made by another extractor.
-        ValueError: If an option breaks its rule.
+        OptionError: If an option does not fit the inputs.
     """
     sources = [opened(path) for path in inputs]
     if options.weights or options.resize:
         _check_images_among(sources)
-    picks = [_drawn(source, path, options) for source, path in zip(sources, inputs, strict=True)]
+    pairs = list(zip(sources, inputs, strict=True))
+    picks = [_drawn(source, path, options, at_least) for source, path in pairs]
     name = options.features or _recorded_name(sources) or DEFAULT_EXTRACTOR
     extractor: FrozenExtractor | None = None
     sets = []
-    for source, path, pick in zip(sources, inputs, picks, strict=True):
+    for (source, path), pick in zip(pairs, picks, strict=True):
         if isinstance(source, FeatureArray):
             sets.append(_loaded(source, path, pick))
             continue
@@ -96,8 +102,9 @@ def extracted(
 def _check_images_among(sources: list[Any]) -> None:
     """Raise where options for the extractor meet inputs that need none."""
     if all(isinstance(source, FeatureArray) for source in sources):
-        raise ValueError(
-            "`weights` and `resize` must be left out: every input already holds features."
+        raise OptionError(
+            "`weights` and `resize` belong to an extractor, but every input already holds "
+            "features: leave them out."
         )
 
 
@@ -122,19 +129,21 @@ def _size(source: FeatureArray | ImageSource) -> int:
     return len(source.features if isinstance(source, FeatureArray) else source)
 
 
-def _drawn(source: Any, path: str | Path, options: Extraction) -> list[int]:
+def _drawn(source: Any, path: str | Path, options: Extraction, at_least: int) -> list[int]:
     """Indices to use, in the order of the source."""
     available = _size(source)
-    if available < 2:
-        raise DataError(f"`{path}` holds {available} sample: a distance needs at least 2.")
+    size = available if options.num is None else options.num
+    if size > available:
+        raise DataError(f"`{path}` holds {available} samples, fewer than `num` {size}: lower it.")
+    if size < at_least:
+        raise DataError(
+            f"`{path}` gives {size} sample(s), but these scores need at least {at_least} a side: "
+            "give more, or ask for other scores."
+        )
     if options.num is None:
         return list(range(available))
-    if options.num > available:
-        raise DataError(
-            f"`{path}` holds {available} samples, fewer than --num {options.num}: lower --num."
-        )
     generator = torch.Generator().manual_seed(options.seed)
-    return torch.randperm(available, generator=generator)[: options.num].sort().values.tolist()
+    return torch.randperm(available, generator=generator)[:size].sort().values.tolist()
 
 
 def _extractor(name: str, path: str | Path, options: Extraction) -> FrozenExtractor:
@@ -144,9 +153,14 @@ def _extractor(name: str, path: str | Path, options: Extraction) -> FrozenExtrac
             f"`{path}` holds images, but the features are `none`: name an extractor with "
             "--features, or give features (N, D)."
         )
-    return load_extractor(
-        name, weights=options.weights, resize=options.resize, device=options.device
-    )
+    try:
+        return load_extractor(
+            name, weights=options.weights, resize=options.resize, device=options.device
+        )
+    except DataError:
+        raise
+    except ValueError as error:  # a name or option that the catalog does not know
+        raise OptionError(str(error).replace("`name`", "`features`")) from error
 
 
 def _loaded(source: FeatureArray, path: str | Path, pick: list[int]) -> FeatureSet:
@@ -175,7 +189,7 @@ def _computed(
         source,
         # In the reading threads and on the CPU; a user's module takes the images as they are.
         transform=extractor.preprocessing or (lambda image: image),
-        batch_size=options.batch_size,
+        batch_size=min(options.batch_size, len(pick)),
         indices=pick,
         skip_corrupt=options.skip_corrupt,
         report=report,

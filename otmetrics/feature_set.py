@@ -1,7 +1,6 @@
 """Features with the record of how they were made: compared, saved, and told apart."""
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,12 +60,14 @@ def _check_pair(first: FeatureSet, other: FeatureSet) -> None:
     """Raise where two sets come from different extractors, weights or resize modes."""
     if first.extractor == other.extractor:
         return
-    keys = sorted({*first.extractor, *other.extractor})
+    bare = "none" in (first.extractor["extractor"], other.extractor["extractor"])
+    # Two extractors differ in more than their names; the name says it best.
+    keys = ["extractor", *sorted({*first.extractor, *other.extractor})]
     key = next(key for key in keys if first.extractor.get(key) != other.extractor.get(key))
     raise DataError(
         f"`{first.source['path']}` and `{other.source['path']}` differ in {key} "
-        f"({first.extractor.get(key)!r} and {other.extractor.get(key)!r}): extract both alike, "
-        "or vouch for bare features with --features none."
+        f"({first.extractor.get(key)!r} and {other.extractor.get(key)!r}): extract both alike"
+        + (", or vouch for the bare features with --features none." if bare else ".")
     )
 
 
@@ -84,20 +85,17 @@ def saved(feature_set: FeatureSet, path: str | Path, *, overwrite: bool = False)
     path = Path(path)
     check_target(path, overwrite=overwrite)
     protocol = {"extractor": feature_set.extractor, "source": feature_set.source}
+    partial = path.with_name(path.name + ".partial")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-            temporary = Path(file.name)
-        try:
-            np.savez(
-                temporary, features=feature_set.features.numpy(), protocol=json.dumps(protocol)
-            )
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with partial.open("wb") as file:
+            np.savez(file, features=feature_set.features.numpy(), protocol=json.dumps(protocol))
+        partial.replace(path)
     except OSError as error:
         raise DataError(
             f"`{path}` cannot be written ({error.strerror}): choose another path."
         ) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def check_target(path: Path, *, overwrite: bool = False) -> None:

@@ -59,6 +59,8 @@ class Scoring:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        if isinstance(self.metrics, str):
+            raise ValueError(f"`metrics` must be a tuple of names, got {self.metrics!r}.")
         unknown = [name for name in self.metrics if name not in METRICS]
         if unknown or not self.metrics:
             raise ValueError(
@@ -149,3 +151,27 @@ FAMILIES = (
         least=lambda scoring: scoring.num_neighbors + 1,
     ),
 )
+
+
+def families_of(scoring: Scoring) -> list[Family]:
+    """What has to be computed for the scores that were asked for.
+
+    Args:
+        scoring: The options.
+
+    Returns:
+        Families with a score among `scoring.metrics`, in the order of reports.
+    """
+    return [family for family in FAMILIES if set(family.names) & set(scoring.metrics)]
+
+
+def least_samples(scoring: Scoring) -> int:
+    """The fewest samples a side for the scores that were asked for.
+
+    Args:
+        scoring: The options.
+
+    Returns:
+        2, or one more than the neighbours that a score looks at.
+    """
+    return max(family.least(scoring) for family in families_of(scoring))

@@ -9,11 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otmetrics.errors import DataError
+from otmetrics.errors import DataError, OptionError
 from otmetrics.extraction import Extraction, Progress, extracted
 from otmetrics.feature_set import FeatureSet, check_comparable
+from otmetrics.functional.checks import checked_clouds
 from otmetrics.score_report import Floor, Score, ScoreReport
-from otmetrics.scores import FAMILIES, METRICS, Family, Measured, Scoring
+from otmetrics.scores import METRICS, Family, Measured, Scoring, families_of, least_samples
+
+_LOSSY = {"jpg", "webp"}
+_DECISIVE = ("otmetrics", "torch", "numpy", "scipy", "POT", "timm", "pillow")
 
 
 def score(
@@ -41,10 +45,15 @@ def score(
 
     Raises:
         DataError: If an input cannot be read, is too small or does not compare with the others.
-        ValueError: If an option breaks its rule.
+        OptionError: If an option does not fit the inputs.
     """
     inputs = [real, fake] if floor_with is None else [real, fake, floor_with]
-    sets = extracted(list(inputs), extraction, progress=progress)
+    if floor_with is not None and Path(floor_with).resolve() == Path(real).resolve():
+        raise OptionError(
+            f"`floor_with` must hold other real samples than `{real}`: leave it out to halve them."
+        )
+    least = least_samples(scoring)
+    sets = extracted(list(inputs), extraction, at_least=least, progress=progress)
     protocol = {"num": extraction.num, "extraction_seed": extraction.seed}
     return score_features(*sets, scoring=scoring, protocol=protocol, progress=progress)
 
@@ -78,14 +87,16 @@ def score_features(
         The report.
 
     Raises:
-        DataError: If a side has too few samples, or the sets do not compare.
+        DataError: If a side has too few samples or values that cannot be scored, or the sets do
+            not compare.
     """
     given = {"real": real, "fake": fake, "floor_with": floor_with}
     sets = {name: _as_set(name, item) for name, item in given.items() if item is not None}
     check_comparable(list(sets.values()), "none")
     clouds = {name: item.features.to(scoring.device, torch.float64) for name, item in sets.items()}
+    _check_clouds(clouds, sets, scoring)
     draws = _Draws(clouds, scoring)
-    families = [family for family in FAMILIES if set(family.names) & set(scoring.metrics)]
+    families = families_of(scoring)
     scores: dict[str, Score] = {}
     for done, family in enumerate(families):
         if progress is not None:
@@ -132,12 +143,6 @@ def _scored(family: Family, draws: _Draws, scoring: Scoring) -> dict[str, Score]
     """All scores of a family, with their floors."""
     most, least = family.most(scoring), family.least(scoring)
     real, fake = draws.at_most("real", most), draws.at_most("fake", most)
-    for name, cloud in (("real", real), ("fake", fake)):
-        if len(cloud) < least:
-            raise DataError(
-                f"{family.names[0]} needs at least {least} {name} samples, got {len(cloud)}: "
-                "give more, or leave it out of --metrics."
-            )
     values = family.measure(real, fake, scoring)
     size = draws.floor_size(most)
     floors: list[Measured | None] = [None] * len(values)
@@ -150,6 +155,24 @@ def _scored(family: Family, draws: _Draws, scoring: Scoring) -> dict[str, Score]
     sizes = (len(real), len(fake))
     items = zip(family.names, values, floors, at_size, strict=True)
     return {name: _assembled(sizes, size, one, floor, at) for name, one, floor, at in items}
+
+
+def _check_clouds(clouds: dict[str, Tensor], sets: dict[str, FeatureSet], scoring: Scoring) -> None:
+    """Raise before the first score where any of them would."""
+    least = least_samples(scoring)
+    # The cubic kernel takes sixth powers, which no other score at a usual order exceeds.
+    order = max(6.0, scoring.sliced.order, scoring.exact.order, scoring.sinkhorn.order)
+    for name, cloud in clouds.items():
+        path = sets[name].source["path"]
+        if len(cloud) < least:
+            raise DataError(
+                f"`{path}` gives {len(cloud)} samples, but these scores need at least {least} a "
+                "side: give more, or ask for other scores."
+            )
+        try:
+            checked_clouds(cloud, cloud, order=order)
+        except ValueError as error:
+            raise DataError(str(error).replace("`real`", f"`{path}`", 1)) from error
 
 
 def _assembled(
@@ -189,40 +212,34 @@ def _protocol(sets: dict[str, FeatureSet], scoring: Scoring) -> dict[str, Any]:
         "features": sets["real"].extractor | {"dimension": sets["real"].features.shape[1]},
         "scoring": options | {"metrics": [name for name in METRICS if name in scoring.metrics]},
         "dtype": "float64",
-        "versions": {
-            "otmetrics": version("otmetrics"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in _DECISIVE},
     }
 
 
 def _notes(sets: dict[str, FeatureSet], scores: dict[str, Score], scoring: Scoring) -> list[str]:
     """What a reader of the numbers should know."""
+    # Features from a file carry the record of the images that they were made of.
+    sources = {name: item.source.get("origin", item.source) for name, item in sets.items()}
     notes = []
-    for name, item in sets.items():
-        skipped, transparent = item.source.get("skipped"), item.source.get("transparent")
-        if skipped:
+    for name, source in sources.items():
+        if source.get("skipped"):
+            listed = "; ".join(source["skipped"])
+            notes.append(f"{name}: left out {len(source['skipped'])} unreadable file(s): {listed}")
+        if source.get("transparent"):
+            notes.append(f"{name}: composited {source['transparent']} transparent images on white")
+    formats = [set(source["formats"]) for source in sources.values() if "formats" in source]
+    if any(kinds != formats[0] for kinds in formats) and set.union(*formats) & _LOSSY:
+        described = " and ".join("/".join(sorted(kinds)) for kinds in formats)
+        notes.append(f"file formats differ ({described}): lossy compression alone moves scores")
+    for family in families_of(scoring):
+        most = family.most(scoring)
+        if family.limit and max(len(sets["real"]), len(sets["fake"])) > most:
+            option = family.limit.replace("_", "-")
             notes.append(
-                f"{name}: left out {len(skipped)} unreadable file(s): {'; '.join(skipped)}"
+                f"{family.names[0]} uses {most} samples a side at most, drawn at random; "
+                f"--{option} changes it"
             )
-        if transparent:
-            notes.append(f"{name}: composited {transparent} transparent image(s) on white")
-    formats = [item.source["formats"] for item in sets.values() if "formats" in item.source]
-    if any(set(kind) != set(formats[0]) for kind in formats):
-        notes.append(
-            f"the inputs differ in file format ({' and '.join(map(str, formats))}): lossy "
-            "compression alone moves every score"
-        )
-    for family in FAMILIES:
-        if family.limit and family.names[0] in scores:
-            largest = max(len(sets["real"]), len(sets["fake"]))
-            if largest > family.most(scoring):
-                option = family.limit.replace("_", "-")
-                notes.append(
-                    f"{family.names[0]} uses {getattr(scoring, family.limit)} samples a side at "
-                    f"most, drawn at random; --{option} changes it"
-                )
     if scoring.floor and any(score.floor is None for score in scores.values()):
-        notes.append("some floors are missing: the real samples are too few to be halved")
+        notes.append("some floors are missing: too few samples for the parts that they compare")
     return notes

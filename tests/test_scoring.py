@@ -87,7 +87,7 @@ def test_what_cannot_be_scored_raises(bad):
 def test_nan_features_raise():
     real, fake = clouds()
     fake[3, 2] = torch.nan
-    with pytest.raises(ValueError, match="`fake` must be finite"):
+    with pytest.raises(ValueError, match="`<fake>` must be finite"):
         score_features(real, fake)
 
 

@@ -60,7 +60,7 @@ class ImageFolder:
         self.names = tuple(sorted(image.as_posix() for image in images))
         if not self.names:
             raise DataError(
-                f"`{path}` holds no images, but {len(files)} other files: "
+                f"`{path}` holds no images ({len(files)} other files): "
                 f"give a folder with {', '.join(EXTENSIONS)} files."
             )
 

@@ -1,6 +1,7 @@
 """The other commands: help, extract, features, demo."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -122,3 +123,34 @@ def test_demo_shows_dropped_modes(otmetrics, tmp_path):
     assert excess("coverage") < -0.2
     assert excess("exact Wasserstein") > 1
     assert abs(excess("precision")) < 0.1
+
+
+def test_notes_survive_extraction(otmetrics, tmp_path):
+    png, jpg = (write_images(tmp_path / kind, 10, seed=1, suffix=kind) for kind in ("png", "jpg"))
+    (jpg / "bad.jpg").write_bytes(b"")
+    for folder in (png, jpg):
+        target = tmp_path / f"{folder.name}.npz"
+        finished = otmetrics("extract", folder, target, *FEATURES, "--skip-corrupt")
+        assert finished.code == 0, finished.stderr
+        assert ("bad.jpg" in finished.stderr) == (folder is jpg)
+    finished = otmetrics("score", tmp_path / "png.npz", tmp_path / "jpg.npz")
+    assert "bad.jpg" in finished.stderr
+    assert "file formats differ" in finished.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX permissions")
+def test_extracted_file_obeys_the_umask(otmetrics, tmp_path):
+    folder = write_images(tmp_path / "a", 3, seed=0)
+    otmetrics("extract", folder, tmp_path / "a.npz", *FEATURES)
+    (tmp_path / "plain").write_bytes(b"")
+    modes = [(tmp_path / name).stat().st_mode for name in ("a.npz", "plain")]
+    assert modes[0] == modes[1]
+
+
+def test_help_states_the_defaults_of_the_library(otmetrics):
+    from otmetrics.scores import METRICS, Scoring
+
+    text = " ".join(otmetrics("score", "--help").stdout.split())
+    assert ", ".join(METRICS) in text
+    for option in ("exact_max", "sinkhorn_max"):
+        assert f"Default: {getattr(Scoring(), option)}" in text

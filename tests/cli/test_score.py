@@ -135,6 +135,15 @@ def test_seed_decides_everything(otmetrics, features):
     assert otmetrics(*arguments, "4").stdout != first
 
 
+def test_seed_draws_the_directions_too(otmetrics, features):
+    arguments = ("score", *features, "--metrics", "sliced_wasserstein", "--json", "--seed")
+    values = [
+        scores(otmetrics(*arguments, seed))["scores"]["sliced_wasserstein"]["value"]
+        for seed in (0, 1)
+    ]
+    assert values[0] != values[1]
+
+
 def test_images_end_to_end(otmetrics, tmp_path):
     real = write_images(tmp_path / "real", 30, seed=1)
     fake = write_images(tmp_path / "fake", 24, seed=2, suffix="jpg")
@@ -143,7 +152,7 @@ def test_images_end_to_end(otmetrics, tmp_path):
     report = scores(finished)
     assert report["protocol"]["features"]["extractor"] == "pixels"
     assert report["protocol"]["inputs"]["fake"]["formats"] == {"jpg": 24}
-    assert "differ in file format" in finished.stderr
+    assert "file formats differ (png and jpg)" in finished.stderr
     # The sliced directions come from the scoring seed, never from the batch size.
     other = scores(
         otmetrics("score", real, fake, "--features", "pixels", "--json", "--batch-size", "7")
@@ -182,26 +191,33 @@ def test_skip_corrupt_goes_on_and_names_the_files(otmetrics, tmp_path):
         (["score", "{real}", "{missing}"], 3, "does not exist"),
         (["score", "{real}", "{empty}"], 3, "no images"),
         (["score", "{real}", "{text}"], 3, "is no folder"),
-        (["score", "{real}", "{single}"], 3, "at least 2"),
+        (["score", "{real}", "{single}"], 3, "at least 6 a side"),
         (["score", "{real}", "{nan}"], 3, "NaN"),
         (["score", "{real}", "{wide}"], 3, "extract both alike"),
         (["score", "{real}", "{folder}"], 3, "--features"),
-        (["score", "{real}", "{five}"], 3, "leave it out of --metrics"),
-        (["score", "{real}", "{real}", "--num", "61"], 3, "lower --num"),
-        (["score", "{real}", "{real}", "--json", "/nowhere/x.json"], 3, "cannot be written"),
+        (["score", "{real}", "{five}"], 3, "ask for other scores"),
+        (["score", "{real}", "{real}", "--num", "61"], 3, "fewer than --num 61"),
+        (["score", "{real}", "{real}", "--json", "/nowhere/x.json"], 3, "create it first"),
         (["score", "{real}"], 2, "Missing argument"),
         (["score", "{real}", "{real}", "--unknown"], 2, "No such option"),
-        (["score", "{real}", "{real}", "--metrics", "fid"], 2, "`metrics`"),
-        (["score", "{real}", "{real}", "--num", "1"], 2, "`num`"),
-        (["score", "{real}", "{real}", "--seed", "-1"], 2, "`seed`"),
-        (["score", "{real}", "{real}", "--exact-max", "1"], 2, "`exact_max`"),
-        (["score", "{real}", "{real}", "--batch-size", "0"], 2, "`batch_size`"),
+        (["score", "{real}", "{real}", "--metrics", "fid"], 2, "--metrics must be among"),
+        (["score", "{real}", "{real}", "--num", "1"], 2, "--num must be"),
+        (["score", "{real}", "{real}", "--seed", "-1"], 2, "--seed must be"),
+        (["score", "{real}", "{real}", "--exact-max", "1"], 2, "--exact-max must be"),
+        (["score", "{real}", "{real}", "--batch-size", "0"], 2, "--batch-size must be"),
         (["score", "{real}", "{real}", "--device", "tpu"], 2, "--device"),
         (["score", "{real}", "{real}", "--device", "cuda:99"], 2, "not on this machine"),
         (["score", "{real}", "{real}", "--resize", "tf1"], 2, "already holds features"),
         (["score", "{folder}", "{folder}", "--features", "vgg"], 2, "vgg"),
         (["score", "{folder}", "{folder}", "--features", "none"], 3, "name an extractor"),
         (["score", "{folder}", "{folder}", "--features", "pixels", "--weights", "x"], 2, "weights"),
+        (["score", "{real}", "{real}", "--metrics", ""], 2, "--metrics must be among"),
+        (["score", "{real}", "{real}", "--seed", str(2**70)], 2, "--seed must be below"),
+        (["score", "{real}", "{real}", "--floor-with", "{real}"], 2, "--floor-with must hold"),
+        (["score", "{real}", "{real}", "--json", "{folder_json}"], 3, "is a folder"),
+        (["score", "", "{real}"], 2, "path is empty"),
+        (["score", "{huge}", "{real}"], 3, "scale both clouds down"),
+        (["score", "{folder}", "{folder}", "--features", "timm:nope"], 2, "timm:nope"),
         (["nothing"], 2, "No such command"),
     ],
 )
@@ -214,16 +230,21 @@ def test_bad_input_is_one_line_and_a_code(otmetrics, tmp_path, arguments, code, 
         "nan": tmp_path / "nan.npy",
         "folder": write_images(tmp_path / "folder", 7, seed=1),
         "empty": tmp_path / "empty",
+        "folder_json": tmp_path / "folder.json",
+        "huge": tmp_path / "huge.npy",
         "text": tmp_path / "text.csv",
         "missing": tmp_path / "missing",
     }
     np.save(places["nan"], np.full((60, 6), np.nan))
+    np.save(places["huge"], np.full((60, 6), 1e160))
     places["empty"].mkdir()
+    places["folder_json"].mkdir()
     places["text"].write_text("1,2")
     before = sorted(tmp_path.rglob("*"))
-    finished = otmetrics(*(argument.format(**places) for argument in arguments))
+    finished = otmetrics(*(argument.format_map(places) for argument in arguments))
     assert finished.code == code, finished.stderr
     assert words in finished.stderr
+    assert len(finished.stderr.splitlines()) <= (1 if finished.stderr.startswith("error") else 5)
     assert "Traceback" not in finished.stderr
     assert finished.stdout == ""
     assert sorted(tmp_path.rglob("*")) == before, "nothing half-written"
@@ -304,3 +325,37 @@ def test_table_on_a_terminal_fits_80_columns(features):
     assert len(table) == 5, "one line a distance: nothing wraps"
     assert "─" in text
     assert b"\x1b[1m" in output
+
+
+def test_output_survives_a_narrow_encoding(features):
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    command = [sys.executable, "-m", "otmetrics", "score", *features, "-q"]
+    finished = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert b"exact Wasserstein" in finished.stdout
+
+
+def test_json_survives_names_that_are_no_text(otmetrics, tmp_path):
+    names = [os.fsdecode(f"{side}\xff.npy".encode("latin-1")) for side in ("real", "fake")]
+    for seed, name in enumerate(names):
+        write_features(tmp_path / name, 20, seed=seed)
+    target = tmp_path / "scores.json"
+    finished = otmetrics("score", *(tmp_path / name for name in names), "--json", target, "-q")
+    assert finished.code == 0, finished.stderr
+    assert json.loads(target.read_text())["protocol"]["inputs"]["real"]["used"] == 20
+
+
+def test_bug_in_the_users_network_keeps_its_traceback(tmp_path):
+    folder = write_images(tmp_path / "folder", 8, seed=1)
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def forward(self, images):\n"
+        "        raise ValueError('my own bug')\n"
+    )
+    command = [sys.executable, "-m", "otmetrics", "score", folder, folder, "-q"]
+    finished = subprocess.run(
+        [*command, "--features", "module:mine:Net"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert finished.returncode == 1
+    assert "Traceback" in finished.stderr
+    assert "my own bug" in finished.stderr
