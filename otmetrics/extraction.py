@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from otmetrics.errors import DataError, OptionError
-from otmetrics.feature_set import FeatureSet, check_comparable
+from otmetrics.feature_set import FeatureSet, check_comparable, check_extractors
 from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, load_extractor
 from otmetrics.functional.checks import check_at_least, check_seed
 from otmetrics.images import FeatureArray, ImageFolder, ImageSource, ReadingReport, batches, opened
@@ -86,15 +86,19 @@ def extracted(
     pairs = list(zip(sources, inputs, strict=True))
     picks = [_drawn(source, path, options, at_least) for source, path in pairs]
     name = options.features or _recorded_name(sources) or DEFAULT_EXTRACTOR
-    extractor: FrozenExtractor | None = None
-    sets = []
-    for (source, path), pick in zip(pairs, picks, strict=True):
-        if isinstance(source, FeatureArray):
-            sets.append(_loaded(source, path, pick))
-            continue
-        if extractor is None:
-            extractor = _extractor(name, path, options)
-        sets.append(_computed(source, path, pick, extractor, options, progress))
+    images = [path for source, path in pairs if not isinstance(source, FeatureArray)]
+    extractor = _extractor(name, images[0], options) if images else load_extractor("none")
+    protocols = [
+        _recorded(source) if isinstance(source, FeatureArray) else extractor.protocol
+        for source in sources
+    ]
+    check_extractors(list(zip(map(str, inputs), protocols, strict=True)), options.features)
+    sets = [
+        _loaded(source, path, pick)
+        if isinstance(source, FeatureArray)
+        else _computed(source, path, pick, extractor, options, progress)
+        for (source, path), pick in zip(pairs, picks, strict=True)
+    ]
     check_comparable(sets, options.features)
     return sets
 

@@ -39,34 +39,48 @@ def check_comparable(sets: list[FeatureSet], features: str | None = None) -> Non
     Raises:
         DataError: If extractors or dimensions differ.
     """
-    known = [item for item in sets if item.extractor["extractor"] != "none" or features != "none"]
-    for item in known[1:]:
-        _check_pair(known[0], item)
+    check_extractors([(item.source["path"], item.extractor) for item in sets], features)
     for item in sets:
         if item.features.shape[1] != sets[0].features.shape[1]:
             raise DataError(
                 f"`{sets[0].source['path']}` has {sets[0].features.shape[1]} features a sample, "
                 f"`{item.source['path']}` has {item.features.shape[1]}: extract both alike."
             )
-        name = item.extractor["extractor"]
-        if features not in (None, "none", name):
+
+
+def check_extractors(
+    protocols: list[tuple[str, dict[str, Any]]], features: str | None = None
+) -> None:
+    """Raise unless all inputs share one extractor, known before anything is computed.
+
+    Args:
+        protocols: Path and extractor protocol of each input.
+        features: The extractor that the user named; "none" vouches for bare features.
+
+    Raises:
+        DataError: If extractors, their weights or their resize modes differ.
+    """
+    for path, protocol in protocols:
+        if features not in (None, "none", protocol["extractor"]):
             raise DataError(
-                f"`{item.source['path']}` holds features of `{name}`, not of `{features}`: "
+                f"`{path}` holds features of `{protocol['extractor']}`, not of `{features}`: "
                 "leave --features out, or give the images."
             )
+    vouched = features == "none"
+    known = [item for item in protocols if not (vouched and item[1]["extractor"] == "none")]
+    for path, protocol in known[1:]:
+        if protocol != known[0][1]:
+            raise DataError(_difference(*known[0], path, protocol))
 
 
-def _check_pair(first: FeatureSet, other: FeatureSet) -> None:
-    """Raise where two sets come from different extractors, weights or resize modes."""
-    if first.extractor == other.extractor:
-        return
-    bare = "none" in (first.extractor["extractor"], other.extractor["extractor"])
-    # Two extractors differ in more than their names; the name says it best.
-    keys = ["extractor", *sorted({*first.extractor, *other.extractor})]
-    key = next(key for key in keys if first.extractor.get(key) != other.extractor.get(key))
-    raise DataError(
-        f"`{first.source['path']}` and `{other.source['path']}` differ in {key} "
-        f"({first.extractor.get(key)!r} and {other.extractor.get(key)!r}): extract both alike"
+def _difference(path: str, protocol: dict[str, Any], other_path: str, other: dict[str, Any]) -> str:
+    """Say in what two extractor protocols differ; the name says it best, so it comes first."""
+    keys = ["extractor", *sorted({*protocol, *other})]
+    key = next(key for key in keys if protocol.get(key) != other.get(key))
+    bare = "none" in (protocol["extractor"], other["extractor"])
+    return (
+        f"`{path}` and `{other_path}` differ in {key} ({protocol.get(key)!r} and "
+        f"{other.get(key)!r}): extract both alike"
         + (", or vouch for the bare features with --features none." if bare else ".")
     )
 

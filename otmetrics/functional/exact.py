@@ -114,7 +114,8 @@ def exact_result(
     if real.ndim == 2:
         return _warned(_solved(real, fake, order, a, b))
     weights = [(None if a is None else a[i], None if b is None else b[i]) for i in range(len(real))]
-    return stacked([_solved(x, y, order, *w) for x, y, w in zip(real, fake, weights, strict=True)])
+    problems = zip(real, fake, weights, strict=True)
+    return _warned(stacked([_solved(x, y, order, *w) for x, y, w in problems]))
 
 
 def exact_wasserstein(
