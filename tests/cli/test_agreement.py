@@ -7,7 +7,7 @@ import ot
 import prdc
 import pytest
 import torch
-from command import write_images
+from command import write_features, write_images
 
 from otmetrics import functional as otf
 from otmetrics.solvers import Sinkhorn
@@ -95,3 +95,20 @@ def test_manifold_scores_equal_prdc(scores, features, capsys):
     capsys.readouterr()  # prdc prints
     for name, value in expected.items():
         assert scores[name] == pytest.approx(float(value), rel=RELATIVE), name
+
+
+def test_full_rank_frechet_and_kernel_equal_torchmetrics(otmetrics, tmp_path):
+    from torchmetrics.image.fid import _compute_fid
+    from torchmetrics.image.kid import poly_mmd
+
+    files = [
+        write_features(tmp_path / f"{seed}.npy", 200, seed=seed, dimension=16, shift=0.2 * seed)
+        for seed in range(2)
+    ]
+    finished = otmetrics("score", *files, "--json", "-q", "--no-floor")
+    scores = json.loads(finished.stdout)["scores"]
+    real, fake = (torch.from_numpy(np.load(file)) for file in files)
+    moments = [m for cloud in (real, fake) for m in (cloud.mean(0), cloud.T.cov())]
+    frechet, kernel = float(_compute_fid(*moments)), float(poly_mmd(real, fake))
+    assert scores["frechet_distance"]["value"] == pytest.approx(frechet, rel=RELATIVE)
+    assert scores["kernel_distance"]["value"] == pytest.approx(kernel, rel=RELATIVE)
