@@ -293,14 +293,16 @@ def _term(
     with torch.no_grad():
         costs = pairwise_costs(x, y, options.order)
         part = costs[rows][:, columns]
-        solved = _scaled(part, kept_a, kept_b, epsilon, options, symmetric=x is y)
-        plan = _kernel(solved.f, solved.g, part, epsilon) * kept_a[:, None] * kept_b
+        symmetric = x is y and a is b  # a self term, not a cloud against itself with new weights
+        solved = on_support = _scaled(part, kept_a, kept_b, epsilon, options, symmetric)
         if not (rows.all() and columns.all()):
             f = _soft_minimum(costs[:, columns], solved.g, kept_b, epsilon)
             g = _soft_minimum(costs.T[:, rows], solved.f, kept_a, epsilon)
             solved = solved._replace(f=f, g=g)
     if not (x.requires_grad or y.requires_grad):
         return solved
+    with torch.no_grad():
+        plan = _kernel(on_support.f, on_support.g, part, epsilon) * kept_a[:, None] * kept_b
     transported = (plan * pairwise_costs(x[rows], y[columns], options.order)).sum()
     return solved._replace(value=solved.value + transported - transported.detach())
 

@@ -409,3 +409,11 @@ def test_offset_and_scale(scale: float) -> None:
     moved = sinkhorn_divergence(scale * (x + 1e6), scale * (y + 1e6), epsilon=0.3)
     # 1e6 rounds to 1e-10 in the input, against costs of order one.
     torch.testing.assert_close(moved, expected, rtol=1e-8, atol=0)
+
+
+def test_one_cloud_with_two_sets_of_weights() -> None:
+    # The very same tensor on both sides is a self term only if the weights agree too.
+    x, a, b = cloud(12, 3, seed=1), weights(12, seed=2), weights(12, seed=3)
+    same = sinkhorn_divergence(x, x, real_weights=a, fake_weights=b)
+    copied = sinkhorn_divergence(x, x.clone(), real_weights=a, fake_weights=b)
+    assert same.item() == copied.item() > 1e-3
