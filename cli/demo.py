@@ -32,7 +32,7 @@ Now your own data:  otmetrics score REAL FAKE"""
 def demo(out: Path, quiet: bool) -> None:
     """Write two small folders of images and score them.
 
-    The images are tiles of photographs in the public domain. No download, about a minute.
+    The images are tiles of photographs in the public domain. No download, under a minute.
     """
     from otmetrics.images import write_demo
 

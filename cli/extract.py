@@ -1,11 +1,16 @@
 """`otmetrics extract`: features of images, saved with their protocol."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from otmetrics.errors import OptionError
+
 from .options import INPUT, checked_options, extraction_options, resolved_device
+
+if TYPE_CHECKING:
+    from otmetrics.feature_set import FeatureSet
 
 
 @click.command()
@@ -31,8 +36,16 @@ def extract(source: Path, target: Path, overwrite: bool, quiet: bool, **options:
         extraction = Extraction(**options)
     with progress_bars(quiet) as progress:
         (features,) = extracted([source], extraction, at_least=1, progress=progress)
+    _check_images(features)
     saved(features, target, overwrite=overwrite)
-    for name in () if quiet else features.source.get("skipped", ()):
-        click.echo(f"note: left out {name}", err=True)
+    for note in () if quiet else features.notes:
+        click.echo(f"note: {note}", err=True)
     rows, columns = features.features.shape
     click.echo(f"{target}: {rows} x {columns} features of {features.extractor['extractor']}")
+
+
+def _check_images(features: "FeatureSet") -> None:
+    """Refuse to extract features from features."""
+    if features.source["kind"] == "features":
+        path = features.source["path"]
+        raise OptionError(f"INPUT must hold images, but `{path}` already holds features.")

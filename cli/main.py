@@ -31,8 +31,9 @@ def cli() -> None:
     Try it:      otmetrics demo
     Your data:   otmetrics score real/ fake/
 
-    Results go to stdout, everything else to stderr. Exit codes: 0 done, 2 usage, 3 bad data,
-    4 a solver did not converge (its value is printed with its state), 130 interrupted.
+    Results go to stdout, everything else to stderr. Exit codes: 0 done, 2 usage, 3 bad data or
+    place to write, 4 a solver did not converge (its value is printed with its state),
+    130 interrupted; 1 with a traceback is an error in your own network, or a bug.
     """  # noqa: D301 - \b is click's mark for text that keeps its lines
 
 
@@ -59,7 +60,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except DataError as error:
-        click.echo(f"error: {_spoken(error)}", err=True)
+        click.echo(f"error: {error}", err=True)
         code = BAD_DATA
     except OptionError as error:
         click.echo(f"error: {_spoken(error)}", err=True)

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
@@ -24,10 +24,6 @@ _LABELS = {
     "coverage": "coverage ↑",
 }
 _HEADER = ("score", "value", "at n", "floor at n", "excess", "n")
-_LEGEND = """\
-floor: the same score between two parts of the real samples, n each
-excess: the score at n samples a side minus the floor; compare scores at one n only
-±: error of the random directions; ↓ lower is better, ↑ higher is better"""
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> None:
@@ -61,8 +57,28 @@ def print_report(report: ScoreReport) -> None:
     features = report.protocol["features"]
     rows = [_row(name, score, features["extractor"]) for name, score in report.scores.items()]
     print_table(_HEADER, rows, left=(0,))
-    for line in (_LEGEND, _samples(report), _provenance(features, report.protocol["scoring"])):
+    for line in _legend(report):
         click.echo(line)
+    click.echo(_samples(report))
+    click.echo(_provenance(report))
+
+
+def _legend(report: ScoreReport) -> list[str]:
+    """What the columns and marks of this table mean."""
+    scores = report.scores.values()
+    lines = []
+    if any(score.floor is not None for score in scores):
+        lines += [
+            "floor: the same score between two parts of the real samples, n each",
+            "excess: the score at n samples a side minus the floor; compare scores at one n only",
+        ]
+    marks = "↓ lower is better, ↑ higher is better"
+    if any(score.standard_error is not None for score in scores):
+        marks = f"±: error of the random directions; {marks}"
+    lines.append(marks)
+    if not report.converged:
+        lines.append("!: the solver did not converge, see the warning")
+    return lines
 
 
 def check_target(path: Path) -> None:
@@ -101,12 +117,14 @@ def _row(name: str, score: Score, extractor: str) -> tuple[str, ...]:
     if score.standard_error is not None:
         value += f" ± {score.standard_error:.1g}"
     if not score.converged:
-        value += " (not converged)"
+        value += " !"
     if score.floor is None:
         return label, value, "-", "-", "-", "-"
     floor = score.floor
-    numbers = (floor.at_floor_size, floor.value, floor.excess)
-    return label, value, *map(_number, numbers), str(floor.size)
+    numbers = [_number(value) for value in (floor.at_floor_size, floor.value, floor.excess)]
+    if not floor.converged:
+        numbers[2] += " !"
+    return label, value, *numbers, str(floor.size)
 
 
 def _number(value: float) -> str:
@@ -127,13 +145,18 @@ def _samples(report: ScoreReport) -> str:
     return f"samples: {whole[0]} real, {whole[1]} fake{rest}"
 
 
-def _provenance(features: dict[str, Any], scoring: dict[str, Any]) -> str:
+def _provenance(report: ScoreReport) -> str:
     """One line that says which features and options the numbers rest on."""
+    features, scoring = report.protocol["features"], report.protocol["scoring"]
     resize = features.get("resize") or {}
     mode = f", {resize['mode']} to {resize['size']} px" if resize.get("size") else ""
-    return (
-        f"features: {features['extractor']} ({features['dimension']}-d{mode}); "
-        f"{scoring['sliced']['num_projections']} directions, epsilon "
-        f"{scoring['sinkhorn']['epsilon']:g} of the mean cost, k = {scoring['num_neighbors']}, "
-        f"seed {scoring['seed']}"
-    )
+    options = {
+        "sliced_wasserstein": f"{scoring['sliced']['num_projections']} directions",
+        "sinkhorn_divergence": f"epsilon {scoring['sinkhorn']['epsilon']:g} of the mean cost",
+    }
+    used = [text for name, text in options.items() if name in report.scores]
+    if {"precision", "recall", "density", "coverage"} & set(report.scores):
+        used.append(f"k = {scoring['num_neighbors']}")
+    used.append(f"seed {scoring['seed']}")
+    name = "given" if features["extractor"] == "none" else features["extractor"]
+    return f"features: {name} ({features['dimension']}-d{mode}); {', '.join(used)}"

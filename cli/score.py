@@ -50,6 +50,21 @@ def _names(
     help="The same for the Sinkhorn divergence, whose memory grows like n^2. Default: 10000.",
 )
 @click.option(
+    "--epsilon",
+    type=float,
+    help="Sinkhorn regularisation as a share of the mean cost; more converges faster and blurs "
+    "more. Default: 0.05.",
+)
+@click.option("--max-iterations", type=int, help="Most Sinkhorn iterations a term. Default: 2000.")
+@click.option(
+    "--num-projections", type=int, help="Directions of the sliced distance. Default: 1024."
+)
+@click.option(
+    "--num-neighbors",
+    type=int,
+    help="k of precision, recall, density and coverage. Default: 5.",
+)
+@click.option(
     "--floor-with",
     type=INPUT,
     metavar="OTHER_REAL",
@@ -87,6 +102,10 @@ def run_score(
     metrics: tuple[str, ...] | None = None,
     exact_max: int | None = None,
     sinkhorn_max: int | None = None,
+    epsilon: float | None = None,
+    max_iterations: int | None = None,
+    num_projections: int | None = None,
+    num_neighbors: int | None = None,
     floor_with: Path | None = None,
     no_floor: bool = False,
     quiet: bool = False,
@@ -96,7 +115,7 @@ def run_score(
     from otmetrics.extraction import Extraction
     from otmetrics.scores import Scoring
     from otmetrics.scoring import score as scored
-    from otmetrics.solvers import Sliced
+    from otmetrics.solvers import Sinkhorn, Sliced
 
     from .progress import progress_bars
     from .render import check_target, print_json, print_report
@@ -104,18 +123,19 @@ def run_score(
     if json_target not in (None, "-"):
         check_target(Path(str(json_target)))
     seed, device = extraction.get("seed", 0), resolved_device(extraction.pop("device", "auto"))
-    chosen: dict[str, Any] = {
-        "metrics": metrics,
-        "exact_max": exact_max,
-        "sinkhorn_max": sinkhorn_max,
-    }
     with checked_options():
         scoring = Scoring(
-            **{name: value for name, value in chosen.items() if value is not None},
-            sliced=Sliced(seed=seed),
+            sliced=Sliced(seed=seed, **_given(num_projections=num_projections)),
+            sinkhorn=Sinkhorn(**_given(epsilon=epsilon, max_iterations=max_iterations)),
             floor=not no_floor,
             seed=seed,
             device=device,
+            **_given(
+                metrics=metrics,
+                num_neighbors=num_neighbors,
+                exact_max=exact_max,
+                sinkhorn_max=sinkhorn_max,
+            ),
         )
         options = Extraction(device=device, **extraction)
     with progress_bars(quiet) as progress:
@@ -135,6 +155,13 @@ def run_score(
         click.echo(f"note: {note}", err=True)
     if not report.converged:
         for name, result in report.scores.items():
-            if not result.converged:
-                click.echo(f"warning: {name}: {result.message}", err=True)
+            if result.message:
+                message = result.message.replace("`max_iterations`", "--max-iterations")
+                message = message.replace("`epsilon`", "--epsilon")
+                click.echo(f"warning: {name}: {message}", err=True)
         raise click.exceptions.Exit(NOT_CONVERGED)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that the user set; the library knows the defaults of the others."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; `_HOME` says the same at run time
     from otmetrics.errors import ConvergenceWarning as ConvergenceWarning
     from otmetrics.errors import DataError as DataError
+    from otmetrics.errors import OptionError as OptionError
     from otmetrics.extraction import Extraction as Extraction
     from otmetrics.extraction import extracted as extracted
     from otmetrics.feature_set import FeatureSet as FeatureSet
@@ -42,7 +43,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOME` says the same at run
 __version__ = version("otmetrics")
 
 _HOME = {
-    "errors": ("ConvergenceWarning", "DataError"),
+    "errors": ("ConvergenceWarning", "DataError", "OptionError"),
     "extraction": ("Extraction", "extracted"),
     "feature_set": ("FeatureSet",),
     "features": ("EXTRACTORS", "FrozenExtractor", "load_extractor"),
@@ -80,4 +81,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """The public names, loaded or not."""
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

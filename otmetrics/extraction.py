@@ -138,11 +138,11 @@ def _drawn(source: Any, path: str | Path, options: Extraction, at_least: int) ->
     available = _size(source)
     size = available if options.num is None else options.num
     if size > available:
-        raise DataError(f"`{path}` holds {available} samples, fewer than `num` {size}: lower it.")
+        raise DataError(f"`{path}` holds {available} samples, fewer than --num {size}: lower it.")
     if size < at_least:
         raise DataError(
             f"`{path}` gives {size} sample(s), but these scores need at least {at_least} a side: "
-            "give more, or ask for other scores."
+            "give more, or ask for fewer scores with --metrics."
         )
     if options.num is None:
         return list(range(available))
@@ -152,10 +152,12 @@ def _drawn(source: Any, path: str | Path, options: Extraction, at_least: int) ->
 
 def _extractor(name: str, path: str | Path, options: Extraction) -> FrozenExtractor:
     """Load the extractor that an image input needs."""
+    if options.features == "none":
+        raise DataError(f"`{path}` holds images, but `none` takes features (N, D): name another.")
     if name == "none":
         raise DataError(
-            f"`{path}` holds images, but the features are `none`: name an extractor with "
-            "--features, or give features (N, D)."
+            f"`{path}` holds images, which do not compare with bare features: give features on "
+            "both sides, or images on both."
         )
     try:
         return load_extractor(
@@ -213,6 +215,7 @@ def _computed(
         "kind": "folder" if isinstance(source, ImageFolder) else "array",
         "available": len(source),
         "used": report.read,
+        "others": getattr(source, "num_others", 0),
         "formats": dict(sorted(Counter(_format(source.names[index]) for index in pick).items())),
         "transparent": report.transparent,
         "skipped": report.skipped,

@@ -28,6 +28,22 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.features)
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Record of the images, also where the features come from a file that was made of them."""
+        return self.source.get("origin") or self.source
+
+    @property
+    def notes(self) -> list[str]:
+        """What was lost or changed on the way from the images, one line each."""
+        skipped = self.origin.get("skipped", [])
+        notes = [f"left out {reason}" for reason in skipped]
+        if count := self.origin.get("transparent"):
+            notes.append(f"images with transparency, composited on white: {count}")
+        if count := self.origin.get("others"):
+            notes.append(f"files of other kinds, not read: {count}")
+        return notes
+
 
 def check_comparable(sets: list[FeatureSet], features: str | None = None) -> None:
     """Raise unless all sets were made by one extractor and have one dimension.

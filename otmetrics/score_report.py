@@ -16,11 +16,13 @@ class Floor:
         size: Samples in each part.
         at_floor_size: The score itself on subsamples of that size. Transport distances in many
             dimensions fall with the number of samples, so only scores at one size compare.
+        converged: Whether the solver reached its tolerance in both.
     """
 
     value: float
     size: int
     at_floor_size: float
+    converged: bool = True
 
     @property
     def excess(self) -> float:
@@ -36,8 +38,8 @@ class Score:
         value: The score.
         sizes: Real and fake samples that it used.
         standard_error: Monte-Carlo error over random directions, where there are any.
-        converged: Whether its solver reached its tolerance, here and in the floor.
-        message: What a solver that did not converge has to say.
+        converged: Whether its solver reached its tolerance for the value itself.
+        message: What a solver that did not converge has to say, here or in the floor.
         floor: Its noise floor; None where it was not asked for or the parts are too small.
     """
 
@@ -66,7 +68,10 @@ class ScoreReport:
     @property
     def converged(self) -> bool:
         """Whether every solver reached its tolerance."""
-        return all(score.converged for score in self.scores.values())
+        return all(
+            score.converged and (score.floor is None or score.floor.converged)
+            for score in self.scores.values()
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data for JSON, with the version of its schema.

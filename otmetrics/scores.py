@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from torch import Tensor
@@ -63,8 +64,11 @@ class Scoring:
             raise ValueError(f"`metrics` must be a tuple of names, got {self.metrics!r}.")
         unknown = [name for name in self.metrics if name not in METRICS]
         if unknown or not self.metrics:
+            close = [name for word in unknown for name in get_close_matches(word, METRICS, n=1)]
+            hint = f" Did you mean {', '.join(close)}?" if close else ""
             raise ValueError(
                 f"`metrics` must be among {', '.join(METRICS)}; got {', '.join(unknown) or 'none'}."
+                + hint
             )
         check_at_least("num_neighbors", self.num_neighbors, 1)
         check_at_least("exact_max", self.exact_max, 2)

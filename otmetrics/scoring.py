@@ -6,13 +6,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from otmetrics.errors import DataError, OptionError
 from otmetrics.extraction import Extraction, Progress, extracted
 from otmetrics.feature_set import FeatureSet, check_comparable
-from otmetrics.functional.checks import checked_clouds
+from otmetrics.functional.checks import check_tensor, checked_clouds
 from otmetrics.score_report import Floor, Score, ScoreReport
 from otmetrics.scores import METRICS, Family, Measured, Scoring, families_of, least_samples
 
@@ -46,12 +47,13 @@ def score(
     Raises:
         DataError: If an input cannot be read, is too small or does not compare with the others.
         OptionError: If an option does not fit the inputs.
+        TypeError: If an input is no path.
     """
     inputs = [real, fake] if floor_with is None else [real, fake, floor_with]
-    if floor_with is not None and Path(floor_with).resolve() == Path(real).resolve():
-        raise OptionError(
-            f"`floor_with` must hold other real samples than `{real}`: leave it out to halve them."
-        )
+    if not all(isinstance(path, (str, Path)) for path in inputs):
+        raise TypeError("`score` takes paths; `score_features` takes features in memory.")
+    if floor_with is not None:
+        _check_floor_with(real, fake, floor_with, scoring)
     least = least_samples(scoring)
     sets = extracted(list(inputs), extraction, at_least=least, progress=progress)
     protocol = {"num": extraction.num, "extraction_seed": extraction.seed}
@@ -59,9 +61,9 @@ def score(
 
 
 def score_features(
-    real: FeatureSet | Tensor,
-    fake: FeatureSet | Tensor,
-    floor_with: FeatureSet | Tensor | None = None,
+    real: FeatureSet | Tensor | np.ndarray,
+    fake: FeatureSet | Tensor | np.ndarray,
+    floor_with: FeatureSet | Tensor | np.ndarray | None = None,
     *,
     scoring: Scoring = Scoring(),
     protocol: dict[str, Any] | None = None,
@@ -76,8 +78,8 @@ def score_features(
     asked for.
 
     Args:
-        real: Feature set or (N, D) tensor.
-        fake: Feature set or (M, D) tensor.
+        real: Feature set, or (N, D) tensor or array.
+        fake: Feature set, or (M, D) tensor or array.
         floor_with: More real samples for the floor.
         scoring: What to compute.
         protocol: More entries for the report's protocol.
@@ -167,7 +169,7 @@ def _check_clouds(clouds: dict[str, Tensor], sets: dict[str, FeatureSet], scorin
         if len(cloud) < least:
             raise DataError(
                 f"`{path}` gives {len(cloud)} samples, but these scores need at least {least} a "
-                "side: give more, or ask for other scores."
+                "side: give more, or ask for fewer scores with --metrics."
             )
         try:
             checked_clouds(cloud, cloud, order=order)
@@ -180,21 +182,38 @@ def _assembled(
 ) -> Score:
     """One score from its up to three measurements."""
     parts = [part for part in (value, floor, at) if part is not None]
-    failed = [part for part in parts if not part.converged]
+    messages = [part.message for part in parts if not part.converged]
+    beside = None
+    if floor is not None:
+        beside = Floor(floor.value, size, at.value, floor.converged and at.converged)
     return Score(
         value=value.value,
         sizes=sizes,
         standard_error=value.standard_error,
-        converged=not failed,
-        message=failed[0].message if failed else "",
-        floor=None if floor is None else Floor(floor.value, size, at.value),
+        converged=value.converged,
+        message=messages[0] if messages else "",
+        floor=beside,
     )
 
 
-def _as_set(name: str, item: FeatureSet | Tensor) -> FeatureSet:
-    """Feature set of a bare tensor."""
+def _check_floor_with(
+    real: str | Path, fake: str | Path, other: str | Path, scoring: Scoring
+) -> None:
+    """Raise where more real samples are of no use."""
+    if not scoring.floor:
+        raise OptionError("`floor_with` needs a floor: leave out --no-floor.")
+    for path in (real, fake):
+        if Path(other).resolve() == Path(path).resolve():
+            raise OptionError(f"`floor_with` must hold other samples than `{path}`.")
+
+
+def _as_set(name: str, item: FeatureSet | Tensor | np.ndarray) -> FeatureSet:
+    """Feature set of a bare tensor or array."""
     if isinstance(item, FeatureSet):
         return item
+    if isinstance(item, np.ndarray):
+        item = torch.from_numpy(item)
+    check_tensor(name, item)
     if item.ndim != 2 or len(item) < 2 or not item.is_floating_point():
         raise DataError(
             f"`{name}` must be floating features (N, D) with N >= 2, "
@@ -219,15 +238,11 @@ def _protocol(sets: dict[str, FeatureSet], scoring: Scoring) -> dict[str, Any]:
 
 def _notes(sets: dict[str, FeatureSet], scores: dict[str, Score], scoring: Scoring) -> list[str]:
     """What a reader of the numbers should know."""
-    # Features from a file carry the record of the images that they were made of.
-    sources = {name: item.source.get("origin", item.source) for name, item in sets.items()}
-    notes = []
-    for name, source in sources.items():
-        if source.get("skipped"):
-            listed = "; ".join(source["skipped"])
-            notes.append(f"{name}: left out {len(source['skipped'])} unreadable file(s): {listed}")
-        if source.get("transparent"):
-            notes.append(f"{name}: composited {source['transparent']} transparent images on white")
+    sources = {name: item.origin for name, item in sets.items()}
+    notes = [f"{name}: {line}" for name, item in sets.items() for line in item.notes]
+    paths = [Path(sets[name].source["path"]).resolve() for name in ("real", "fake")]
+    if paths[0] == paths[1]:
+        notes.append("real and fake are the same input")
     formats = [set(source["formats"]) for source in sources.values() if "formats" in source]
     if any(kinds != formats[0] for kinds in formats) and set.union(*formats) & _LOSSY:
         described = " and ".join("/".join(sorted(kinds)) for kinds in formats)
@@ -241,5 +256,8 @@ def _notes(sets: dict[str, FeatureSet], scores: dict[str, Score], scoring: Scori
                 f"--{option} changes it"
             )
     if scoring.floor and any(score.floor is None for score in scores.values()):
-        notes.append("some floors are missing: too few samples for the parts that they compare")
+        notes.append(
+            "some floors are missing: each of the two real parts needs at least "
+            f"{least_samples(scoring)} samples"
+        )
     return notes

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+import otmetrics
 from otmetrics import DataError, Scoring, score_features
 from otmetrics.feature_set import FeatureSet
 from otmetrics.scores import METRICS
@@ -20,6 +21,19 @@ def test_report_is_plain_json():
     report = score_features(*clouds())
     again = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert again["scores"]["recall"]["value"] == report.scores["recall"].value
+
+
+def test_numpy_arrays_are_features_too():
+    real, fake = clouds()
+    assert score_features(real.numpy(), fake.numpy()).scores == score_features(real, fake).scores
+
+
+def test_paths_and_features_have_each_their_door():
+    real, fake = clouds()
+    with pytest.raises(TypeError, match="score_features"):
+        otmetrics.score(real, fake)
+    with pytest.raises(TypeError, match="`floor_with` must be"):
+        score_features(real, fake, Scoring())
 
 
 def test_order_of_the_inputs_does_not_matter_for_whole_scores():

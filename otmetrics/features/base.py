@@ -132,10 +132,11 @@ class FrozenExtractor(nn.Module):
         """Return the features of `images`.
 
         Args:
-            images: As in `preprocess`.
+            images: (N, 3, H, W), uint8, or floating in [0, 1]; without preprocessing, what the
+                network takes.
 
         Returns:
-            (N, D), as in `features`.
+            (N, D), float32 (float64 features given to `none` stay so), on the network's device.
         """
         return self.features(self.preprocess(images))
 

@@ -73,7 +73,7 @@ def _entry(names: list[str]) -> str:
     if len(arrays) != 1:
         raise DataError(
             f"has the entries {', '.join(sorted(arrays)) or '(none)'}: "
-            "name the one to read `features` or `images`."
+            "save the one to read as 'features' or 'images'."
         )
     return arrays[0]
 

@@ -118,7 +118,7 @@ def _stacked(
             if result.error is not None:
                 if not skip_corrupt:
                     raise result.error
-                report.skipped.append(str(result.error))
+                report.skipped.append(_reason(result.error))
                 continue
             first = first or result
             _check_shapes(first, result)
@@ -130,6 +130,11 @@ def _stacked(
                 batch = []
         if batch:
             yield torch.stack(batch)
+
+
+def _reason(error: DataError) -> str:
+    """Which file and why, without the remedy that was just taken."""
+    return str(error).rpartition(": ")[0] or str(error)
 
 
 def _check_shapes(first: _Read, other: _Read) -> None:

@@ -69,8 +69,10 @@ def write_demo(folder: str | Path) -> tuple[Path, Path]:
     folder = Path(folder)
     tiles = _tiles()
     try:
+        _check_foreign(folder, {"real", "fake"})
         for subfolder in ("real", "fake"):
-            _check_foreign(folder / subfolder, tiles)
+            names = {Path(name).name for name in tiles if name.startswith(subfolder)}
+            _check_foreign(folder / subfolder, names)
         for name, pixels in tiles.items():
             _write_png(folder / name, pixels)
     except OSError as error:
@@ -95,15 +97,15 @@ def _tiles() -> dict[str, Tensor]:
     return dict(zip(names, ordered, strict=True))
 
 
-def _check_foreign(folder: Path, tiles: dict[str, Tensor]) -> None:
+def _check_foreign(folder: Path, own: set[str]) -> None:
     """Raise where a folder holds what `write_demo` would not write."""
     if not folder.exists():
         return
     for path in sorted(folder.iterdir()):
-        if f"{folder.name}/{path.name}" not in tiles and not path.name.startswith("."):
+        if path.name not in own and not path.name.startswith("."):
             raise DataError(
                 f"`{path}` is not of the demonstration and would be scored with it: "
-                "give an empty folder."
+                "give a folder that is new or empty with --out."
             )
 
 

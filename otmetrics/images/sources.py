@@ -39,6 +39,7 @@ class ImageFolder:
     Attributes:
         path: The folder.
         names: Relative POSIX paths, sorted.
+        num_others: How many visible files of other kinds lie among them.
 
     Raises:
         DataError: The folder is missing, not a folder, not readable or holds no images.
@@ -58,6 +59,7 @@ class ImageFolder:
             ) from error
         images = (file for file in files if file.suffix.lower() in EXTENSIONS)
         self.names = tuple(sorted(image.as_posix() for image in images))
+        self.num_others = len(files) - len(self.names)
         if not self.names:
             raise DataError(
                 f"`{path}` holds no images ({len(files)} other files): "

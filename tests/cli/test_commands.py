@@ -152,5 +152,27 @@ def test_help_states_the_defaults_of_the_library(otmetrics):
 
     text = " ".join(otmetrics("score", "--help").stdout.split())
     assert ", ".join(METRICS) in text
-    for option in ("exact_max", "sinkhorn_max"):
-        assert f"Default: {getattr(Scoring(), option)}" in text
+    defaults = Scoring()
+    for value in (
+        defaults.exact_max,
+        defaults.num_neighbors,
+        defaults.sliced.num_projections,
+        defaults.sinkhorn.epsilon,
+        defaults.sinkhorn.max_iterations,
+    ):
+        assert f"Default: {value}." in text
+
+
+def test_demo_spoils_no_folder_of_the_user(otmetrics, tmp_path):
+    mine = write_images(tmp_path / "mine", 3, seed=0)
+    finished = otmetrics("demo", "--out", mine)
+    assert finished.code == 3
+    assert "--out" in finished.stderr
+    assert sorted(path.name for path in mine.iterdir()) == ["000.png", "001.png", "002.png"]
+
+
+def test_files_of_other_kinds_are_counted(otmetrics, tmp_path):
+    folder = write_images(tmp_path / "a", 8, seed=0)
+    (folder / "b.avif").write_bytes(b"")
+    finished = otmetrics("extract", folder, tmp_path / "a.npz", *FEATURES)
+    assert "files of other kinds, not read: 1" in finished.stderr

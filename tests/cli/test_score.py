@@ -182,7 +182,8 @@ def test_skip_corrupt_goes_on_and_names_the_files(otmetrics, tmp_path):
     report = scores(finished)
     assert report["protocol"]["inputs"]["fake"]["used"] == 19
     assert "005.png" in report["protocol"]["inputs"]["fake"]["skipped"][0]
-    assert "left out 1 unreadable file" in finished.stderr
+    assert "note: fake: left out" in finished.stderr
+    assert "--skip-corrupt" not in finished.stderr
 
 
 @pytest.mark.parametrize(
@@ -194,8 +195,8 @@ def test_skip_corrupt_goes_on_and_names_the_files(otmetrics, tmp_path):
         (["score", "{real}", "{single}"], 3, "at least 6 a side"),
         (["score", "{real}", "{nan}"], 3, "NaN"),
         (["score", "{real}", "{wide}"], 3, "extract both alike"),
-        (["score", "{real}", "{folder}"], 3, "--features"),
-        (["score", "{real}", "{five}"], 3, "ask for other scores"),
+        (["score", "{real}", "{folder}"], 3, "bare features"),
+        (["score", "{real}", "{five}"], 3, "fewer scores with --metrics"),
         (["score", "{real}", "{real}", "--num", "61"], 3, "fewer than --num 61"),
         (["score", "{real}", "{real}", "--json", "/nowhere/x.json"], 3, "create it first"),
         (["score", "{real}"], 2, "Missing argument"),
@@ -209,12 +210,17 @@ def test_skip_corrupt_goes_on_and_names_the_files(otmetrics, tmp_path):
         (["score", "{real}", "{real}", "--device", "cuda:99"], 2, "not on this machine"),
         (["score", "{real}", "{real}", "--resize", "tf1"], 2, "already holds features"),
         (["score", "{folder}", "{folder}", "--features", "vgg"], 2, "vgg"),
-        (["score", "{folder}", "{folder}", "--features", "none"], 3, "name an extractor"),
+        (["score", "{folder}", "{folder}", "--features", "none"], 3, "name another"),
         (["score", "{folder}", "{folder}", "--features", "pixels", "--weights", "x"], 2, "weights"),
         (["score", "{real}", "{real}", "--metrics", ""], 2, "--metrics must be among"),
         (["score", "{real}", "{real}", "--seed", str(2**70)], 2, "--seed must be below"),
         (["score", "{real}", "{real}", "--floor-with", "{real}"], 2, "--floor-with must hold"),
         (["score", "{real}", "{real}", "--json", "{folder_json}"], 3, "is a folder"),
+        (["score", "{real}", "{five}", "--floor-with", "{five}"], 2, "--floor-with must hold"),
+        (["score", "{real}", "{real}", "--floor-with", "{five}", "--no-floor"], 2, "--no-floor"),
+        (["score", "{real}", "{real}", "--metrics", "recal"], 2, "Did you mean recall?"),
+        (["score", "{real}", "{real}", "--epsilon", "0"], 2, "--epsilon must be"),
+        (["extract", "{real}", "{new}"], 2, "already holds features"),
         (["score", "", "{real}"], 2, "path is empty"),
         (["score", "{huge}", "{real}"], 3, "scale both clouds down"),
         (["score", "{folder}", "{folder}", "--features", "timm:nope"], 2, "timm:nope"),
@@ -232,6 +238,7 @@ def test_bad_input_is_one_line_and_a_code(otmetrics, tmp_path, arguments, code, 
         "empty": tmp_path / "empty",
         "folder_json": tmp_path / "folder.json",
         "huge": tmp_path / "huge.npy",
+        "new": tmp_path / "new.npz",
         "text": tmp_path / "text.csv",
         "missing": tmp_path / "missing",
     }
@@ -250,22 +257,41 @@ def test_bad_input_is_one_line_and_a_code(otmetrics, tmp_path, arguments, code, 
     assert sorted(tmp_path.rglob("*")) == before, "nothing half-written"
 
 
-def test_unconverged_solver_prints_and_exits_4(otmetrics, tmp_path, monkeypatch):
-    # The command line offers no way to starve the solver, so the test lowers its default.
-    from otmetrics import scores as module
-    from otmetrics.solvers import Sinkhorn
-
-    scoring = module.Scoring
-    starved = Sinkhorn(epsilon=1e-4, max_iterations=1)
-    monkeypatch.setattr(module, "Scoring", lambda **options: scoring(sinkhorn=starved, **options))
+def test_unconverged_solver_prints_and_exits_4(otmetrics, tmp_path):
     paths = [write_features(tmp_path / f"{i}.npy", 60, seed=i) for i in range(2)]
-    finished = otmetrics("score", *paths)
+    starved = ("--epsilon", "1e-4", "--max-iterations", "1")
+    finished = otmetrics("score", *paths, *starved)
     assert finished.code == 4
-    assert "(not converged)" in finished.stdout
-    assert "max_iterations" in finished.stderr
-    report = json.loads(otmetrics("score", *paths, "--json").stdout)
+    row = next(line for line in finished.stdout.splitlines() if line.startswith("Sinkhorn"))
+    assert row.count("!") == 2
+    assert "--max-iterations" in finished.stderr
+    report = json.loads(otmetrics("score", *paths, *starved, "--json").stdout)
     assert report["scores"]["sinkhorn_divergence"]["converged"] is False
+    assert report["scores"]["sinkhorn_divergence"]["floor"]["converged"] is False
     assert report["scores"]["wasserstein"]["converged"] is True
+
+
+def test_floor_that_did_not_converge_is_not_blamed_on_the_value(otmetrics, tmp_path):
+    # Equal clouds converge at once, their halves not within 20 iterations at this epsilon.
+    path = write_features(tmp_path / "a.npy", 60, seed=1)
+    finished = otmetrics("score", path, path, "--max-iterations", "20", "--epsilon", "0.01")
+    assert finished.code == 4
+    row = next(line for line in finished.stdout.splitlines() if line.startswith("Sinkhorn"))
+    assert row.split()[-2] == "!"
+    assert row.count("!") == 1
+    assert "real and fake are the same input" in finished.stderr
+
+
+def test_options_reach_the_solvers(otmetrics, features):
+    options = ("--num-projections", "7", "--num-neighbors", "3", "--epsilon", "0.5")
+    report = scores(otmetrics("score", *features, *options, "--json"))
+    used = report["protocol"]["scoring"]
+    assert used["sliced"]["num_projections"] == 7
+    assert used["num_neighbors"] == 3
+    assert used["sinkhorn"]["epsilon"] == 0.5
+    plain = scores(otmetrics("score", *features, "--json"))["scores"]
+    for name in ("sliced_wasserstein", "sinkhorn_divergence", "density"):
+        assert report["scores"][name]["value"] != plain[name]["value"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")

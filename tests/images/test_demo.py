@@ -95,6 +95,10 @@ def test_folders_with_other_files_are_refused(tmp_path, name):
 def test_places_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "real").write_text("")
-    for folder in (tmp_path, tmp_path / "file"):
+    with pytest.raises(DataError, match=r"file` is not of the demonstration"):
+        write_demo(tmp_path)
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "real").write_text("")
+    for folder in (tmp_path / "only", tmp_path / "file"):
         with pytest.raises(DataError, match=r"cannot be written .*give another folder"):
             write_demo(folder)

@@ -237,7 +237,7 @@ def test_choice_of_the_entry(tmp_path):
 
 
 def test_archives_without_a_clear_entry(tmp_path):
-    with pytest.raises(DataError, match=r"entries mu, sigma: .*`features` or `images`"):
+    with pytest.raises(DataError, match=r"entries mu, sigma: .*'features' or 'images'"):
         opened(saved(tmp_path / "f.npz", sigma=np.eye(2), mu=np.ones(2)))
     with pytest.raises(DataError, match=r"entries \(none\)"):
         opened(saved(tmp_path / "f.npz", protocol="{}"))
