@@ -70,7 +70,11 @@ def _names(
     metavar="OTHER_REAL",
     help="More real samples: the floor compares REAL with these, not two halves of REAL.",
 )
-@click.option("--no-floor", is_flag=True, help="Leave the floors out; a third of the time.")
+@click.option(
+    "--no-floor",
+    is_flag=True,
+    help="Leave the floors out, and the two more solves a score that they take.",
+)
 @click.option(
     "--json",
     "json_target",
