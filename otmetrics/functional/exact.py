@@ -1,7 +1,10 @@
 """Exact Wasserstein distances: the network simplex of POT, with a duality gap as certificate."""
 
+import threading
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from otmetrics.functional.checks import (
 from otmetrics.functional.cost import pairwise_costs, power
 from otmetrics.functional.result import TransportResult, outward, root, stacked
 
+_T = TypeVar("_T")
 _RELATIVE_GAP = 1e-6
 _ROUNDING = 16 * torch.finfo(torch.float64).eps
 _ATTEMPTS = 3
@@ -220,10 +224,26 @@ def _network_simplex(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # repeated in log["warning"]
-        plan, log = ot.emd(a, b * (a.sum() / b.sum()), cost, numItermax=_MAX_PIVOTS, log=True)
+        plan, log = _interruptible(
+            lambda: ot.emd(a, b * (a.sum() / b.sum()), cost, numItermax=_MAX_PIVOTS, log=True)
+        )
     if log["warning"] is not None:
         raise RuntimeError(f"The network simplex did not finish: {log['warning']}")
     return plan, log
+
+
+def _interruptible(work: Callable[[], _T]) -> _T:
+    """Do compiled work in a thread of its own, so that Ctrl-C need not wait for its end."""
+    future: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result()
 
 
 def _result(

@@ -1,5 +1,8 @@
 """Exact transport against linear programming, and the certificate it carries."""
 
+import subprocess
+import sys
+
 import numpy as np
 import oracles
 import pytest
@@ -277,3 +280,28 @@ def test_lattices(order: float) -> None:
         truth, _ = oracles.transport(cost)
         result = exact_result(x, y, order=order)
         check_certificate(result, cost, oracles.uniform(8), oracles.uniform(11), truth)
+
+
+def test_ctrl_c_does_not_wait_for_the_solver() -> None:
+    # In a process of its own, whose main thread takes the interrupt.
+    code = """
+import os, signal, threading
+from otmetrics.functional.exact import _interruptible
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+never = threading.Event()
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    _interruptible(never.wait)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert finished.stdout == "interrupted\n"
+
+
+def test_errors_of_the_solver_come_through() -> None:
+    with pytest.raises(ZeroDivisionError):
+        exact._interruptible(lambda: 1 / 0)
