@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import sys
 
 import click
@@ -12,6 +11,7 @@ from otmetrics.errors import DataError, OptionError
 from .demo import demo
 from .extract import extract
 from .features import features
+from .options import spoken
 from .score import score
 
 BAD_DATA = 3
@@ -63,26 +63,6 @@ def main() -> None:
         click.echo(f"error: {error}", err=True)
         code = BAD_DATA
     except OptionError as error:
-        click.echo(f"error: {_spoken(error)}", err=True)
+        click.echo(f"error: {spoken(str(error), cli.commands.values())}", err=True)
         code = click.UsageError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _spoken(error: Exception) -> str:
-    """The library's message with its arguments named as the command line has them."""
-    names = {option for command in cli.commands.values() for option in _options(command)}
-    return re.sub(
-        r"`([a-z_]+)`",
-        lambda found: option if (option := _flag(found[1])) in names else found[0],
-        str(error),
-    )
-
-
-def _options(command: click.Command) -> list[str]:
-    """The long options of a command."""
-    return [name for parameter in command.params for name in parameter.opts]
-
-
-def _flag(name: str) -> str:
-    """How the command line writes an argument's name."""
-    return "--" + name.replace("_", "-")

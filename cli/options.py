@@ -1,6 +1,7 @@
 """Options that several commands share, and how their text becomes the library's objects."""
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,14 @@ def resolved_device(name: str) -> str:
             f"({torch.cuda.device_count()} CUDA device(s)): use --device cpu."
         )
     return name
+
+
+def spoken(message: str, commands: Iterable[click.Command]) -> str:
+    """A message of the library with its arguments named as these commands have them."""
+    options = {name for command in commands for item in command.params for name in item.opts}
+
+    def named(found: re.Match[str]) -> str:
+        option = "--" + found[1].replace("_", "-")
+        return option if option in options else found[0]
+
+    return re.sub(r"`([a-z_]+)`", named, message)

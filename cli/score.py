@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from .options import INPUT, checked_options, extraction_options, resolved_device
+from .options import INPUT, checked_options, extraction_options, resolved_device, spoken
 
 NOT_CONVERGED = 4
 
@@ -160,9 +160,7 @@ def run_score(
     if not report.converged:
         for name, result in report.scores.items():
             if result.message:
-                message = result.message.replace("`max_iterations`", "--max-iterations")
-                message = message.replace("`epsilon`", "--epsilon")
-                click.echo(f"warning: {name}: {message}", err=True)
+                click.echo(f"warning: {name}: {spoken(result.message, [score])}", err=True)
         raise click.exceptions.Exit(NOT_CONVERGED)
 
 

@@ -96,7 +96,7 @@ def extracted(
     sets = [
         _loaded(source, path, pick)
         if isinstance(source, FeatureArray)
-        else _computed(source, path, pick, extractor, options, progress)
+        else _computed(source, path, pick, extractor, options, at_least, progress)
         for (source, path), pick in zip(pairs, picks, strict=True)
     ]
     check_comparable(sets, options.features)
@@ -139,15 +139,20 @@ def _drawn(source: Any, path: str | Path, options: Extraction, at_least: int) ->
     size = available if options.num is None else options.num
     if size > available:
         raise DataError(f"`{path}` holds {available} samples, fewer than --num {size}: lower it.")
-    if size < at_least:
-        raise DataError(
-            f"`{path}` gives {size} sample(s), but these scores need at least {at_least} a side: "
-            "give more, or ask for fewer scores with --metrics."
-        )
+    _check_enough(path, size, at_least)
     if options.num is None:
         return list(range(available))
     generator = torch.Generator().manual_seed(options.seed)
     return torch.randperm(available, generator=generator)[:size].sort().values.tolist()
+
+
+def _check_enough(path: str | Path, size: int, at_least: int) -> None:
+    """Raise where an input has too few samples."""
+    if size < at_least:
+        raise DataError(
+            f"`{path}` gives {size} sample(s), but at least {at_least} are needed a side: give "
+            "more, or ask for fewer scores with --metrics."
+        )
 
 
 def _extractor(name: str, path: str | Path, options: Extraction) -> FrozenExtractor:
@@ -186,6 +191,7 @@ def _computed(
     pick: list[int],
     extractor: FrozenExtractor,
     options: Extraction,
+    at_least: int,
     progress: Progress | None,
 ) -> FeatureSet:
     """Read, transform and pass the picked images through the network."""
@@ -206,8 +212,7 @@ def _computed(
             parts.append(extractor.features(inputs).cpu())
         if progress is not None:
             progress(task, report.read + len(report.skipped), len(pick))
-    if report.read < 2:
-        raise DataError(f"`{path}` has {report.read} readable image(s): a distance needs 2.")
+    _check_enough(path, report.read, at_least)
     features = torch.cat(parts)
     _check_finite(features, path, extractor.name)
     record = {
@@ -225,8 +230,8 @@ def _computed(
 
 def _format(name: str) -> str:
     """File format of an image by its name, for the record."""
-    suffix = PurePath(name).suffix.lower().lstrip(".")
-    return {"jpeg": "jpg", "tiff": "tif"}.get(suffix.partition("[")[0], suffix.partition("[")[0])
+    suffix = PurePath(name).suffix.lower().lstrip(".").partition("[")[0]  # "npy[12]" -> "npy"
+    return {"jpeg": "jpg", "tiff": "tif"}.get(suffix, suffix)
 
 
 def _check_finite(features: Tensor, path: str | Path, name: str) -> None:

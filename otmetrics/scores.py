@@ -101,6 +101,13 @@ class Family(NamedTuple):
         return float("inf") if self.limit is None else getattr(scoring, self.limit)
 
 
+def _solved(solver: Sliced | Exact | Sinkhorn, real: Tensor, fake: Tensor) -> TransportResult:
+    """A solver's result; the score keeps the state that the solver would warn about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return solver.solve(real, fake)
+
+
 def _transported(result: TransportResult, value: Tensor) -> list[Measured]:
     """A solver's value with its error and state."""
     error = None if result.standard_error is None else float(result.standard_error)
@@ -109,21 +116,19 @@ def _transported(result: TransportResult, value: Tensor) -> list[Measured]:
 
 def _sliced(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
     """SW_p with its Monte-Carlo error."""
-    result = scoring.sliced.solve(real, fake)
+    result = _solved(scoring.sliced, real, fake)
     return _transported(result, result.value)
 
 
 def _exact(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
     """W_p."""
-    result = scoring.exact.solve(real, fake)
+    result = _solved(scoring.exact, real, fake)
     return _transported(result, result.value)
 
 
 def _sinkhorn(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
     """The Sinkhorn divergence, unrooted as the field writes it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the score keeps the state instead
-        result = scoring.sinkhorn.solve(real, fake)
+    result = _solved(scoring.sinkhorn, real, fake)
     return _transported(result, result.cost)
 
 

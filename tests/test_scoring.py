@@ -127,3 +127,13 @@ def test_sets_of_different_extractors_raise():
 def test_options_are_checked(options, words):
     with pytest.raises(ValueError, match=words):
         Scoring(**options)
+
+
+def test_open_gap_of_the_exact_distance_shows_in_the_score(monkeypatch):
+    # No data is known that defeats the solver for good, so it is given no tolerance to meet.
+    from otmetrics.functional import exact
+
+    monkeypatch.setattr(exact, "_RELATIVE_GAP", -1.0)
+    report = score_features(*clouds(), scoring=Scoring(metrics=("wasserstein",)))
+    assert not report.converged
+    assert "duality gap" in report.scores["wasserstein"].message

@@ -172,7 +172,8 @@ def _optimum(cost: Tensor, a: Tensor | None, b: Tensor | None) -> _Optimum:
     """Solve on the points that carry weight, again with outliers cut where the gap stays open."""
     kept_rows, weights_a = _support(a, cost.shape[0])
     kept_columns, weights_b = _support(b, cost.shape[1])
-    part = cost[kept_rows][:, kept_columns]
+    whole = a is None and b is None
+    part = cost if whole else cost[kept_rows][:, kept_columns]
     least, limit = float(part.min()), float("inf")
     # The simplex works in float64 on potentials as large as the largest cost, so that costs far
     # above the optimum drown the others. A plan at hand bounds what an optimal one pays for moving
@@ -183,6 +184,8 @@ def _optimum(cost: Tensor, a: Tensor | None, b: Tensor | None) -> _Optimum:
         if total - float(optimum.lower_bound) <= _RELATIVE_GAP * abs(total) or total <= least:
             break
         limit = least + (total - least) / float(optimum.masses.min())
+    if whole:
+        return optimum
     g = optimum.potentials[1]
     f = (cost[:, kept_columns] - g).amin(1)
     g = (cost - f[:, None]).amin(0)
@@ -192,7 +195,7 @@ def _optimum(cost: Tensor, a: Tensor | None, b: Tensor | None) -> _Optimum:
 
 def _attempt(cost: Tensor, a: Tensor, b: Tensor, limit: float) -> _Optimum:
     """One run of the simplex on costs cut at `limit`, judged on the whole costs."""
-    cut = cost.clamp(max=limit)
+    cut = cost if limit == float("inf") else cost.clamp(max=limit)
     # The simplex compares costs with absolute tolerances: give it costs of order one.
     scale = float(cut.abs().mean()) or 1.0
     plan, log = _network_simplex((cut / scale).numpy(), a.numpy(), b.numpy())

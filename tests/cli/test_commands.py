@@ -176,3 +176,14 @@ def test_files_of_other_kinds_are_counted(otmetrics, tmp_path):
     (folder / "b.avif").write_bytes(b"")
     finished = otmetrics("extract", folder, tmp_path / "a.npz", *FEATURES)
     assert "files of other kinds, not read: 1" in finished.stderr
+
+
+def test_one_image_can_be_extracted_but_not_none(otmetrics, tmp_path):
+    folder = write_images(tmp_path / "a", 1, seed=0)
+    assert otmetrics("extract", folder, tmp_path / "a.npz", *FEATURES).code == 0
+    (folder / "000.png").write_bytes(b"")
+    arguments = ("extract", folder, tmp_path / "b.npz", *FEATURES, "--skip-corrupt")
+    finished = otmetrics(*arguments)
+    assert finished.code == 3
+    assert "gives 0 sample(s)" in finished.stderr
+    assert not (tmp_path / "b.npz").exists()
