@@ -101,6 +101,23 @@ def frechet_distance_from_moments(
             "`real_mean` and `fake_mean` must have the same shape, "
             f"got {tuple(real_mean.shape)} and {tuple(fake_mean.shape)}."
         )
+    return gaussian_distance(real_mean, real_covariance, fake_mean, fake_covariance)
+
+
+def gaussian_distance(
+    real_mean: Tensor, real_covariance: Tensor, fake_mean: Tensor, fake_covariance: Tensor
+) -> Tensor:
+    """Fréchet distance of moments that need no check; see `frechet_distance_from_moments`.
+
+    Args:
+        real_mean: Mean (D,) or (B, D).
+        real_covariance: Covariance (D, D) or (B, D, D), symmetric positive semi-definite.
+        fake_mean: The same for fake.
+        fake_covariance: The same for fake.
+
+    Returns:
+        Scalar or (B,).
+    """
     a, b = real_covariance.double(), fake_covariance.double()
     fidelity = _Fidelity.apply(a, b)
     trace = (a + b).diagonal(dim1=-2, dim2=-1).sum(-1)

@@ -84,7 +84,7 @@ def sliced_result(
     slices = _slice_costs(*centred(real, fake), directions, order, a, b)
     cost = slices.mean(-1)
     value = root(cost, order)
-    error = None if given or slices.shape[-1] < 2 else _standard_error(slices, value, order)
+    error = None if given or slices.shape[-1] < 2 else standard_error(slices, value, order)
     return TransportResult(
         value=value.to(real.dtype),
         cost=cost.to(real.dtype),
@@ -175,8 +175,17 @@ def _slice_costs(
     return torch.cat(costs, -1)
 
 
-def _standard_error(slices: Tensor, value: Tensor, order: float) -> Tensor:
-    """Error of the p-th root of the mean of independent slices, by the delta method."""
+def standard_error(slices: Tensor, value: Tensor, order: float) -> Tensor:
+    """Standard error of the p-th root of the mean of independent slices, by the delta method.
+
+    Args:
+        slices: Costs (..., L), L >= 2, one a direction.
+        value: The root of their mean (...).
+        order: The order p.
+
+    Returns:
+        Errors (...).
+    """
     error = slices.detach().std(-1) / slices.shape[-1] ** 0.5
     slope = order * value.detach() ** (order - 1)
     return torch.where(slope > 0, error / slope.clamp_min(torch.finfo(error.dtype).tiny), 0.0)
