@@ -29,6 +29,12 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOME` says the same at run
     from otmetrics.functional import precision_recall as precision_recall
     from otmetrics.functional import sinkhorn_divergence as sinkhorn_divergence
     from otmetrics.functional import sliced_wasserstein as sliced_wasserstein
+    from otmetrics.metrics import DensityCoverage as DensityCoverage
+    from otmetrics.metrics import FrechetFeatureDistance as FrechetFeatureDistance
+    from otmetrics.metrics import FrechetInceptionDistance as FrechetInceptionDistance
+    from otmetrics.metrics import KernelFeatureDistance as KernelFeatureDistance
+    from otmetrics.metrics import PrecisionRecall as PrecisionRecall
+    from otmetrics.metrics import WassersteinFeatureDistance as WassersteinFeatureDistance
     from otmetrics.score_report import Floor as Floor
     from otmetrics.score_report import Score as Score
     from otmetrics.score_report import ScoreReport as ScoreReport
@@ -59,6 +65,14 @@ _HOME = {
         "precision_recall",
         "sinkhorn_divergence",
         "sliced_wasserstein",
+    ),
+    "metrics": (
+        "DensityCoverage",
+        "FrechetFeatureDistance",
+        "FrechetInceptionDistance",
+        "KernelFeatureDistance",
+        "PrecisionRecall",
+        "WassersteinFeatureDistance",
     ),
     "score_report": ("Floor", "Score", "ScoreReport"),
     "scores": ("METRICS", "Scoring"),

@@ -48,17 +48,30 @@ def kernel_distance(
         >>> kernel_distance(x, x).item()  # (1 + 1)/1 - 2 (1 + 1 + 1 + 125)/4
         -62.0
     """
+    check_kernel(kernel, bandwidth)
+    real, fake = checked_clouds(real, fake, min_samples=2, order=6 if kernel == "polynomial" else 2)
+    x, y = real.double(), fake.double()
+    if real.ndim == 2:
+        return _mmd(x, y, kernel, bandwidth).to(real.dtype)
+    return torch.stack([_mmd(*p, kernel, bandwidth) for p in zip(x, y, strict=True)]).to(real.dtype)
+
+
+def check_kernel(kernel: str, bandwidth: float | None) -> None:
+    """Raise unless the options of a kernel fit.
+
+    Args:
+        kernel: "polynomial" or "rbf".
+        bandwidth: Of the latter, or None.
+
+    Raises:
+        ValueError: If an option breaks its rule.
+    """
     if kernel not in ("polynomial", "rbf"):
         raise ValueError(f'`kernel` must be "polynomial" or "rbf", got {kernel!r}.')
     if bandwidth is not None:
         check_positive("bandwidth", bandwidth)
         if kernel != "rbf":
             raise ValueError(f'`bandwidth` belongs to the "rbf" kernel, got kernel {kernel!r}.')
-    real, fake = checked_clouds(real, fake, min_samples=2, order=6 if kernel == "polynomial" else 2)
-    x, y = real.double(), fake.double()
-    if real.ndim == 2:
-        return _mmd(x, y, kernel, bandwidth).to(real.dtype)
-    return torch.stack([_mmd(*p, kernel, bandwidth) for p in zip(x, y, strict=True)]).to(real.dtype)
 
 
 def _mmd(x: Tensor, y: Tensor, kernel: str, bandwidth: float | None) -> Tensor:

@@ -1,0 +1,119 @@
+"""One network for all metrics that use it, asked once per batch."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import NamedTuple
+from weakref import WeakKeyDictionary, WeakValueDictionary, ref
+
+import torch
+from torch import Tensor, nn
+
+from otmetrics.features import FrozenExtractor, load_extractor
+from otmetrics.features.weights import state_sha256
+
+_NAMED: WeakValueDictionary[tuple[str, ...], FrozenExtractor] = WeakValueDictionary()
+_COPIES: WeakKeyDictionary[nn.Module, tuple[str, ref[FrozenExtractor]]] = WeakKeyDictionary()
+
+
+class _Batch(NamedTuple):
+    """A batch, its features, and the metrics that have had them."""
+
+    images: Tensor
+    features: Tensor
+    askers: set[int]
+
+
+_LATEST: WeakKeyDictionary[FrozenExtractor, _Batch] = WeakKeyDictionary()
+
+
+def shared_extractor(
+    feature: str | nn.Module, weights: str | Path | None = None, resize: str | None = None
+) -> FrozenExtractor:
+    """The extractor for a `feature` argument; the same argument gives the same object.
+
+    Args:
+        feature: An extractor, its name for `load_extractor`, or any network, which is copied: what
+            becomes of it later, in training say, changes no metric.
+        weights: For `load_extractor`.
+        resize: For `load_extractor`.
+
+    Returns:
+        The frozen extractor.
+
+    Raises:
+        ValueError: If the name is unknown, or it is neither.
+    """
+    if isinstance(feature, FrozenExtractor):
+        return feature
+    if isinstance(feature, str):
+        return _named(feature, weights, resize)
+    if isinstance(feature, nn.Module):
+        return _of_network(feature)
+    raise ValueError(
+        "`feature` must be the name of an extractor, a torch.nn.Module, or None for features "
+        f"(N, D), got {type(feature).__name__}."
+    )
+
+
+def _named(name: str, weights: str | Path | None, resize: str | None) -> FrozenExtractor:
+    """An extractor by name, with messages that speak of `feature`."""
+    key = (name, str(weights), str(resize))
+    extractor = _NAMED.get(key)
+    if extractor is None:
+        try:
+            extractor = load_extractor(name, weights=weights, resize=resize)
+        except ValueError as error:
+            raise type(error)(str(error).replace("`name`", "`feature`")) from error
+        _NAMED[key] = extractor
+    return extractor
+
+
+def _of_network(network: nn.Module) -> FrozenExtractor:
+    """A frozen copy of a network as it is now."""
+    weights = state_sha256(network)
+    before, copy = _COPIES.get(network, ("", lambda: None))
+    extractor = copy()
+    if extractor is None or before != weights:
+        extractor = FrozenExtractor(deepcopy(network), None, type(network).__qualname__)
+        _COPIES[network] = weights, ref(extractor)
+    return extractor
+
+
+def features_of(images: Tensor, extractor: FrozenExtractor, asker: object) -> Tensor:
+    """Features of a batch, computed once for all metrics that share the extractor.
+
+    A metric that asks gets the features of the latest batch if that has the same content, and if
+    the metric has not had them yet; it never gets them twice, so nothing outlives one round.
+
+    Args:
+        images: What the extractor takes.
+        extractor: The extractor.
+        asker: The metric that asks.
+
+    Returns:
+        Features (N, D) without a graph, not to be written to.
+    """
+    latest = _LATEST.get(extractor)
+    if latest is not None and id(asker) not in latest.askers and _same(latest.images, images):
+        latest.askers.add(id(asker))
+        return latest.features
+    kept = images.detach().clone()  # the caller may refill the buffer in place
+    with torch.no_grad():
+        features = extractor(images).clone()  # a network may return a view of its input
+    _LATEST[extractor] = _Batch(kept, features, {id(asker)})
+    return features
+
+
+def forget(extractor: FrozenExtractor) -> None:
+    """Free the latest batch.
+
+    Args:
+        extractor: Whose.
+    """
+    _LATEST.pop(extractor, None)
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Whether two batches hold the same numbers."""
+    kinds = [(batch.shape, batch.dtype, batch.device) for batch in (first, second)]
+    return kinds[0] == kinds[1] and torch.equal(first, second)

@@ -1,0 +1,219 @@
+"""States of a metric that sees real and fake samples: merged, synchronised, saved, moved."""
+
+import functools
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from otmetrics.metrics.stores import Memory, Store, joined
+
+SIDES = ("real", "fake")
+DIGEST_BYTES = 8
+
+
+class TwoSidedMetric(Metric):
+    """A metric that remembers two sides in a store, and what torchmetrics and PyTorch do with it.
+
+    States are `real_*` and `fake_*`, what the store remembers of either side; `layout`, the
+    dimension D (0 before the first batch) and whether features are float64; and `origin`, the bytes
+    of two digests: of all that the states depend on, which loading, merging and synchronising
+    compare, and of the extractor object, which keeps metrics that see different features out of one
+    compute group. No state is ever changed in place, so they are copied by reference.
+    """
+
+    full_state_update = False
+
+    def _add_states(self, store: Store) -> None:
+        """Register the states; call it once when all that `_origin` speaks of is there."""
+        self._store = store
+        for side in SIDES:
+            for field, default in store.empty().items():
+                self.add_state(f"{side}_{field}", default)
+        self.add_state("layout", torch.zeros(2, dtype=torch.int64))
+        self.add_state("origin", self._origin())
+
+    @abstractmethod
+    def _origin(self) -> Tensor:
+        """Bytes of two digests, `DIGEST_BYTES` each; see the class."""
+
+    def merge_state(self, incoming_state: "dict[str, Any] | Metric") -> None:
+        """Add the samples of another metric, or of its `metric_state`, behind those of this one.
+
+        Args:
+            incoming_state: A metric of this class, or a state of one.
+
+        Raises:
+            ValueError: If it is of another class, or was made with other features or options.
+        """
+        if isinstance(incoming_state, Metric):
+            if type(incoming_state) is not type(self):
+                raise ValueError(
+                    f"`incoming_state` must be a {type(self).__name__}, "
+                    f"got {type(incoming_state).__name__}."
+                )
+            incoming_state = incoming_state.metric_state
+        self._check_state("incoming_state", incoming_state)
+        self._take(self._merged(self.metric_state, self._moved(incoming_state)))
+
+    def _memory(self, state: Memory, side: str) -> Memory:
+        """What a state holds of one side."""
+        start = f"{side}_"
+        return {name[len(start) :]: state[name] for name in state if name.startswith(start)}
+
+    def _merged(self, first: Memory, second: Memory) -> Memory:
+        """The state after the samples of one state and then those of another."""
+        layouts = torch.stack([first["layout"], second["layout"]])
+        _check_dimensions(layouts)
+        state = {"layout": layouts.amax(0), "origin": first["origin"]}
+        for side in SIDES:
+            memory = self._store.merged(self._memory(first, side), self._memory(second, side))
+            state |= named(side, memory)
+        return state
+
+    def _restore(self, state: Memory) -> None:
+        """Put a state in place."""
+        for name, value in state.items():
+            setattr(self, name, value)
+        if self.compute_on_cpu:
+            self._move_list_states_to_cpu()
+
+    def _take(self, state: Memory) -> None:
+        """Put a state with new samples in place."""
+        self._restore(state)
+        self._computed = None
+        self._update_count += 1
+
+    def _moved(self, state: Memory) -> Memory:
+        """A state on the device of the metric."""
+        return {
+            name: [chunk.to(self.device) for chunk in value]
+            if isinstance(value, list)
+            else value.to(self.device)
+            for name, value in state.items()
+        }
+
+    def _check_state(self, name: str, state: Memory) -> None:
+        """Raise unless a state has all fields, made with the same features and options."""
+        if "origin" in state:
+            self._check_origin(name, state["origin"])
+        missing = [field for field in self._defaults if field not in state]
+        if missing:
+            raise ValueError(f"`{name}` must hold {', '.join(missing)} too.")
+
+    def _check_origin(self, name: str, origin: Tensor) -> None:
+        """Raise unless samples were seen with the same features and options."""
+        if not torch.equal(origin[:DIGEST_BYTES].cpu(), self.origin[:DIGEST_BYTES].cpu()):
+            raise ValueError(
+                f"`{name}` must come from a metric with the features and options of {self!r}: "
+                "same extractor and weights, normalize, max_samples, seed and streaming."
+            )
+
+    def _copy_state_dict(self) -> Memory:
+        """States to come back to; by reference, as nothing changes them in place."""
+        return self.metric_state
+
+    def _reduce_states(self, incoming_state: Memory) -> None:
+        """Put earlier samples before those of this metric, as wrappers of torchmetrics ask."""
+        self._restore(self._merged(self._moved(incoming_state), self.metric_state))
+
+    def _sync_dist(
+        self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any = None
+    ) -> None:
+        """Replace the state by that of all ranks, in the order of ranks; some may be empty."""
+        group = process_group or self.process_group
+
+        def gathered(state: Tensor) -> list[Tensor]:
+            return dist_sync_fn(state.to(self.device).contiguous(), group=group)
+
+        for origin in gathered(self.origin):
+            self._check_origin("rank", origin)
+        layouts = torch.stack(gathered(self.layout))
+        _check_dimensions(layouts)
+        dimension, is_double = layouts.amax(0).tolist()
+        if not dimension:
+            return
+        dtype = torch.float64 if is_double else torch.float32
+        blank = self._store.of(torch.zeros(0, dimension, dtype=dtype, device=self.device))
+        state = {"layout": layouts.amax(0), "origin": self.origin}
+        for side in SIDES:
+            # Behind a blank memory all ranks have all fields, in equal numbers of dimensions.
+            memory = self._store.merged(blank, self._moved(self._memory(self.metric_state, side)))
+            parts = [gathered(_whole(value, dtype)) for value in memory.values()]
+            ranks = [
+                {
+                    field: [part] if isinstance(value, list) else part
+                    for (field, value), part in zip(memory.items(), row, strict=True)
+                }
+                for row in zip(*parts, strict=True)
+            ]
+            state |= named(side, functools.reduce(self._store.merged, ranks))
+        self._restore(state)
+
+    def _wrap_compute(self, compute: Callable) -> Callable:
+        """Leave the state of this rank in place when `compute` raises too."""
+        wrapped = super()._wrap_compute(compute)
+
+        @functools.wraps(compute)
+        def computed(*args: Any, **kwargs: Any) -> Any:
+            was_synced = self._is_synced
+            try:
+                with warnings.catch_warnings():
+                    # A rank without samples is nothing to warn of; a metric without any raises.
+                    warnings.filterwarnings("ignore", "The ``compute`` method of metric")
+                    return wrapped(*args, **kwargs)
+            finally:
+                if self._is_synced and not was_synced and self._should_unsync:
+                    self.unsync()
+
+        return computed
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Resume from a saved state, if that is one of this metric."""
+        names = [name for name in self._defaults if prefix + name in state_dict]
+        incoming = {name: state_dict.pop(prefix + name) for name in names}
+        if incoming:
+            errors = kwargs["error_msgs"] if "error_msgs" in kwargs else args[-1]
+            try:
+                self._check_state(prefix + "state", incoming)
+            except ValueError as error:
+                errors.append(str(error))
+            else:
+                self._restore(self._moved(incoming))
+                self._computed, self._update_count = None, max(1, self._update_count)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
+        """Follow a move to another device, never a change of dtype."""
+        device = fn(torch.empty(0, device=self.device)).device
+        return super()._apply(lambda tensor: tensor.to(device), *args, **kwargs)
+
+
+def named(side: str, memory: Memory) -> Memory:
+    """A memory under the names of its states."""
+    return {f"{side}_{field}": value for field, value in memory.items()}
+
+
+def _whole(value: Any, dtype: torch.dtype) -> Tensor:
+    """A state as one tensor; features in the dtype that all ranks agreed on."""
+    if not isinstance(value, list):
+        return value
+    rows = joined(value)
+    return rows.to(dtype) if rows.is_floating_point() else rows
+
+
+def _check_dimensions(layouts: Tensor) -> None:
+    """Raise unless all layouts (K, 2) that know their dimension have the same."""
+    dimensions = sorted(set(layouts[:, 0].tolist()) - {0})
+    if len(dimensions) > 1:
+        raise ValueError(
+            "`images` must have the same number of features D in every batch, "
+            f"got {' and '.join(map(str, dimensions))}."
+        )

@@ -1,0 +1,251 @@
+"""What a metric remembers of one side, real or fake, and how two memories become one.
+
+A memory is a dictionary of torchmetrics states: tensors, or lists of tensors that are read as one.
+Stores never change a memory in place, so that states may be shared and restored by reference.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from otmetrics.functional.checks import check_at_least, check_seed
+from otmetrics.functional.cost import ieee_matmul
+from otmetrics.functional.moments import Moments, merged_moments, moments
+from otmetrics.functional.reservoir import Reservoir, lowest, merged_reservoirs
+from otmetrics.functional.sketch import NUM_BINS, Sketch, merged_sketches, sketch
+from otmetrics.functional.sliced import random_directions
+
+Memory = dict[str, Any]
+
+
+class Store(Protocol):
+    """A way to remember samples; its fields are the options that decide the memory."""
+
+    def empty(self) -> Memory:
+        """Memory of nothing, of any dimension."""
+
+    def of(self, features: Tensor) -> Memory:
+        """Memory of a batch (N, D), N >= 0."""
+
+    def merged(self, first: Memory, second: Memory) -> Memory:
+        """Memory of one stream followed by another; the first is no shorter than `empty`."""
+
+    def count(self, memory: Memory) -> int:
+        """Number of samples seen."""
+
+    def collected(self, memory: Memory) -> Any:
+        """What the maths takes."""
+
+
+@dataclass(frozen=True)
+class AllSamples:
+    """Every sample, in order."""
+
+    def empty(self) -> Memory:
+        """No samples."""
+        return {"features": []}
+
+    def of(self, features: Tensor) -> Memory:
+        """The batch itself."""
+        return {"features": [features]}
+
+    def merged(self, first: Memory, second: Memory) -> Memory:
+        """Both, one after the other."""
+        return {"features": [*first["features"], *second["features"]]}
+
+    def count(self, memory: Memory) -> int:
+        """Number of samples."""
+        return sum(map(len, memory["features"]))
+
+    def collected(self, memory: Memory) -> Tensor:
+        """Features (N, D)."""
+        return joined(memory["features"])
+
+
+@dataclass(frozen=True)
+class SampleReservoir:
+    """A uniform random subset of at most `max_samples`; see `functional.reservoir`.
+
+    Attributes:
+        max_samples: Its size; memory holds up to twice as many.
+        seed: Selects the subset.
+    """
+
+    max_samples: int
+    seed: int
+
+    def empty(self) -> Memory:
+        """No samples; `stream` is the seen and the span of a `Reservoir`."""
+        return {"features": [], "positions": [], "stream": torch.zeros(2, dtype=torch.int64)}
+
+    def of(self, features: Tensor) -> Memory:
+        """A batch, at the first positions."""
+        positions = torch.arange(len(features), device=features.device)
+        stream = torch.full((2,), len(features), device=features.device)
+        return {"features": [features], "positions": [positions], "stream": stream}
+
+    def merged(self, first: Memory, second: Memory) -> Memory:
+        """Reservoir of both streams."""
+        if not self.count(second):
+            return first
+        if not self.count(first):
+            return second
+        parts = [self._reservoir(memory) for memory in (first, second)]
+        merged, kept = merged_reservoirs(*parts, self.max_samples, self.seed)
+        features, positions = [*first["features"], *second["features"]], merged.positions
+        if len(positions) > 2 * self.max_samples:
+            lasting = lowest(positions, self.max_samples, self.seed)
+            kept, positions = kept[lasting], positions[lasting]
+        if len(kept) < sum(map(len, features)):  # copied only where something is dropped
+            features = [joined(features)[kept]]
+        return {
+            "features": features,
+            "positions": [positions],
+            "stream": first["stream"].new_tensor([merged.seen, merged.span]),
+        }
+
+    def count(self, memory: Memory) -> int:
+        """Number of samples seen, kept or not."""
+        return int(memory["stream"][0])
+
+    def collected(self, memory: Memory) -> Tensor:
+        """Features (min(N, max_samples), D), in the order of the stream."""
+        kept = lowest(joined(memory["positions"]), self.max_samples, self.seed)
+        return joined(memory["features"])[kept]
+
+    def _reservoir(self, memory: Memory) -> Reservoir:
+        """Which samples a memory holds."""
+        return Reservoir(joined(memory["positions"]), *memory["stream"].tolist())
+
+
+def samples(max_samples: int | None, seed: int) -> AllSamples | SampleReservoir:
+    """The store of samples themselves.
+
+    Args:
+        max_samples: Most samples a side; None for all.
+        seed: Selects them.
+
+    Returns:
+        The store.
+
+    Raises:
+        ValueError: If an option breaks its rule.
+    """
+    check_seed(seed)
+    if max_samples is None:
+        return AllSamples()
+    check_at_least("max_samples", max_samples, 2)
+    return SampleReservoir(max_samples, seed)
+
+
+@dataclass(frozen=True)
+class GaussianMoments:
+    """Count, mean and scatter in float64, merged by Chan's formula."""
+
+    def empty(self) -> Memory:
+        """No samples."""
+        return self._memory(self._nothing(torch.zeros(0, 0)))
+
+    def of(self, features: Tensor) -> Memory:
+        """Moments of a batch."""
+        return self._memory(moments(features) if len(features) else self._nothing(features))
+
+    def merged(self, first: Memory, second: Memory) -> Memory:
+        """Moments of all samples."""
+        if not self.count(second):
+            return first
+        if not self.count(first):
+            return second
+        return self._memory(merged_moments(self.collected(first), self.collected(second)))
+
+    def count(self, memory: Memory) -> int:
+        """Number of samples."""
+        return int(memory["count"])
+
+    def collected(self, memory: Memory) -> Moments:
+        """The moments."""
+        return Moments(**memory)
+
+    def _nothing(self, features: Tensor) -> Moments:
+        """Moments of no samples."""
+        dimension, rows = features.shape[1], features.double()
+        return Moments(
+            torch.zeros((), dtype=torch.int64, device=rows.device),
+            rows.new_zeros(dimension),
+            rows.new_zeros(dimension, dimension),
+        )
+
+    def _memory(self, one: Moments) -> Memory:
+        """As states."""
+        return one._asdict()
+
+
+@dataclass(frozen=True)
+class QuantileSketch:
+    """A histogram along each of L fixed directions; see `functional.sketch`.
+
+    Attributes:
+        num_projections: L.
+        seed: Of the directions.
+    """
+
+    num_projections: int
+    seed: int
+
+    def empty(self) -> Memory:
+        """No samples."""
+        return self._nothing(0, torch.device("cpu"))
+
+    def of(self, features: Tensor) -> Memory:
+        """Sketch of a batch."""
+        if not len(features):
+            return self._nothing(self.num_projections, features.device)
+        options = features.shape[1], self.num_projections, self.seed, features.device
+        with ieee_matmul(features.device):
+            return sketch(_directions(*options) @ features.double().T)._asdict()
+
+    def merged(self, first: Memory, second: Memory) -> Memory:
+        """Sketch of all samples."""
+        if not self.count(second):
+            return first
+        if not self.count(first):
+            return second
+        return merged_sketches(self.collected(first), self.collected(second))._asdict()
+
+    def count(self, memory: Memory) -> int:
+        """Number of samples."""
+        return int(memory["counts"][:1].sum())
+
+    def collected(self, memory: Memory) -> Sketch:
+        """The sketch."""
+        return Sketch(**memory)
+
+    def _nothing(self, rows: int, device: torch.device) -> Memory:
+        """A sketch without samples."""
+        counts = torch.zeros(rows, NUM_BINS, dtype=torch.int32, device=device)
+        return {"counts": counts, "window": torch.zeros(rows, 3, dtype=torch.int64, device=device)}
+
+
+def joined(chunks: list[Tensor]) -> Tensor:
+    """The chunks of a list state as one tensor, on the device of the first.
+
+    Args:
+        chunks: Tensors (N, ...), at least one.
+
+    Returns:
+        Their concatenation.
+    """
+    if len(chunks) == 1:
+        return chunks[0]
+    return torch.cat([chunk.to(chunks[0].device) for chunk in chunks])
+
+
+@lru_cache(maxsize=2)
+def _directions(dimension: int, num_projections: int, seed: int, device: torch.device) -> Tensor:
+    """Directions (L, D) in float64, those of `Sliced` with this seed."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = random_directions(dimension, num_projections, generator=generator)
+    return directions.T.contiguous().to(device)

@@ -1,0 +1,165 @@
+"""Wasserstein distances in feature space: sliced, exact, Sinkhorn."""
+
+from dataclasses import fields
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from otmetrics.features import DEFAULT_EXTRACTOR
+from otmetrics.functional.checks import check_seed
+from otmetrics.functional.result import TransportResult
+from otmetrics.functional.sketch import Sketch, sketched_result
+from otmetrics.metrics.base import FeatureMetric
+from otmetrics.metrics.stores import QuantileSketch, samples
+from otmetrics.solvers import Exact, Sinkhorn, Sliced
+
+
+class Solver(Protocol):
+    """What `Sliced`, `Exact` and `Sinkhorn` are."""
+
+    def solve(self, real: Tensor, fake: Tensor) -> TransportResult:
+        """Transport real (N, D) onto fake (M, D)."""
+
+
+class WassersteinFeatureDistance(FeatureMetric):
+    """Wasserstein distance between real and fake samples in feature space.
+
+    `compute` returns the distance in units of the features, >= 0, lower is better; `result` all
+    that the solver knows beside it: standard error or bounds, plan, potentials, convergence.
+    Distances between finite samples are never zero: compare them at one number of samples, and with
+    that between two halves of the real ones.
+
+    Memory is that of all features, 5 kB a sample by default; with `max_samples`, of twice as many;
+    with `streaming=True` 34 MB whatever N. Time is that of the solver, all in `compute`.
+
+    Args:
+        feature: `efficientnet_lite0` (on this machine already), `inception`, `timm:MODEL`,
+            `pixels` or `module:package.name:attr`, for images (N, 3, H, W) of any size; a
+            `torch.nn.Module` of your own, of which a frozen copy is taken, for anything that it
+            maps to (N, D); or None for features (N, D) of any kind. Metrics of one extractor share
+            it, and extract each batch once.
+        method: "sliced" (1024 directions), "exact", "sinkhorn", or a solver with its options, as
+            `Sliced(order=1.0, num_projections=4096)`.
+        normalize: False for uint8 images, True for floating ones in [0, 1], which are rounded to
+            the 256 levels of an image file.
+        reset_real_features: Whether `reset` forgets the real samples too; False keeps them, so that
+            they are extracted once.
+        max_samples: Most samples a side to keep: a uniform random subset, the same whatever the
+            batches. None keeps all.
+        seed: Of that subset, and of the directions of "sliced".
+        streaming: Keep a histogram along each direction instead of the samples. Only for sliced
+            distances. `result` bounds the error rigorously; at 100 000 samples it is below 1 %,
+            unless single samples lie thousands of times farther out than the distance.
+        **kwargs: Those of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: If an option breaks its rule.
+
+    Example:
+        >>> metric = WassersteinFeatureDistance(feature=None, method="exact")
+        >>> metric.update(torch.zeros(3, 2), real=True)
+        >>> metric.update(torch.ones(5, 2), real=False)
+        >>> metric.compute() ** 2
+        tensor(2.0000)
+    """
+
+    def __init__(
+        self,
+        feature: str | nn.Module | None = DEFAULT_EXTRACTOR,
+        method: str | Solver = "sliced",
+        normalize: bool = False,
+        reset_real_features: bool = True,
+        max_samples: int | None = None,
+        seed: int = 0,
+        streaming: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        _check_no_solver_options(kwargs)
+        check_seed(seed)
+        solver = _solver(method, seed)
+        store = _sketch(solver, max_samples) if streaming else samples(max_samples, seed)
+        super().__init__(
+            feature,
+            store,
+            normalize=normalize,
+            reset_real_features=reset_real_features,
+            **kwargs,
+        )
+        self.solver = solver
+        self.max_samples = max_samples
+        self.seed = seed
+        self.streaming = streaming
+        self._result: TransportResult | None = None
+
+    def result(self) -> TransportResult:
+        """All that the solver knows; solves at most once for this and `compute` together.
+
+        Returns:
+            The result, `value` being what `compute` returns. With `streaming` its bounds hold the
+            cost of the unsketched samples along the same directions.
+        """
+        if self._computed is None or self._result is None:
+            self._computed = None
+            self.compute()
+        return self._result
+
+    def reset(self) -> None:
+        """Forget all samples; the real ones are kept with `reset_real_features=False`."""
+        super().reset()
+        self._result = None
+
+    def _value(self, real: Tensor | Sketch, fake: Tensor | Sketch) -> Tensor:
+        """The distance; its result is kept beside the value that torchmetrics caches."""
+        if isinstance(real, Sketch):
+            self._result = sketched_result(real, fake, self.solver.order)
+        else:
+            self._result = self.solver.solve(real, fake)
+        return self._result.value
+
+    def _options(self) -> dict[str, Any]:
+        """The solver, and what is kept of the samples."""
+        return {
+            "method": self.solver,
+            "max_samples": self.max_samples,
+            "seed": self.seed,
+            "streaming": self.streaming,
+        }
+
+    def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Follow a move; the result stays behind."""
+        self._result = None
+        return super()._apply(*args, **kwargs)
+
+
+def _solver(method: str | Solver, seed: int) -> Solver:
+    """The solver of a name, or the one given."""
+    named = {"sliced": Sliced(seed=seed), "exact": Exact(), "sinkhorn": Sinkhorn()}
+    if isinstance(method, str) and method in named:
+        return named[method]
+    if isinstance(method, str | type) or not callable(getattr(method, "solve", None)):
+        raise ValueError(
+            f"`method` must be {', '.join(map(repr, named))} or a solver such as "
+            f"otmetrics.Sliced(num_projections=256), got {method!r}."
+        )
+    return method
+
+
+def _sketch(solver: Solver, max_samples: int | None) -> QuantileSketch:
+    """The store of a stream, whose directions are the solver's."""
+    if not isinstance(solver, Sliced):
+        raise ValueError(f'`streaming` must be False unless `method` is "sliced", got {solver!r}.')
+    if max_samples is not None:
+        raise ValueError(
+            f"`max_samples` must be None with streaming, which keeps none, got {max_samples}."
+        )
+    return QuantileSketch(solver.num_projections, solver.seed)
+
+
+def _check_no_solver_options(options: dict[str, Any]) -> None:
+    """Raise where an option of a solver was given to the metric."""
+    for solver in (Sliced, Exact, Sinkhorn):
+        for name in options.keys() & {field.name for field in fields(solver)}:
+            raise ValueError(
+                f"`{name}` is an option of the solver: give "
+                f"method=otmetrics.{solver.__name__}({name}={options[name]!r})."
+            )
