@@ -1,6 +1,7 @@
 """Options, seeds and limits that every test shares."""
 
 import os
+from pathlib import Path
 
 # Two workers on two cores: a second thread in either only makes both wait. Before numpy loads.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -39,3 +40,23 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 def generator() -> torch.Generator:
     """A CPU generator: one seed gives the same data on every device."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file like the published one, with random tensors that keep activations of order one."""
+    from otmetrics.features import inception as module
+
+    torch.manual_seed(0)
+    network = module._network(module._building_blocks())
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(layer.bias, -0.5, 0.5)
+            torch.nn.init.uniform_(layer.running_mean, -0.2, 0.2)
+            torch.nn.init.uniform_(layer.running_var, 0.8, 1.5)
+    classifier = {"fc.weight": torch.randn(1008, 2048), "fc.bias": torch.randn(1008)}
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    torch.save(network.state_dict() | classifier, path)
+    return path

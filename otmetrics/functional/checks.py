@@ -175,6 +175,20 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"`seed` must be below 2^63, got {seed}.")
 
 
+def check_flag(name: str, value: bool) -> None:
+    """Raise unless an option is True or False.
+
+    Args:
+        name: The option's name, for the message.
+        value: Its value.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"`{name}` must be True or False, got {value!r}.")
+
+
 def _is_number(value: object) -> bool:
     """Whether a value is a finite real number; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

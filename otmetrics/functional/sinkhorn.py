@@ -10,6 +10,7 @@ from torch import Tensor
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional.checks import (
     check_at_least,
+    check_flag,
     check_order,
     check_positive,
     checked_clouds,
@@ -189,8 +190,7 @@ def check_sinkhorn_options(options: SinkhornOptions) -> None:
     check_positive("tolerance", options.tolerance)
     if options.tolerance >= 1:
         raise ValueError(f"`tolerance` must be in (0, 1), got {options.tolerance}.")
-    if not isinstance(options.relative, bool):
-        raise ValueError(f"`relative` must be True or False, got {options.relative!r}.")
+    check_flag("relative", options.relative)
 
 
 def _by_problem(

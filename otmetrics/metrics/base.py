@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
+from otmetrics.functional.checks import check_flag
 from otmetrics.metrics.extractors import forget, shared_extractor
 from otmetrics.metrics.inputs import batch_features, sides_of
 from otmetrics.metrics.state import DIGEST_BYTES, SIDES, TwoSidedMetric, named
@@ -46,9 +47,8 @@ class FeatureMetric(TwoSidedMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, flag in (("normalize", normalize), ("reset_real_features", reset_real_features)):
-            if not isinstance(flag, bool):
-                raise ValueError(f"`{name}` must be True or False, got {flag!r}.")
+        check_flag("normalize", normalize)
+        check_flag("reset_real_features", reset_real_features)
         self.extractor = None if feature is None else shared_extractor(feature)
         if normalize and (self.extractor is None or self.extractor.preprocessing is None):
             raise ValueError(

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from otmetrics.features import DEFAULT_EXTRACTOR
-from otmetrics.functional.checks import check_seed
+from otmetrics.functional.checks import check_flag, check_seed
 from otmetrics.functional.result import TransportResult
 from otmetrics.functional.sketch import Sketch, sketched_result
 from otmetrics.metrics.base import FeatureMetric
@@ -76,6 +76,7 @@ class WassersteinFeatureDistance(FeatureMetric):
     ) -> None:
         _check_no_solver_options(kwargs)
         check_seed(seed)
+        check_flag("streaming", streaming)
         solver = _solver(method, seed)
         store = _sketch(solver, max_samples) if streaming else samples(max_samples, seed)
         super().__init__(

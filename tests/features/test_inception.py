@@ -18,22 +18,9 @@ IMAGES = torch.stack([torch.from_numpy(a.copy()) for a in load_sample_images().i
 IMAGES = IMAGES.permute(0, 3, 1, 2)
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A file like the published one, with random tensors that keep activations of order one."""
-    torch.manual_seed(0)
-    network = module._network(module._building_blocks())
-    for layer in network.modules():
-        if isinstance(layer, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(layer.bias, -0.5, 0.5)
-            torch.nn.init.uniform_(layer.running_mean, -0.2, 0.2)
-            torch.nn.init.uniform_(layer.running_var, 0.8, 1.5)
-    classifier = {"fc.weight": torch.randn(1008, 2048), "fc.bias": torch.randn(1008)}
-    path = tmp_path_factory.mktemp("weights") / "random.pth"
-    torch.save(network.state_dict() | classifier, path)
-    return path
+@pytest.fixture
+def weights(inception_weights):
+    return inception_weights
 
 
 @pytest.fixture

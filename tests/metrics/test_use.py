@@ -1,0 +1,243 @@
+"""update, compute, forward and reset of every metric."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from metric_cases import (
+    CASES,
+    FAKE,
+    IS_REAL,
+    REAL,
+    TOGETHER,
+    Case,
+    assert_same,
+    expected,
+    filled,
+)
+
+
+@pytest.fixture(params=CASES)
+def case(request) -> Case:
+    return CASES[request.param]
+
+
+def tensors(value) -> list[torch.Tensor]:
+    return list(value.values()) if isinstance(value, dict) else [value]
+
+
+def test_equals_the_function(case):
+    metric = filled(case)
+    assert_same(metric.compute(), expected(case))
+    assert metric.protocol["sizes"] == {"real": 41, "fake": 37}
+
+
+@pytest.mark.parametrize("name", CASES)
+@given(cuts=st.lists(st.tuples(st.booleans(), st.integers(0, 25)), max_size=12))
+def test_batches_do_not_matter(name, cuts):
+    """Any cut of either side, in any interleaving, with empty batches among them."""
+    case = CASES[name]
+    metric = case.make(feature=None)
+    sides, places = {True: REAL, False: FAKE}, {True: 0, False: 0}
+    for real, size in [*cuts, (True, 41), (False, 41)]:
+        metric.update(sides[real][places[real] : places[real] + size], real=real)
+        places[real] += size
+    assert_same(metric.compute(), expected(case))
+
+
+def test_order_does_not_matter(case):
+    metric = case.make(feature=None)
+    generator = torch.Generator().manual_seed(0)
+    for side, real in ((REAL, True), (FAKE, False)):
+        metric.update(side[torch.randperm(len(side), generator=generator)], real=real)
+    if case.uses_order:  # which samples a reservoir keeps depends on their positions
+        assert metric.compute() != expected(case)
+    else:
+        assert_same(metric.compute(), expected(case))
+
+
+def test_a_mask_is_two_updates(case):
+    metric = case.make(feature=None)
+    metric.update(TOGETHER, IS_REAL)
+    assert_same(metric.compute(), expected(case))
+    metric.update(FAKE[:3], real=torch.tensor(False))
+    metric.compute()
+    assert metric.protocol["sizes"] == {"real": 41, "fake": 40}
+
+
+def test_forward_is_the_value_of_the_batch(case):
+    metric = case.make(feature=None)
+    for real, fake in ((REAL[:20], FAKE[:18]), (REAL[20:], FAKE[18:])):
+        mask = torch.arange(len(real) + len(fake)) < len(real)
+        value = metric(torch.cat([real, fake]), mask)
+        assert_same(value, case.expected(real, fake))
+    assert_same(metric.compute(), expected(case))
+    assert metric.update_count == 2
+
+
+def test_forward_with_one_side_raises_and_adds_nothing(case):
+    metric = filled(case)
+    before = copy.deepcopy(metric.metric_state)
+    for real in (True, False):
+        with pytest.raises(ValueError, match="needs real and fake samples in one batch"):
+            metric(REAL, real=real)
+    assert str(metric.metric_state) == str(before)
+    assert_same(metric.compute(), expected(case))
+
+
+def test_real_samples_are_kept_and_counted_once(case):
+    metric = case.make(feature=None, reset_real_features=False)
+    for batch in REAL.split(16):
+        metric.update(batch, real=True)
+    for _ in range(3):
+        for fake in FAKE.split(19):
+            assert_same(metric(fake, real=False), case.expected(REAL, fake))
+        assert_same(metric.compute(), expected(case))
+        assert metric.protocol["sizes"] == {"real": 41, "fake": 37}
+        metric.reset()
+    with pytest.raises(ValueError, match="`fake` holds no samples"):
+        metric.compute()
+
+
+def test_forward_adds_real_samples_to_those_kept(case):
+    metric = case.make(feature=None, reset_real_features=False)
+    metric.update(REAL[:20], real=True)
+    assert_same(metric(TOGETHER[20:], IS_REAL[20:]), expected(case))
+    assert_same(metric.compute(), expected(case))
+
+
+def test_a_failed_forward_adds_nothing(case):
+    metric = case.make(feature=None, reset_real_features=False)
+    metric.update(REAL[:20], real=True)
+    metric._value = lambda real, fake: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        metric(TOGETHER[20:], IS_REAL[20:])
+    del metric._value
+    assert metric.update_count == 1
+    metric.update(TOGETHER[20:], IS_REAL[20:])
+    assert_same(metric.compute(), expected(case))
+
+
+def test_reset_forgets(case):
+    metric = filled(case)
+    held = metric.metric_state
+    seen = str(held)
+    metric.reset()
+    assert str(held) == seen  # somebody else may still hold the old state
+    with pytest.raises(
+        ValueError, match=r"`real` holds no samples: call update\(images, real=True"
+    ):
+        metric.compute()
+    metric.update(REAL, real=True)
+    with pytest.raises(ValueError, match="`fake` holds no samples"):
+        metric.compute()
+    metric.update(FAKE, real=False)
+    assert_same(metric.compute(), expected(case))
+
+
+def test_bad_batches_change_nothing(case):
+    metric = filled(case)
+    broken = REAL.clone()
+    broken[3, 2] = float("nan")
+    for images, real, error, message in (
+        (broken, True, ValueError, "finite features, got NaN or infinite values in 1 of 41"),
+        (torch.full((2, 6), torch.inf), False, ValueError, "2 of 2"),
+        (REAL[:, :5], True, ValueError, "same number of features D in every batch, got 5 and 6"),
+        (REAL[0], True, ValueError, r"floating features \(N, D\).* got torch.float64 \(6,\)"),
+        (REAL.sum(), True, ValueError, r"floating features \(N, D\).* got torch.float64 \(\)"),
+        (REAL.long(), True, ValueError, "floating features"),
+        (REAL.numpy(), True, TypeError, r"`images` must be a torch.Tensor, got ndarray"),
+        (REAL, 1, ValueError, r"bool tensor \(41,\).*got 1"),
+        (REAL, torch.ones(3, dtype=torch.bool), ValueError, r"got torch.bool \(3,\)"),
+        (REAL, torch.ones(41), ValueError, r"got torch.float32 \(41,\)"),
+        (REAL.to("meta"), True, ValueError, r"on the metric's device cpu, got meta: .*to\('meta'"),
+    ):
+        with pytest.raises(error, match=message):
+            metric.update(images, real)
+        assert_same(metric.compute(), expected(case))
+
+
+def test_the_callers_buffer_may_change(case):
+    metric, buffer = case.make(feature=None), torch.empty(41, 6, dtype=torch.float64)
+    metric.update(buffer.copy_(REAL), real=True)
+    metric.update(buffer[:37].copy_(FAKE), real=False)
+    buffer.zero_()
+    assert_same(metric.compute(), expected(case))
+
+
+def test_no_graph_is_kept(case):
+    metric = case.make(feature=None)
+    metric.update(REAL.clone().requires_grad_(), real=True)
+    metric.update(FAKE.clone().requires_grad_(), real=False)
+    assert_same(metric.compute(), expected(case))
+    both = metric(TOGETHER.clone().requires_grad_(), IS_REAL)
+    assert not any(value.requires_grad for value in [*tensors(metric.compute()), *tensors(both)])
+
+
+def test_low_precision_features_are_upcast(case):
+    for dtype in (torch.float16, torch.bfloat16):
+        metric = case.make(feature=None)
+        metric.update(REAL.to(dtype), real=True)
+        metric.update(FAKE.to(dtype), real=False)
+        exact = case.expected(REAL.to(dtype).double(), FAKE.to(dtype).double())
+        assert_same(metric.compute(), exact, tolerance=1e-4)
+
+
+def test_dtypes_of_batches_may_differ(case):
+    metric = case.make(feature=None)
+    metric.update(REAL[:8].float(), real=True)
+    metric.update(REAL[8:], real=True)
+    metric.update(FAKE.float(), real=False)
+    assert_same(metric.compute(), expected(case), tolerance=1e-5)
+
+
+def test_on_the_cpu(case):
+    """Lists go to the CPU after each batch; here they are there already."""
+    metric = filled(case, compute_on_cpu=True)
+    assert_same(metric.compute(), expected(case))
+    assert_same(metric(TOGETHER, IS_REAL), expected(case))
+    metric.reset()
+    metric.update(TOGETHER, IS_REAL)
+    assert_same(metric.compute(), expected(case))
+
+
+def test_computed_once_until_it_changes(case):
+    metric = filled(case)
+    first = metric.compute()
+    calls = []
+    metric._value = lambda real, fake: calls.append(1) or torch.tensor(1.0)
+    assert metric.compute() is first
+    metric.update(REAL, real=True)
+    metric.compute()
+    assert calls == [1]
+
+
+def test_a_failed_compute_leaves_the_state_of_this_rank(case):
+    metric = case.make(feature=None, distributed_available_fn=lambda: True)
+    metric.dist_sync_fn = lambda tensor, group: [tensor]  # a world of one rank
+    metric.update(REAL, real=True)
+    with pytest.raises(ValueError, match="`fake` holds no samples"):
+        metric.compute()
+    assert not metric._is_synced
+    metric.update(FAKE, real=False)
+    assert_same(metric.compute(), expected(case))
+    metric.sync(metric.dist_sync_fn)
+    with pytest.raises(Exception, match=r"between sync\(\) and unsync\(\)"):
+        metric.update(FAKE, real=False)
+    metric.unsync()
+    assert_same(metric.compute(), expected(case))
+
+
+def test_unknown_options_are_refused(case):
+    with pytest.raises(ValueError, match="batch_size"):
+        case.make(feature=None, batch_size=3)
+    with pytest.raises(ValueError, match="`normalize` must be False where the input is taken"):
+        case.make(feature=None, normalize=True)
+    with pytest.raises(ValueError, match="`reset_real_features` must be True or False, got 'no'"):
+        case.make(feature=None, reset_real_features="no")
+    with pytest.raises(ValueError, match="`feature` must be a known extractor, got 'vgg'"):
+        case.make(feature="vgg")
+    with pytest.raises(ValueError, match="`feature` must be the name of an extractor, a torch"):
+        case.make(feature=2048)
