@@ -3,7 +3,7 @@
 import functools
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -173,6 +173,16 @@ class TwoSidedMetric(Metric):
 
         return computed
 
+    def state_dict(  # type: ignore[override]
+        self, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
+        """The states, where they are persistent, without the room behind their rows."""
+        saved = super().state_dict(destination, prefix, keep_vars)
+        return _compact(saved, [prefix + name for name in self._defaults])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _compact(super().__getstate__(), self._defaults)
+
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any
     ) -> None:
@@ -199,6 +209,14 @@ class TwoSidedMetric(Metric):
 def named(side: str, memory: Memory) -> Memory:
     """A memory under the names of its states."""
     return {f"{side}_{field}": value for field, value in memory.items()}
+
+
+def _compact(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Replace list states by copies that hold their rows and nothing else."""
+    for name in names:
+        if isinstance(values.get(name), list):
+            values[name] = [rows.clone() for rows in values[name]]
+    return values
 
 
 def _whole(value: Any, dtype: torch.dtype) -> Tensor:

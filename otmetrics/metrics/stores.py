@@ -17,6 +17,7 @@ from otmetrics.functional.moments import Moments, merged_moments, moments
 from otmetrics.functional.reservoir import Reservoir, lowest, merged_reservoirs
 from otmetrics.functional.sketch import NUM_BINS, Sketch, merged_sketches, sketch
 from otmetrics.functional.sliced import random_directions
+from otmetrics.metrics.rows import appended
 
 Memory = dict[str, Any]
 
@@ -54,7 +55,7 @@ class AllSamples:
 
     def merged(self, first: Memory, second: Memory) -> Memory:
         """Both, one after the other."""
-        return {"features": [*first["features"], *second["features"]]}
+        return {"features": chained(first["features"], second["features"])}
 
     def count(self, memory: Memory) -> int:
         """Number of samples."""
@@ -95,7 +96,7 @@ class SampleReservoir:
             return second
         parts = [self._reservoir(memory) for memory in (first, second)]
         merged, kept = merged_reservoirs(*parts, self.max_samples, self.seed)
-        features, positions = [*first["features"], *second["features"]], merged.positions
+        features, positions = chained(first["features"], second["features"]), merged.positions
         if len(positions) > 2 * self.max_samples:
             lasting = lowest(positions, self.max_samples, self.seed)
             kept, positions = kept[lasting], positions[lasting]
@@ -227,6 +228,21 @@ class QuantileSketch:
         """A sketch without samples."""
         counts = torch.zeros(rows, NUM_BINS, dtype=torch.int32, device=device)
         return {"counts": counts, "window": torch.zeros(rows, 3, dtype=torch.int64, device=device)}
+
+
+def chained(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
+    """Two list states as one, which holds one tensor.
+
+    Args:
+        first: Tensors (N, ...), or none.
+        second: Tensors behind them, or none.
+
+    Returns:
+        A new list.
+    """
+    if not first or not second:
+        return [*first, *second]
+    return [appended(joined(first), joined(second))]
 
 
 def joined(chunks: list[Tensor]) -> Tensor:
