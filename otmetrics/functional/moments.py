@@ -12,19 +12,19 @@ class Moments(NamedTuple):
     """What a Gaussian fit needs to know of samples.
 
     Attributes:
-        count: Number of samples, int64 scalar.
+        num_samples: Number of samples, int64 scalar.
         mean: Their mean (D,), float64.
         scatter: Sum of (x - mean)(x - mean)^T, (D, D), float64.
     """
 
-    count: Tensor
+    num_samples: Tensor
     mean: Tensor
     scatter: Tensor
 
     @property
     def covariance(self) -> Tensor:
-        """Covariance (D, D) with divisor count - 1, for at least two samples."""
-        return self.scatter / (self.count - 1)
+        """Covariance (D, D) with divisor num_samples - 1, for at least two samples."""
+        return self.scatter / (self.num_samples - 1)
 
 
 def moments(features: Tensor) -> Moments:
@@ -64,9 +64,9 @@ def merged_moments(first: Moments, second: Moments) -> Moments:
         Chan, Golub, LeVeque, Updating formulae and a pairwise algorithm for computing sample
         variances, 1982, equation (2.1).
     """
-    count = first.count + second.count
+    count = first.num_samples + second.num_samples
     shift = second.mean - first.mean
-    share = second.count / count.double()
-    between = first.count * share * shift
+    share = second.num_samples / count.double()
+    between = first.num_samples * share * shift
     scatter = (first.scatter + second.scatter).addr_(between, shift)
     return Moments(count, first.mean + share * shift, scatter)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
+from otmetrics.features import FrozenExtractor
 from otmetrics.functional.checks import check_flag
 from otmetrics.metrics.extractors import forget, shared_extractor
 from otmetrics.metrics.inputs import batch_features, sides_of
@@ -35,7 +36,8 @@ class FeatureMetric(TwoSidedMetric):
 
     is_differentiable = False
     higher_is_better = False
-    plot_lower_bound = 0.0
+    plot_lower_bound: float | None = 0.0
+    extractor: FrozenExtractor | None
 
     def __init__(
         self,

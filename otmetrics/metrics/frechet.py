@@ -61,8 +61,10 @@ class FrechetFeatureDistance(FeatureMetric):
     def _value(self, real: Moments, fake: Moments) -> Tensor:
         """The distance of the moments."""
         for name, side in (("real", real), ("fake", fake)):
-            if side.count < 2:
-                raise ValueError(f"`{name}` must hold at least 2 samples, got {int(side.count)}.")
+            if side.num_samples < 2:
+                raise ValueError(
+                    f"`{name}` must hold at least 2 samples, got {int(side.num_samples)}."
+                )
         return gaussian_distance(real.mean, real.covariance, fake.mean, fake.covariance)
 
 

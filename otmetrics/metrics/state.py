@@ -28,6 +28,8 @@ class TwoSidedMetric(Metric):
     """
 
     full_state_update = False
+    layout: Tensor
+    origin: Tensor
 
     def _add_states(self, store: Store) -> None:
         """Register the states; call it once when all that `_origin` speaks of is there."""

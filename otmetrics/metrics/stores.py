@@ -94,8 +94,9 @@ class SampleReservoir:
             return first
         if not self.count(first):
             return second
-        parts = [self._reservoir(memory) for memory in (first, second)]
-        merged, kept = merged_reservoirs(*parts, self.max_samples, self.seed)
+        merged, kept = merged_reservoirs(
+            self._reservoir(first), self._reservoir(second), self.max_samples, self.seed
+        )
         features, positions = chained(first["features"], second["features"]), merged.positions
         if len(positions) > 2 * self.max_samples:
             lasting = lowest(positions, self.max_samples, self.seed)
@@ -164,7 +165,7 @@ class GaussianMoments:
 
     def count(self, memory: Memory) -> int:
         """Number of samples."""
-        return int(memory["count"])
+        return int(memory["num_samples"])
 
     def collected(self, memory: Memory) -> Moments:
         """The moments."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from otmetrics.features import DEFAULT_EXTRACTOR
 from otmetrics.functional.checks import check_flag, check_seed
 from otmetrics.functional.result import TransportResult
-from otmetrics.functional.sketch import Sketch, sketched_result
+from otmetrics.functional.sketch import sketched_result
 from otmetrics.metrics.base import FeatureMetric
 from otmetrics.metrics.stores import QuantileSketch, samples
 from otmetrics.solvers import Exact, Sinkhorn, Sliced
@@ -102,6 +102,7 @@ class WassersteinFeatureDistance(FeatureMetric):
         if self._computed is None or self._result is None:
             self._computed = None
             self.compute()
+        assert self._result is not None  # compute solved, or raised
         return self._result
 
     def reset(self) -> None:
@@ -109,13 +110,14 @@ class WassersteinFeatureDistance(FeatureMetric):
         super().reset()
         self._result = None
 
-    def _value(self, real: Tensor | Sketch, fake: Tensor | Sketch) -> Tensor:
+    def _value(self, real: Any, fake: Any) -> Tensor:
         """The distance; its result is kept beside the value that torchmetrics caches."""
-        if isinstance(real, Sketch):
-            self._result = sketched_result(real, fake, self.solver.order)
+        if self.streaming and isinstance(self.solver, Sliced):
+            result = sketched_result(real, fake, self.solver.order)
         else:
-            self._result = self.solver.solve(real, fake)
-        return self._result.value
+            result = self.solver.solve(real, fake)
+        self._result = result
+        return result.value
 
     def _options(self) -> dict[str, Any]:
         """The solver, and what is kept of the samples."""
@@ -134,7 +136,11 @@ class WassersteinFeatureDistance(FeatureMetric):
 
 def _solver(method: str | Solver, seed: int) -> Solver:
     """The solver of a name, or the one given."""
-    named = {"sliced": Sliced(seed=seed), "exact": Exact(), "sinkhorn": Sinkhorn()}
+    named: dict[str, Solver] = {
+        "sliced": Sliced(seed=seed),
+        "exact": Exact(),
+        "sinkhorn": Sinkhorn(),
+    }
     if isinstance(method, str) and method in named:
         return named[method]
     if isinstance(method, str | type) or not callable(getattr(method, "solve", None)):

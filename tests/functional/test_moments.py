@@ -21,8 +21,8 @@ def streamed(features: torch.Tensor, sizes: list[int]) -> Moments:
 def test_any_split_equals_numpy(sizes: list[int], offset: float) -> None:
     features = cloud(sum(sizes), 3, seed=len(sizes)) + offset
     found = streamed(features, sizes)
-    assert found.count.dtype == torch.int64
-    assert found.count.item() == sum(sizes)
+    assert found.num_samples.dtype == torch.int64
+    assert found.num_samples.item() == sum(sizes)
     np.testing.assert_allclose(found.mean, features.numpy().mean(0), rtol=1e-12, atol=1e-12)
     if sum(sizes) > 1:
         # Centred before, so that the oracle does not cancel either.

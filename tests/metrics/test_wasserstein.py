@@ -203,7 +203,7 @@ def test_moments_lose_nothing_where_the_mean_is_far():
     near.update(real, real=True)
     near.update(fake, real=False)
     assert metric.compute().item() == pytest.approx(near.compute().item(), rel=1e-7)
-    assert metric.real_count.dtype == torch.int64
+    assert metric.real_num_samples.dtype == torch.int64
     assert metric.real_scatter.dtype == torch.float64
 
 
