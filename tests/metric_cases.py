@@ -107,3 +107,10 @@ def filled(case: Case, **options: Any) -> FeatureMetric:
 def expected(case: Case) -> Any:
     """The value of `REAL` and `FAKE`."""
     return case.expected(REAL, FAKE)
+
+
+class Small(torch.nn.Module):
+    """Few features of an image: the mean of each of 4 x 4 tiles."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(images.float(), 4).flatten(1)
