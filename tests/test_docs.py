@@ -38,8 +38,9 @@ def test_python_of_the_readme_runs(capsys: pytest.CaptureFixture) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
     torch.manual_seed(0)
+    names: dict[str, object] = {}  # a later block goes on from an earlier one
     for block in blocks:
-        exec(block, {})
+        exec(block, names)
     assert len(capsys.readouterr().out.split()) == 2
 
 
