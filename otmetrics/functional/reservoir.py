@@ -78,7 +78,7 @@ def merged_reservoirs(
     """
     seen = first.seen + second.seen
     if second.is_whole:
-        positions = torch.cat([first.positions, second.positions + first.span])
+        positions = torch.cat([first.positions, second.positions.to(first.positions) + first.span])
         kept = torch.arange(len(positions), device=positions.device)
         return Reservoir(positions, seen, first.span + second.span), kept
     # Positions that neither has used, so that their hashes know nothing of the old choices.
@@ -89,7 +89,7 @@ def merged_reservoirs(
     kept = torch.cat(
         [
             lowest(first.positions, from_first, seed),
-            lowest(second.positions, from_second, seed) + len(first.positions),
+            lowest(second.positions.to(first.positions), from_second, seed) + len(first.positions),
         ]
     )
     return Reservoir(positions, seen, start + seen), kept

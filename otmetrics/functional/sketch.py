@@ -104,10 +104,18 @@ def sketched_result(real: Sketch, fake: Sketch, order: float) -> TransportResult
 
     Returns:
         Value and cost, the standard error of the value over the directions, and the bounds.
+
+    Raises:
+        ValueError: If a cost does not fit float64.
     """
     check_order(order)
     slices = torch.cat([_slice_costs(*pair, order) for pair in _chunks(real, fake)])
     cost = slices.mean()
+    if not torch.isfinite(cost):
+        raise ValueError(
+            f"`real` and `fake` must be small enough for |x - y|^{order:g} to fit float64: "
+            "scale both clouds down."
+        )
     value = root(cost, order)
     error = sum(
         (_width(one.window[:, 0]).pow(order).mean() / (order + 1)) ** (1 / order)

@@ -137,12 +137,12 @@ class FeatureMetric(TwoSidedMetric):
 
     def reset(self) -> None:
         """Forget all samples; the real ones are kept with `reset_real_features=False`."""
-        state = self.metric_state if self._cache is None else self._cache
+        state = self._cache if self._is_synced and self._cache else self.metric_state
         for name, value in self.metric_state.items():
             if isinstance(value, list):
                 setattr(self, name, [])  # torchmetrics would clear the list, which may be shared
         super().reset()
-        if not self.reset_real_features:
+        if not self.reset_real_features and self._store.count(self._memory(state, "real")):
             kept = {name: state[name] for name in state if name.startswith(("real_", "layout"))}
             self._restore(kept)
         if self.extractor is not None:
@@ -205,6 +205,7 @@ class FeatureMetric(TwoSidedMetric):
     def _value_of(self, state: Memory) -> Any:
         """What `compute` returns for another state; this one comes back, whatever happens."""
         before, count, to_sync = self.metric_state, self._update_count, self._to_sync
+        sizes = self._sizes
         try:
             self._take(state)
             self._to_sync = self.dist_sync_on_step
@@ -212,6 +213,7 @@ class FeatureMetric(TwoSidedMetric):
         finally:
             self._restore(before)
             self._computed, self._update_count, self._to_sync = None, count, to_sync
+            self._sizes = sizes
 
     def _origin(self) -> Tensor:
         """Two digests as bytes: what the states depend on, and which metrics may share them."""

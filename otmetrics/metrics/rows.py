@@ -42,7 +42,10 @@ def appended(rows: Tensor, more: Tensor) -> Tensor:
         or buffer.rows.dtype != dtype
     ):
         room = max(total + total // 2, _LEAST)
-        buffer = _Buffer(rows.new_empty((room, *rows.shape[1:]), dtype=dtype), total)
+        with torch.inference_mode(False):  # a buffer made inside could not be written to outside
+            buffer = _Buffer(
+                torch.empty((room, *rows.shape[1:]), dtype=dtype, device=rows.device), total
+            )
         buffer.rows[:count] = rows
     buffer.rows[count:total] = more
     buffer.taken = total

@@ -49,3 +49,9 @@ def test_the_wider_dtype_wins():
 def test_a_clone_has_no_room():
     rows = appended(cloud(2, 2), cloud(2, 2))
     assert rows.clone().untyped_storage().nbytes() == rows.nbytes
+
+
+def test_rows_of_inference_mode_grow_outside_of_it():
+    with torch.inference_mode():
+        rows = appended(cloud(2, 2), cloud(2, 2))
+    assert len(appended(appended(rows, cloud(3, 2)), cloud(3, 2))) == 10

@@ -241,3 +241,27 @@ def test_unknown_options_are_refused(case):
         case.make(feature="vgg")
     with pytest.raises(ValueError, match="`feature` must be the name of an extractor, a torch"):
         case.make(feature=2048)
+
+
+def test_in_and_out_of_inference_mode(case):
+    metric = case.make(feature=None)
+    for start in range(0, 41, 10):
+        with torch.inference_mode(start % 20 == 0):
+            metric.update(REAL[start : start + 10], real=True)
+            metric.update(FAKE[start : start + 10], real=False)
+    assert_same(metric.compute(), expected(case))
+
+
+def test_forward_leaves_the_sizes_of_compute(case):
+    metric = filled(case)
+    metric.compute()
+    metric(TOGETHER[:60], IS_REAL[:60])
+    assert metric.protocol["sizes"] == {"real": 41, "fake": 37}
+
+
+def test_without_real_samples_reset_forgets_the_dimension(case):
+    metric = case.make(feature=None, reset_real_features=False)
+    metric.update(FAKE[:, :4], real=False)
+    metric.reset()
+    metric.update(TOGETHER, IS_REAL)
+    assert_same(metric.compute(), expected(case))
