@@ -1,14 +1,14 @@
-"""Metrics under Hugging Face Accelerate, on one process or many.
+"""Evaluate under Hugging Face Accelerate, on one process or many.
 
-    python docs/examples/accelerate_loop.py [--feature pixels]
-    accelerate launch --cpu --num_processes 2 docs/examples/accelerate_loop.py
+    python docs/examples/accelerate_loop.py
+    torchrun --nproc-per-node 2 docs/examples/accelerate_loop.py --cpu
+    accelerate launch --num_processes 2 docs/examples/accelerate_loop.py
 
-Each process updates with its own batches and `compute` brings the processes together; nothing is
-gathered by hand. `even_batches=False` matters: by default Accelerate repeats samples until all
-processes have equally many, and repeated samples move a distance.
+The last is for two GPUs: without MPI, `accelerate launch --cpu` starts one process whatever number
+it is given. Each process updates with its own batches and `compute` brings the processes together.
 """
 
-import argparse
+from argparse import ArgumentParser, RawTextHelpFormatter
 
 import torch
 from accelerate import Accelerator
@@ -20,11 +20,13 @@ import otmetrics
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
     parser.add_argument("--feature", default="efficientnet_lite0", help="or pixels, inception, ...")
-    parser.add_argument("--samples", type=int, default=101, help="images a side")
+    parser.add_argument("--samples", type=int, default=101, help="images a side (%(default)s)")
     parser.add_argument("--cpu", action="store_true", help="even where there is a GPU")
     options = parser.parse_args()
+    # By default Accelerate repeats samples until all processes have equally many, and repeated
+    # samples move a distance.
     accelerator = Accelerator(
         cpu=options.cpu, dataloader_config=DataLoaderConfiguration(even_batches=False)
     )
@@ -37,11 +39,13 @@ def main() -> None:
 
     metric = otmetrics.WassersteinFeatureDistance(options.feature).to(accelerator.device)
     for real_batch, fake_batch in loader:
+        # No gather_for_metrics: each process would add all samples, and `compute`, which brings
+        # the processes together itself, would count every sample once a process.
         metric.update(real_batch, real=True)
         metric.update(fake_batch, real=False)
     value = metric.compute()
     sizes = metric.protocol["sizes"]
-    # Every process has the same value.
+    # All processes have the same value; in your code accelerator.print says it once.
     print(f"process {accelerator.process_index}: {value:.6f}, {sizes['real']} real samples")
     accelerator.end_training()
 

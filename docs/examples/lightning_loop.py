@@ -1,12 +1,16 @@
 """Metrics as attributes of a LightningModule, logged by the Trainer.
 
     python docs/examples/lightning_loop.py [--feature pixels]
+    python docs/examples/lightning_loop.py --epochs 1 --save digits.ckpt
+    python docs/examples/lightning_loop.py --epochs 2 --resume digits.ckpt
 
 Lightning moves the metrics, computes them once at the end of the validation epoch over all ranks,
-and resets them. Update them in `validation_step` and log the objects, never their values.
+and resets them. Update them in `validation_step` and log the objects, never their values. With
+several devices also set use_distributed_sampler=False, and give each rank its own share of the data
+as torchrun_eval.py does: Lightning's sampler repeats samples.
 """
 
-import argparse
+from argparse import ArgumentParser, RawTextHelpFormatter
 
 import lightning
 import torch
@@ -23,16 +27,18 @@ class Generator(lightning.LightningModule):
     def __init__(self, feature: str) -> None:
         super().__init__()
         self.mean = torch.nn.Parameter(torch.zeros(3, 8, 8))
+        # Leave reset_real_features=True: the sanity check and every epoch bring the real images
+        # again. States stay out of checkpoints unless made persistent, so that a resumed run
+        # starts from empty metrics and counts nothing twice.
         self.distance = otmetrics.WassersteinFeatureDistance(feature)
-        # Members of one extractor see each batch once.
         self.others = MetricCollection(
             [otmetrics.FrechetFeatureDistance(feature), otmetrics.KernelFeatureDistance(feature)],
             prefix="val/",
         )
         self.shares = otmetrics.PrecisionRecall(feature)
 
-    def forward(self, count: int) -> torch.Tensor:
-        noise = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(count))
+    def forward(self, count: int, seed: int) -> torch.Tensor:
+        noise = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
         values = self.mean + 0.2 * noise.to(self.device)
         return (values.clamp(0, 1) * 255).round().to(torch.uint8)
 
@@ -40,10 +46,11 @@ class Generator(lightning.LightningModule):
         return (self.mean - batch / 255).square().mean()
 
     def validation_step(self, batch: torch.Tensor, index: int) -> None:
-        fake = self(len(batch))
-        for metric in (self.distance, self.others, self.shares):
-            metric.update(batch, real=True)
-            metric.update(fake, real=False)
+        # Metrics inside, sides outside: an extractor remembers its latest batch only, and so sees
+        # each once.
+        for images, real in ((batch, True), (self(len(batch), seed=index), False)):
+            for metric in (self.distance, self.others, self.shares):
+                metric.update(images, real=real)
         self.log("val/distance", self.distance)
         self.log_dict(self.others)
 
@@ -58,17 +65,20 @@ class Generator(lightning.LightningModule):
 
 
 def main(arguments: list[str] | None = None) -> tuple[Generator, dict[str, torch.Tensor]]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
     parser.add_argument("--feature", default="efficientnet_lite0", help="or pixels, inception, ...")
-    parser.add_argument("--samples", type=int, default=128, help="images a side")
+    parser.add_argument("--samples", type=int, default=32, help="images a side (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=2, help="in all (%(default)s)")
+    parser.add_argument("--save", metavar="PATH", help="checkpoint to write at the end")
+    parser.add_argument("--resume", metavar="PATH", help="checkpoint to go on from")
     options = parser.parse_args(arguments)
     lightning.seed_everything(0, verbose=False)
     grey = torch.tensor(load_digits().images[: options.samples]) / 16 * 255
     images = grey.round().to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
-    loader = DataLoader(images, batch_size=32)
+    loader = DataLoader(images, batch_size=16)
     model = Generator(options.feature)
     trainer = lightning.Trainer(
-        max_epochs=2,
+        max_epochs=options.epochs,
         accelerator="auto",
         devices=1,
         logger=False,
@@ -76,7 +86,9 @@ def main(arguments: list[str] | None = None) -> tuple[Generator, dict[str, torch
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(model, loader, loader)
+    trainer.fit(model, loader, loader, ckpt_path=options.resume)
+    if options.save:
+        trainer.save_checkpoint(options.save)
     for name, value in sorted(trainer.callback_metrics.items()):
         print(f"{name}: {value:.4f}")
     return model, trainer.callback_metrics

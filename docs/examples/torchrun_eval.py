@@ -7,8 +7,8 @@ Each rank takes every world-th sample, so shares may be uneven. A DistributedSam
 samples to make them even, and repeated samples move a distance.
 """
 
-import argparse
 import os
+from argparse import ArgumentParser, RawTextHelpFormatter
 
 import torch
 import torch.distributed as dist
@@ -19,9 +19,9 @@ import otmetrics
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
     parser.add_argument("--feature", default="efficientnet_lite0", help="or pixels, inception, ...")
-    parser.add_argument("--samples", type=int, default=101, help="images a side")
+    parser.add_argument("--samples", type=int, default=101, help="images a side (%(default)s)")
     options = parser.parse_args()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device("cpu")

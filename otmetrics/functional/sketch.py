@@ -138,7 +138,9 @@ def _width(level: Tensor) -> Tensor:
 
 def _numbers(values: Tensor, level: Tensor) -> Tensor:
     """Numbers of the bins that hold the values."""
-    return (values * _width(-level)).floor().long()
+    numbers = (values * _width(-level)).floor().long()
+    # A product too small for float64 becomes -0, whose floor is not that of a negative number.
+    return torch.where(values < 0, numbers.clamp_max(-1), numbers)
 
 
 def _level(low: Tensor, high: Tensor) -> Tensor:

@@ -44,6 +44,11 @@ def test_any_order_and_any_split_give_one_sketch(values: list[float], data: st.D
     assert same(streamed(shuffled, [1] * len(values)), whole)
 
 
+def test_negative_numbers_stay_below_zero_however_small():
+    values = torch.tensor([[4.7e21, -5.6e-306]], dtype=torch.float64)
+    assert same(streamed(values, [1, 1]), sketch(values))
+
+
 @given(st.lists(VALUES, min_size=1, max_size=40))
 def test_bins_hold_their_values(values: list[float]) -> None:
     """Each value, divided by the width of its bin, is counted where it belongs."""
