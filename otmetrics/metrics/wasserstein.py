@@ -37,7 +37,8 @@ class WassersteinFeatureDistance(FeatureMetric):
             `pixels` or `module:package.name:attr`, for images (N, 3, H, W) of any size; a
             `torch.nn.Module` of your own, of which a frozen copy is taken, for anything that it
             maps to (N, D); or None for features (N, D) of any kind. Metrics of one extractor share
-            it, and extract each batch once.
+            it, and extract a batch once if all get it before the next batch comes, as in a
+            `MetricCollection`.
         method: "sliced" (1024 directions), "exact", "sinkhorn", or a solver with its options, as
             `Sliced(order=1.0, num_projections=4096)`.
         normalize: False for uint8 images, True for floating ones in [0, 1], which are rounded to
