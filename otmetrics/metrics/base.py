@@ -248,4 +248,4 @@ def _plain(option: Any) -> Any:
     """An option as JSON knows it: a solver becomes its name and fields."""
     if is_dataclass(option) and not isinstance(option, type):
         return {"name": type(option).__name__, **asdict(option)}
-    return option if isinstance(option, str | int | float | None) else repr(option)
+    return option if isinstance(option, str | int | float | None) else type(option).__qualname__

@@ -70,12 +70,12 @@ def _named(name: str, weights: str | Path | None, resize: str | None) -> FrozenE
 
 def _of_network(network: nn.Module) -> FrozenExtractor:
     """A frozen copy of a network as it is now."""
-    weights = state_sha256(network)
+    seen = state_sha256(network) + repr(network)
     before, copy = _COPIES.get(network, ("", lambda: None))
     extractor = copy()
-    if extractor is None or before != weights:
+    if extractor is None or before != seen:
         extractor = FrozenExtractor(deepcopy(network), None, type(network).__qualname__)
-        _COPIES[network] = weights, ref(extractor)
+        _COPIES[network] = seen, ref(extractor)
     return extractor
 
 

@@ -93,21 +93,16 @@ class SampleReservoir:
         if not self.count(second):
             return first
         if not self.count(first):
-            return second
+            return self._trimmed(second)
         merged, kept = merged_reservoirs(
             self._reservoir(first), self._reservoir(second), self.max_samples, self.seed
         )
-        features, positions = chained(first["features"], second["features"]), merged.positions
-        if len(positions) > 2 * self.max_samples:
-            lasting = lowest(positions, self.max_samples, self.seed)
-            kept, positions = kept[lasting], positions[lasting]
+        features = chained(first["features"], second["features"])
         if len(kept) < sum(map(len, features)):  # copied only where something is dropped
             features = [joined(features)[kept]]
-        return {
-            "features": features,
-            "positions": [positions],
-            "stream": first["stream"].new_tensor([merged.seen, merged.span]),
-        }
+        stream = first["stream"].new_tensor([merged.seen, merged.span])
+        memory = {"features": features, "positions": [merged.positions], "stream": stream}
+        return self._trimmed(memory)
 
     def count(self, memory: Memory) -> int:
         """Number of samples seen, kept or not."""
@@ -117,6 +112,15 @@ class SampleReservoir:
         """Features (min(N, max_samples), D), in the order of the stream."""
         kept = lowest(joined(memory["positions"]), self.max_samples, self.seed)
         return joined(memory["features"])[kept]
+
+    def _trimmed(self, memory: Memory) -> Memory:
+        """Drop what a full reservoir would, once that is half of the rows."""
+        positions = joined(memory["positions"])
+        if len(positions) <= 2 * self.max_samples:
+            return memory
+        kept = lowest(positions, self.max_samples, self.seed)
+        rows = joined(memory["features"])[kept]
+        return memory | {"features": [rows], "positions": [positions[kept]]}
 
     def _reservoir(self, memory: Memory) -> Reservoir:
         """Which samples a memory holds."""

@@ -111,6 +111,13 @@ def test_the_users_network_stays_as_it_is(network):
     assert abs(fed(later).compute() - expected) > 1e-3
 
 
+def test_a_layer_without_weights_makes_another_network():
+    network = nn.Sequential(nn.Flatten(), nn.ReLU())
+    first = WassersteinFeatureDistance(feature=network)
+    network[1] = nn.Tanh()
+    assert WassersteinFeatureDistance(feature=network).extractor is not first.extractor
+
+
 def test_under_autocast(make, network):
     expected = fed(make(feature=network)).compute()
     with torch.autocast("cpu", dtype=torch.bfloat16):

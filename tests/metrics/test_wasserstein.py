@@ -143,6 +143,9 @@ def test_the_seed_decides():
 
 def test_a_reservoir_stays_small():
     metric = WassersteinFeatureDistance(feature=None, max_samples=10)
+    metric.update(cloud(400, 3), real=True)
+    assert sum(map(len, metric.real_features)) == 10
+    metric.reset()
     for batch in cloud(500, 3).split(7):
         metric.update(batch, real=True)
         assert sum(map(len, metric.real_features)) <= 20 + 7
