@@ -105,10 +105,10 @@ class Preprocessing:
 def _check_images(images: Tensor) -> None:
     """Raise ValueError unless `images` is what `Preprocessing` takes."""
     if images.ndim not in (3, 4) or images.shape[-3] != 3 or 0 in images.shape[-2:]:
-        raise ValueError(
-            f"`images` must be (3, H, W) or (N, 3, H, W), got {tuple(images.shape)}; "
-            "repeat a grey channel three times, and drop an alpha channel."
-        )
+        remedy = "repeat a grey channel three times, and drop an alpha channel"
+        if images.ndim == 4 and images.shape[-1] == 3:
+            remedy = "move the channels forward, images.permute(0, 3, 1, 2)"
+        raise ValueError(f"`images` must be (N, 3, H, W), got {tuple(images.shape)}; {remedy}.")
     if images.dtype == torch.uint8:
         return
     if not images.is_floating_point():

@@ -57,8 +57,8 @@ def root(cost: Tensor, order: float) -> Tensor:
     """
     if order == 1:
         return cost.clamp_min(0)
-    positive = cost > 0
-    return torch.where(positive, torch.where(positive, cost, 1.0).pow(1 / order), 0.0)
+    zero = cost <= 0  # NaN is none, and stays
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, cost).pow(1 / order))
 
 
 def outward(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from abc import abstractmethod
 from copy import deepcopy
 from dataclasses import asdict, is_dataclass
@@ -219,6 +220,7 @@ class FeatureMetric(TwoSidedMetric):
         """Two digests as bytes: what the states depend on, and which metrics may share them."""
         source = {
             "extractor": None if self.extractor is None else self.extractor.protocol,
+            "network": None if self.extractor is None else _described(self.extractor.network),
             "normalize": self.normalize,
             "store": repr(self._store),
         }
@@ -242,6 +244,11 @@ class FeatureMetric(TwoSidedMetric):
         super().__setstate__(state)
         origin = self._origin().to(self.origin.device)
         self.origin, self._defaults["origin"] = origin, origin.clone()
+
+
+def _described(network: nn.Module) -> str:
+    """Layers and their options, which weights do not tell; the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(network))
 
 
 def _plain(option: Any) -> Any:

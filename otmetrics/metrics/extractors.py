@@ -1,5 +1,6 @@
 """One network for all metrics that use it, asked once per batch."""
 
+from collections import deque
 from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,8 @@ class _Batch(NamedTuple):
     askers: set[int]
 
 
-_LATEST: WeakKeyDictionary[FrozenExtractor, _Batch] = WeakKeyDictionary()
+_REMEMBERED = 2  # real and fake: each metric of a loop may be given both before the next one
+_LATEST: WeakKeyDictionary[FrozenExtractor, deque[_Batch]] = WeakKeyDictionary()
 
 
 def shared_extractor(
@@ -82,8 +84,9 @@ def _of_network(network: nn.Module) -> FrozenExtractor:
 def features_of(images: Tensor, extractor: FrozenExtractor, asker: object) -> Tensor:
     """Features of a batch, computed once for all metrics that share the extractor.
 
-    A metric that asks gets the features of the latest batch if that has the same content, and if
-    the metric has not had them yet; it never gets them twice, so nothing outlives one round.
+    A metric that asks gets the features of one of the two latest batches if that has the same
+    content, and if the metric has not had them yet; it never gets them twice, so nothing outlives
+    one round.
 
     Args:
         images: What the extractor takes.
@@ -93,19 +96,20 @@ def features_of(images: Tensor, extractor: FrozenExtractor, asker: object) -> Te
     Returns:
         Features (N, D) without a graph, not to be written to.
     """
-    latest = _LATEST.get(extractor)
-    if latest is not None and id(asker) not in latest.askers and _same(latest.images, images):
-        latest.askers.add(id(asker))
-        return latest.features
+    latest = _LATEST.setdefault(extractor, deque(maxlen=_REMEMBERED))
+    for batch in latest:
+        if id(asker) not in batch.askers and _same(batch.images, images):
+            batch.askers.add(id(asker))
+            return batch.features
     kept = images.detach().clone()  # the caller may refill the buffer in place
     with torch.no_grad():
         features = extractor(images).clone()  # a network may return a view of its input
-    _LATEST[extractor] = _Batch(kept, features, {id(asker)})
+    latest.append(_Batch(kept, features, {id(asker)}))
     return features
 
 
 def forget(extractor: FrozenExtractor) -> None:
-    """Free the latest batch.
+    """Free the latest batches.
 
     Args:
         extractor: Whose.

@@ -1,5 +1,6 @@
 """From the arguments of `update` to features, real and fake."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,7 +109,7 @@ def sides_of(features: Tensor, real: bool | Tensor) -> dict[str, Tensor]:
             return {"real": features[mask], "fake": features[~mask]}
         if real.ndim == 0:
             real = bool(real)
-    if isinstance(real, bool):
+    if isinstance(real, bool | np.bool_):
         return {"real" if real else "fake": features}
     got = f"{real.dtype} {tuple(real.shape)}" if isinstance(real, Tensor) else repr(real)
     raise ValueError(

@@ -21,6 +21,8 @@ from otmetrics.metrics.rows import appended
 
 Memory = dict[str, Any]
 
+_CHUNK_NUMBERS = 2**20  # projected values at a time: 8 MB
+
 
 class Store(Protocol):
     """A way to remember samples; its fields are the options that decide the memory."""
@@ -210,8 +212,10 @@ class QuantileSketch:
         if not len(features):
             return self._nothing(self.num_projections, features.device)
         options = features.shape[1], self.num_projections, self.seed, features.device
+        rows, columns = features.double(), max(1, _CHUNK_NUMBERS // len(features))
         with ieee_matmul(features.device):
-            return sketch(_directions(*options) @ features.double().T)._asdict()
+            parts = [sketch(some @ rows.T) for some in _directions(*options).split(columns)]
+        return Sketch(*map(torch.cat, zip(*parts, strict=True)))._asdict()
 
     def merged(self, first: Memory, second: Memory) -> Memory:
         """Sketch of all samples."""

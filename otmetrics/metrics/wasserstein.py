@@ -30,21 +30,22 @@ class WassersteinFeatureDistance(FeatureMetric):
     that between two halves of the real ones.
 
     Memory is that of all features, 5 kB a sample by default; with `max_samples`, of twice as many;
-    with `streaming=True` 34 MB whatever N. Time is that of the solver, all in `compute`.
+    with `streaming=True` 34 MB whatever N, beside a batch. Time is that of the solver, all in
+    `compute`.
 
     Args:
         feature: `efficientnet_lite0` (on this machine already), `inception`, `timm:MODEL`,
             `pixels` or `module:package.name:attr`, for images (N, 3, H, W) of any size; a
             `torch.nn.Module` of your own, of which a frozen copy is taken, for anything that it
             maps to (N, D); or None for features (N, D) of any kind. Metrics of one extractor share
-            it, and extract a batch once if all get it before the next batch comes, as in a
-            `MetricCollection`.
+            it, and extract a batch once as long as all get it before two others: in a
+            `MetricCollection`, or in a loop over metrics that gives each a real and a fake batch.
         method: "sliced" (1024 directions), "exact", "sinkhorn", or a solver with its options, as
             `Sliced(order=1.0, num_projections=4096)`.
         normalize: False for uint8 images, True for floating ones in [0, 1], which are rounded to
             the 256 levels of an image file.
         reset_real_features: Whether `reset` forgets the real samples too; False keeps them, so that
-            they are extracted once.
+            they are extracted once: give them once then, not before every round.
         max_samples: Most samples a side to keep: a uniform random subset, the same whatever the
             batches. None keeps all.
         seed: Of that subset, and of the directions of "sliced".

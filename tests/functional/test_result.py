@@ -45,3 +45,8 @@ def test_stacked_says_what_failed() -> None:
     assert both.message == "raise it"
     assert both.lower_bound is both.plan is both.potentials is both.standard_error is None
     assert stacked([good, good]).message == "fine"
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0])
+def test_root_of_nan_is_nan(order: float) -> None:
+    assert root(torch.tensor([float("nan"), 4.0]), order).isnan().tolist() == [True, False]

@@ -115,7 +115,25 @@ def test_a_layer_without_weights_makes_another_network():
     network = nn.Sequential(nn.Flatten(), nn.ReLU())
     first = WassersteinFeatureDistance(feature=network)
     network[1] = nn.Tanh()
-    assert WassersteinFeatureDistance(feature=network).extractor is not first.extractor
+    second = WassersteinFeatureDistance(feature=network)
+    assert second.extractor is not first.extractor
+    with pytest.raises(ValueError, match="must come from a metric with the features"):
+        first.merge_state(fed(second))
+
+
+def test_the_description_of_a_network_is_the_same_in_every_process():
+    class Described(nn.Flatten):
+        def __init__(self) -> None:
+            super().__init__()
+            self.option = object()  # said by its address
+
+        def extra_repr(self) -> str:
+            return f"{self.option!r}"
+
+    first, second = (WassersteinFeatureDistance(feature=Described()) for _ in range(2))
+    assert repr(first.extractor.network) != repr(second.extractor.network)
+    second.update(REAL / 255, real=True)
+    first.merge_state(second)
 
 
 def test_under_autocast(make, network):
@@ -143,6 +161,11 @@ def test_normalize_takes_what_a_file_would_hold():
         (True, torch.full((1, 3, 8, 8), float("nan")), r"must lie in \[0, 1\]"),
         (False, REAL[0], r"must be \(N, 3, H, W\), got \(3, 8, 8\)"),
         (False, REAL[:, :1], r"repeat a grey channel"),
+        (
+            False,
+            REAL.permute(0, 2, 3, 1),
+            r"move the channels forward, images.permute\(0, 3, 1, 2\)",
+        ),
         (False, REAL.numpy(), "must be a torch.Tensor, got ndarray"),
         (False, REAL.to("meta"), "on the metric's device cpu, got meta"),
     ],
@@ -190,6 +213,15 @@ def test_a_collection_extracts_each_batch_once(network):
     again = collection.compute()
     for name, value in found.items():
         assert_same(again[name], value, tolerance=1e-5)
+
+
+def test_a_loop_over_metrics_extracts_each_batch_once(network):
+    metrics = [type(member)(feature=network) for member in members(network).values()]
+    for metric in metrics:
+        fed(metric)
+    assert network.calls == [20, 16]
+    fed(metrics[0])
+    assert network.calls == [20, 16, 20, 16]
 
 
 def test_members_give_what_they_give_alone(network):

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -134,6 +135,13 @@ def test_reset_forgets(case):
     with pytest.raises(ValueError, match="`fake` holds no samples"):
         metric.compute()
     metric.update(FAKE, real=False)
+    assert_same(metric.compute(), expected(case))
+
+
+def test_a_bool_of_numpy_is_a_bool(case):
+    metric = case.make(feature=None)
+    for side, real in ((REAL, True), (FAKE, False)):
+        metric.update(side, real=np.bool_(real))
     assert_same(metric.compute(), expected(case))
 
 
