@@ -11,7 +11,7 @@ from metric_cases import CASES, FAKE, REAL, Case, assert_same, expected
 from torch import nn
 from torchmetrics import MetricCollection
 
-from otmetrics import FrechetFeatureDistance, WassersteinFeatureDistance
+from otmetrics import FrechetFeatureDistance, Sliced, WassersteinFeatureDistance
 
 # Samples a rank, real and fake; the rest is of the last rank.
 SHARES = {
@@ -145,6 +145,14 @@ def ranks_of_other_options(case: Case, rank: int, world: int) -> None:
     assert not narrow._is_synced
 
 
+def ranks_of_other_scores(rank: int, world: int) -> None:
+    for method in (("sliced", "exact")[rank % 2], Sliced(seed=rank)):
+        metric = feed(WassersteinFeatureDistance(feature=None, method=method), REAL, FAKE)
+        with pytest.raises(ValueError, match="`rank` must compute with the options of all others"):
+            metric.compute()
+        assert not metric._is_synced
+
+
 def on_the_cpu(case: Case, rank: int, world: int) -> None:
     parts = split(SHARES["nothing on the first rank"], world)
     metric = feed(case.make(feature=None, compute_on_cpu=True), *parts[rank])
@@ -217,6 +225,7 @@ def work(rank: int, world: int, folder: str) -> None:
             tried(f"{check.__name__}[{name}]", check, case)
     tried("collections_and_groups", collections_and_groups)
     tried("a_smaller_process_group", a_smaller_process_group)
+    tried("ranks_of_other_scores", ranks_of_other_scores)
     Path(folder, f"rank{rank}").write_text("\n".join(failures))
     dist.barrier()
     dist.destroy_process_group()

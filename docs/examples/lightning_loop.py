@@ -46,7 +46,7 @@ class Generator(lightning.LightningModule):
         return (self.mean - batch / 255).square().mean()
 
     def validation_step(self, batch: torch.Tensor, index: int) -> None:
-        # Metrics inside, sides outside: an extractor remembers its latest batch only, and so sees
+        # Metrics inside, sides outside: an extractor remembers its two latest batches, and so sees
         # each once.
         for images, real in ((batch, True), (self(len(batch), seed=index), False)):
             for metric in (self.distance, self.others, self.shares):

@@ -54,7 +54,10 @@ class FrozenExtractor(nn.Module):
     ):
         super().__init__()
         # nn.Module's own __setattr__ would make the network a submodule that parents see.
-        object.__setattr__(self, "network", network.eval().requires_grad_(False).float())
+        network = network.eval().float()
+        for weight in network.parameters():  # scripted modules have no requires_grad_
+            weight.requires_grad_(False)
+        object.__setattr__(self, "network", network)
         self.preprocessing = preprocessing
         self.name = name
         self.num_features = num_features

@@ -52,8 +52,16 @@ def kernel_distance(
     real, fake = checked_clouds(real, fake, min_samples=2, order=6 if kernel == "polynomial" else 2)
     x, y = real.double(), fake.double()
     if real.ndim == 2:
-        return _mmd(x, y, kernel, bandwidth).to(real.dtype)
-    return torch.stack([_mmd(*p, kernel, bandwidth) for p in zip(x, y, strict=True)]).to(real.dtype)
+        value = _mmd(x, y, kernel, bandwidth).to(real.dtype)
+    else:
+        pairs = zip(x, y, strict=True)
+        value = torch.stack([_mmd(*pair, kernel, bandwidth) for pair in pairs]).to(real.dtype)
+    if not torch.isfinite(value.detach()).all():
+        raise ValueError(
+            "`real` and `fake` must be small enough for their kernel to fit "
+            f"{real.dtype}: scale both clouds down."
+        )
+    return value
 
 
 def check_kernel(kernel: str, bandwidth: float | None) -> None:

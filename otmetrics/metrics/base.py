@@ -225,11 +225,11 @@ class FeatureMetric(TwoSidedMetric):
             "store": repr(self._store),
         }
         group = id(self.extractor), self.reset_real_features
-        digests = [
-            hashlib.sha256(text.encode()).digest()[:DIGEST_BYTES]
-            for text in (json.dumps(source, sort_keys=True), repr(group))
-        ]
-        return torch.tensor(list(b"".join(digests)))
+        return torch.cat([_digest(source), _digest(repr(group))])
+
+    def _digest_of_options(self) -> Tensor:
+        """Of the class and the options in the protocol."""
+        return _digest({name: self.protocol[name] for name in ("metric", "options")})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FeatureMetric":
         """A copy that shares the extractor, which nothing changes."""
@@ -244,6 +244,12 @@ class FeatureMetric(TwoSidedMetric):
         super().__setstate__(state)
         origin = self._origin().to(self.origin.device)
         self.origin, self._defaults["origin"] = origin, origin.clone()
+
+
+def _digest(record: Any) -> Tensor:
+    """The first bytes of the hash of a JSON-able record."""
+    text = json.dumps(record, sort_keys=True)
+    return torch.tensor(list(hashlib.sha256(text.encode()).digest()[:DIGEST_BYTES]))
 
 
 def _described(network: nn.Module) -> str:

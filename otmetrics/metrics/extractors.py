@@ -1,19 +1,22 @@
 """One network for all metrics that use it, asked once per batch."""
 
+import hashlib
+import io
+import pickle
 from collections import deque
 from copy import deepcopy
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 import torch
 from torch import Tensor, nn
 
 from otmetrics.features import FrozenExtractor, load_extractor
-from otmetrics.features.weights import state_sha256
 
 _NAMED: WeakValueDictionary[tuple[str, ...], FrozenExtractor] = WeakValueDictionary()
-_COPIES: WeakKeyDictionary[nn.Module, tuple[str, ref[FrozenExtractor]]] = WeakKeyDictionary()
+_COPIES: WeakKeyDictionary[nn.Module, tuple[bytes | None, ref[FrozenExtractor]]]
+_COPIES = WeakKeyDictionary()
 
 
 class _Batch(NamedTuple):
@@ -72,13 +75,51 @@ def _named(name: str, weights: str | Path | None, resize: str | None) -> FrozenE
 
 def _of_network(network: nn.Module) -> FrozenExtractor:
     """A frozen copy of a network as it is now."""
-    seen = state_sha256(network) + repr(network)
-    before, copy = _COPIES.get(network, ("", lambda: None))
+    seen = _pickled(network)
+    before, copy = _COPIES.get(network, (None, lambda: None))
     extractor = copy()
-    if extractor is None or before != seen:
-        extractor = FrozenExtractor(deepcopy(network), None, type(network).__qualname__)
+    if extractor is None or before is None or before != seen:
+        extractor = _frozen_copy(network)
         _COPIES[network] = seen, ref(extractor)
     return extractor
+
+
+def _frozen_copy(network: nn.Module) -> FrozenExtractor:
+    """The extractor of a copy, whose weights are leaves of no graph, scripted ones too."""
+    kind = type(network).__qualname__
+    try:
+        with torch.no_grad():
+            return FrozenExtractor(deepcopy(network), None, kind)
+    except Exception as error:  # whatever the copying of a stranger's network raises
+        raise ValueError(
+            f"`feature` must be a network that copy.deepcopy copies, got {kind} ({error}): run a "
+            "batch through lazy layers, remove weight_norm, or hand the network itself over, as "
+            "otmetrics.features.FrozenExtractor(network, None, name)."
+        ) from error
+
+
+def _pickled(network: nn.Module) -> bytes | None:
+    """Digest of weights, layers, attributes and hooks; None where they cannot be told."""
+    if "forward" in vars(network):  # patched, and pickled by name at best
+        return None
+    digest = hashlib.sha256()
+    try:
+        pickle.Pickler(_Hashed(digest), protocol=pickle.HIGHEST_PROTOCOL).dump(network)
+    except Exception:  # local classes, lambdas, scripted modules
+        return None
+    return digest.digest()
+
+
+class _Hashed(io.RawIOBase):
+    """A file that keeps the hash of what is written."""
+
+    def __init__(self, digest: Any) -> None:
+        self._digest = digest
+
+    def write(self, data: Any) -> int:
+        """Hash it."""
+        self._digest.update(data)
+        return len(data)
 
 
 def features_of(images: Tensor, extractor: FrozenExtractor, asker: object) -> Tensor:
@@ -103,7 +144,7 @@ def features_of(images: Tensor, extractor: FrozenExtractor, asker: object) -> Te
             return batch.features
     kept = images.detach().clone()  # the caller may refill the buffer in place
     with torch.no_grad():
-        features = extractor(images).clone()  # a network may return a view of its input
+        features = extractor(kept.clone())  # a network may write into its input, or return it
     latest.append(_Batch(kept, features, {id(asker)}))
     return features
 

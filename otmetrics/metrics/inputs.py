@@ -68,7 +68,8 @@ def _given(features: Tensor) -> Tensor:
 def _prepared(images: Tensor, extractor: FrozenExtractor, normalize: bool) -> Tensor:
     """Images as the extractor takes them; floating ones on the 256 levels of an image file."""
     if extractor.preprocessing is None:
-        return images.detach()
+        images = images.detach()
+        return images.float() if images.is_floating_point() else images  # as the network's weights
     if not normalize:
         if images.dtype != torch.uint8:
             raise ValueError(

@@ -41,6 +41,10 @@ class TwoSidedMetric(Metric):
         self.add_state("origin", self._origin())
 
     @abstractmethod
+    def _digest_of_options(self) -> Tensor:
+        """Bytes of a digest of the score and its options, which ranks must agree on."""
+
+    @abstractmethod
     def _origin(self) -> Tensor:
         """Bytes of two digests, `DIGEST_BYTES` each; see the class."""
 
@@ -135,6 +139,11 @@ class TwoSidedMetric(Metric):
 
         for origin in gathered(self.origin):
             self._check_origin("rank", origin)
+        digests = gathered(self._digest_of_options().to(self.device))
+        if any(not torch.equal(digest, digests[0]) for digest in digests):
+            raise ValueError(
+                f"`rank` must compute with the options of all others, got another {self!r} on some."
+            )
         layouts = torch.stack(gathered(self.layout))
         _check_dimensions(layouts)
         dimension, is_double = layouts.amax(0).tolist()

@@ -51,7 +51,7 @@ class WassersteinFeatureDistance(FeatureMetric):
         seed: Of that subset, and of the directions of "sliced".
         streaming: Keep a histogram along each direction instead of the samples. Only for sliced
             distances. `result` bounds the error rigorously; at 100 000 samples it is below 1 %,
-            unless single samples lie thousands of times farther out than the distance.
+            unless samples lie hundreds of times farther out than the distance.
         **kwargs: Those of `torchmetrics.Metric`.
 
     Raises:

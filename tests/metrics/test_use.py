@@ -203,8 +203,20 @@ def test_dtypes_of_batches_may_differ(case):
 
 def test_on_the_cpu(case):
     """Lists go to the CPU after each batch; here they are there already."""
+    moved = []
+    cls = type(case.make(feature=None))
+
+    class Watched(cls):
+        def _move_list_states_to_cpu(self) -> None:
+            moved.append(True)
+            super()._move_list_states_to_cpu()
+
     metric = filled(case, compute_on_cpu=True)
+    metric.__class__ = Watched
     assert_same(metric.compute(), expected(case))
+    assert not moved
+    metric.update(REAL[:0], real=True)
+    assert moved
     assert_same(metric(TOGETHER, IS_REAL), expected(case))
     metric.reset()
     metric.update(TOGETHER, IS_REAL)

@@ -195,7 +195,7 @@ def test_a_stream_errs_by_less_than_one_percent(kind, scale):
 
 
 def test_moments_lose_nothing_where_the_mean_is_far():
-    """|mean| = 1e6 standard deviations, in float32 features and many small batches."""
+    """|mean| = 1e6 standard deviations, and many small batches."""
     real, fake = cloud(400, 5, seed=1), cloud(300, 5, seed=2) * 1.5
     metric = FrechetFeatureDistance(feature=None)
     for batch in (real + 1e6).split(7):
