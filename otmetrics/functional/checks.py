@@ -105,6 +105,18 @@ def checked_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor 
     return weights / total
 
 
+def is_uniform(weights: Tensor) -> bool:
+    """Whether all weights are one and the same.
+
+    Args:
+        weights: Weights (N,).
+
+    Returns:
+        True if so.
+    """
+    return bool((weights == weights[0]).all())
+
+
 def check_tensor(name: str, value: object) -> None:
     """Raise unless an argument is a tensor.
 

@@ -19,10 +19,11 @@ from cases import (
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import (
     TransportResult,
-    exact,
+    dense,
     exact_result,
     exact_transport,
     exact_wasserstein,
+    simplex,
 )
 
 SHAPES = [(1, 1, 2), (1, 6, 3), (5, 1, 3), (6, 6, 1), (9, 4, 5), (12, 15, 8)]
@@ -155,7 +156,7 @@ def test_an_open_gap_is_said_aloud(order: float, monkeypatch: pytest.MonkeyPatch
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         return np.outer(a, b), {"u": np.zeros(len(a)), "v": np.zeros(len(b))}
 
-    monkeypatch.setattr(exact, "_network_simplex", worst)
+    monkeypatch.setattr(dense, "dense_simplex", worst)
     with pytest.warns(ConvergenceWarning, match="gap") as caught:
         result = exact_result(cloud(6, 3, seed=1), cloud(5, 3, seed=2), order=order)
     assert len(caught) == 1
@@ -286,7 +287,7 @@ def test_ctrl_c_does_not_wait_for_the_solver() -> None:
     # In a process of its own, whose main thread takes the interrupt.
     code = """
 import os, signal, threading
-from otmetrics.functional.exact import _interruptible
+from otmetrics.functional.simplex import _interruptible
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 never = threading.Event()
@@ -304,4 +305,4 @@ except KeyboardInterrupt:
 
 def test_errors_of_the_solver_come_through() -> None:
     with pytest.raises(ZeroDivisionError):
-        exact._interruptible(lambda: 1 / 0)
+        simplex._interruptible(lambda: 1 / 0)

@@ -1,0 +1,169 @@
+"""All N M costs of a transport problem: in blocks of rows with an error bound, or exact."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from otmetrics.functional.cost import ieee_matmul, power
+
+_BLOCK = 2**21  # entries of a block: 8 MB in float32, of the size of a cache
+_CHUNK = 2**24  # numbers in the differences of exact costs
+
+
+class Pairs(Protocol):
+    """Costs C of shape (N, M) that need not be in memory."""
+
+    shape: tuple[int, int]
+    device: torch.device
+    rounding: float
+
+    def block(self, rows: slice) -> Tensor:
+        """Costs of some rows, approximately, (R, M); may be a view of memory."""
+
+    def lower(self, rows: slice | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Numbers (R, M) not above the costs, nor far below, computed in a dtype; a new tensor."""
+
+    def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Costs (K,) in float64 at K places, up to a relative error `rounding`."""
+
+    def part(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Costs (K, L) of some rows and columns, approximately."""
+
+
+class CloudPairs:
+    """Costs |x_i - y_j|^p of two clouds.
+
+    A float32 matrix product gives |x|^2 + |y|^2 - 2 x.y up to gamma (|x|^2 + |y|^2), in whatever
+    order the D products are summed: gamma = (D + 8) u / (1 - (D + 8) u), u = 2^-24 (Higham,
+    Accuracy and Stability of Numerical Algorithms, 2002, section 3.1); 8 more roundings are those
+    of the inputs, the norms and the sums. The clouds are brought to norms below 1 by a power of
+    two, so that nothing over- or underflows; costs are in units of `scale`.
+
+    Args:
+        real: Features (N, D) in float64.
+        fake: Features (M, D) in float64.
+        order: The order p >= 1.
+        stored: Whether to keep the float32 costs, 4 N M bytes, instead of computing them anew.
+    """
+
+    def __init__(self, real: Tensor, fake: Tensor, order: float, stored: bool) -> None:
+        dimension = real.shape[1]
+        largest = torch.maximum(real.square().sum(1).amax(), fake.square().sum(1).amax()).sqrt()
+        unit = torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent)
+        unit = torch.where(largest > 0, unit, 1.0)
+        self.real, self.fake = real * unit, fake * unit
+        self.order = order
+        self.scale = float(unit) ** -order
+        self.shape = (len(real), len(fake))
+        self.device = real.device
+        self.rounding = max(1.0, order / 2) * (dimension + 8) * torch.finfo(torch.float64).eps
+        self._rows, self._columns = self.real.float(), self.fake.float()
+        self._row_norms = self.real.square().sum(1).float()
+        self._column_norms = self.fake.square().sum(1).float()
+        self._stored: Tensor | None = None
+        if stored:
+            self._stored = torch.empty(self.shape, device=self.device)
+            for rows in blocks(self, 8):
+                self._squared(rows, out=self._stored[rows])
+
+    def block(self, rows: slice) -> Tensor:
+        """Costs of some rows."""
+        return _power(self._block(rows), self.order)
+
+    def lower(self, rows: slice | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Squared distances less their error bound, to the power."""
+        error = (self.real.shape[1] + 8) * torch.finfo(dtype).eps / 2
+        gamma = error / (1 - error)
+        if dtype == torch.float64:
+            norms = self.real[rows].square().sum(1)[:, None] + self.fake.square().sum(1)
+            with ieee_matmul(self.device):
+                squared = norms - 2 * self.real[rows] @ self.fake.T
+            errors = norms.mul_(gamma)
+        else:
+            squared = self._block(rows)
+            errors = (self._row_norms[rows, None] + self._column_norms).mul_(gamma)
+        return _power(torch.sub(squared, errors, out=errors).clamp_min_(0), self.order)
+
+    def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Costs from the differences, a bounded number of them at a time."""
+        size = max(1, _CHUNK // self.real.shape[1])
+        parts = [
+            (self.real[i] - self.fake[j]).square_().sum(1)
+            for i, j in zip(rows.split(size), columns.split(size), strict=True)
+        ]
+        return power(torch.cat(parts), self.order) if parts else self.real.new_zeros(0)
+
+    def part(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """A smaller problem."""
+        norms = self._row_norms[rows, None] + self._column_norms[columns]
+        with ieee_matmul(self.device):
+            squared = norms.addmm_(self._rows[rows], self._columns[columns].T, alpha=-2)
+        return _power(squared.clamp_min_(0), self.order)
+
+    def _block(self, rows: slice) -> Tensor:
+        """Squared distances of some rows, as stored or anew."""
+        if self._stored is not None:
+            return self._stored[rows]
+        return self._squared(rows, out=torch.empty(0))
+
+    def _squared(self, rows: slice, out: Tensor) -> Tensor:
+        """Squared distances of some rows by one matrix product."""
+        torch.add(self._row_norms[rows, None], self._column_norms, out=out)
+        with ieee_matmul(self.device):
+            out.addmm_(self._rows[rows], self._columns.T, alpha=-2)
+        return out.clamp_min_(0)
+
+
+class MatrixPairs:
+    """Costs that are given, in float64; exact everywhere.
+
+    Args:
+        cost: Costs (N, M) in float64.
+    """
+
+    def __init__(self, cost: Tensor) -> None:
+        self._cost = cost
+        self.shape = (cost.shape[0], cost.shape[1])
+        self.device = cost.device
+        self.scale = 1.0
+        self.rounding = 0.0
+
+    def block(self, rows: slice) -> Tensor:
+        """The costs of some rows."""
+        return self._cost[rows]
+
+    def lower(self, rows: slice | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The costs of some rows, in the dtype that they have."""
+        return self._cost[rows].clone()
+
+    def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Single costs."""
+        return self._cost[rows, columns]
+
+    def part(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """A smaller problem."""
+        return self._cost[rows[:, None], columns]
+
+
+def blocks(pairs: Pairs, factor: int = 1) -> Iterator[slice]:
+    """Slices of rows that cover the problem, each of about the size of a cache.
+
+    Args:
+        pairs: The problem.
+        factor: How many times larger than a cache, for work that does not come back.
+
+    Yields:
+        The slices, in order.
+    """
+    size = max(1, factor * _BLOCK // pairs.shape[1])
+    for start in range(0, pairs.shape[0], size):
+        yield slice(start, min(start + size, pairs.shape[0]))
+
+
+def _power(squared: Tensor, order: float) -> Tensor:
+    """Squared distances to costs, the same tensor for squared costs."""
+    if order == 2:
+        return squared
+    return squared.sqrt() if order == 1 else squared.pow(order / 2)
