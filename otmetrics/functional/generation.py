@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from otmetrics.functional.certificate import Optimum, c_transform
-from otmetrics.functional.pairs import MatrixPairs, Pairs, blocks
+from otmetrics.functional.pairs import MatrixPairs, Pairs, block_room, blocks
 from otmetrics.functional.simplex import sparse_simplex
-from otmetrics.functional.staircase import staircase, units
+from otmetrics.functional.staircase import Staircase, Units, staircase, units
 
 _COARSE = 1500  # points a side of the first, smaller problem
 _WIDEST, _FINEST, _STEPS, _REPEATS = 2.0, 0.05, 16, 3  # epsilon, in standard deviations of the cost
 _FIRST = 8  # pairs a row and a column to begin with
 _MORE = 8  # pairs a row and a column to add at most in a round
+_IDLE = 8  # price of staying idle, in ranges of the first costs
 _GROUPS = 3  # groups of rows for each pair that a column may get
 _ROUGH = 3e-3  # relative gap down to which float32 costs do
 _MAX_ROUNDS = 50
@@ -59,46 +60,110 @@ def generated_optimum(
     deadline = math.inf if time_limit is None else time.monotonic() + time_limit
     f, g = _first_potentials(pairs, a, b)
     priced = _priced(pairs, f, g, a, b, _FIRST, math.inf)
-    weights = units(a, b)
-    path = staircase(weights)  # the pairs of some plan, so that there is one
-    arcs = _joined(pairs, priced.arcs, _exact_arcs(pairs, path.rows, path.columns, f, g))
-    bound, prices = priced.bound, g
-    best: Optimum | None = None
-    rough = True
-    start = None
+    arcs, bound, prices = priced.arcs, priced.bound, g
+    weights, idle_price = units(a, b), _idle_price(arcs.costs)
+    best, start, rough = None, None, True
     for _ in range(_MAX_ROUNDS):
-        masses, u, v = sparse_simplex(*arcs, weights, start)
-        upper = float(masses @ (arcs.costs + f[arcs.rows] + g[arcs.columns]))
+        solved = _solved(arcs, weights, idle_price, start)
+        start, u, v = solved.start, solved.start[0][:-1], solved.start[1][:-1]
+        idle = len(solved.idle.rows) > 0
+        if idle:
+            idle_price *= 2
         late = time.monotonic() > deadline
         if rough and not late:
-            priced = _priced(pairs, f + u, g + v, a, b, _MORE, -tolerance * abs(upper))
+            cost = float(solved.masses @ (arcs.costs + f[arcs.rows] + g[arcs.columns]))
+            priced = _priced(pairs, f + u, g + v, a, b, _MORE, -tolerance * abs(cost))
             if priced.bound >= bound:
                 bound, prices = priced.bound, g + v
-            # Potentials of few pairs lie too far from those of all to begin with.
-            start = (u, v) if upper - bound < abs(upper) / 10 else None
             missing = priced.arcs
             missing = missing._replace(costs=missing.costs + u[missing.rows] + v[missing.columns])
             before, arcs = arcs, _joined(pairs, arcs, missing)
             grown = len(arcs.rows) > len(before.rows)
-            rough = grown and upper - bound > _ROUGH * abs(upper)
+            close = cost - bound <= _ROUGH * abs(cost)
+            rough = idle or (grown and not close)
             continue
-        used = masses > 0
-        plan = _exact_arcs(pairs, arcs.rows[used], arcs.columns[used], f, g)
+        plan, masses = _completed(pairs, arcs, solved, f, g)
         if not (rough and late):
             prices = g + v
         transform = c_transform(pairs, prices)
-        best = _better(best, pairs, a, b, plan, masses[used], f, g, transform.values, prices)
+        best = _better(best, pairs, a, b, plan, masses, f, g, transform.values, prices)
         gap, cost = float(best.upper_bound - best.lower_bound), float(best.upper_bound)
-        if late or gap <= tolerance * abs(cost) + float(best.rounding):
+        if late or gap <= tolerance * abs(cost) + 2 * float(best.rounding):
             break
-        start = u, v
         near = _Arcs(*transform[1:])
         near = near._replace(costs=near.costs - f[near.rows] - g[near.columns])
         before, arcs = arcs, _joined(pairs, plan, near, arcs)
-        if len(arcs.rows) == len(before.rows) and torch.equal(arcs.costs, before.costs):
+        same = len(arcs.rows) == len(before.rows) and torch.equal(arcs.costs, before.costs)
+        if same and not idle:
             break  # float64 does not resolve this gap
     assert best is not None
     return best
+
+
+class _Solved(NamedTuple):
+    """A solution on some pairs, in which masses may stay idle at a price.
+
+    Attributes:
+        masses: Masses (K,) of the pairs.
+        idle: A plan of the masses that stayed idle.
+        start: Potentials (N + 1,) and (M + 1,), the last those of staying idle.
+    """
+
+    masses: Tensor
+    idle: Staircase
+    start: tuple[Tensor, Tensor]
+
+
+def _idle_price(costs: Tensor) -> float:
+    """What staying idle costs either side at first: far more than nearly all of the first pairs."""
+    # Points that these pairs serve badly would else raise the potentials of all others.
+    sample = costs[:: max(1, len(costs) // 100_000)]
+    low, high = (float(sample.quantile(share)) for share in (0.001, 0.99))
+    return (high + _IDLE * ((high - low) or abs(high) or 1.0)) / 2
+
+
+def _solved(
+    arcs: _Arcs, weights: Units, idle_price: float, start: tuple[Tensor, Tensor] | None
+) -> _Solved:
+    """The network simplex on some pairs, which need not admit a plan."""
+    n, m = len(weights.real), len(weights.fake)
+    rows, columns = (torch.arange(size, device=arcs.rows.device) for size in (n, m))
+    lists = (
+        torch.cat([arcs.rows, rows, torch.full_like(columns, n), rows.new_tensor([n])]),
+        torch.cat([arcs.columns, torch.full_like(rows, m), columns, rows.new_tensor([m])]),
+        torch.cat([arcs.costs, arcs.costs.new_full((n + m,), idle_price), arcs.costs.new_zeros(1)]),
+    )
+    order = (lists[0] * (m + 1) + lists[1]).argsort()
+    total = weights.real.new_tensor([weights.total])
+    extended = Units(
+        torch.cat([weights.real, total]), torch.cat([weights.fake, total]), weights.total
+    )
+    ordered, u, v = sparse_simplex(*(part[order] for part in lists), extended, start)
+    flows = torch.empty_like(ordered)
+    flows[order] = ordered
+    flows, idle_rows, idle_columns, _ = flows.split([len(arcs.rows), n, m, 1])
+    rows, columns = (side.nonzero().squeeze(1) for side in (idle_rows, idle_columns))
+    left = Units(idle_rows[rows], idle_columns[columns], float(idle_rows.sum()))
+    idle = Staircase(rows, columns, left.real)  # of nothing
+    if left.total:
+        path = staircase(left)
+        share = left.total / weights.total
+        idle = Staircase(rows[path.rows], columns[path.columns], path.masses * share)
+    return _Solved(flows / weights.total, idle, (u, v))
+
+
+def _completed(
+    pairs: Pairs, arcs: _Arcs, solved: _Solved, f: Tensor, g: Tensor
+) -> tuple[_Arcs, Tensor]:
+    """A plan of all masses, each pair once, with its exact costs less the first potentials."""
+    used, moved = solved.masses > 0, solved.idle.masses > 0
+    rows = torch.cat([arcs.rows[used], solved.idle.rows[moved]])
+    columns = torch.cat([arcs.columns[used], solved.idle.columns[moved]])
+    masses = torch.cat([solved.masses[used], solved.idle.masses[moved]])
+    keys, places = (rows * pairs.shape[1] + columns).unique(return_inverse=True)
+    masses = masses.new_zeros(len(keys)).index_add_(0, places, masses)
+    rows, columns = keys // pairs.shape[1], keys % pairs.shape[1]
+    return _exact_arcs(pairs, rows, columns, f, g), masses
 
 
 def _first_potentials(pairs: Pairs, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,9 +193,10 @@ def _sinkhorn_step(
 ) -> tuple[Tensor, Tensor]:
     """One Sinkhorn iteration on all pairs, the kernel computed once for both of its halves."""
     columns = torch.zeros_like(g)
-    potentials = []
+    potentials, room = [], block_room(pairs)
     for rows in blocks(pairs):
-        kernel = (g - pairs.block(rows)).div_(epsilon)
+        block = pairs.block(rows)
+        kernel = torch.sub(g, block, out=room[: len(block)]).div_(epsilon)
         top = kernel.amax(1)
         # Below e^-80 nothing counts, and underflow is a hundred times slower.
         kernel.sub_(top[:, None]).clamp_(min=-80).exp_()
@@ -150,9 +216,10 @@ def _priced(
     num_groups = min(len(slices), _GROUPS * count)
     minima, found = [], []
     lows: list[tuple[Tensor, Tensor]] = []
+    room, f_near, g_near = block_room(pairs), f[:, None].to(pairs.dtype), g.to(pairs.dtype)
     for number, rows in enumerate(slices):
         block = pairs.block(rows)
-        reduced = (block - g.to(block.dtype)).sub_(f[rows, None].to(block.dtype))
+        reduced = torch.sub(block, g_near, out=room[: len(block)]).sub_(f_near[rows])
         top = reduced.topk(count_rows, dim=1, largest=False, sorted=False)
         minima.append(top.values.amin(1))
         i, k = (top.values < below).nonzero(as_tuple=True)

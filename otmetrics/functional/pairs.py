@@ -17,13 +17,14 @@ class Pairs(Protocol):
 
     shape: tuple[int, int]
     device: torch.device
+    dtype: torch.dtype
     rounding: float
 
     def block(self, rows: slice) -> Tensor:
-        """Costs of some rows, approximately, (R, M); may be a view of memory."""
+        """Costs of some rows of `blocks`, approximately, (R, M); to be read before the next one."""
 
     def lower(self, rows: slice | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Numbers (R, M) not above the costs, nor far below, computed in a dtype; a new tensor."""
+        """Numbers (R, M) not above the costs, nor far below; to be used up before the next one."""
 
     def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Costs (K,) in float64 at K places, up to a relative error `rounding`."""
@@ -57,11 +58,12 @@ class CloudPairs:
         self.order = order
         self.scale = float(unit) ** -order
         self.shape = (len(real), len(fake))
-        self.device = real.device
+        self.device, self.dtype = real.device, torch.float32
         self.rounding = max(1.0, order / 2) * (dimension + 8) * torch.finfo(torch.float64).eps
         self._rows, self._columns = self.real.float(), self.fake.float()
         self._row_norms = self.real.square().sum(1).float()
         self._column_norms = self.fake.square().sum(1).float()
+        self._rooms = block_room(self), block_room(self)
         self._stored: Tensor | None = None
         if stored:
             self._stored = torch.empty(self.shape, device=self.device)
@@ -83,7 +85,8 @@ class CloudPairs:
             errors = norms.mul_(gamma)
         else:
             squared = self._block(rows)
-            errors = (self._row_norms[rows, None] + self._column_norms).mul_(gamma)
+            errors = self._rooms[1][: len(squared)]
+            torch.add(self._row_norms[rows, None], self._column_norms, out=errors).mul_(gamma)
         return _power(torch.sub(squared, errors, out=errors).clamp_min_(0), self.order)
 
     def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
@@ -106,7 +109,7 @@ class CloudPairs:
         """Squared distances of some rows, as stored or anew."""
         if self._stored is not None:
             return self._stored[rows]
-        return self._squared(rows, out=torch.empty(0))
+        return self._squared(rows, out=self._rooms[0][: rows.stop - rows.start])
 
     def _squared(self, rows: slice, out: Tensor) -> Tensor:
         """Squared distances of some rows by one matrix product."""
@@ -126,7 +129,7 @@ class MatrixPairs:
     def __init__(self, cost: Tensor) -> None:
         self._cost = cost
         self.shape = (cost.shape[0], cost.shape[1])
-        self.device = cost.device
+        self.device, self.dtype = cost.device, cost.dtype
         self.scale = 1.0
         self.rounding = 0.0
 
@@ -160,6 +163,19 @@ def blocks(pairs: Pairs, factor: int = 1) -> Iterator[slice]:
     size = max(1, factor * _BLOCK // pairs.shape[1])
     for start in range(0, pairs.shape[0], size):
         yield slice(start, min(start + size, pairs.shape[0]))
+
+
+def block_room(pairs: Pairs) -> Tensor:
+    """Memory for the largest block; new memory for each block would cost more than its numbers.
+
+    Args:
+        pairs: The problem.
+
+    Returns:
+        An empty tensor of all columns.
+    """
+    size = min(pairs.shape[0], max(1, _BLOCK // pairs.shape[1]))
+    return torch.empty(size, pairs.shape[1], dtype=pairs.dtype, device=pairs.device)
 
 
 def _power(squared: Tensor, order: float) -> Tensor:

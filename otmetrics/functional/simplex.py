@@ -61,7 +61,8 @@ def sparse_simplex(
         start: Potentials near the optimal ones, which save most of the time.
 
     Returns:
-        Masses (K,), potentials (N,) and potentials (M,) with f + g <= costs on the pairs.
+        Flows (K,) in the units of the weights, potentials (N,) and potentials (M,) with
+        f + g <= costs on the pairs.
 
     Raises:
         RuntimeError: If POT does not vouch for its answer.
@@ -93,13 +94,13 @@ def sparse_simplex(
             warnings.simplefilter("ignore", UserWarning)
             _vouch(check_result(solution[6]) or "its plan misses the weights")
     sources, targets, flows, _, u, v, _ = solution
-    masses = torch.zeros(len(costs), dtype=torch.float64)
+    moved = torch.zeros(len(costs), dtype=torch.float64)
     places = np.searchsorted(i * len(b) + j, sources * len(b) + targets)
-    masses[torch.from_numpy(places)] = torch.from_numpy(flows) / weights.total
+    moved[torch.from_numpy(places)] = torch.from_numpy(flows)
     device = costs.device
     u, v = (torch.from_numpy(one).to(device) * scale for one in (u, v))
     shift = v.mean()  # potentials from a start come with an offset of thousands
-    return masses.to(device), u + shift, v - shift
+    return moved.to(device), u + shift, v - shift
 
 
 def _vouch(warning: str | None) -> None:
