@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOME` says the same at run
     from otmetrics.features import FrozenExtractor as FrozenExtractor
     from otmetrics.features import load_extractor as load_extractor
     from otmetrics.functional import TransportResult as TransportResult
+    from otmetrics.functional import barycentric_projection as barycentric_projection
     from otmetrics.functional import density_coverage as density_coverage
     from otmetrics.functional import entropic_cost as entropic_cost
     from otmetrics.functional import exact_transport as exact_transport
@@ -55,6 +56,7 @@ _HOME = {
     "features": ("EXTRACTORS", "FrozenExtractor", "load_extractor"),
     "functional": (
         "TransportResult",
+        "barycentric_projection",
         "density_coverage",
         "entropic_cost",
         "exact_transport",

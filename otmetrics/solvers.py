@@ -12,6 +12,7 @@ from torch import Tensor
 
 from otmetrics.functional.checks import check_at_least, check_order, check_seed
 from otmetrics.functional.exact import exact_result
+from otmetrics.functional.optimum import ExactOptions, check_exact_options
 from otmetrics.functional.result import TransportResult
 from otmetrics.functional.sinkhorn import SinkhornOptions, check_sinkhorn_options, sinkhorn_result
 from otmetrics.functional.sliced import sliced_result
@@ -79,15 +80,35 @@ class Exact:
 
     Attributes:
         order: The order p >= 1.
+        tolerance: Largest gap between the bounds on the cost, relative to the cost.
+        max_samples: Most samples a side: of more, a uniform random subset is solved, and its
+            value and bounds are returned. None takes all.
+        memory_limit: Bytes for costs that are kept, 4 N M where they fit; beyond that they are
+            computed again in blocks. None for half of the memory of the device.
+        time_limit: Seconds after which a large problem stops, with the bounds that it has.
+        seed: Of the subset.
 
     Raises:
-        ValueError: If the order breaks its rule.
+        ValueError: If an option breaks its rule.
     """
 
     order: float = 2.0
+    tolerance: float = 1e-6
+    max_samples: int | None = None
+    memory_limit: float | None = None
+    time_limit: float | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        check_order(self.order)
+        check_exact_options(self._options)
+        check_seed(self.seed)
+        if self.max_samples is not None:
+            check_at_least("max_samples", self.max_samples, 1)
+
+    @property
+    def _options(self) -> ExactOptions:
+        """The options of the solution itself."""
+        return ExactOptions(self.order, self.tolerance, self.memory_limit, self.time_limit)
 
     def solve(
         self,
@@ -106,11 +127,37 @@ class Exact:
             fake_weights: The same for `fake`.
 
         Returns:
-            Value, cost, bounds, potentials and plan.
+            Value, cost, bounds, potentials and plan; with `max_samples`, of the subsets, which
+            `message` tells.
         """
-        return exact_result(
-            real, fake, order=self.order, real_weights=real_weights, fake_weights=fake_weights
+        sizes = real.shape[-2], fake.shape[-2]
+        generator = torch.Generator().manual_seed(self.seed)
+        real, real_weights = self._subset(real, real_weights, generator)
+        fake, fake_weights = self._subset(fake, fake_weights, generator)
+        result = exact_result(
+            real,
+            fake,
+            real_weights=real_weights,
+            fake_weights=fake_weights,
+            **self._options._asdict(),
         )
+        if sizes == (real.shape[-2], fake.shape[-2]):
+            return result
+        kept = (
+            f"{real.shape[-2]} of {sizes[0]} real and {fake.shape[-2]} of {sizes[1]} fake samples"
+        )
+        return result._replace(message=f"{result.message}; {kept}")
+
+    def _subset(
+        self, cloud: Tensor, weights: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """At most `max_samples` points, the same of each problem of a batch, and their weights."""
+        size = cloud.shape[-2]
+        if self.max_samples is None or size <= self.max_samples:
+            return cloud, weights
+        ids = torch.randperm(size, generator=generator)[: self.max_samples].sort().values
+        ids = ids.to(cloud.device)
+        return cloud[..., ids, :], None if weights is None else weights[..., ids]
 
     def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
         """W_p alone, scalar or (B,), differentiable in both clouds."""

@@ -11,7 +11,8 @@ import torch
 from cases import cloud, weights
 
 from otmetrics.errors import ConvergenceWarning
-from otmetrics.functional import exact_result, sinkhorn_result, sliced_result
+from otmetrics.functional import exact_result, optimum, sinkhorn_result, sliced_result
+from otmetrics.functional.pairs import CloudPairs
 from otmetrics.solvers import Exact, Sinkhorn, Sliced
 
 Solver = Sliced | Exact | Sinkhorn
@@ -44,6 +45,8 @@ def test_every_option_is_used(solver: Solver) -> None:
     base = solver.solve(x, y)
     others = {"relative": False, "max_iterations": 2, "tolerance": 1e-9, "order": 2.0}
     for field in dataclasses.fields(solver):
+        if isinstance(solver, Exact) and field.name != "order":
+            continue  # the next test: these matter for other problems
         value = others.get(field.name, getattr(solver, field.name) * 2)
         changed = dataclasses.replace(solver, **{field.name: value})
         if field.name == "max_iterations":
@@ -63,6 +66,53 @@ def test_the_call_is_the_value(solver: Solver) -> None:
     (gradient,) = torch.autograd.grad(value.sum(), x)
     assert gradient.isfinite().all()
     assert gradient.norm() > 0
+
+
+def test_the_options_of_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimum, "DENSE", 0)  # what is large here
+    x, y = cloud(400, 5, seed=1), cloud(380, 5, seed=2)
+    base = Exact().solve(x, y)
+    assert base.gap <= 1e-6 * base.cost
+    loose = Exact(tolerance=0.5).solve(x, y)
+    assert loose.converged
+    assert 1e-6 * base.cost < loose.gap <= 0.5 * loose.cost
+    assert loose.lower_bound <= base.cost <= loose.upper_bound
+    with pytest.warns(ConvergenceWarning):
+        assert not Exact(time_limit=1e-9).solve(x, y).converged
+    kept: list[bool] = []
+
+    class Watched(CloudPairs):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            kept.append(self._stored is not None)
+
+    monkeypatch.setattr(optimum, "CloudPairs", Watched)
+    monkeypatch.setattr(optimum, "_MATRIX", 0)
+    size = 4 * 400 * 380
+    for limit in (size, size - 1):
+        torch.testing.assert_close(Exact(memory_limit=limit)(x, y), base.value, rtol=1e-6, atol=0)
+    assert kept == [True, False]
+
+
+def test_exact_on_a_subset() -> None:
+    x, y = cloud(50, 3, seed=1), cloud(40, 3, seed=2)
+    solver = Exact(max_samples=20)
+    result = solver.solve(x, y)
+    assert result.plan is not None
+    assert result.plan.shape == (20, 20)
+    assert "20 of 50 real, 20 of 40 fake samples" in result.message
+    assert torch.equal(result.value, solver(x, y))
+    assert result.value != Exact(max_samples=20, seed=1)(x, y)
+    assert torch.equal(Exact(max_samples=50)(x, y), Exact()(x, y))
+    # The points of the subset come with their weights, in a batch as alone.
+    a, b = weights(50, seed=3), weights(40, seed=4)
+    alone = solver.solve(x, y, real_weights=a, fake_weights=b)
+    batch = solver.solve(
+        torch.stack([x, x]), torch.stack([y, y]), real_weights=a.expand(2, 50), fake_weights=b
+    )
+    torch.testing.assert_close(batch.value, alone.value.expand(2))
+    with pytest.raises(ValueError, match="`max_samples` must be an integer >= 1, got 0"):
+        Exact(max_samples=0)
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)

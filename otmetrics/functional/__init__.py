@@ -1,7 +1,12 @@
 """The maths: tensors in, a tensor or a NamedTuple out. No state, no files, no printing."""
 
 from otmetrics.functional.cost import cost_matrix
-from otmetrics.functional.exact import exact_result, exact_transport, exact_wasserstein
+from otmetrics.functional.exact import (
+    barycentric_projection,
+    exact_result,
+    exact_transport,
+    exact_wasserstein,
+)
 from otmetrics.functional.frechet import frechet_distance, frechet_distance_from_moments
 from otmetrics.functional.kernel import kernel_distance
 from otmetrics.functional.manifold import (
@@ -22,6 +27,7 @@ __all__ = [
     "ManifoldScores",
     "PrecisionRecall",
     "TransportResult",
+    "barycentric_projection",
     "cost_matrix",
     "density_coverage",
     "entropic_cost",

@@ -1,56 +1,23 @@
-"""Exact Wasserstein distances with a certificate: which solver, at which size."""
+"""Exact Wasserstein distances with a plan, potentials and a certificate."""
 
-import os
 import warnings
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from otmetrics.errors import ConvergenceWarning
-from otmetrics.functional.certificate import Optimum, c_transform
-from otmetrics.functional.checks import (
-    check_order,
-    check_positive,
-    check_tensor,
-    checked_clouds,
-    checked_weights,
+from otmetrics.functional.certificate import Optimum
+from otmetrics.functional.checks import check_tensor, checked_clouds, checked_weights
+from otmetrics.functional.cost import power
+from otmetrics.functional.dense import assignments, in_threads
+from otmetrics.functional.optimum import (
+    DENSE,
+    ExactOptions,
+    check_exact_options,
+    cloud_optimum,
+    matrix_optimum,
 )
-from otmetrics.functional.cost import pairwise_costs, power
-from otmetrics.functional.dense import assignments, dense_optimum, in_threads
-from otmetrics.functional.generation import generated_optimum
-from otmetrics.functional.pairs import CloudPairs, MatrixPairs
 from otmetrics.functional.result import TransportResult, outward, root, stacked
-from otmetrics.functional.staircase import line_optimum
-
-_DENSE = 900**2  # pairs up to which the dense simplex is fastest
-_MATRIX = 2500**2  # pairs up to which a float64 matrix is
-_EPSILON = torch.finfo(torch.float64).eps
-
-
-class ExactOptions(NamedTuple):
-    """Options of exact transport, those of `exact_result`."""
-
-    order: float = 2.0
-    tolerance: float = 1e-6
-    memory_limit: float | None = None
-    time_limit: float | None = None
-
-
-def check_exact_options(options: ExactOptions) -> None:
-    """Raise unless all options hold their rules.
-
-    Args:
-        options: The options.
-
-    Raises:
-        ValueError: If one does not.
-    """
-    check_order(options.order)
-    check_positive("tolerance", options.tolerance)
-    for name in ("memory_limit", "time_limit"):
-        if getattr(options, name) is not None:
-            check_positive(name, getattr(options, name))
 
 
 def exact_transport(
@@ -95,15 +62,9 @@ def exact_transport(
         raise ValueError(f"`cost` must be finite of shape (N, M), got {tuple(cost.shape)}.")
     options = ExactOptions(1.0, tolerance, None, time_limit)
     check_exact_options(options)
-    a = _Weights.of(checked_weights("real_weights", real_weights, cost), cost)
-    b = _Weights.of(checked_weights("fake_weights", fake_weights, cost.T), cost.T)
-    whole = cost.detach().double()
-    part = whole if a.whole and b.whole else whole[a.kept][:, b.kept]
-    optimum = _of_matrix(part, a.values, b.values, options)
-    if not (a.whole and b.whole):
-        optimum = _indexed(optimum, a, b)
-        f = (whole[:, b.kept] - optimum.potentials[1]).amin(1)
-        optimum = optimum._replace(potentials=(f, (whole - f[:, None]).amin(0)))
+    a = checked_weights("real_weights", real_weights, cost)
+    b = checked_weights("fake_weights", fake_weights, cost.T)
+    optimum = matrix_optimum(cost.double(), a, b, options)
     total = (optimum.masses * cost[optimum.rows, optimum.columns].double()).sum()
     return _warned(_result(total, total, optimum, cost, cost.shape, options))
 
@@ -153,15 +114,18 @@ def exact_result(
     a = checked_weights("real_weights", real_weights, real)
     b = checked_weights("fake_weights", fake_weights, fake)
     if real.ndim == 2:
-        return _warned(_solved(real, fake, _optimum(real, fake, a, b, options), options))
+        return _warned(_solved(real, fake, cloud_optimum(real, fake, a, b, options), options))
     _, n, _ = real.shape
-    if a is None and b is None and fake.shape[1] == n and n**2 <= _DENSE:
+    if a is None and b is None and fake.shape[1] == n and n**2 <= DENSE:
         return _assigned(real, fake, order)
-    weights = [(None if a is None else a[i], None if b is None else b[i]) for i in range(len(real))]
-    problems = list(zip(real, fake, weights, strict=True))
-    optima = in_threads(lambda problem: _optimum(*problem[:2], *problem[2], options), problems)
+    problems = [
+        (real[i], fake[i], None if a is None else a[i], None if b is None else b[i])
+        for i in range(len(real))
+    ]
+    optima = in_threads(lambda problem: cloud_optimum(*problem, options), problems)
     results = [
-        _solved(x, y, optimum, options) for (x, y, _), optimum in zip(problems, optima, strict=True)
+        _solved(*problem[:2], optimum, options)
+        for problem, optimum in zip(problems, optima, strict=True)
     ]
     return _warned(stacked(results))
 
@@ -198,136 +162,50 @@ def exact_wasserstein(
     ).value
 
 
-class _Weights(NamedTuple):
-    """Weights of the points that carry any, on the device of the points.
+def barycentric_projection(plan: Tensor, fake: Tensor) -> Tensor:
+    """Where a plan sends each real point on average: T(x_i) = sum_j P_ij y_j / sum_j P_ij.
 
-    Attributes:
-        values: Positive weights of sum 1.
-        kept: Indices of their points.
-        whole: Whether that is all points.
+    For squared costs the map is a gradient of a convex function on the real points where it is
+    single-valued (Brenier, 1991).
+
+    Args:
+        plan: Plan (N, M), sparse or dense, as `exact_result(real, fake).plan`.
+        fake: Features (M, D) in a floating dtype.
+
+    Returns:
+        Points (N, D) in the dtype of `fake`; differentiable in `fake`. Time O(K D), K the number of
+        pairs in the plan.
+
+    Raises:
+        TypeError: If an argument is not a tensor.
+        ValueError: If shapes differ, or the plan moves nothing from some point.
+
+    Example:
+        >>> real, fake = torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [1.0]])
+        >>> barycentric_projection(exact_result(real, fake).plan, fake)
+        tensor([[1.],
+                [3.]])
     """
-
-    values: Tensor
-    kept: Tensor
-    whole: bool
-
-    @classmethod
-    def of(cls, weights: Tensor | None, points: Tensor) -> "_Weights":
-        """Weights that were checked, or uniform ones."""
-        count = len(points)
-        if weights is None:
-            values = torch.full((count,), 1 / count, dtype=torch.float64, device=points.device)
-            return cls(values, torch.arange(count, device=points.device), True)
-        kept = weights.nonzero().squeeze(1)
-        return cls(weights[kept], kept, len(kept) == count)
-
-
-@torch.no_grad()
-def _optimum(
-    real: Tensor, fake: Tensor, a: Tensor | None, b: Tensor | None, options: ExactOptions
-) -> Optimum:
-    """Plan, potentials and bounds of one problem of two clouds."""
-    rows, columns = _Weights.of(a, real), _Weights.of(b, fake)
-    x, y = real.detach().double(), fake.detach().double()
-    order = options.order
-    optimum = _on_support(x[rows.kept], y[columns.kept], rows.values, columns.values, options)
-    if rows.whole and columns.whole:
-        return optimum
-    # Points without weight get the largest potentials that the others allow.
-    optimum = _indexed(optimum, rows, columns)
-    shift = y.mean(0)
-    x, y = x - shift, y - shift
-    f, g = x.new_empty(len(x)), y.new_empty(len(y))
-    f[rows.kept], g[columns.kept] = optimum.potentials
-    for potential, own, cloud, other in ((f, rows, x, columns), (g, columns, y, rows)):
-        if not own.whole:
-            dropped = torch.ones(len(cloud), dtype=torch.bool, device=cloud.device)
-            dropped[own.kept] = False
-            against, known = (y[other.kept], g[other.kept]) if potential is f else (x, f)
-            pairs = CloudPairs(cloud[dropped], against, order, stored=False)
-            potential[dropped] = c_transform(pairs, known / pairs.scale).values * pairs.scale
-    return optimum._replace(potentials=(f, g))
-
-
-def _on_support(x: Tensor, y: Tensor, a: Tensor, b: Tensor, options: ExactOptions) -> Optimum:
-    """Plan, potentials and bounds of points that all carry weight."""
-    order = options.order
-    if x.shape[1] == 1:
-        return line_optimum(x[:, 0], y[:, 0], order, a, b)
-    if 1 in (len(x), len(y)):
-        return _only_plan(x, y, order, a, b)
-    # Squared costs split into those of centred clouds and the distance of the centres.
-    centre_x, centre_y = a @ x, b @ y
-    if order != 2:
-        centre_x = centre_y = (centre_x + centre_y) / 2
-    x, y = x - centre_x, y - centre_y
-    shift = centre_x - centre_y
-    norms_x, norms_y = x.square().sum(1), y.square().sum(1)
-    size = a @ norms_x.pow(order / 2) + b @ norms_y.pow(order / 2)
-    if len(x) * len(y) <= _MATRIX:
-        optimum = _of_matrix(pairwise_costs(x, y, order), a, b, options)
-        # Costs that lost more than six digits to cancellation were computed from differences.
-        error = (x.shape[1] + 8) * _EPSILON * size * (1 if order == 2 else 2**order * 1000)
-    else:
-        pairs = CloudPairs(x, y, order, _fits(x, y, options.memory_limit))
-        optimum = generated_optimum(pairs, a, b, options.tolerance, options.time_limit)
-        optimum = _scaled(optimum, pairs.scale)
-        error = 8 * _EPSILON * size
-    if order == 2:
-        along_x, along_y = 2 * x @ shift, 2 * y @ shift
-        apart = shift.square().sum()
-        moved = a @ along_x - b @ along_y + apart
-        error += 4 * x.shape[1] * _EPSILON * (a @ along_x.abs() + b @ along_y.abs() + apart)
-        f, g = optimum.potentials
-        optimum = optimum._replace(
-            potentials=(f + along_x + apart, g - along_y),
-            lower_bound=optimum.lower_bound + moved,
-            upper_bound=optimum.upper_bound + moved,
+    check_tensor("plan", plan)
+    check_tensor("fake", fake)
+    if plan.ndim != 2 or fake.ndim != 2 or plan.shape[1] != len(fake):
+        raise ValueError(
+            "`plan` must be (N, M) and `fake` (M, D), "
+            f"got {tuple(plan.shape)} and {tuple(fake.shape)}."
         )
-    return optimum._replace(
-        lower_bound=optimum.lower_bound - error, rounding=optimum.rounding + 2 * error
-    )
-
-
-def _only_plan(x: Tensor, y: Tensor, order: float, a: Tensor, b: Tensor) -> Optimum:
-    """Plan, potentials and bounds where one side is a single point: there is one plan."""
-    costs = power((x - y).square().sum(1), order)
-    ids = torch.arange(len(costs), device=x.device)
-    zeros = torch.zeros_like(ids)
-    total = a @ costs if len(y) == 1 else b @ costs
-    rounding = (x.shape[1] + len(costs) + 8) * _EPSILON * total
-    if len(y) == 1:
-        return Optimum(ids, zeros, a, (costs, 0 * b), total - rounding, total, rounding)
-    return Optimum(zeros, ids, b, (0 * a, costs), total - rounding, total, rounding)
-
-
-def _of_matrix(cost: Tensor, a: Tensor, b: Tensor, options: ExactOptions) -> Optimum:
-    """Plan, potentials and bounds of a matrix of costs."""
-    if cost.numel() > _DENSE:
-        return generated_optimum(MatrixPairs(cost), a, b, options.tolerance, options.time_limit)
-    return dense_optimum(cost, a, b)
-
-
-def _fits(x: Tensor, y: Tensor, memory_limit: float | None) -> bool:
-    """Whether the costs may be kept."""
-    if memory_limit is None:
-        if x.device.type == "cuda":
-            memory_limit = torch.cuda.mem_get_info(x.device)[0] / 2
-        else:
-            memory_limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
-    return 4 * len(x) * len(y) <= memory_limit
-
-
-def _scaled(optimum: Optimum, scale: float) -> Optimum:
-    """An optimum in other units of cost."""
-    f, g = optimum.potentials
-    bounds = {name: getattr(optimum, name) * scale for name in Optimum._fields[4:]}
-    return optimum._replace(potentials=(f * scale, g * scale), **bounds)
-
-
-def _indexed(optimum: Optimum, rows: _Weights, columns: _Weights) -> Optimum:
-    """An optimum of some points with the indices of all."""
-    return optimum._replace(rows=rows.kept[optimum.rows], columns=columns.kept[optimum.columns])
+    sparse = (plan if plan.is_sparse else plan.to_sparse()).coalesce()
+    rows, columns = sparse.indices()
+    masses = sparse.values().double()
+    totals = masses.new_zeros(len(plan)).index_add_(0, rows, masses)
+    if not (totals > 0).all():
+        nothing = (totals <= 0).nonzero().squeeze(1)
+        raise ValueError(
+            f"`plan` must move mass from every real point, got none from {len(nothing)} of them, "
+            f"the first {int(nothing[0])}: leave out points without weight."
+        )
+    shares = (masses / totals[rows])[:, None]
+    moved = shares * fake.double()[columns]
+    return moved.new_zeros(len(plan), fake.shape[1]).index_add(0, rows, moved).to(fake.dtype)
 
 
 def _solved(real: Tensor, fake: Tensor, optimum: Optimum, options: ExactOptions) -> TransportResult:

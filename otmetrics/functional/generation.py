@@ -62,14 +62,15 @@ def generated_optimum(
     priced = _priced(pairs, f, g, a, b, _FIRST, math.inf)
     arcs, bound, prices = priced.arcs, priced.bound, g
     weights, idle_price = units(a, b), _idle_price(arcs.costs)
-    best, start, rough = None, None, True
-    for _ in range(_MAX_ROUNDS):
+    best: Optimum | None = None
+    start, rough = None, True
+    for rounds_left in reversed(range(_MAX_ROUNDS)):
         solved = _solved(arcs, weights, idle_price, start)
         start, u, v = solved.start, solved.start[0][:-1], solved.start[1][:-1]
         idle = len(solved.idle.rows) > 0
         if idle:
             idle_price *= 2
-        late = time.monotonic() > deadline
+        late = time.monotonic() > deadline or not rounds_left
         if rough and not late:
             cost = float(solved.masses @ (arcs.costs + f[arcs.rows] + g[arcs.columns]))
             priced = _priced(pairs, f + u, g + v, a, b, _MORE, -tolerance * abs(cost))
@@ -81,6 +82,9 @@ def generated_optimum(
             grown = len(arcs.rows) > len(before.rows)
             close = cost - bound <= _ROUGH * abs(cost)
             rough = idle or (grown and not close)
+            if idle:  # now there is a plan, also where ties let all rows choose the same columns
+                path = _exact_arcs(pairs, solved.idle.rows, solved.idle.columns, f, g)
+                arcs = _joined(pairs, arcs, path)
             continue
         plan, masses = _completed(pairs, arcs, solved, f, g)
         if not (rough and late):
@@ -119,7 +123,7 @@ def _idle_price(costs: Tensor) -> float:
     # Points that these pairs serve badly would else raise the potentials of all others.
     sample = costs[:: max(1, len(costs) // 100_000)]
     low, high = (float(sample.quantile(share)) for share in (0.001, 0.99))
-    return (high + _IDLE * ((high - low) or abs(high) or 1.0)) / 2
+    return (high + _IDLE * (max(high - low, abs(high)) or 1.0)) / 2
 
 
 def _solved(

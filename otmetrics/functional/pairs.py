@@ -19,6 +19,7 @@ class Pairs(Protocol):
     device: torch.device
     dtype: torch.dtype
     rounding: float
+    block_size: int
 
     def block(self, rows: slice) -> Tensor:
         """Costs of some rows of `blocks`, approximately, (R, M); to be read before the next one."""
@@ -63,11 +64,13 @@ class CloudPairs:
         self._rows, self._columns = self.real.float(), self.fake.float()
         self._row_norms = self.real.square().sum(1).float()
         self._column_norms = self.fake.square().sum(1).float()
+        # Matrix products need blocks of many rows, passes over memory those of the cache.
+        self.block_size = _BLOCK if stored else 8 * _BLOCK
         self._rooms = block_room(self), block_room(self)
         self._stored: Tensor | None = None
         if stored:
             self._stored = torch.empty(self.shape, device=self.device)
-            for rows in blocks(self, 8):
+            for rows in _slices(self.shape, 8 * _BLOCK):
                 self._squared(rows, out=self._stored[rows])
 
     def block(self, rows: slice) -> Tensor:
@@ -132,6 +135,7 @@ class MatrixPairs:
         self.device, self.dtype = cost.device, cost.dtype
         self.scale = 1.0
         self.rounding = 0.0
+        self.block_size = _BLOCK
 
     def block(self, rows: slice) -> Tensor:
         """The costs of some rows."""
@@ -150,19 +154,23 @@ class MatrixPairs:
         return self._cost[rows[:, None], columns]
 
 
-def blocks(pairs: Pairs, factor: int = 1) -> Iterator[slice]:
-    """Slices of rows that cover the problem, each of about the size of a cache.
+def blocks(pairs: Pairs) -> Iterator[slice]:
+    """Slices of rows that cover the problem, each of about `block_size` entries.
 
     Args:
         pairs: The problem.
-        factor: How many times larger than a cache, for work that does not come back.
 
     Yields:
         The slices, in order.
     """
-    size = max(1, factor * _BLOCK // pairs.shape[1])
-    for start in range(0, pairs.shape[0], size):
-        yield slice(start, min(start + size, pairs.shape[0]))
+    yield from _slices(pairs.shape, pairs.block_size)
+
+
+def _slices(shape: tuple[int, int], block_size: int) -> Iterator[slice]:
+    """Slices of rows, each of about so many entries."""
+    size = max(1, block_size // shape[1])
+    for start in range(0, shape[0], size):
+        yield slice(start, min(start + size, shape[0]))
 
 
 def block_room(pairs: Pairs) -> Tensor:
@@ -174,7 +182,7 @@ def block_room(pairs: Pairs) -> Tensor:
     Returns:
         An empty tensor of all columns.
     """
-    size = min(pairs.shape[0], max(1, _BLOCK // pairs.shape[1]))
+    size = min(pairs.shape[0], max(1, pairs.block_size // pairs.shape[1]))
     return torch.empty(size, pairs.shape[1], dtype=pairs.dtype, device=pairs.device)
 
 

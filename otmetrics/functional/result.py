@@ -44,6 +44,22 @@ class TransportResult(NamedTuple):
             return None
         return self.upper_bound - self.lower_bound
 
+    @property
+    def assignment(self) -> Tensor | None:
+        """The fake point of each real one, (N,) or (B, N), where the plan pairs them one to one."""
+        if self.plan is None or self.plan.shape[-1] != self.plan.shape[-2]:
+            return None
+        plan = self.plan.coalesce()
+        size = plan.shape[:-1]
+        *_, rows, columns = plan.indices()
+        if len(rows) != size.numel():
+            return None
+        rows, columns = rows.view(size), columns.view(size)
+        everyone = torch.arange(size[-1], device=rows.device).expand(size)
+        if not (torch.equal(rows, everyone) and torch.equal(columns.sort(-1).values, everyone)):
+            return None
+        return columns
+
 
 def root(cost: Tensor, order: float) -> Tensor:
     """Return `cost ** (1 / order)`, 0 with gradient 0 where the cost is not positive.
