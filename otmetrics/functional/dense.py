@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from otmetrics.functional.certificate import Optimum
+from otmetrics.functional.cost import ieee_matmul
 from otmetrics.functional.simplex import dense_simplex
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
+_CHUNK = 2**19  # costs of a batch at a time: 4 MB, of the size of a cache
 _RELATIVE_GAP = 1e-6
 _ATTEMPTS = 3
 _EPSILON = torch.finfo(torch.float64).eps
@@ -75,19 +77,22 @@ def assignments(real: Tensor, fake: Tensor, order: float) -> Tensor:
     from scipy.optimize import linear_sum_assignment
 
     centre = (real.mean(1, keepdim=True) + fake.mean(1, keepdim=True)) / 2
-    x, y = real - centre, fake - centre
-    norms = x.square().sum(2)[:, :, None] + y.square().sum(2)[:, None]
-    squared = torch.baddbmm(norms, x, y.mT, alpha=-2).clamp_min_(0)
-    costs = (squared if order == 2 else squared.pow_(order / 2)).cpu().numpy()
-
-    def assigned(cost: np.ndarray) -> np.ndarray:
-        # Potentials of a column or a row change no optimum, and these save half of the time.
-        cost -= cost.min(1, keepdims=True)
-        cost -= cost.min(0)
-        return linear_sum_assignment(cost)[1]
-
-    columns = np.stack(list(in_threads(assigned, costs)))
-    return torch.from_numpy(columns).to(real.device)
+    size, n, _ = real.shape
+    costs = real.new_empty(size, n, n)
+    step = max(1, _CHUNK // n**2)
+    for start in range(0, size, step):
+        part = slice(start, start + step)
+        x, y, cost = real[part] - centre[part], fake[part] - centre[part], costs[part]
+        with ieee_matmul(real.device):
+            torch.bmm(x, y.mT, out=cost)
+        cost.mul_(-2).add_(y.square().sum(2)[:, None]).add_(x.square().sum(2)[:, :, None])
+        if order != 2:
+            cost.clamp_min_(0).pow_(order / 2)
+        # Potentials change no optimum, and these save half of the time.
+        cost.sub_(cost.amin(2, keepdim=True))
+        cost.sub_(cost.amin(1, keepdim=True))
+    solved = in_threads(linear_sum_assignment, costs.cpu().numpy())
+    return torch.from_numpy(np.stack([columns for _, columns in solved])).to(real.device)
 
 
 def in_threads(work: Callable[[_T], _S], items: Iterable[_T]) -> list[_S]:
