@@ -143,10 +143,9 @@ class Exact:
         )
         if sizes == (real.shape[-2], fake.shape[-2]):
             return result
-        kept = (
-            f"{real.shape[-2]} of {sizes[0]} real and {fake.shape[-2]} of {sizes[1]} fake samples"
-        )
-        return result._replace(message=f"{result.message}; {kept}")
+        sides = zip((real, fake), sizes, ("real", "fake"), strict=True)
+        kept = ", ".join(f"{cloud.shape[-2]} of {size} {side}" for cloud, size, side in sides)
+        return result._replace(message=f"{result.message}; {kept} samples")
 
     def _subset(
         self, cloud: Tensor, weights: Tensor | None, generator: torch.Generator
