@@ -19,6 +19,8 @@ from otmetrics.functional.optimum import (
 )
 from otmetrics.functional.result import TransportResult, outward, root, stacked
 
+_CHUNK = 512  # pairs of a plan at a time: their differences fit a cache
+
 
 def exact_transport(
     cost: Tensor,
@@ -210,8 +212,12 @@ def barycentric_projection(plan: Tensor, fake: Tensor) -> Tensor:
 
 def _solved(real: Tensor, fake: Tensor, optimum: Optimum, options: ExactOptions) -> TransportResult:
     """The cost of a plan from the differences of its points, and the certificate."""
-    difference = real.double()[optimum.rows] - fake.double()[optimum.columns]
-    total = (optimum.masses * power(difference.square().sum(-1), options.order)).sum()
+    x, y = real.double(), fake.double()
+    parts = [
+        masses @ power((x[rows] - y[columns]).square().sum(-1), options.order)
+        for rows, columns, masses in zip(*(part.split(_CHUNK) for part in optimum[:3]), strict=True)
+    ]
+    total = torch.stack(parts).sum()
     shape = len(real), len(fake)
     return _result(root(total, options.order), total, optimum, real, shape, options)
 

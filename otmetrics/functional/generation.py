@@ -21,7 +21,7 @@ _COARSE, _LEAST = 1500, 300  # points a side of the first, smaller problem, half
 _WIDEST, _FINEST, _STEPS, _REPEATS = 2.0, 0.05, 8, 2  # epsilon, in standard deviations of the cost
 _FIRST = 8  # pairs a row and a column to begin with
 _MORE = 8  # pairs a row and a column to add at most in a round
-_IDLE = 8  # price of staying idle, in ranges of the first costs
+_IDLE = 16  # price of staying idle, in ranges of the first costs
 _GROUPS = 3  # groups of rows for each pair that a column may get
 _ROUGH = 3e-3  # relative gap down to which float32 costs do
 _MAX_ROUNDS = 50
@@ -68,8 +68,8 @@ def generated_optimum(
         solved = _solved(arcs, weights, idle_price, start)
         start, u, v = solved.start, solved.start[0][:-1], solved.start[1][:-1]
         idle = len(solved.idle.rows) > 0
-        if idle:
-            idle_price *= 2
+        if idle and rounds_left < _MAX_ROUNDS - 2:
+            idle_price *= 4
         late = time.monotonic() > deadline or not rounds_left
         if rough and not late:
             cost = float(solved.masses @ (arcs.costs + f[arcs.rows] + g[arcs.columns]))

@@ -64,7 +64,9 @@ def cloud_optimum(
     """
     x, y = real.double(), fake.double()
     rows, columns = _weighted(a, x), _weighted(b, y)
-    optimum = _on_support(x[rows.ids], y[columns.ids], rows.values, columns.values, options)
+    some_x = x if a is None else x[rows.ids]
+    some_y = y if b is None else y[columns.ids]
+    optimum = _on_support(some_x, some_y, rows.values, columns.values, options)
     shift = y.mean(0)
 
     def transformed(cloud: Tensor, other: Tensor, potential: Tensor) -> Tensor:
@@ -156,8 +158,8 @@ def _on_support(x: Tensor, y: Tensor, a: Tensor, b: Tensor, options: ExactOption
         centre_x = centre_y = (centre_x + centre_y) / 2
     x, y = x - centre_x, y - centre_y
     shift = centre_x - centre_y
-    norms_x, norms_y = x.square().sum(1), y.square().sum(1)
-    size = a @ norms_x.pow(order / 2) + b @ norms_y.pow(order / 2)
+    norms_x, norms_y = (torch.linalg.vector_norm(side, dim=1) for side in (x, y))
+    size = a @ norms_x.pow(order) + b @ norms_y.pow(order)
     if len(x) * len(y) <= _MATRIX:
         optimum = _of_matrix(pairwise_costs(x, y, order), a, b, options)
         # Costs that lost more than six digits to cancellation were computed from differences.
@@ -168,7 +170,7 @@ def _on_support(x: Tensor, y: Tensor, a: Tensor, b: Tensor, options: ExactOption
         optimum = _scaled(optimum, pairs.scale)
         error = 8 * _EPSILON * size
     if order == 2:
-        along_x, along_y = 2 * x @ shift, 2 * y @ shift
+        along_x, along_y = 2 * (x @ shift), 2 * (y @ shift)
         apart = shift.square().sum()
         moved = a @ along_x - b @ along_y + apart
         error += 4 * x.shape[1] * _EPSILON * (a @ along_x.abs() + b @ along_y.abs() + apart)

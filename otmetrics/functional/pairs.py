@@ -9,7 +9,7 @@ from torch import Tensor
 from otmetrics.functional.cost import ieee_matmul, power
 
 _BLOCK = 2**21  # entries of a block: 8 MB in float32, of the size of a cache
-_CHUNK = 2**24  # numbers in the differences of exact costs
+_CHUNK = 2**19  # numbers in the differences of exact costs: 4 MB
 
 
 class Pairs(Protocol):
@@ -52,7 +52,8 @@ class CloudPairs:
 
     def __init__(self, real: Tensor, fake: Tensor, order: float, stored: bool) -> None:
         dimension = real.shape[1]
-        largest = torch.maximum(real.square().sum(1).amax(), fake.square().sum(1).amax()).sqrt()
+        real_norms, fake_norms = (torch.linalg.vector_norm(side, dim=1) for side in (real, fake))
+        largest = torch.maximum(real_norms.amax(), fake_norms.amax())
         unit = torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent)
         unit = torch.where(largest > 0, unit, 1.0)
         self.real, self.fake = real * unit, fake * unit
@@ -62,8 +63,8 @@ class CloudPairs:
         self.device, self.dtype = real.device, torch.float32
         self.rounding = max(1.0, order / 2) * (dimension + 8) * torch.finfo(torch.float64).eps
         self._rows, self._columns = self.real.float(), self.fake.float()
-        self._row_norms = self.real.square().sum(1).float()
-        self._column_norms = self.fake.square().sum(1).float()
+        self._row_norms = (real_norms * unit).square().float()
+        self._column_norms = (fake_norms * unit).square().float()
         # Matrix products need blocks of many rows, passes over memory those of the cache.
         self.block_size = _BLOCK if stored else 8 * _BLOCK
         self._rooms = block_room(self), block_room(self)
