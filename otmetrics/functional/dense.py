@@ -58,7 +58,7 @@ def _attempt(cost: Tensor, a: Tensor, b: Tensor, limit: float) -> Optimum:
     g = torch.from_numpy(log["v"]).to(cost.device) * scale
     f = (cost - g).amin(1)
     g = (cost - f[:, None]).amin(0)
-    rounding = (16 + len(a) + len(b)) * _EPSILON * (a @ f.abs() + b @ g.abs())
+    rounding = (16 + len(a) + len(b)) * _EPSILON * (a @ f.abs() + g.abs().amax())
     upper = masses @ cost[rows, columns]
     return Optimum(rows, columns, masses, (f, g), a @ f + b @ g, upper, rounding)
 

@@ -19,6 +19,7 @@ from otmetrics.functional.optimum import (
 )
 from otmetrics.functional.result import TransportResult, outward, root, stacked
 
+_EPSILON = torch.finfo(torch.float64).eps
 _CHUNK = 512  # pairs of a plan at a time: their differences fit a cache
 
 
@@ -68,7 +69,9 @@ def exact_transport(
     b = checked_weights("fake_weights", fake_weights, cost.T)
     optimum = matrix_optimum(cost.double(), a, b, options)
     total = (optimum.masses * cost[optimum.rows, optimum.columns].double()).sum()
-    return _warned(_result(total, total, optimum, cost, cost.shape, options))
+    size = (optimum.masses * cost.detach()[optimum.rows, optimum.columns].abs()).sum()
+    rounding = (len(optimum.masses) + 8) * _EPSILON * size
+    return _warned(_result(total, total, rounding, optimum, cost, cost.shape, options))
 
 
 def exact_result(
@@ -219,7 +222,10 @@ def _solved(real: Tensor, fake: Tensor, optimum: Optimum, options: ExactOptions)
     ]
     total = torch.stack(parts).sum()
     shape = len(real), len(fake)
-    return _result(root(total, options.order), total, optimum, real, shape, options)
+    steps = options.order * (real.shape[1] + 8) + len(optimum.masses)
+    rounding = steps * _EPSILON * total.detach()
+    value = root(total, options.order)
+    return _result(value, total, rounding, optimum, real, shape, options)
 
 
 def _assigned(real: Tensor, fake: Tensor, order: float) -> TransportResult:
@@ -247,15 +253,15 @@ def _assigned(real: Tensor, fake: Tensor, order: float) -> TransportResult:
 def _result(
     value: Tensor,
     cost: Tensor,
+    rounding: Tensor,
     optimum: Optimum,
     like: Tensor,
     shape: tuple[int, ...],
     options: ExactOptions,
 ) -> TransportResult:
     """Assemble the result in the dtype and on the device of the input."""
-    upper = cost.detach()
-    # Rounding can push the bound past the optimum by an ulp or two.
-    lower = torch.minimum(optimum.lower_bound, upper)
+    upper = cost.detach() + rounding
+    lower = torch.minimum(optimum.lower_bound, cost.detach())
     closed = bool(upper - lower <= options.tolerance * upper.abs() + 2 * optimum.rounding)
     lower_bound, upper_bound = outward(lower, upper, like.dtype)
     order = (optimum.rows * shape[1] + optimum.columns).argsort()

@@ -275,7 +275,7 @@ def _better(
 ) -> Optimum:
     """The tighter bound of either side."""
     rounding = (pairs.rounding + (len(a) + len(b)) * torch.finfo(torch.float64).eps) * (
-        a @ f.abs() + b @ g.abs()
+        a @ f.abs() + g.abs().amax()
     )
     lower = a @ f + b @ g - rounding
     upper = masses @ (plan.costs + f0[plan.rows] + g0[plan.columns])

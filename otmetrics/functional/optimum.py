@@ -168,7 +168,7 @@ def _on_support(x: Tensor, y: Tensor, a: Tensor, b: Tensor, options: ExactOption
         pairs = CloudPairs(x, y, order, _fits(x, y, options.memory_limit))
         optimum = generated_optimum(pairs, a, b, options.tolerance, options.time_limit)
         optimum = _scaled(optimum, pairs.scale)
-        error = 8 * _EPSILON * size
+        error = order * 4**order * _EPSILON * size
     if order == 2:
         along_x, along_y = 2 * (x @ shift), 2 * (y @ shift)
         apart = shift.square().sum()
