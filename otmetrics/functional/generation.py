@@ -23,6 +23,7 @@ _FIRST = 8  # pairs a row and a column to begin with
 _MORE = 8  # pairs a row and a column to add at most in a round
 _IDLE = 16  # price of staying idle, in ranges of the first costs
 _GROUPS = 3  # groups of rows for each pair that a column may get
+_FAINT = 1e-30  # weights below it count as much in the first potentials
 _ROUGH = 3e-3  # relative gap down to which float32 costs do
 _MAX_ROUNDS = 50
 
@@ -180,7 +181,7 @@ def _first_potentials(pairs: Pairs, a: Tensor, b: Tensor) -> tuple[Tensor, Tenso
     rows, columns = rows.to(pairs.device), columns.to(pairs.device)
     part = pairs.part(rows, columns)
     coarse = MatrixPairs(part)
-    a, b = a.to(part.dtype), b.to(part.dtype)
+    a, b = (side.to(part.dtype).clamp_min(_FAINT) for side in (a, b))
     weights = a[rows] / a[rows].sum(), b[columns] / b[columns].sum()
     g, deviation = part.new_zeros(len(columns)), float(part.std()) or 1.0
     for step in range(_STEPS):

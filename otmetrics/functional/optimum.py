@@ -199,9 +199,14 @@ def _only_plan(x: Tensor, y: Tensor, order: float, a: Tensor, b: Tensor) -> Opti
 
 def _of_matrix(cost: Tensor, a: Tensor, b: Tensor, options: ExactOptions) -> Optimum:
     """Plan, potentials and bounds of a matrix of costs between points with weight."""
-    if cost.numel() > DENSE and 1 not in cost.shape:
-        return generated_optimum(MatrixPairs(cost), a, b, options.tolerance, options.time_limit)
-    return dense_optimum(cost, a, b)
+    if cost.numel() <= DENSE or 1 in cost.shape:
+        return dense_optimum(cost, a, b)
+    size = cost.abs().amax()
+    unit = float(torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent))
+    extreme = not 1e-100 < unit < 1e100 and unit > 0  # squares would leave float64
+    pairs = MatrixPairs(cost / unit if extreme else cost)
+    optimum = generated_optimum(pairs, a, b, options.tolerance, options.time_limit)
+    return _scaled(optimum, unit) if extreme else optimum
 
 
 def _fits(x: Tensor, y: Tensor, memory_limit: float | None) -> bool:

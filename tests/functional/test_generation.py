@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import exact_result, exact_transport, generation, optimum
 from otmetrics.functional.certificate import c_transform
-from otmetrics.functional.pairs import CloudPairs, MatrixPairs
+from otmetrics.functional.pairs import CloudPairs
 from otmetrics.functional.result import TransportResult
 from otmetrics.functional.simplex import sparse_simplex
 from otmetrics.functional.staircase import staircase, units
@@ -252,18 +252,33 @@ def test_the_sparse_simplex_needs_a_plan() -> None:
         sparse_simplex(ids, torch.tensor([0, 0]), torch.ones(2, dtype=torch.float64), ones)
 
 
-def test_given_costs_of_any_sign() -> None:
-    cost = cloud(950, 900, seed=1)
-    expected, _ = -1.0, None
+@pytest.mark.parametrize("scale", [1e-250, 1e-5, 1.0, 1e250])
+def test_given_costs_of_any_sign_and_size(scale: float) -> None:
     from scipy.optimize import linear_sum_assignment
 
-    square = cost[:900]
+    square = cloud(910, 910, seed=1)
     rows, columns = linear_sum_assignment(square.numpy())
     expected = square.numpy()[rows, columns].mean()
-    pairs = MatrixPairs(square)
-    assert pairs.block(slice(0, 5)).shape == (5, 900)
-    optimal = exact_transport(square)
-    assert optimal.cost.item() == pytest.approx(expected, rel=1e-9)
-    shifted = exact_transport(torch.cat([square, square[:50]]) - 100)
-    assert shifted.converged
-    assert shifted.cost.item() < -100
+    optimal = exact_transport(square * scale)
+    assert optimal.cost.item() == pytest.approx(expected * scale, rel=2e-6)
+    assert optimal.converged
+    f, g = optimal.potentials
+    assert (f[:, None] + g <= (square + 1e-9) * scale).all()
+
+
+def test_given_costs_of_other_shapes() -> None:
+    """Every real point twice on the fake side: the same optimum, for any constant more."""
+    cost = cloud(900, 905, seed=1)
+    once = exact_transport(cost)
+    twice = exact_transport(torch.cat([cost, cost]) - 100)
+    assert twice.cost.item() == pytest.approx(once.cost.item() - 100, rel=2e-6)
+
+
+def test_faint_weights() -> None:
+    x, y = cloud(950, 3, seed=1), cloud(960, 3, seed=2)
+    a = torch.logspace(-60, 0, 950, dtype=torch.float64)
+    result = exact_result(x, y, real_weights=a)
+    kept = a > 1e-9
+    expected = exact_result(x[kept], y, real_weights=a[kept])
+    assert result.cost.item() == pytest.approx(expected.cost.item(), rel=1e-5)
+    assert result.converged
