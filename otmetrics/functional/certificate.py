@@ -84,7 +84,7 @@ def _transformed(pairs: Pairs, g: Tensor, rows: slice) -> Transform:
     many = near[:, -1].nonzero().squeeze(1)
     if len(many) and lower.shape[1] > _NEAR:
         for some in many.split(max(1, len(ids) // 2)):  # float64 takes twice the room
-            values[some], nearest = (pairs.lower(ids[some], torch.float64) - g).min(1)
+            values[some], nearest = (pairs.lower_in_float64(ids[some]) - g).min(1)
             i, j = torch.cat([i, some]), torch.cat([j, nearest])
             costs = torch.cat([costs, pairs.exact(ids[some], nearest)])
     return Transform(values, ids[i], j, costs)

@@ -143,7 +143,8 @@ def _solved(
     extended = Units(
         torch.cat([weights.real, total]), torch.cat([weights.fake, total]), weights.total
     )
-    ordered, u, v = sparse_simplex(*(part[order] for part in lists), extended, start)
+    rows, columns, costs = (part[order] for part in lists)
+    ordered, u, v = sparse_simplex(rows, columns, costs, extended, start)
     flows = torch.empty_like(ordered)
     flows[order] = ordered
     flows, idle_rows, idle_columns, _ = flows.split([len(arcs.rows), n, m, 1])

@@ -24,8 +24,11 @@ class Pairs(Protocol):
     def block(self, rows: slice) -> Tensor:
         """Costs of some rows of `blocks`, approximately, (R, M); to be read before the next one."""
 
-    def lower(self, rows: slice | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def lower(self, rows: slice) -> Tensor:
         """Numbers (R, M) not above the costs, nor far below; to be used up before the next one."""
+
+    def lower_in_float64(self, rows: Tensor) -> Tensor:
+        """The same for single rows, not below by more than the rounding of float64."""
 
     def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Costs (K,) in float64 at K places, up to a relative error `rounding`."""
@@ -78,20 +81,21 @@ class CloudPairs:
         """Costs of some rows."""
         return _power(self._block(rows), self.order)
 
-    def lower(self, rows: slice | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def lower(self, rows: slice) -> Tensor:
         """Squared distances less their error bound, to the power."""
-        error = (self.real.shape[1] + 8) * torch.finfo(dtype).eps / 2
-        gamma = error / (1 - error)
-        if dtype == torch.float64:
-            norms = self.real[rows].square().sum(1)[:, None] + self.fake.square().sum(1)
-            with ieee_matmul(self.device):
-                squared = norms - 2 * self.real[rows] @ self.fake.T
-            errors = norms.mul_(gamma)
-        else:
-            squared = self._block(rows)
-            errors = self._rooms[1][: len(squared)]
-            torch.add(self._row_norms[rows, None], self._column_norms, out=errors).mul_(gamma)
+        squared = self._block(rows)
+        errors = self._rooms[1][: len(squared)]
+        torch.add(self._row_norms[rows, None], self._column_norms, out=errors)
+        errors.mul_(self._relative_error(torch.float32))
         return _power(torch.sub(squared, errors, out=errors).clamp_min_(0), self.order)
+
+    def lower_in_float64(self, rows: Tensor) -> Tensor:
+        """The same by a product in float64."""
+        norms = self.real[rows].square().sum(1)[:, None] + self.fake.square().sum(1)
+        with ieee_matmul(self.device):
+            squared = norms.addmm(self.real[rows], self.fake.T, alpha=-2)
+        errors = norms.mul_(self._relative_error(torch.float64))
+        return _power(squared.sub_(errors).clamp_min_(0), self.order)
 
     def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Costs from the differences, a bounded number of them at a time."""
@@ -108,6 +112,11 @@ class CloudPairs:
         with ieee_matmul(self.device):
             squared = norms.addmm_(self._rows[rows], self._columns[columns].T, alpha=-2)
         return _power(squared.clamp_min_(0), self.order)
+
+    def _relative_error(self, dtype: torch.dtype) -> float:
+        """Gamma of a dtype."""
+        error = (self.real.shape[1] + 8) * torch.finfo(dtype).eps / 2
+        return error / (1 - error)
 
     def _block(self, rows: slice) -> Tensor:
         """Squared distances of some rows, as stored or anew."""
@@ -142,9 +151,13 @@ class MatrixPairs:
         """The costs of some rows."""
         return self._cost[rows]
 
-    def lower(self, rows: slice | Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The costs of some rows, in the dtype that they have."""
+    def lower(self, rows: slice) -> Tensor:
+        """The costs of some rows."""
         return self._cost[rows].clone()
+
+    def lower_in_float64(self, rows: Tensor) -> Tensor:
+        """The costs of some rows."""
+        return self._cost[rows]
 
     def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Single costs."""
