@@ -10,7 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from otmetrics.functional.checks import check_at_least, check_order, check_seed
+from otmetrics.functional.checks import (
+    check_at_least,
+    check_order,
+    check_seed,
+    checked_clouds,
+    checked_weights,
+)
 from otmetrics.functional.exact import exact_result
 from otmetrics.functional.optimum import ExactOptions, check_exact_options
 from otmetrics.functional.result import TransportResult
@@ -130,6 +136,9 @@ class Exact:
             Value, cost, bounds, potentials and plan; with `max_samples`, of the subsets, which
             `message` tells.
         """
+        real, fake = checked_clouds(real, fake, order=self.order)
+        real_weights = checked_weights("real_weights", real_weights, real)
+        fake_weights = checked_weights("fake_weights", fake_weights, fake)
         sizes = real.shape[-2], fake.shape[-2]
         generator = torch.Generator().manual_seed(self.seed)
         real, real_weights = self._subset(real, real_weights, generator)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import otmetrics
-from otmetrics import DataError, Scoring, score_features
+from otmetrics import DataError, Exact, Scoring, score_features
 from otmetrics.feature_set import FeatureSet
 from otmetrics.scores import METRICS
 
@@ -129,11 +129,9 @@ def test_options_are_checked(options, words):
         Scoring(**options)
 
 
-def test_open_gap_of_the_exact_distance_shows_in_the_score(monkeypatch):
-    # No data is known that defeats the solver for good, so it is given no tolerance to meet.
-    from otmetrics.functional import exact
-
-    monkeypatch.setattr(exact, "_RELATIVE_GAP", -1.0)
-    report = score_features(*clouds(), scoring=Scoring(metrics=("wasserstein",)))
+def test_open_gap_of_the_exact_distance_shows_in_the_score():
+    # No tolerance that rounding could meet.
+    scoring = Scoring(metrics=("wasserstein",), exact=Exact(tolerance=1e-30))
+    report = score_features(*clouds(), scoring=scoring)
     assert not report.converged
     assert "duality gap" in report.scores["wasserstein"].message

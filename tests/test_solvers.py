@@ -111,6 +111,13 @@ def test_exact_on_a_subset() -> None:
         torch.stack([x, x]), torch.stack([y, y]), real_weights=a.expand(2, 50), fake_weights=b
     )
     torch.testing.assert_close(batch.value, alone.value.expand(2))
+    for options, error, message in (
+        ({"real_weights": a[:9]}, ValueError, r"`real_weights` must have shape \(50,\)"),
+        ({"real": x[0]}, ValueError, "`real` must"),
+        ({"real": x.tolist()}, TypeError, r"`real` must be a torch\.Tensor"),
+    ):
+        with pytest.raises(error, match=message):
+            solver.solve(**({"real": x, "fake": y} | options))
     with pytest.raises(ValueError, match="`max_samples` must be an integer >= 1, got 0"):
         Exact(max_samples=0)
 

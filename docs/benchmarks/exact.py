@@ -115,7 +115,8 @@ def table(options: argparse.Namespace) -> None:
     print(f"| {' | '.join(columns)} |")
     print("| --- " * len(columns) + "|")
     for size in options.n:
-        names = ["otmetrics", "POT", "scipy"] if size <= LARGEST else ["otmetrics", "product"]
+        names = ["otmetrics", "POT", "scipy"] if size <= LARGEST else ["otmetrics"]
+        names += ["product"] if LARGEST < size <= 60_000 else []  # beyond that it is 40 GB
         names += ["lapx"] if find_spec("lap") and size <= LARGEST else []
         base = None
         for name in names:

@@ -1,5 +1,6 @@
 """Pairwise costs |x - y|^p that keep their digits: centred, clamped, exact where points meet."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,10 @@ from otmetrics.functional.checks import check_order, checked_clouds
 # so the entry is recomputed from the difference of its two points.
 _CANCELLATION = 1e-6
 _BLOCK_ELEMENTS = 2**24
+
+_LOCK = threading.Lock()
+_inside = 0  # threads that need IEEE products now
+_before: list[str] = []
 
 
 @contextmanager
@@ -43,16 +48,25 @@ def _ieee_precision() -> Iterator[None]:
         finally:
             torch.set_float32_matmul_precision(before)
         return
+    global _inside, _before
     mkldnn: Any = torch.backends.mkldnn
     backends: list[Any] = [torch.backends.cuda.matmul, mkldnn.matmul]
-    precisions = [backend.fp32_precision for backend in backends]
+    with (
+        _LOCK
+    ):  # the setting is the process's: the first thread in sets it, the last one sets it back
+        if not _inside:
+            _before = [backend.fp32_precision for backend in backends]
+            for backend in backends:
+                backend.fp32_precision = "ieee"
+        _inside += 1
     try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
         yield
     finally:
-        for backend, precision in zip(backends, precisions, strict=True):
-            backend.fp32_precision = precision
+        with _LOCK:
+            _inside -= 1
+            if not _inside:
+                for backend, precision in zip(backends, _before, strict=True):
+                    backend.fp32_precision = precision
 
 
 def centred(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,8 @@ def _attempt(cost: Tensor, a: Tensor, b: Tensor, limit: float) -> Optimum:
     """One run of the simplex on costs cut at `limit`, judged on the whole costs."""
     cut = cost if limit == float("inf") else cost.clamp(max=limit)
     # The simplex compares costs with absolute tolerances: give it costs of order one.
-    scale = float(cut.abs().mean()) or 1.0
+    largest = float(cut.abs().amax()) or 1.0
+    scale = largest * float((cut / largest).abs().mean()) or 1.0
     plan, log = dense_simplex((cut / scale).cpu().numpy(), a.cpu().numpy(), b.cpu().numpy())
     support = np.nonzero(plan)
     rows, columns = (torch.from_numpy(index).to(cost.device) for index in support)
@@ -60,7 +61,7 @@ def _attempt(cost: Tensor, a: Tensor, b: Tensor, limit: float) -> Optimum:
     g = (cost - f[:, None]).amin(0)
     rounding = (16 + len(a) + len(b)) * _EPSILON * (a @ f.abs() + g.abs().amax())
     upper = masses @ cost[rows, columns]
-    return Optimum(rows, columns, masses, (f, g), a @ f + b @ g, upper, rounding)
+    return Optimum(rows, columns, masses, (f, g), a @ f + b @ g - rounding, upper, rounding)
 
 
 def assignments(real: Tensor, fake: Tensor, order: float) -> Tensor:

@@ -1,6 +1,7 @@
 """Exact Wasserstein distances with a plan, potentials and a certificate."""
 
 import warnings
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,9 +70,14 @@ def exact_transport(
     b = checked_weights("fake_weights", fake_weights, cost.T)
     optimum = matrix_optimum(cost.double(), a, b, options)
     total = (optimum.masses * cost[optimum.rows, optimum.columns].double()).sum()
-    size = (optimum.masses * cost.detach()[optimum.rows, optimum.columns].abs()).sum()
+    costs = cost.detach().double()
+    size = (optimum.masses * costs[optimum.rows, optimum.columns].abs()).sum()
     rounding = (len(optimum.masses) + 8) * _EPSILON * size
-    return _warned(_result(total, total, rounding, optimum, cost, cost.shape, options))
+    missing = _missing_mass(optimum, a, b, cost.shape)
+    enclosure = _Enclosure(
+        rounding + missing * 2 * costs.abs().amax(), costs.amin(), 4 * float(rounding)
+    )
+    return _warned(_result(total, total, enclosure, optimum, cost, options))
 
 
 def exact_result(
@@ -119,7 +125,7 @@ def exact_result(
     a = checked_weights("real_weights", real_weights, real)
     b = checked_weights("fake_weights", fake_weights, fake)
     if real.ndim == 2:
-        return _warned(_solved(real, fake, cloud_optimum(real, fake, a, b, options), options))
+        return _warned(_solved(real, fake, a, b, cloud_optimum(real, fake, a, b, options), options))
     _, n, _ = real.shape
     if a is None and b is None and fake.shape[1] == n and n**2 <= DENSE:
         return _assigned(real, fake, order)
@@ -129,7 +135,7 @@ def exact_result(
     ]
     optima = in_threads(lambda problem: cloud_optimum(*problem, options), problems)
     results = [
-        _solved(*problem[:2], optimum, options)
+        _solved(*problem, optimum, options)
         for problem, optimum in zip(problems, optima, strict=True)
     ]
     return _warned(stacked(results))
@@ -213,7 +219,41 @@ def barycentric_projection(plan: Tensor, fake: Tensor) -> Tensor:
     return moved.new_zeros(len(plan), fake.shape[1]).index_add(0, rows, moved).to(fake.dtype)
 
 
-def _solved(real: Tensor, fake: Tensor, optimum: Optimum, options: ExactOptions) -> TransportResult:
+class _Enclosure(NamedTuple):
+    """What turns the cost of a plan and a dual value into bounds.
+
+    Attributes:
+        above: What the optimum may cost more than the plan: rounding of its sum, and of its masses.
+        floor: What no plan can cost less than.
+        noise: A gap that says nothing, as the input is not known better.
+    """
+
+    above: Tensor
+    floor: Tensor
+    noise: float
+
+
+def _missing_mass(
+    optimum: Optimum, a: Tensor | None, b: Tensor | None, shape: tuple[int, ...]
+) -> Tensor:
+    """By how much the plan misses the weights, in total."""
+    missing = optimum.masses.new_zeros(())
+    for ids, weights, size in zip(optimum[:2], (a, b), shape, strict=True):
+        if weights is None:
+            weights = optimum.masses.new_full((size,), 1 / size)
+        moved = torch.zeros_like(weights).index_add_(0, ids, optimum.masses)
+        missing += (moved - weights).abs().sum()
+    return missing
+
+
+def _solved(
+    real: Tensor,
+    fake: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    optimum: Optimum,
+    options: ExactOptions,
+) -> TransportResult:
     """The cost of a plan from the differences of its points, and the certificate."""
     x, y = real.double(), fake.double()
     parts = [
@@ -221,17 +261,32 @@ def _solved(real: Tensor, fake: Tensor, optimum: Optimum, options: ExactOptions)
         for rows, columns, masses in zip(*(part.split(_CHUNK) for part in optimum[:3]), strict=True)
     ]
     total = torch.stack(parts).sum()
-    shape = len(real), len(fake)
-    steps = options.order * (real.shape[1] + 8) + len(optimum.masses)
-    rounding = steps * _EPSILON * total.detach()
-    value = root(total, options.order)
-    return _result(value, total, rounding, optimum, real, shape, options)
+    order, cost = options.order, total.detach()
+    rounding = (order * (real.shape[1] + 8) + len(optimum.masses)) * _EPSILON * cost
+    with torch.no_grad():
+        x, y = (
+            side if weights is None else side[weights > 0] for side, weights in ((x, a), (y, b))
+        )
+        centre = x.mean(0)
+        sides = (x, y), (x - centre, y - centre)
+        known, apart = (
+            sum(torch.linalg.vector_norm(side, dim=1).amax() for side in pair) for pair in sides
+        )
+        missing = _missing_mass(optimum, a, b, (len(real), len(fake)))
+        noise = float((64 * _EPSILON * known) ** order)
+        enclosure = _Enclosure(rounding + missing * apart**order, torch.zeros_like(cost), noise)
+    return _result(root(total, order), total, enclosure, optimum, real, options)
 
 
 def _assigned(real: Tensor, fake: Tensor, order: float) -> TransportResult:
     """A batch of assignment problems."""
     x, y = real.double(), fake.double()
     columns = assignments(x.detach(), y.detach(), order)
+    for problem in _doubtful(x.detach(), y.detach(), columns):
+        options = ExactOptions(order)
+        optimum = cloud_optimum(x[problem].detach(), y[problem].detach(), None, None, options)
+        if torch.equal(optimum.rows, torch.arange(len(columns[problem]), device=x.device)):
+            columns[problem] = optimum.columns
     difference = x - y.gather(1, columns[:, :, None].expand_as(x))
     cost = power(difference.square().sum(2), order).mean(1)
     size, n = columns.shape
@@ -250,19 +305,33 @@ def _assigned(real: Tensor, fake: Tensor, order: float) -> TransportResult:
     )
 
 
+def _doubtful(real: Tensor, fake: Tensor, columns: Tensor) -> list[int]:
+    """Problems whose costs lost what decides between assignments, to points far from the others."""
+    centre = (real.mean(1, keepdim=True) + fake.mean(1, keepdim=True)) / 2
+    largest = torch.maximum(
+        *(torch.linalg.vector_norm(side - centre, dim=2).amax(1) for side in (real, fake))
+    )
+    paired = fake.gather(1, columns[:, :, None].expand_as(fake))
+    cost = torch.linalg.vector_norm(real - paired, dim=2).square().mean(1)
+    lost = (real.shape[2] + 8) * _EPSILON * largest.square()
+    return (lost > 1e-7 * cost).nonzero().squeeze(1).tolist()
+
+
 def _result(
     value: Tensor,
     cost: Tensor,
-    rounding: Tensor,
+    enclosure: _Enclosure,
     optimum: Optimum,
     like: Tensor,
-    shape: tuple[int, ...],
     options: ExactOptions,
 ) -> TransportResult:
     """Assemble the result in the dtype and on the device of the input."""
-    upper = cost.detach() + rounding
-    lower = torch.minimum(optimum.lower_bound, cost.detach())
-    closed = bool(upper - lower <= options.tolerance * upper.abs() + 2 * optimum.rounding)
+    # A dual value above the cost of the plan is rounding as well, whatever made it.
+    upper = torch.maximum(cost.detach() + enclosure.above, optimum.lower_bound)
+    lower = torch.maximum(torch.minimum(optimum.lower_bound, cost.detach()), enclosure.floor)
+    gap = float(upper - lower)
+    closed = gap <= options.tolerance * abs(float(cost.detach())) + enclosure.noise
+    shape = tuple(map(len, optimum.potentials))
     lower_bound, upper_bound = outward(lower, upper, like.dtype)
     order = (optimum.rows * shape[1] + optimum.columns).argsort()
     plan = torch.sparse_coo_tensor(
@@ -282,7 +351,7 @@ def _result(
         converged=closed,
         message="optimal"
         if closed
-        else f"The duality gap {float(upper - lower):.2e} stays open: raise `time_limit`, or leave "
+        else f"The duality gap {gap:.2e} stays open: raise `time_limit`, or leave "
         "out outliers where costs span too many orders of magnitude for float64.",
     )
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import oracles
@@ -24,6 +25,7 @@ from otmetrics.functional import (
     exact_result,
     exact_transport,
     exact_wasserstein,
+    optimum,
     simplex,
     univariate_cost,
 )
@@ -426,3 +428,58 @@ def test_a_translation_is_its_own_barycentric_projection() -> None:
 def test_bad_options(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         exact_result(cloud(3, 2), cloud(3, 2), **options)
+
+
+@pytest.mark.filterwarnings("ignore:The duality gap:otmetrics.ConvergenceWarning")
+@pytest.mark.parametrize(("weight", "far"), [(1e-12, 1e6), (1e-13, 1e7), (1e-15, 1e8)])
+@pytest.mark.parametrize("forced", [False, True])
+def test_masses_below_the_rounding_open_the_gap(
+    weight: float, far: float, forced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A point with hardly any weight, so far away that it is most of the cost."""
+    if forced:
+        monkeypatch.setattr(optimum, "DENSE", 0)
+    x, y = 1e-3 * cloud(20, 3, seed=1), 1e-3 * cloud(20, 3, seed=2)
+    x[0] = torch.tensor([far, 0, 0])
+    a = torch.ones(20, dtype=torch.float64)
+    a[0] = weight
+    result = exact_result(x, y, real_weights=a)
+    truth = weight / a.sum().item() * far**2  # all else is a millionth of it
+    assert result.lower_bound.item() <= truth * (1 + 1e-3)
+    assert result.upper_bound.item() >= truth * (1 - 1e-3)
+    if result.converged:
+        assert result.cost.item() == pytest.approx(truth, rel=1e-3)
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0])
+@pytest.mark.parametrize("far", [1e4, 1e6])
+def test_a_batch_with_an_outlier(far: float, order: float) -> None:
+    x, y = 1e-3 * cloud(3, 40, 3, seed=1), 1e-3 * cloud(3, 40, 3, seed=2)
+    x[1, 0] = y[1, 7] = far
+    batch = exact_result(x, y, order=order)
+    for i in range(3):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            alone = exact_result(x[i], y[i], order=order)
+        assert batch.cost[i].item() == pytest.approx(alone.cost.item(), rel=1e-6)
+
+
+def test_a_useless_interval_is_no_convergence() -> None:
+    x, y = 1e-3 * cloud(63, 3, seed=1), 1e-3 * cloud(63, 3, seed=2)
+    outlier = torch.full((1, 3), 1e8, dtype=torch.float64)
+    with pytest.warns(ConvergenceWarning, match="stays open"):
+        result = exact_result(torch.cat([x, outlier]), torch.cat([y, outlier]))
+    assert not result.converged
+    assert result.lower_bound >= 0
+
+
+def test_precision_comes_back_from_threads() -> None:
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        x, y = cloud(8, 60, 4, dtype=torch.float32), cloud(8, 70, 4, dtype=torch.float32)
+        for _ in range(5):
+            exact_result(x, y)
+            assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
