@@ -136,20 +136,22 @@ class Exact:
             Value, cost, bounds, potentials and plan; with `max_samples`, of the subsets, which
             `message` tells.
         """
+        if self.max_samples is None:
+            return exact_result(
+                real,
+                fake,
+                real_weights=real_weights,
+                fake_weights=fake_weights,
+                **self._options._asdict(),
+            )
         real, fake = checked_clouds(real, fake, order=self.order)
-        real_weights = checked_weights("real_weights", real_weights, real)
-        fake_weights = checked_weights("fake_weights", fake_weights, fake)
+        a = checked_weights("real_weights", real_weights, real)
+        b = checked_weights("fake_weights", fake_weights, fake)
         sizes = real.shape[-2], fake.shape[-2]
         generator = torch.Generator().manual_seed(self.seed)
-        real, real_weights = self._subset(real, real_weights, generator)
-        fake, fake_weights = self._subset(fake, fake_weights, generator)
-        result = exact_result(
-            real,
-            fake,
-            real_weights=real_weights,
-            fake_weights=fake_weights,
-            **self._options._asdict(),
-        )
+        real, a = self._subset(real, a, generator)
+        fake, b = self._subset(fake, b, generator)
+        result = exact_result(real, fake, real_weights=a, fake_weights=b, **self._options._asdict())
         if sizes == (real.shape[-2], fake.shape[-2]):
             return result
         sides = zip((real, fake), sizes, ("real", "fake"), strict=True)
