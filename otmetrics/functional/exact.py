@@ -68,10 +68,10 @@ def exact_transport(
     check_exact_options(options)
     a = checked_weights("real_weights", real_weights, cost)
     b = checked_weights("fake_weights", fake_weights, cost.T)
-    optimum = matrix_optimum(cost.double(), a, b, options)
-    total = (optimum.masses * cost[optimum.rows, optimum.columns].double()).sum()
     costs = cost.detach().double()
-    size = (optimum.masses * costs[optimum.rows, optimum.columns].abs()).sum()
+    optimum = matrix_optimum(costs, a, b, options)
+    paid = optimum.masses * cost[optimum.rows, optimum.columns].double()
+    total, size = paid.sum(), paid.detach().abs().sum()
     rounding = (len(optimum.masses) + 8) * _EPSILON * size
     missing = _missing_mass(optimum, a, b, cost.shape)
     enclosure = _Enclosure(

@@ -18,6 +18,7 @@ DENSE = 900**2
 """Pairs N M up to which a solver of all costs at once is fastest."""
 
 _MATRIX = 2500**2  # pairs up to which a float64 matrix is
+_MODEST = 4e9  # bytes for costs where the memory of the machine is unknown
 _EPSILON = torch.finfo(torch.float64).eps
 
 
@@ -214,8 +215,10 @@ def _fits(x: Tensor, y: Tensor, memory_limit: float | None) -> bool:
     if memory_limit is None:
         if x.device.type == "cuda":
             memory_limit = torch.cuda.mem_get_info(x.device)[0] / 2
-        else:
+        elif hasattr(os, "sysconf"):
             memory_limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+        else:  # Windows does not say
+            memory_limit = _MODEST
     return 4 * len(x) * len(y) <= memory_limit
 
 

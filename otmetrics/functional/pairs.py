@@ -143,7 +143,6 @@ class MatrixPairs:
         self._cost = cost
         self.shape = (cost.shape[0], cost.shape[1])
         self.device, self.dtype = cost.device, cost.dtype
-        self.scale = 1.0
         self.rounding = 0.0
         self.block_size = _BLOCK
 
@@ -201,7 +200,7 @@ def block_room(pairs: Pairs) -> Tensor:
 
 
 def _power(squared: Tensor, order: float) -> Tensor:
-    """Squared distances to costs, the same tensor for squared costs."""
+    """`cost.power` without its care for gradients, which blocks of all pairs would pay for."""
     if order == 2:
         return squared
     return squared.sqrt() if order == 1 else squared.pow(order / 2)

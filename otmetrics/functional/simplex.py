@@ -1,4 +1,4 @@
-"""POT's network simplex, dense and sparse, and scipy's assignment, which torch has no match for."""
+"""POT's network simplex, dense and sparse: compiled, on the CPU, interruptible."""
 
 import threading
 import warnings
