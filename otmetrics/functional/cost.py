@@ -51,9 +51,8 @@ def _ieee_precision() -> Iterator[None]:
     global _inside, _before
     mkldnn: Any = torch.backends.mkldnn
     backends: list[Any] = [torch.backends.cuda.matmul, mkldnn.matmul]
-    with (
-        _LOCK
-    ):  # the setting is the process's: the first thread in sets it, the last one sets it back
+    # The setting is the process's: the first thread in sets it, the last one out sets it back.
+    with _LOCK:
         if not _inside:
             _before = [backend.fp32_precision for backend in backends]
             for backend in backends:

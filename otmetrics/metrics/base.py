@@ -229,7 +229,8 @@ class FeatureMetric(TwoSidedMetric):
 
     def _digest_of_options(self) -> Tensor:
         """Of the class and the options in the protocol."""
-        return _digest({name: self.protocol[name] for name in ("metric", "options")})
+        protocol = self.protocol
+        return _digest([protocol["metric"], protocol["options"]])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FeatureMetric":
         """A copy that shares the extractor, which nothing changes."""

@@ -6,15 +6,13 @@ import pickle
 import pytest
 import torch
 from cases import cloud
+from image_cases import FAKE, REAL, fed, members
 from metric_cases import CASES, assert_same
 from torch import nn
 from torchmetrics import MetricCollection
 
 from otmetrics import (
-    FrechetFeatureDistance,
     FrechetInceptionDistance,
-    KernelFeatureDistance,
-    PrecisionRecall,
     WassersteinFeatureDistance,
     frechet_distance,
     load_extractor,
@@ -43,14 +41,6 @@ class Counting(nn.Module):
         return self.drop(self.norm(self.layer(images.float() / 255))).mean((2, 3))
 
 
-def images(count: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)
-
-
-REAL, FAKE = images(20, 1), images(16, 2) // 2
-
-
 @pytest.fixture
 def network() -> Counting:
     torch.manual_seed(0)
@@ -60,12 +50,6 @@ def network() -> Counting:
 @pytest.fixture(params=CASES)
 def make(request):
     return CASES[request.param].make
-
-
-def fed(metric, real=REAL, fake=FAKE):
-    metric.update(real, real=True)
-    metric.update(fake, real=False)
-    return metric
 
 
 def test_any_network_is_an_extractor(make, network):
@@ -119,82 +103,6 @@ def test_a_layer_without_weights_makes_another_network():
     assert second.extractor is not first.extractor
     with pytest.raises(ValueError, match="must come from a metric with the features"):
         first.merge_state(fed(second))
-
-
-class Chosen(nn.Module):
-    """A network whose plain attribute decides."""
-
-    scale = 1.0
-
-    def forward(self, images):
-        return images.float().flatten(1) * self.scale
-
-
-def hooked(network):
-    network.register_forward_hook(lambda module, inputs, output: output * 7)
-
-
-def patched(network):
-    network.forward = lambda images: images.float().flatten(1) * 7
-
-
-def scaled(network):
-    network.scale = 7.0
-
-
-@pytest.mark.parametrize("change", [hooked, patched, scaled])
-def test_any_change_makes_another_network(change):
-    network = Chosen()
-    first = fed(WassersteinFeatureDistance(feature=network, method="exact"))
-    change(network)
-    second = fed(WassersteinFeatureDistance(feature=network, method="exact"))
-    assert second.compute().item() == pytest.approx(7 * first.compute().item(), rel=1e-5)
-
-
-def test_a_network_that_writes_into_its_input():
-    class Greedy(nn.Module):
-        def forward(self, images):
-            return images.sub_(0.5).div_(0.25).flatten(1)
-
-    images, alone = REAL / 255, Greedy()(REAL / 255)
-    collection = members(Greedy())
-    for real, side in ((True, images), (False, 1 - images)):
-        before = side.clone()
-        collection.update(side, real=real)
-        assert torch.equal(side, before)
-    other = Greedy()(1 - REAL / 255)
-    expected = frechet_distance(alone.double(), other.double())
-    assert collection.compute()["frechet"].item() == pytest.approx(expected.item(), rel=1e-6)
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-@pytest.mark.parametrize("how", ["script", "trace", "wrapped"])
-def test_scripted_networks(how):
-    plain = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
-    scripted = torch.jit.trace(plain, REAL / 255) if how == "trace" else torch.jit.script(plain)
-    feature = nn.Sequential(scripted) if how == "wrapped" else scripted
-    values = []
-    for network in (plain, feature):
-        metric = WassersteinFeatureDistance(feature=network)
-        values.append(fed(metric, REAL / 255, FAKE / 255).compute())
-    assert values[0] == values[1]
-    assert all(weight.requires_grad for weight in plain.parameters())
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_a_network_of_another_dtype(dtype):
-    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).to(dtype)
-    metric = WassersteinFeatureDistance(feature=network)
-    single = WassersteinFeatureDistance(feature=network.float())
-    found = fed(metric, (REAL / 255).to(dtype), (FAKE / 255).to(dtype)).compute()
-    rounded = [(side / 255).to(dtype).float() for side in (REAL, FAKE)]
-    assert found == fed(single, *rounded).compute()
-
-
-def test_networks_that_cannot_be_copied():
-    network = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
-    with pytest.raises(ValueError, match=r"`feature` must be a network that copy.deepcopy copies"):
-        WassersteinFeatureDistance(feature=network)
 
 
 def test_the_description_of_a_network_is_the_same_in_every_process():
@@ -261,19 +169,6 @@ def test_no_images_are_no_samples():
     metric.update(FAKE[:0], real=torch.ones(0, dtype=torch.bool))
     metric.compute()
     assert metric.protocol["sizes"] == {"real": 20, "fake": 16}
-
-
-def members(feature, **options) -> MetricCollection:
-    return MetricCollection(
-        {
-            "sliced": WassersteinFeatureDistance(feature=feature, **options),
-            "exact": WassersteinFeatureDistance(feature=feature, method="exact", **options),
-            "first": WassersteinFeatureDistance(feature=feature, max_samples=8, **options),
-            "frechet": FrechetFeatureDistance(feature=feature, **options),
-            "kernel": KernelFeatureDistance(feature=feature, **options),
-            "manifold": PrecisionRecall(feature=feature, num_neighbors=2, **options),
-        }
-    )
 
 
 def test_a_collection_extracts_each_batch_once(network):

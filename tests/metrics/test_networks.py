@@ -1,0 +1,84 @@
+"""Networks of the user's own as features: changed, scripted, greedy, of another dtype."""
+
+import pytest
+import torch
+from image_cases import FAKE, REAL, fed, members
+from torch import nn
+
+from otmetrics import WassersteinFeatureDistance, frechet_distance
+
+
+class Chosen(nn.Module):
+    """A network whose plain attribute decides."""
+
+    scale = 1.0
+
+    def forward(self, images):
+        return images.float().flatten(1) * self.scale
+
+
+def hooked(network):
+    network.register_forward_hook(lambda module, inputs, output: output * 7)
+
+
+def patched(network):
+    network.forward = lambda images: images.float().flatten(1) * 7
+
+
+def scaled(network):
+    network.scale = 7.0
+
+
+@pytest.mark.parametrize("change", [hooked, patched, scaled])
+def test_any_change_makes_another_network(change):
+    network = Chosen()
+    first = fed(WassersteinFeatureDistance(feature=network, method="exact"))
+    change(network)
+    second = fed(WassersteinFeatureDistance(feature=network, method="exact"))
+    assert second.compute().item() == pytest.approx(7 * first.compute().item(), rel=1e-5)
+
+
+def test_a_network_that_writes_into_its_input():
+    class Greedy(nn.Module):
+        def forward(self, images):
+            return images.sub_(0.5).div_(0.25).flatten(1)
+
+    images, alone = REAL / 255, Greedy()(REAL / 255)
+    collection = members(Greedy())
+    for real, side in ((True, images), (False, 1 - images)):
+        before = side.clone()
+        collection.update(side, real=real)
+        assert torch.equal(side, before)
+    other = Greedy()(1 - REAL / 255)
+    expected = frechet_distance(alone.double(), other.double())
+    assert collection.compute()["frechet"].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.parametrize("how", ["script", "trace", "wrapped"])
+def test_scripted_networks(how):
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    scripted = torch.jit.trace(plain, REAL / 255) if how == "trace" else torch.jit.script(plain)
+    feature = nn.Sequential(scripted) if how == "wrapped" else scripted
+    values = []
+    for network in (plain, feature):
+        metric = WassersteinFeatureDistance(feature=network)
+        values.append(fed(metric, REAL / 255, FAKE / 255).compute())
+    assert values[0] == values[1]
+    assert all(weight.requires_grad for weight in plain.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_network_of_another_dtype(dtype):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).to(dtype)
+    metric = WassersteinFeatureDistance(feature=network)
+    single = WassersteinFeatureDistance(feature=network.float())
+    found = fed(metric, (REAL / 255).to(dtype), (FAKE / 255).to(dtype)).compute()
+    rounded = [(side / 255).to(dtype).float() for side in (REAL, FAKE)]
+    assert found == fed(single, *rounded).compute()
+
+
+def test_networks_that_cannot_be_copied():
+    network = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
+    with pytest.raises(ValueError, match=r"`feature` must be a network that copy.deepcopy copies"):
+        WassersteinFeatureDistance(feature=network)
