@@ -90,17 +90,16 @@ def squared_distances(real: Tensor, fake: Tensor) -> Tensor:
     of their points, so that duplicates give exactly 0. Time O(N M D), memory O(N M).
 
     Args:
-        real: Features (N, D) in float64, already checked.
+        real: Features (N, D) in float64, already checked, of a cloud around the origin.
         fake: Features (M, D) in float64.
 
     Returns:
         Distances (N, M), >= 0, differentiable in both clouds.
     """
-    real, fake = centred(real, fake)
     norms = real.square().sum(-1)[:, None] + fake.square().sum(-1)[None, :]
     with ieee_matmul(real.device):
-        squared = (norms - 2 * real @ fake.T).clamp_min(0)
-    close = squared.detach() <= _CANCELLATION * norms.detach()
+        squared = norms.addmm(real, fake.T, alpha=-2).clamp_min_(0)
+    close = squared.detach() <= norms.detach().mul_(_CANCELLATION)
     rows, columns = close.nonzero(as_tuple=True)
     if len(rows) > len(real) + len(fake):  # tight clusters, a collapsed generator
         exact = "donot_use_mm_for_euclid_dist"
@@ -138,7 +137,7 @@ def pairwise_costs(real: Tensor, fake: Tensor, order: float) -> Tensor:
     Returns:
         Costs (N, M), differentiable in both clouds.
     """
-    return power(squared_distances(real, fake), order)
+    return power(squared_distances(*centred(real, fake)), order)
 
 
 def cost_matrix(real: Tensor, fake: Tensor, *, order: float = 2.0) -> Tensor:

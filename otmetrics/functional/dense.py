@@ -12,6 +12,7 @@ from torch import Tensor
 from otmetrics.functional.certificate import Optimum
 from otmetrics.functional.cost import ieee_matmul
 from otmetrics.functional.simplex import dense_simplex
+from otmetrics.functional.staircase import Units
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
@@ -21,7 +22,7 @@ _ATTEMPTS = 3
 _EPSILON = torch.finfo(torch.float64).eps
 
 
-def dense_optimum(cost: Tensor, a: Tensor, b: Tensor) -> Optimum:
+def dense_optimum(cost: Tensor, weights: Units) -> Optimum:
     """Optimal plan and potentials by the network simplex.
 
     The simplex works in float64 on potentials as large as the largest cost, so that costs far above
@@ -30,15 +31,14 @@ def dense_optimum(cost: Tensor, a: Tensor, b: Tensor) -> Optimum:
 
     Args:
         cost: Costs (N, M) in float64; the simplex runs on the CPU.
-        a: Positive weights (N,) of sum 1.
-        b: Positive weights (M,) of sum 1.
+        weights: Weights of the rows and columns.
 
     Returns:
         The optimum; its bounds are those of the matrix as it is given.
     """
     least, limit = float(cost.min()), float("inf")
     for _ in range(_ATTEMPTS):
-        optimum = _attempt(cost, a, b, limit)
+        optimum = _attempt(cost, weights, limit)
         total = float(optimum.upper_bound)
         if total - float(optimum.lower_bound) <= _RELATIVE_GAP * abs(total) or total <= least:
             break
@@ -46,20 +46,24 @@ def dense_optimum(cost: Tensor, a: Tensor, b: Tensor) -> Optimum:
     return optimum
 
 
-def _attempt(cost: Tensor, a: Tensor, b: Tensor, limit: float) -> Optimum:
+def _attempt(cost: Tensor, weights: Units, limit: float) -> Optimum:
     """One run of the simplex on costs cut at `limit`, judged on the whole costs."""
     cut = cost if limit == float("inf") else cost.clamp(max=limit)
     # The simplex compares costs with absolute tolerances: give it costs of order one.
     largest = float(cut.abs().amax()) or 1.0
     scale = largest * float((cut / largest).abs().mean()) or 1.0
-    plan, log = dense_simplex((cut / scale).cpu().numpy(), a.cpu().numpy(), b.cpu().numpy())
+    moved = (side.cpu().numpy() for side in weights[:2])
+    plan, log = dense_simplex((cut / scale).cpu().numpy(), *moved)
     support = np.nonzero(plan)
     rows, columns = (torch.from_numpy(index).to(cost.device) for index in support)
-    masses = torch.from_numpy(plan[support]).to(cost.device)
+    masses = torch.from_numpy(plan[support]).to(cost.device) / weights.total
     g = torch.from_numpy(log["v"]).to(cost.device) * scale
     f = (cost - g).amin(1)
     g = (cost - f[:, None]).amin(0)
-    rounding = (16 + len(a) + len(b)) * _EPSILON * (a @ f.abs() + g.abs().amax())
+    a, b = weights.shares()
+    rounding = _EPSILON * (
+        (16 + len(a) + len(b)) * (a @ f.abs() + g.abs().amax()) + f.abs().sum() + g.abs().sum()
+    )
     upper = masses @ cost[rows, columns]
     return Optimum(rows, columns, masses, (f, g), a @ f + b @ g - rounding, upper, rounding)
 

@@ -13,19 +13,18 @@ import torch
 from torch import Tensor
 
 from otmetrics.functional.certificate import Optimum, c_transform
-from otmetrics.functional.pairs import MatrixPairs, Pairs, block_room, blocks
+from otmetrics.functional.pairs import Pairs, block_room, blocks
 from otmetrics.functional.simplex import sparse_simplex
-from otmetrics.functional.staircase import Staircase, Units, staircase, units
+from otmetrics.functional.staircase import Staircase, Units, staircase
+from otmetrics.functional.start import near_potentials
 
-_COARSE, _LEAST = 1500, 300  # points a side of the first, smaller problem, half of all
-_WIDEST, _FINEST, _STEPS, _REPEATS = 2.0, 0.05, 8, 2  # epsilon, in standard deviations of the cost
 _FIRST = 8  # pairs a row and a column to begin with
 _MORE = 8  # pairs a row and a column to add at most in a round
 _IDLE = 16  # price of staying idle, in ranges of the first costs
 _GROUPS = 3  # groups of rows for each pair that a column may get
-_FAINT = 1e-30  # weights below it count as much in the first potentials
 _ROUGH = 3e-3  # relative gap down to which float32 costs do
 _MAX_ROUNDS = 50
+_EPSILON = torch.finfo(torch.float64).eps
 
 
 class _Arcs(NamedTuple):
@@ -43,26 +42,39 @@ class _Priced(NamedTuple):
     bound: float
 
 
+class _Dual(NamedTuple):
+    """What proves a lower bound; fields as those of `Optimum`."""
+
+    potentials: tuple[Tensor, Tensor]
+    lower_bound: Tensor
+    rounding: Tensor
+
+
 def generated_optimum(
-    pairs: Pairs, a: Tensor, b: Tensor, tolerance: float, time_limit: float | None
+    pairs: Pairs,
+    weights: Units,
+    tolerance: float,
+    time_limit: float | None = None,
+    offset: float = 0.0,
 ) -> Optimum:
     """Optimal plan and potentials of a large problem.
 
     Args:
-        pairs: Costs (N, M).
-        a: Positive weights (N,) of sum 1, in float64, on the device of the pairs.
-        b: Positive weights (M,) of sum 1.
+        pairs: Costs (N, M), of places all different.
+        weights: Their weights, on the device of the pairs.
         tolerance: Largest gap relative to the cost.
         time_limit: Seconds after which no further round begins; None for no limit.
+        offset: What the cost to which the gap is relative has beside that of the pairs.
 
     Returns:
         The best plan and bounds found; their gap tells whether that is the optimum.
     """
     deadline = math.inf if time_limit is None else time.monotonic() + time_limit
-    f, g = _first_potentials(pairs, a, b)
+    a, b = weights.shares()
+    f, g = near_potentials(pairs, a, b)
     priced = _priced(pairs, f, g, a, b, _FIRST, math.inf)
     arcs, bound, prices = priced.arcs, priced.bound, g
-    weights, idle_price = units(a, b), _idle_price(arcs.costs)
+    idle_price = _idle_price(arcs.costs)
     best: Optimum | None = None
     start, rough = None, True
     for rounds_left in reversed(range(_MAX_ROUNDS)):
@@ -74,26 +86,32 @@ def generated_optimum(
         late = time.monotonic() > deadline or not rounds_left
         if rough and not late:
             cost = float(solved.masses @ (arcs.costs + f[arcs.rows] + g[arcs.columns]))
-            priced = _priced(pairs, f + u, g + v, a, b, _MORE, -tolerance * abs(cost))
+            target = tolerance * abs(cost + offset)
+            priced = _priced(pairs, f + u, g + v, a, b, _MORE, -target)
             if priced.bound >= bound:
                 bound, prices = priced.bound, g + v
             missing = priced.arcs
             missing = missing._replace(costs=missing.costs + u[missing.rows] + v[missing.columns])
             before, arcs = arcs, _joined(pairs, arcs, missing)
-            grown = len(arcs.rows) > len(before.rows)
-            close = cost - bound <= _ROUGH * abs(cost)
-            rough = idle or (grown and not close)
             if idle:  # now there is a plan, also where ties let all rows choose the same columns
                 path = _exact_arcs(pairs, solved.idle.rows, solved.idle.columns, f, g)
                 arcs = _joined(pairs, arcs, path)
-            continue
+            if len(arcs.rows) > len(before.rows):
+                rough = idle or cost - max(bound, pairs.floor) > _ROUGH * abs(cost + offset)
+                continue
         plan, masses = _completed(pairs, arcs, solved, f, g)
         if not (rough and late):
             prices = g + v
+        rough = False
         transform = c_transform(pairs, prices)
-        best = _better(best, pairs, a, b, plan, masses, f, g, transform.values, prices)
+        upper = masses @ (plan.costs + f[plan.rows] + g[plan.columns])
+        dual = _dual(pairs, a, b, transform.values, prices)
+        optimum = Optimum(
+            plan.rows, plan.columns, masses, dual.potentials, dual.lower_bound, upper, dual.rounding
+        )
+        best = optimum if best is None else _tighter(best, optimum)
         gap, cost = float(best.upper_bound - best.lower_bound), float(best.upper_bound)
-        if late or gap <= tolerance * abs(cost) + 2 * float(best.rounding):
+        if late or gap <= tolerance * abs(cost + offset) + 2 * float(best.rounding):
             break
         near = _Arcs(*transform[1:])
         near = near._replace(costs=near.costs - f[near.rows] - g[near.columns])
@@ -153,66 +171,22 @@ def _solved(
     idle = Staircase(rows, columns, left.real)  # of nothing
     if left.total:
         path = staircase(left)
-        share = left.total / weights.total
-        idle = Staircase(rows[path.rows], columns[path.columns], path.masses * share)
-    return _Solved(flows / weights.total, idle, (u, v))
+        idle = Staircase(rows[path.rows], columns[path.columns], path.flows)
+    return _Solved(flows / weights.total, idle._replace(flows=idle.flows / weights.total), (u, v))
 
 
 def _completed(
     pairs: Pairs, arcs: _Arcs, solved: _Solved, f: Tensor, g: Tensor
 ) -> tuple[_Arcs, Tensor]:
     """A plan of all masses, each pair once, with its exact costs less the first potentials."""
-    used, moved = solved.masses > 0, solved.idle.masses > 0
+    used, moved = solved.masses > 0, solved.idle.flows > 0
     rows = torch.cat([arcs.rows[used], solved.idle.rows[moved]])
     columns = torch.cat([arcs.columns[used], solved.idle.columns[moved]])
-    masses = torch.cat([solved.masses[used], solved.idle.masses[moved]])
+    masses = torch.cat([solved.masses[used], solved.idle.flows[moved]])
     keys, places = (rows * pairs.shape[1] + columns).unique(return_inverse=True)
     masses = masses.new_zeros(len(keys)).index_add_(0, places, masses)
     rows, columns = keys // pairs.shape[1], keys % pairs.shape[1]
     return _exact_arcs(pairs, rows, columns, f, g), masses
-
-
-def _first_potentials(pairs: Pairs, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Potentials near the optimal ones: Sinkhorn on some points, then once on all."""
-    generator = torch.Generator().manual_seed(0)
-    rows, columns = (
-        torch.randperm(size, generator=generator)[: min(_COARSE, max(_LEAST, size // 2))]
-        for size in pairs.shape
-    )
-    rows, columns = rows.to(pairs.device), columns.to(pairs.device)
-    part = pairs.part(rows, columns)
-    coarse = MatrixPairs(part)
-    a, b = (side.to(part.dtype).clamp_min(_FAINT) for side in (a, b))
-    weights = a[rows] / a[rows].sum(), b[columns] / b[columns].sum()
-    g, deviation = part.new_zeros(len(columns)), float(part.std()) or 1.0
-    for step in range(_STEPS):
-        epsilon = deviation * _WIDEST * (_FINEST / _WIDEST) ** (step / (_STEPS - 1))
-        for _ in range(_REPEATS if step == _STEPS - 1 else 1):
-            f, g = _sinkhorn_step(coarse, g, *weights, epsilon)
-    everywhere = torch.arange(pairs.shape[1], device=pairs.device)
-    across = MatrixPairs(pairs.part(rows, everywhere).T)
-    g, _ = _sinkhorn_step(across, f, b, weights[0], epsilon)
-    f, g = _sinkhorn_step(pairs, g, a, b, epsilon)
-    return f.double(), g.double()
-
-
-def _sinkhorn_step(
-    pairs: Pairs, g: Tensor, a: Tensor, b: Tensor, epsilon: float
-) -> tuple[Tensor, Tensor]:
-    """One Sinkhorn iteration on all pairs, the kernel computed once for both of its halves."""
-    columns = torch.zeros_like(g)
-    potentials, room = [], block_room(pairs)
-    for rows in blocks(pairs):
-        block = pairs.block(rows)
-        kernel = torch.sub(g, block, out=room[: len(block)]).div_(epsilon)
-        top = kernel.amax(1)
-        # Below e^-80 nothing counts, and underflow is a hundred times slower.
-        kernel.sub_(top[:, None]).clamp_(min=-80).exp_()
-        sums = kernel @ b
-        potentials.append(-epsilon * (top + sums.log()))
-        columns += (a[rows] / sums) @ kernel
-    tiny = torch.finfo(g.dtype).tiny
-    return torch.cat(potentials), g - epsilon * columns.clamp_min(tiny).log()
 
 
 def _priced(
@@ -263,31 +237,24 @@ def _joined(pairs: Pairs, *parts: _Arcs) -> _Arcs:
     return _Arcs(rows[kept], columns[kept], costs[kept])
 
 
-def _better(
-    best: Optimum | None,
-    pairs: Pairs,
-    a: Tensor,
-    b: Tensor,
-    plan: _Arcs,
-    masses: Tensor,
-    f0: Tensor,
-    g0: Tensor,
-    f: Tensor,
-    g: Tensor,
-) -> Optimum:
-    """The tighter bound of either side."""
-    rounding = (pairs.rounding + (len(a) + len(b)) * torch.finfo(torch.float64).eps) * (
-        a @ f.abs() + g.abs().amax()
+def _dual(pairs: Pairs, a: Tensor, b: Tensor, f: Tensor, g: Tensor) -> _Dual:
+    """The dual value of feasible potentials less its rounding, or of constant ones if better."""
+    size = a @ f.abs() + g.abs().amax()
+    # What costs, sums, and weights in whole units are rounded by.
+    rounding = pairs.rounding * size + _EPSILON * (
+        (len(a) + len(b)) * size + f.abs().sum() + g.abs().sum()
     )
     lower = a @ f + b @ g - rounding
-    upper = masses @ (plan.costs + f0[plan.rows] + g0[plan.columns])
-    optimum = Optimum(plan.rows, plan.columns, masses, (f, g), lower, upper, rounding)
-    if best is None:
-        return optimum
-    if best.upper_bound < optimum.upper_bound:
-        optimum = best._replace(potentials=(f, g), lower_bound=lower, rounding=rounding)
-    if best.lower_bound > optimum.lower_bound:
-        optimum = optimum._replace(
-            potentials=best.potentials, lower_bound=best.lower_bound, rounding=best.rounding
-        )
-    return optimum
+    if lower < pairs.floor:
+        lower = torch.full_like(lower, pairs.floor)
+        f, g = torch.full_like(f, pairs.floor), torch.zeros_like(g)
+    return _Dual((f, g), lower, rounding)
+
+
+def _tighter(best: Optimum, optimum: Optimum) -> Optimum:
+    """The tighter bound of either side."""
+    upper = min((optimum, best), key=lambda one: one.upper_bound)
+    lower = max((optimum, best), key=lambda one: one.lower_bound)
+    return upper._replace(
+        potentials=lower.potentials, lower_bound=lower.lower_bound, rounding=lower.rounding
+    )

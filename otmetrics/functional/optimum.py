@@ -1,20 +1,23 @@
 """Plan, potentials and bounds of one problem: which way, at which size."""
 
+import math
 import os
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from otmetrics.functional.assignment import assigned_optimum
 from otmetrics.functional.certificate import Optimum, c_transform
-from otmetrics.functional.checks import check_order, check_positive
-from otmetrics.functional.cost import pairwise_costs, power
+from otmetrics.functional.checks import check_order, check_positive, is_uniform
+from otmetrics.functional.cost import power, squared_distances
 from otmetrics.functional.dense import dense_optimum
 from otmetrics.functional.generation import generated_optimum
 from otmetrics.functional.pairs import CloudPairs, MatrixPairs
-from otmetrics.functional.staircase import line_optimum
+from otmetrics.functional.staircase import Units, line_optimum
+from otmetrics.functional.support import place_weights, spread, supports
 
-DENSE = 900**2
+DENSE = 950**2
 """Pairs N M up to which a solver of all costs at once is fastest."""
 
 _MATRIX = 2500**2  # pairs up to which a float64 matrix is
@@ -64,22 +67,23 @@ def cloud_optimum(
         The optimum, or what was found of it within the time limit.
     """
     x, y = real.double(), fake.double()
-    rows, columns = _weighted(a, x), _weighted(b, y)
-    some_x = x if a is None else x[rows.ids]
-    some_y = y if b is None else y[columns.ids]
-    optimum = _on_support(some_x, some_y, rows.values, columns.values, options)
+    rows, columns = supports(x, y, a, b)
+    weights = place_weights(rows, columns)
+    optimum = _between_places(rows.of(x), columns.of(y), weights, options)
     shift = y.mean(0)
 
     def transformed(cloud: Tensor, other: Tensor, potential: Tensor) -> Tensor:
+        if not len(cloud):
+            return potential[:0]
         pairs = CloudPairs(cloud - shift, other - shift, options.order, stored=False)
         return c_transform(pairs, potential / pairs.scale).values * pairs.scale
 
     f, g = optimum.potentials
-    if len(rows.ids) < len(x):
-        f = _filled(f, rows, transformed(x[rows.others], y[columns.ids], g))
-    if len(columns.ids) < len(y):
-        g = _filled(g, columns, transformed(y[columns.others], x, f))
-    return _indexed(optimum, rows, columns, f, g)
+    of_row_others = transformed(x[rows.others], y[columns.ids], g)
+    f = rows.potential(f, of_row_others)
+    of_column_others = transformed(y[columns.others], x, f)
+    g = columns.potential(g, of_column_others)
+    return spread(optimum, rows, columns, weights.total)._replace(potentials=(f, g))
 
 
 @torch.no_grad()
@@ -97,60 +101,20 @@ def matrix_optimum(
     Returns:
         The optimum, or what was found of it within the time limit.
     """
-    rows, columns = _weighted(a, cost), _weighted(b, cost.T)
-    part = cost if a is None and b is None else cost[rows.ids][:, columns.ids]
-    optimum = _of_matrix(part, rows.values, columns.values, options)
+    rows, columns = supports(cost, cost.T, a, b)
+    weights = place_weights(rows, columns)
+    optimum = _of_matrix(columns.of(rows.of(cost).T).T, weights, options)
     f, g = optimum.potentials
-    if len(rows.ids) < len(cost):
-        f = _filled(f, rows, (cost[rows.others][:, columns.ids] - g).amin(1))
-    if len(columns.ids) < cost.shape[1]:
-        g = _filled(g, columns, (cost[:, columns.others] - f[:, None]).amin(0))
-    return _indexed(optimum, rows, columns, f, g)
+    f = rows.potential(f, (cost[rows.others][:, columns.ids] - g).amin(1))
+    g = columns.potential(g, (cost[:, columns.others] - f[:, None]).amin(0))
+    return spread(optimum, rows, columns, weights.total)._replace(potentials=(f, g))
 
 
-class _Weighted(NamedTuple):
-    """The points that carry weight, and those that do not: these get potentials, but no mass.
-
-    Attributes:
-        values: Positive weights of sum 1.
-        ids: Indices of their points.
-        others: Indices of the points without.
-    """
-
-    values: Tensor
-    ids: Tensor
-    others: Tensor
-
-
-def _weighted(weights: Tensor | None, points: Tensor) -> _Weighted:
-    """Split points by their weights, which are uniform where there are none."""
-    if weights is None:
-        weights = points.new_full((len(points),), 1 / len(points))
-    positive = weights > 0
-    ids, others = (mask.nonzero().squeeze(1) for mask in (positive, ~positive))
-    return _Weighted(weights[ids], ids, others)
-
-
-def _filled(potential: Tensor, points: _Weighted, others: Tensor) -> Tensor:
-    """A potential on all points from those on either part."""
-    whole = potential.new_empty(len(potential) + len(others))
-    whole[points.ids], whole[points.others] = potential, others
-    return whole
-
-
-def _indexed(
-    optimum: Optimum, rows: _Weighted, columns: _Weighted, f: Tensor, g: Tensor
-) -> Optimum:
-    """An optimum of the points with weight, told by the indices of all."""
-    ids = {"rows": rows.ids[optimum.rows], "columns": columns.ids[optimum.columns]}
-    return optimum._replace(**ids, potentials=(f, g))
-
-
-def _on_support(x: Tensor, y: Tensor, a: Tensor, b: Tensor, options: ExactOptions) -> Optimum:
+def _between_places(x: Tensor, y: Tensor, weights: Units, options: ExactOptions) -> Optimum:
     """Plan, potentials and bounds of points that all carry weight."""
-    order = options.order
+    order, (a, b) = options.order, weights.shares()
     if x.shape[1] == 1:
-        return line_optimum(x[:, 0], y[:, 0], order, a, b)
+        return line_optimum(x[:, 0], y[:, 0], order, weights)
     if 1 in (len(x), len(y)):
         return _only_plan(x, y, order, a, b)
     # Squared costs split into those of centred clouds and the distance of the centres.
@@ -161,13 +125,18 @@ def _on_support(x: Tensor, y: Tensor, a: Tensor, b: Tensor, options: ExactOption
     shift = centre_x - centre_y
     norms_x, norms_y = (torch.linalg.vector_norm(side, dim=1) for side in (x, y))
     size = a @ norms_x.pow(order) + b @ norms_y.pow(order)
+    offset = float(shift.square().sum()) if order == 2 else 0.0
     if len(x) * len(y) <= _MATRIX:
-        optimum = _of_matrix(pairwise_costs(x, y, order), a, b, options)
+        optimum = _of_matrix(
+            power(squared_distances(x, y), order), weights, options, offset, x.shape[1]
+        )
         # Costs that lost more than six digits to cancellation were computed from differences.
         error = (x.shape[1] + 8) * _EPSILON * size * (1 if order == 2 else 2**order * 1000)
     else:
         pairs = CloudPairs(x, y, order, _fits(x, y, options.memory_limit))
-        optimum = generated_optimum(pairs, a, b, options.tolerance, options.time_limit)
+        optimum = generated_optimum(
+            pairs, weights, options.tolerance, options.time_limit, offset / pairs.scale
+        )
         optimum = _scaled(optimum, pairs.scale)
         error = order * 4**order * _EPSILON * size
     if order == 2:
@@ -192,22 +161,45 @@ def _only_plan(x: Tensor, y: Tensor, order: float, a: Tensor, b: Tensor) -> Opti
     ids = torch.arange(len(costs), device=x.device)
     zeros = torch.zeros_like(ids)
     total = a @ costs if len(y) == 1 else b @ costs
-    rounding = (x.shape[1] + len(costs) + 8) * _EPSILON * total
+    rounding = _EPSILON * ((x.shape[1] + len(costs) + 8) * total + costs.sum())
     if len(y) == 1:
         return Optimum(ids, zeros, a, (costs, 0 * b), total - rounding, total, rounding)
     return Optimum(zeros, ids, b, (0 * a, costs), total - rounding, total, rounding)
 
 
-def _of_matrix(cost: Tensor, a: Tensor, b: Tensor, options: ExactOptions) -> Optimum:
-    """Plan, potentials and bounds of a matrix of costs between points with weight."""
-    if cost.numel() <= DENSE or 1 in cost.shape:
-        return dense_optimum(cost, a, b)
-    size = cost.abs().amax()
-    unit = float(torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent))
-    extreme = not 1e-100 < unit < 1e100 and unit > 0  # squares would leave float64
-    pairs = MatrixPairs(cost / unit if extreme else cost)
-    optimum = generated_optimum(pairs, a, b, options.tolerance, options.time_limit)
-    return _scaled(optimum, unit) if extreme else optimum
+def _of_matrix(
+    cost: Tensor,
+    weights: Units,
+    options: ExactOptions,
+    offset: float = 0.0,
+    dimension: int | None = None,
+) -> Optimum:
+    """Plan, potentials and bounds of a matrix of costs, perhaps between points."""
+    size = max(map(abs, map(float, cost.aminmax())))
+    unit = 2.0 ** math.frexp(size)[1]
+    if not 1e-30 < unit < 1e30 and size > 0:  # squares would leave float64, or costs float32
+        optimum = _of_matrix(cost / unit, weights, options, offset / unit, dimension)
+        return _scaled(optimum, unit)
+    if 1 in cost.shape:
+        return dense_optimum(cost, weights)
+    one_to_one = cost.shape[0] == cost.shape[1] and all(map(is_uniform, weights[:2]))
+    if one_to_one and cost.numel() <= DENSE and dimension != 2:  # in the plane it is slow
+        optimum = assigned_optimum(cost)
+        gap = float(optimum.upper_bound - optimum.lower_bound - 2 * optimum.rounding)
+        if gap <= options.tolerance * abs(float(optimum.upper_bound) + offset):
+            return optimum
+    if cost.numel() <= DENSE:
+        return dense_optimum(cost, weights)
+    return generated_optimum(
+        MatrixPairs(cost), weights, options.tolerance, options.time_limit, offset
+    )
+
+
+def _scaled(optimum: Optimum, scale: float) -> Optimum:
+    """An optimum in other units of cost."""
+    f, g = optimum.potentials
+    bounds = {name: getattr(optimum, name) * scale for name in Optimum._fields[4:]}
+    return optimum._replace(potentials=(f * scale, g * scale), **bounds)
 
 
 def _fits(x: Tensor, y: Tensor, memory_limit: float | None) -> bool:
@@ -220,10 +212,3 @@ def _fits(x: Tensor, y: Tensor, memory_limit: float | None) -> bool:
         else:  # Windows does not say
             memory_limit = _MODEST
     return 4 * len(x) * len(y) <= memory_limit
-
-
-def _scaled(optimum: Optimum, scale: float) -> Optimum:
-    """An optimum in other units of cost."""
-    f, g = optimum.potentials
-    bounds = {name: getattr(optimum, name) * scale for name in Optimum._fields[4:]}
-    return optimum._replace(potentials=(f * scale, g * scale), **bounds)

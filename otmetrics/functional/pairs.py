@@ -13,12 +13,13 @@ _CHUNK = 2**19  # numbers in the differences of exact costs: 4 MB
 
 
 class Pairs(Protocol):
-    """Costs C of shape (N, M) that need not be in memory."""
+    """Costs C of shape (N, M) that need not be in memory, none below `floor`."""
 
     shape: tuple[int, int]
     device: torch.device
     dtype: torch.dtype
     rounding: float
+    floor: float
     block_size: int
 
     def block(self, rows: slice) -> Tensor:
@@ -65,6 +66,7 @@ class CloudPairs:
         self.shape = (len(real), len(fake))
         self.device, self.dtype = real.device, torch.float32
         self.rounding = max(1.0, order / 2) * (dimension + 8) * torch.finfo(torch.float64).eps
+        self.floor = 0.0
         self._rows, self._columns = self.real.float(), self.fake.float()
         self._row_norms = (real_norms * unit).square().float()
         self._column_norms = (fake_norms * unit).square().float()
@@ -144,6 +146,7 @@ class MatrixPairs:
         self.shape = (cost.shape[0], cost.shape[1])
         self.device, self.dtype = cost.device, cost.dtype
         self.rounding = 0.0
+        self.floor = float(cost.min())
         self.block_size = _BLOCK
 
     def block(self, rows: slice) -> Tensor:

@@ -17,12 +17,12 @@ class Staircase(NamedTuple):
     Attributes:
         rows: Rows (N + M - 1,) of its cells.
         columns: Their columns.
-        masses: Their masses; 0 where both weights end together.
+        flows: What they move, in the units of the weights; 0 where both weights end together.
     """
 
     rows: Tensor
     columns: Tensor
-    masses: Tensor
+    flows: Tensor
 
 
 class Units(NamedTuple):
@@ -37,6 +37,10 @@ class Units(NamedTuple):
     real: Tensor
     fake: Tensor
     total: float
+
+    def shares(self) -> tuple[Tensor, Tensor]:
+        """The weights with sum 1, up to rounding."""
+        return self.real / self.total, self.fake / self.total
 
 
 def units(a: Tensor, b: Tensor) -> Units:
@@ -66,7 +70,7 @@ def staircase(weights: Units) -> Staircase:
         weights: The weights.
 
     Returns:
-        Its cells, whose masses have the weights as marginals and sum 1.
+        Its cells, whose flows have the weights as marginals.
     """
     a, b, total = weights
     ends = torch.cat([a.cumsum(0)[:-1], b.cumsum(0)[:-1]])
@@ -76,10 +80,10 @@ def staircase(weights: Units) -> Staircase:
     rows = torch.cat([start, down.cumsum(0)])
     columns = torch.cat([start, (1 - down).cumsum(0)])
     ends = torch.cat([ends.new_zeros(1), ends[order], ends.new_full((1,), total)])
-    return Staircase(rows, columns, ends.diff() / total)
+    return Staircase(rows, columns, ends.diff())
 
 
-def line_optimum(real: Tensor, fake: Tensor, order: float, a: Tensor, b: Tensor) -> Optimum:
+def line_optimum(real: Tensor, fake: Tensor, order: float, weights: Units) -> Optimum:
     """Optimal plan and potentials on the line. Time O((N + M) log (N + M)).
 
     Costs |x - y|^p of sorted points have the Monge property, so that the staircase is optimal, and
@@ -90,14 +94,14 @@ def line_optimum(real: Tensor, fake: Tensor, order: float, a: Tensor, b: Tensor)
         real: Values (N,) in float64.
         fake: Values (M,).
         order: The order p >= 1.
-        a: Positive weights (N,) of sum 1.
-        b: Positive weights (M,) of sum 1.
+        weights: Their weights.
 
     Returns:
         The optimum.
     """
     by_real, by_fake = real.argsort(), fake.argsort()
-    path = staircase(units(a[by_real], b[by_fake]))
+    a, b = weights.shares()
+    path = staircase(Units(weights.real[by_real], weights.fake[by_fake], weights.total))
     rows, columns = by_real[path.rows], by_fake[path.columns]
     costs = power((real[rows] - fake[columns]).square(), order)
     steps = costs.diff()
@@ -107,8 +111,8 @@ def line_optimum(real: Tensor, fake: Tensor, order: float, a: Tensor, b: Tensor)
     g[by_fake] = torch.cat([costs.new_zeros(1), steps[~down].cumsum(0)])
     shift = ((a @ f) - (b @ g)) / 2
     f, g = f - shift, g + shift
-    used = path.masses > 0
-    masses = path.masses[used]
+    used = path.flows > 0
+    masses = path.flows[used] / weights.total
     upper = masses @ costs[used]
     # By the theorem the plan is optimal; all that is uncertain is the rounding of its masses.
     uncertain = upper if is_uniform(a) and is_uniform(b) else costs.sum()

@@ -5,6 +5,8 @@ import warnings
 import pytest
 import torch
 from cases import ORDERS, cloud, weights
+from hypothesis import given
+from hypothesis import strategies as st
 
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import (
@@ -13,6 +15,7 @@ from otmetrics.functional import (
     exact_result,
     exact_wasserstein,
 )
+from otmetrics.functional.assignment import assigned_optimum
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -47,6 +50,33 @@ def test_batches_of_one_size_are_assignments(kind: str, order: float) -> None:
     assert batch.potentials is None
 
 
+@given(
+    n=st.integers(2, 60),
+    kind=st.sampled_from(["normal", "integers", "constant", "spread"]),
+    seed=st.integers(0, 10**6),
+)
+def test_an_assignment_is_proved(n: int, kind: str, seed: int) -> None:
+    """Potentials from shortest paths respect all pairs and meet the cost of scipy's assignment."""
+    from scipy.optimize import linear_sum_assignment
+
+    cost = cloud(n, n, seed=seed)
+    if kind == "integers":  # ties
+        cost = cost.round()
+    if kind == "constant":
+        cost = torch.full_like(cost, -3.0)
+    if kind == "spread":
+        cost = (10 * cost).exp()
+    rows, columns = linear_sum_assignment(cost.numpy())
+    truth = cost[rows, columns].mean().item()
+    found = assigned_optimum(cost)
+    size = cost.abs().amax().item()
+    assert found.upper_bound.item() == pytest.approx(truth, rel=1e-12, abs=1e-14 * size)
+    f, g = found.potentials
+    assert (f[:, None] + g - cost).amax() <= 1e-14 * size
+    assert truth - 1e-12 * size <= found.lower_bound.item() <= truth + 1e-14 * size
+    assert found.columns.sort().values.tolist() == list(range(n))
+
+
 def test_a_batch_in_no_grad_mode_has_no_graph() -> None:
     x, y = cloud(3, 8, 2, seed=1).requires_grad_(), cloud(3, 5, 2, seed=2)
     with torch.no_grad():
@@ -68,8 +98,8 @@ def test_barycentric_projection() -> None:
     plan = exact_result(real, fake, fake_weights=weights(8, seed=3)).plan
     dense = plan.to_dense()
     expected = dense @ fake / dense.sum(1, keepdim=True)
-    for given in (plan, dense):
-        torch.testing.assert_close(barycentric_projection(given, fake), expected)
+    for form in (plan, dense):
+        torch.testing.assert_close(barycentric_projection(form, fake), expected)
     assert torch.autograd.gradcheck(lambda y: barycentric_projection(dense, y), fake)
     assert barycentric_projection(plan, fake.float()).dtype == torch.float32
     for arguments, message in (

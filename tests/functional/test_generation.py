@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otmetrics.errors import ConvergenceWarning
-from otmetrics.functional import exact_result, exact_transport, generation, optimum
+from otmetrics.functional import exact_result, exact_transport, generation, optimum, start
 from otmetrics.functional.certificate import c_transform
 from otmetrics.functional.pairs import CloudPairs
 from otmetrics.functional.result import TransportResult
@@ -79,8 +79,9 @@ def test_against_linear_programming(data: st.DataObject, forced, monkeypatch) ->
     d, order = data.draw(st.sampled_from([2, 3, 40])), data.draw(st.sampled_from([*ORDERS, 3.0]))
     seed, weighted = data.draw(st.integers(0, 10**6)), data.draw(st.booleans())
     stopped = data.draw(st.booleans())
-    for name, values in (("_COARSE", [2, 5, 99]), ("_FIRST", [1, 3]), ("_MORE", [1, 3])):
-        monkeypatch.setattr(generation, name, data.draw(st.sampled_from(values)))
+    monkeypatch.setattr(start, "_COARSE", data.draw(st.sampled_from([2, 5, 99])))
+    for name in ("_FIRST", "_MORE"):
+        monkeypatch.setattr(generation, name, data.draw(st.sampled_from([1, 3])))
     x, y = clouds(kind, n, m, d, seed)
     a = weights(len(x), seed=seed, zeros=len(x) // 3) if weighted else None
     b = weights(len(y), seed=seed + 1, zeros=len(y) // 4) if weighted else None
@@ -109,7 +110,7 @@ def test_a_stop_leaves_an_interval(
     way: str, order: float, weighted: bool, forced, monkeypatch
 ) -> None:
     """At every stop: the clock runs out after 0, 1, 2, ... of its readings."""
-    monkeypatch.setattr(generation, "_COARSE", 5)
+    monkeypatch.setattr(start, "_COARSE", 5)
     monkeypatch.setattr(generation, "_FIRST", 1)
     monkeypatch.setattr(generation, "_MORE", 1)
     x, y = cloud(30, 3, seed=1), cloud(25, 3, seed=2)
@@ -236,10 +237,12 @@ def test_weights_in_units() -> None:
 def test_staircase(n: int, m: int, weighted: bool, seed: int) -> None:
     a = weights(n, seed=seed) if weighted else torch.ones(n, dtype=torch.float64)
     b = weights(m, seed=seed + 1) if weighted else torch.ones(m, dtype=torch.float64)
-    path = staircase(units(a / a.sum(), b / b.sum()))
+    whole = units(a / a.sum(), b / b.sum())
+    path = staircase(whole)
     assert len(path.rows) == n + m - 1
     assert (path.rows.diff() + path.columns.diff() == 1).all()
-    plan = torch.zeros(n, m, dtype=torch.float64).index_put((path.rows, path.columns), path.masses)
+    cells = path.rows, path.columns
+    plan = torch.zeros(n, m, dtype=torch.float64).index_put(cells, path.flows / whole.total)
     torch.testing.assert_close(plan.sum(1), a / a.sum(), rtol=0, atol=1e-15)
     torch.testing.assert_close(plan.sum(0), b / b.sum(), rtol=0, atol=1e-15)
 

@@ -97,13 +97,14 @@ def test_low_matmul_precision_changes_nothing(
 def test_settings_survive_an_error(
     function: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*args: Any) -> None:
+    def fail(*args: Any, **options: Any) -> None:
         raise MemoryError("inside")
 
     x, y = cloud(20, 4, seed=1, dtype=torch.float32), cloud(20, 4, seed=2, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with monkeypatch.context() as patch:
-            patch.setattr(torch.Tensor, "__matmul__", fail)
+            for product in ("__matmul__", "addmm"):
+                patch.setattr(torch.Tensor, product, fail)
             with pytest.raises(MemoryError, match="inside"):
                 function(x, y)
         assert torch.is_autocast_enabled("cpu")

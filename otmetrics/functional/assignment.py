@@ -1,0 +1,83 @@
+"""Exact transport of as many points to as many: scipy's assignment, its potentials found again."""
+
+import torch
+from torch import Tensor
+
+from otmetrics.functional.certificate import Optimum
+from otmetrics.functional.pairs import MatrixPairs
+from otmetrics.functional.start import near_potentials
+
+_NEAR = 16  # pairs a row that settle most potentials
+_MAX_PASSES = 1000
+_EPSILON = torch.finfo(torch.float64).eps
+
+
+def assigned_optimum(cost: Tensor) -> Optimum:
+    """Optimal assignment, and potentials that prove it, of rows and columns of one weight.
+
+    Potentials change no optimal assignment, and those of a few steps of Sinkhorn halve its time at
+    least. The optimal ones are then distances of shortest paths between the columns, along which an
+    assigned column gives its row to another.
+
+    Args:
+        cost: Costs (N, N) in float64; the assignment runs on the CPU.
+
+    Returns:
+        The optimum; where float64 does not resolve the costs, its bounds stay apart.
+
+    References:
+        Crouse, On implementing 2D rectangular assignment algorithms, 2016 (scipy's algorithm);
+        Ahuja, Magnanti, Orlin, Network Flows, 1993, section 9.2 (potentials from shortest paths).
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    rows = torch.arange(len(cost), device=cost.device)
+    uniform = torch.full((len(cost),), 1 / len(cost), device=cost.device)
+    _, g = near_potentials(MatrixPairs(cost.float()), uniform, uniform)
+    reduced = cost - g
+    reduced -= reduced.amin(1, keepdim=True)
+    lowest = reduced.amin(0)
+    reduced -= lowest
+    found = linear_sum_assignment(reduced.cpu().numpy())
+    columns = torch.from_numpy(found[1]).to(cost.device)
+    g += lowest + _distances(reduced, rows, columns)
+    f = torch.sub(cost, g, out=reduced).amin(1)
+    masses = cost.new_full((len(cost),), 1 / len(cost))
+    rounding = (16 + 2 * len(cost)) * _EPSILON * (f.abs().mean() + g.abs().amax())
+    lower, upper = f.mean() + g.mean() - rounding, cost[rows, columns].mean()
+    return Optimum(rows, columns, masses, (f, g), lower, upper, rounding)
+
+
+def _distances(cost: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Lengths d of shortest paths to each column: d_j <= d_k + C_ij - C_ik, row i assigned to k.
+
+    Args:
+        cost: Non-negative costs (N, N).
+        rows: 0 to N - 1.
+        columns: Columns (N,) of an optimal assignment.
+
+    Returns:
+        d (N,), at most 0.
+    """
+    slack = 8 * _EPSILON * cost.amax()
+    paid = cost[rows, columns]
+    distances = torch.zeros_like(paid)
+    near = cost.topk(min(_NEAR, len(cost)), dim=1, largest=False, sorted=False)
+    targets = near.indices.flatten()
+    for _ in range(_MAX_PASSES):
+        paths = near.values + (distances[columns] - paid)[:, None]
+        shorter = distances.scatter_reduce(0, targets, paths.flatten(), "amin")
+        if (shorter >= distances - slack).all():
+            break
+        distances = shorter
+    room, rows_of, changed = torch.empty_like(cost), columns.argsort(), rows
+    for _ in range(_MAX_PASSES):
+        starts = (distances[columns] - paid)[changed, None]
+        part = cost if len(changed) == len(cost) else cost[changed]
+        shorter = torch.add(part, starts, out=room[: len(changed)]).amin(0)
+        better = (shorter < distances - slack).nonzero().squeeze(1)
+        if not len(better):
+            break
+        distances[better] = shorter[better]
+        changed = rows_of[better]
+    return distances

@@ -1,0 +1,127 @@
+"""The places where weight lies: points without weight left out, equal points taken together."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from otmetrics.functional.certificate import Optimum
+from otmetrics.functional.staircase import Units, staircase, units
+
+
+class Support(NamedTuple):
+    """The places of one cloud.
+
+    Attributes:
+        ids: A point of each place (K,).
+        points: The points that carry weight (L,).
+        places: Their places (L,).
+        shares: Their weights (L,) in whole units.
+        others: The points that carry none (N - L,).
+    """
+
+    ids: Tensor
+    points: Tensor
+    places: Tensor
+    shares: Tensor
+    others: Tensor
+
+    def of(self, points: Tensor) -> Tensor:
+        """One point of each place."""
+        return points if len(self.ids) == len(points) else points[self.ids]
+
+    def potential(self, of_places: Tensor, of_others: Tensor) -> Tensor:
+        """A potential on all points."""
+        potential = of_places.new_empty(len(self.points) + len(self.others))
+        potential[self.points], potential[self.others] = of_places[self.places], of_others
+        return potential
+
+
+def supports(
+    real: Tensor, fake: Tensor, a: Tensor | None, b: Tensor | None
+) -> tuple[Support, Support]:
+    """The places of two clouds. Time that of sorting the points.
+
+    Args:
+        real: Points (N, D); or costs, whose equal rows are interchangeable as equal points are.
+        fake: Points (M, E).
+        a: Non-negative weights (N,) of sum 1; None for uniform.
+        b: Non-negative weights (M,) of sum 1; None for uniform.
+
+    Returns:
+        Those of either cloud.
+    """
+    found = []
+    for points, weights in ((real, a), (fake, b)):
+        if weights is None:
+            weights = points.new_full((len(points),), 1 / len(points))
+        found.append((points, weights, weights > 0))
+    shares = units(*(weights[positive] for _, weights, positive in found))
+    row, column = (
+        _support(points, positive, side)
+        for (points, _, positive), side in zip(found, shares[:2], strict=True)
+    )
+    return row, column
+
+
+def _support(points: Tensor, positive: Tensor, shares: Tensor) -> Support:
+    """The places of one cloud, in the order of their first points."""
+    carriers, others = (mask.nonzero().squeeze(1) for mask in (positive, ~positive))
+    everyone = torch.arange(len(carriers), device=points.device)
+    # Sums that differ tell points apart much faster; the line needs no places.
+    if points.shape[1] == 1 or len(points.sum(1).unique()) == len(points):
+        return Support(carriers, carriers, everyone, shares, others)
+    _, labels = points[carriers].unique(dim=0, return_inverse=True)
+    first = everyone.new_full(everyone.shape, len(everyone))
+    first.scatter_reduce_(0, labels, everyone, "amin")
+    ids, places = first[labels].unique(return_inverse=True)
+    return Support(carriers[ids], carriers, places, shares, others)
+
+
+def place_weights(rows: Support, columns: Support) -> Units:
+    """Weights of the places of two clouds.
+
+    Args:
+        rows: The places of one.
+        columns: The places of the other.
+
+    Returns:
+        The sums over their points.
+    """
+    real, fake = (
+        side.shares.new_zeros(len(side.ids)).index_add_(0, side.places, side.shares)
+        for side in (rows, columns)
+    )
+    return Units(real, fake, float(rows.shares.sum()))
+
+
+def spread(optimum: Optimum, rows: Support, columns: Support, total: float) -> Optimum:
+    """The plan between places as one between points.
+
+    Args:
+        optimum: A plan between the places, in masses of sum 1.
+        rows: The places of the rows.
+        columns: The places of the columns.
+        total: The sum of the shares of either.
+
+    Returns:
+        The optimum with rows, columns and masses of points; its potentials stay those of places.
+    """
+    i, cells, masses = _split(rows, optimum.rows, optimum.masses, total)
+    j, again, masses = _split(columns, optimum.columns[cells], masses, total)
+    return optimum._replace(rows=i[again], columns=j, masses=masses)
+
+
+def _split(
+    support: Support, places: Tensor, masses: Tensor, total: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Masses at places as masses of their points: the points, the masses they come from, shares."""
+    if len(support.ids) == len(support.points):
+        return support.points[places], torch.arange(len(places), device=places.device), masses
+    points, cells = support.places.argsort(stable=True), places.argsort(stable=True)
+    flows = (masses[cells] * total).round()
+    path = staircase(Units(support.shares[points], flows, total))
+    points, cells = points[path.rows], cells[path.columns]
+    # Whole units end together at each place; the test is for flows that rounding changed.
+    here = (path.flows > 0) & (support.places[points] == places[cells])
+    return support.points[points[here]], cells[here], path.flows[here] / total
