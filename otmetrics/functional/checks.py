@@ -62,7 +62,7 @@ def _check_cloud(name: str, cloud: Tensor, min_samples: int, order: float) -> No
         )
     if cloud.shape[-1] < 1 or cloud.shape[0] < 1:
         raise ValueError(f"`{name}` must not be empty, got shape {tuple(cloud.shape)}.")
-    largest = float(cloud.detach().abs().max())
+    largest = max(abs(float(end)) for end in cloud.detach().aminmax())
     if not math.isfinite(largest):
         raise ValueError(f"`{name}` must be finite, got NaN or infinite values.")
     # No distance is longer than twice the longest vector.

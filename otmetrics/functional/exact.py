@@ -9,6 +9,7 @@ from torch import Tensor
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional.certificate import Optimum
 from otmetrics.functional.checks import check_tensor, checked_clouds, checked_weights
+from otmetrics.functional.cloud import Cloud
 from otmetrics.functional.cost import power
 from otmetrics.functional.dense import assignments, in_threads
 from otmetrics.functional.optimum import (
@@ -255,26 +256,26 @@ def _solved(
     options: ExactOptions,
 ) -> TransportResult:
     """The cost of a plan from the differences of its points, and the certificate."""
-    x, y = real.double(), fake.double()
-    parts = [
-        masses @ power((x[rows] - y[columns]).square().sum(-1), options.order)
-        for rows, columns, masses in zip(*(part.split(_CHUNK) for part in optimum[:3]), strict=True)
-    ]
+    parts = []
+    for rows, columns, masses in zip(*(part.split(_CHUNK) for part in optimum[:3]), strict=True):
+        difference = real[rows].double() - fake[columns].double()
+        parts.append(masses @ power(difference.square().sum(-1), options.order))
     total = torch.stack(parts).sum()
     order, cost = options.order, total.detach()
     rounding = (order * (real.shape[1] + 8) + len(optimum.masses)) * _EPSILON * cost
     with torch.no_grad():
         x, y = (
-            side if weights is None else side[weights > 0] for side, weights in ((x, a), (y, b))
-        )
-        centre = x.mean(0)
-        sides = (x, y), (x - centre, y - centre)
-        known, apart = (
-            sum(torch.linalg.vector_norm(side, dim=1).amax() for side in pair) for pair in sides
+            side if weights is None else side[weights > 0]
+            for side, weights in ((real, a), (fake, b))
         )
         missing = _missing_mass(optimum, a, b, (len(real), len(fake)))
+        if missing > 0:
+            centre = x.mean(0, dtype=torch.float64)
+            apart = sum(Cloud(side, centre).norms().amax() for side in (x, y))
+            missing *= apart**order
+        known = sum(Cloud(side).norms().amax() for side in (x, y))
         noise = float((64 * _EPSILON * known) ** order)
-        enclosure = _Enclosure(rounding + missing * apart**order, torch.zeros_like(cost), noise)
+        enclosure = _Enclosure(rounding + missing, torch.zeros_like(cost), noise)
     return _result(root(total, order), total, enclosure, optimum, real, options)
 
 

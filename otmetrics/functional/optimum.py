@@ -10,6 +10,7 @@ from torch import Tensor
 from otmetrics.functional.assignment import assigned_optimum
 from otmetrics.functional.certificate import Optimum, c_transform
 from otmetrics.functional.checks import check_order, check_positive, is_uniform
+from otmetrics.functional.cloud import Cloud
 from otmetrics.functional.cost import power, squared_distances
 from otmetrics.functional.dense import dense_optimum
 from otmetrics.functional.generation import generated_optimum
@@ -66,22 +67,22 @@ def cloud_optimum(
     Returns:
         The optimum, or what was found of it within the time limit.
     """
-    x, y = real.double(), fake.double()
-    rows, columns = supports(x, y, a, b)
+    rows, columns = supports(real, fake, a, b)
     weights = place_weights(rows, columns)
-    optimum = _between_places(rows.of(x), columns.of(y), weights, options)
-    shift = y.mean(0)
+    optimum = _between_places(rows.of(real), columns.of(fake), weights, options)
 
-    def transformed(cloud: Tensor, other: Tensor, potential: Tensor) -> Tensor:
-        if not len(cloud):
+    def transformed(points: Tensor, others: Tensor, potential: Tensor) -> Tensor:
+        if not len(points):
             return potential[:0]
-        pairs = CloudPairs(cloud - shift, other - shift, options.order, stored=False)
+        centre = others.mean(0, dtype=torch.float64)
+        clouds = Cloud(points, centre), Cloud(others, centre)
+        pairs = CloudPairs(*clouds, options.order, stored=False)
         return c_transform(pairs, potential / pairs.scale).values * pairs.scale
 
     f, g = optimum.potentials
-    of_row_others = transformed(x[rows.others], y[columns.ids], g)
+    of_row_others = transformed(real[rows.others], columns.of(fake), g)
     f = rows.potential(f, of_row_others)
-    of_column_others = transformed(y[columns.others], x, f)
+    of_column_others = transformed(fake[columns.others], real, f)
     g = columns.potential(g, of_column_others)
     return spread(optimum, rows, columns, weights.total)._replace(potentials=(f, g))
 
@@ -114,33 +115,30 @@ def _between_places(x: Tensor, y: Tensor, weights: Units, options: ExactOptions)
     """Plan, potentials and bounds of points that all carry weight."""
     order, (a, b) = options.order, weights.shares()
     if x.shape[1] == 1:
-        return line_optimum(x[:, 0], y[:, 0], order, weights)
+        return line_optimum(x[:, 0].double(), y[:, 0].double(), order, weights)
     if 1 in (len(x), len(y)):
-        return _only_plan(x, y, order, a, b)
+        return _only_plan(x.double(), y.double(), order, a, b)
     # Squared costs split into those of centred clouds and the distance of the centres.
-    centre_x, centre_y = a @ x, b @ y
+    centre_x, centre_y = Cloud(x).mean(a), Cloud(y).mean(b)
     if order != 2:
         centre_x = centre_y = (centre_x + centre_y) / 2
-    x, y = x - centre_x, y - centre_y
-    shift = centre_x - centre_y
-    norms_x, norms_y = (torch.linalg.vector_norm(side, dim=1) for side in (x, y))
-    size = a @ norms_x.pow(order) + b @ norms_y.pow(order)
+    real, fake, shift = Cloud(x, centre_x), Cloud(y, centre_y), centre_x - centre_y
+    size = a @ real.norms().pow(order) + b @ fake.norms().pow(order)
     offset = float(shift.square().sum()) if order == 2 else 0.0
     if len(x) * len(y) <= _MATRIX:
-        optimum = _of_matrix(
-            power(squared_distances(x, y), order), weights, options, offset, x.shape[1]
-        )
+        cost = power(squared_distances(real.whole(), fake.whole()), order)
+        optimum = _of_matrix(cost, weights, options, offset, dimension=x.shape[1])
         # Costs that lost more than six digits to cancellation were computed from differences.
         error = (x.shape[1] + 8) * _EPSILON * size * (1 if order == 2 else 2**order * 1000)
     else:
-        pairs = CloudPairs(x, y, order, _fits(x, y, options.memory_limit))
+        pairs = CloudPairs(real, fake, order, _fits(x, y, options.memory_limit))
         optimum = generated_optimum(
             pairs, weights, options.tolerance, options.time_limit, offset / pairs.scale
         )
         optimum = _scaled(optimum, pairs.scale)
         error = order * 4**order * _EPSILON * size
     if order == 2:
-        along_x, along_y = 2 * (x @ shift), 2 * (y @ shift)
+        along_x, along_y = 2 * real.along(shift), 2 * fake.along(shift)
         apart = shift.square().sum()
         moved = a @ along_x - b @ along_y + apart
         error += 4 * x.shape[1] * _EPSILON * (a @ along_x.abs() + b @ along_y.abs() + apart)

@@ -1,15 +1,18 @@
 """All N M costs of a transport problem: in blocks of rows with an error bound, or exact."""
 
+import math
 from collections.abc import Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from otmetrics.functional.cloud import Cloud
 from otmetrics.functional.cost import ieee_matmul, power
 
 _BLOCK = 2**21  # entries of a block: 8 MB in float32, of the size of a cache
 _CHUNK = 2**19  # numbers in the differences of exact costs: 4 MB
+_MODEST = 2.0**-20, 2.0**20  # largest norms that float32 squares leave their digits
 
 
 class Pairs(Protocol):
@@ -44,32 +47,32 @@ class CloudPairs:
     A float32 matrix product gives |x|^2 + |y|^2 - 2 x.y up to gamma (|x|^2 + |y|^2), in whatever
     order the D products are summed: gamma = (D + 8) u / (1 - (D + 8) u), u = 2^-24 (Higham,
     Accuracy and Stability of Numerical Algorithms, 2002, section 3.1); 8 more roundings are those
-    of the inputs, the norms and the sums. The clouds are brought to norms below 1 by a power of
-    two, so that nothing over- or underflows; costs are in units of `scale`.
+    of the inputs, the norms and the sums. Points of extreme norms are brought below 1 by a power
+    of two, so that nothing over- or underflows; costs are in units of `scale`.
 
     Args:
-        real: Features (N, D) in float64.
-        fake: Features (M, D) in float64.
+        real: Points (N, D).
+        fake: Points (M, D).
         order: The order p >= 1.
         stored: Whether to keep the float32 costs, 4 N M bytes, instead of computing them anew.
     """
 
-    def __init__(self, real: Tensor, fake: Tensor, order: float, stored: bool) -> None:
-        dimension = real.shape[1]
-        real_norms, fake_norms = (torch.linalg.vector_norm(side, dim=1) for side in (real, fake))
-        largest = torch.maximum(real_norms.amax(), fake_norms.amax())
-        unit = torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent)
-        unit = torch.where(largest > 0, unit, 1.0)
-        self.real, self.fake = real * unit, fake * unit
-        self.order = order
-        self.scale = float(unit) ** -order
+    def __init__(self, real: Cloud, fake: Cloud, order: float, stored: bool) -> None:
+        norms = real.norms(), fake.norms()
+        largest = max(float(side.amax()) for side in norms)
+        self._unit = 0.5 ** math.frexp(largest)[1]
+        if order <= 2 and _MODEST[0] <= largest <= _MODEST[1]:
+            self._unit = 1.0
+        self._real, self._fake = real, fake
+        self._order = order
+        self.scale = self._unit**-order
         self.shape = (len(real), len(fake))
         self.device, self.dtype = real.device, torch.float32
-        self.rounding = max(1.0, order / 2) * (dimension + 8) * torch.finfo(torch.float64).eps
+        self.rounding = max(1.0, order / 2) * (real.shape[1] + 8) * torch.finfo(torch.float64).eps
         self.floor = 0.0
-        self._rows, self._columns = self.real.float(), self.fake.float()
-        self._row_norms = (real_norms * unit).square().float()
-        self._column_norms = (fake_norms * unit).square().float()
+        self._rows, self._columns = (side.single(self._unit) for side in (real, fake))
+        self._norms = tuple((side * self._unit).square_() for side in norms)
+        self._row_norms, self._column_norms = (side.float() for side in self._norms)
         # Matrix products need blocks of many rows, passes over memory those of the cache.
         self.block_size = _BLOCK if stored else 8 * _BLOCK
         self._rooms = block_room(self), block_room(self)
@@ -81,7 +84,7 @@ class CloudPairs:
 
     def block(self, rows: slice) -> Tensor:
         """Costs of some rows."""
-        return _power(self._block(rows), self.order)
+        return _power(self._block(rows), self._order)
 
     def lower(self, rows: slice) -> Tensor:
         """Squared distances less their error bound, to the power."""
@@ -89,35 +92,38 @@ class CloudPairs:
         errors = self._rooms[1][: len(squared)]
         torch.add(self._row_norms[rows, None], self._column_norms, out=errors)
         errors.mul_(self._relative_error(torch.float32))
-        return _power(torch.sub(squared, errors, out=errors).clamp_min_(0), self.order)
+        return _power(torch.sub(squared, errors, out=errors).clamp_min_(0), self._order)
 
     def lower_in_float64(self, rows: Tensor) -> Tensor:
         """The same by a product in float64."""
-        norms = self.real[rows].square().sum(1)[:, None] + self.fake.square().sum(1)
+        norms = self._norms[0][rows, None] + self._norms[1]
         with ieee_matmul(self.device):
-            squared = norms.addmm(self.real[rows], self.fake.T, alpha=-2)
+            scale = -2 * self._unit**2
+            squared = norms.addmm(self._real.at(rows), self._fake.whole().T, alpha=scale)
         errors = norms.mul_(self._relative_error(torch.float64))
-        return _power(squared.sub_(errors).clamp_min_(0), self.order)
+        return _power(squared.sub_(errors).clamp_min_(0), self._order)
 
     def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Costs from the differences, a bounded number of them at a time."""
-        size = max(1, _CHUNK // self.real.shape[1])
+        size = max(1, _CHUNK // self._real.shape[1])
         parts = [
-            (self.real[i] - self.fake[j]).square_().sum(1)
+            self._real.at(i).sub_(self._fake.at(j)).mul_(self._unit).square_().sum(1)
             for i, j in zip(rows.split(size), columns.split(size), strict=True)
         ]
-        return power(torch.cat(parts), self.order) if parts else self.real.new_zeros(0)
+        return power(torch.cat(parts), self._order)
 
     def part(self, rows: Tensor, columns: Tensor) -> Tensor:
         """A smaller problem."""
+        if self._stored is not None:
+            return _power(self._stored[rows][:, columns], self._order)
         norms = self._row_norms[rows, None] + self._column_norms[columns]
         with ieee_matmul(self.device):
             squared = norms.addmm_(self._rows[rows], self._columns[columns].T, alpha=-2)
-        return _power(squared.clamp_min_(0), self.order)
+        return _power(squared.clamp_min_(0), self._order)
 
     def _relative_error(self, dtype: torch.dtype) -> float:
         """Gamma of a dtype."""
-        error = (self.real.shape[1] + 8) * torch.finfo(dtype).eps / 2
+        error = (self._real.shape[1] + 8) * torch.finfo(dtype).eps / 2
         return error / (1 - error)
 
     def _block(self, rows: slice) -> Tensor:

@@ -27,7 +27,8 @@ def near_potentials(pairs: Pairs, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]
         for size in pairs.shape
     )
     rows, columns = rows.to(pairs.device), columns.to(pairs.device)
-    part = pairs.part(rows, columns)
+    strip = pairs.part(rows, torch.arange(pairs.shape[1], device=pairs.device))
+    part = strip[:, columns]
     coarse = MatrixPairs(part)
     a, b = (side.to(part.dtype).clamp_min(_FAINT) for side in (a, b))
     weights = a[rows] / a[rows].sum(), b[columns] / b[columns].sum()
@@ -36,9 +37,7 @@ def near_potentials(pairs: Pairs, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]
         epsilon = deviation * _WIDEST * (_FINEST / _WIDEST) ** (step / (_STEPS - 1))
         for _ in range(_REPEATS if step == _STEPS - 1 else 1):
             f, g = _sinkhorn_step(coarse, g, *weights, epsilon)
-    everywhere = torch.arange(pairs.shape[1], device=pairs.device)
-    across = MatrixPairs(pairs.part(rows, everywhere).T)
-    g, _ = _sinkhorn_step(across, f, b, weights[0], epsilon)
+    g, _ = _sinkhorn_step(MatrixPairs(strip.T), f, b, weights[0], epsilon)
     f, g = _sinkhorn_step(pairs, g, a, b, epsilon)
     return f.double(), g.double()
 

@@ -54,7 +54,7 @@ def supports(
     found = []
     for points, weights in ((real, a), (fake, b)):
         if weights is None:
-            weights = points.new_full((len(points),), 1 / len(points))
+            weights = points.new_full((len(points),), 1 / len(points), dtype=torch.float64)
         found.append((points, weights, weights > 0))
     shares = units(*(weights[positive] for _, weights, positive in found))
     row, column = (
