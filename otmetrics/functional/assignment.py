@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from otmetrics.functional.certificate import Optimum
+from otmetrics.functional.certificate import Optimum, dual
 from otmetrics.functional.pairs import MatrixPairs
 from otmetrics.functional.start import near_potentials
 
@@ -43,9 +43,9 @@ def assigned_optimum(cost: Tensor) -> Optimum:
     g += lowest + _distances(reduced, rows, columns)
     f = torch.sub(cost, g, out=reduced).amin(1)
     masses = cost.new_full((len(cost),), 1 / len(cost))
-    rounding = (16 + 2 * len(cost)) * _EPSILON * (f.abs().mean() + g.abs().amax())
-    lower, upper = f.mean() + g.mean() - rounding, cost[rows, columns].mean()
-    return Optimum(rows, columns, masses, (f, g), lower, upper, rounding)
+    potentials, lower, rounding = dual(masses, masses, f, g)
+    upper = cost[rows, columns].mean()
+    return Optimum(rows, columns, masses, potentials, lower, upper, rounding)
 
 
 def _distances(cost: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

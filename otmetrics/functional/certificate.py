@@ -1,12 +1,15 @@
 """What proves an optimum: a plan from above, potentials that all pairs respect from below."""
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from otmetrics.functional.checks import is_uniform
 from otmetrics.functional.pairs import Pairs, blocks
 
+_EPSILON = torch.finfo(torch.float64).eps
 _NEAR = 8  # pairs a row that are evaluated exactly; a row with more is computed again
 
 
@@ -20,7 +23,7 @@ class Optimum(NamedTuple):
         potentials: f (N,) and g (M,) with f + g <= C.
         lower_bound: <a, f> + <b, g> less its rounding.
         upper_bound: Cost of the plan.
-        rounding: A bound on the rounding of both bounds.
+        rounding: What the lower bound was lowered by for rounding.
     """
 
     rows: Tensor
@@ -32,11 +35,40 @@ class Optimum(NamedTuple):
     rounding: Tensor
 
 
+class Dual(NamedTuple):
+    """What proves a lower bound; fields as those of `Optimum`."""
+
+    potentials: tuple[Tensor, Tensor]
+    lower_bound: Tensor
+    rounding: Tensor
+
+
+def dual(a: Tensor, b: Tensor, f: Tensor, g: Tensor) -> Dual:
+    """The dual value <a, f> + <b, g> less its rounding.
+
+    Args:
+        a: Weights (N,) of sum 1.
+        b: Weights (M,) of sum 1.
+        f: Potentials (N,) in float64, each the minimum of differences to potentials g.
+        g: Potentials (M,).
+
+    Returns:
+        It, with the potentials.
+    """
+    products = a * f, b * g
+    value = f.new_tensor(sum(math.fsum(side.tolist()) for side in products))
+    size = products[0].abs().sum() + products[1].abs().sum() + g.abs().amax()
+    rounding = 4 * _EPSILON * size
+    if not (is_uniform(a) and is_uniform(b)):  # they were made whole units
+        rounding += _EPSILON * (f.abs().sum() + g.abs().sum())
+    return Dual((f, g), value - rounding, rounding)
+
+
 class Transform(NamedTuple):
     """The c-transform f_i = min_j (C_ij - g_j), and the pairs near those minima, exactly.
 
     Attributes:
-        values: f (N,) in float64.
+        values: f (N,) in float64, from costs less their rounding.
         rows: Rows (K,) of the pairs.
         columns: Their columns.
         costs: Their costs in float64.
@@ -73,14 +105,15 @@ def _transformed(pairs: Pairs, g: Tensor, rows: slice) -> Transform:
     ids = torch.arange(rows.start, rows.stop, device=g.device)
     lowest = lower.topk(min(_NEAR, lower.shape[1]), dim=1, largest=False)
     bounds, columns = lowest.values.double(), lowest.indices
-    values = pairs.exact(ids, columns[:, 0]) - g[columns[:, 0]]
+    sure = 1 - pairs.rounding
+    values = pairs.exact(ids, columns[:, 0]) * sure - g[columns[:, 0]]
     # What the subtraction may have rounded away.
     slack = 4 * torch.finfo(lower.dtype).eps * (values.abs() + g.abs().amax())
     near = bounds <= (values + slack)[:, None]
     i, k = near.nonzero(as_tuple=True)
     j = columns[i, k]
     costs = pairs.exact(ids[i], j)
-    values.scatter_reduce_(0, i, costs - g[j], "amin")
+    values.scatter_reduce_(0, i, costs * sure - g[j], "amin")
     many = near[:, -1].nonzero().squeeze(1)
     if len(many) and lower.shape[1] > _NEAR:
         for some in many.split(max(1, len(ids) // 2)):  # float64 takes twice the room

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmetrics.functional.certificate import Optimum
+from otmetrics.functional.certificate import Optimum, dual
 from otmetrics.functional.cost import ieee_matmul
 from otmetrics.functional.simplex import dense_simplex
 from otmetrics.functional.staircase import Units
@@ -60,12 +60,9 @@ def _attempt(cost: Tensor, weights: Units, limit: float) -> Optimum:
     g = torch.from_numpy(log["v"]).to(cost.device) * scale
     f = (cost - g).amin(1)
     g = (cost - f[:, None]).amin(0)
-    a, b = weights.shares()
-    rounding = _EPSILON * (
-        (16 + len(a) + len(b)) * (a @ f.abs() + g.abs().amax()) + f.abs().sum() + g.abs().sum()
-    )
     upper = masses @ cost[rows, columns]
-    return Optimum(rows, columns, masses, (f, g), a @ f + b @ g - rounding, upper, rounding)
+    potentials, lower, rounding = dual(*weights.shares(), f, g)
+    return Optimum(rows, columns, masses, potentials, lower, upper, rounding)
 
 
 def assignments(real: Tensor, fake: Tensor, order: float) -> Tensor:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from otmetrics.functional.certificate import Optimum, c_transform
+from otmetrics.functional.certificate import Dual, Optimum, c_transform, dual
 from otmetrics.functional.pairs import Pairs, block_room, blocks
 from otmetrics.functional.simplex import sparse_simplex
 from otmetrics.functional.staircase import Staircase, Units, staircase
@@ -22,9 +22,8 @@ _FIRST = 8  # pairs a row and a column to begin with
 _MORE = 8  # pairs a row and a column to add at most in a round
 _IDLE = 16  # price of staying idle, in ranges of the first costs
 _GROUPS = 3  # groups of rows for each pair that a column may get
-_ROUGH = 3e-3  # relative gap down to which float32 costs do
+_ROUGH = 3e-5  # relative gap down to which float32 costs do
 _MAX_ROUNDS = 50
-_EPSILON = torch.finfo(torch.float64).eps
 
 
 class _Arcs(NamedTuple):
@@ -40,14 +39,6 @@ class _Priced(NamedTuple):
 
     arcs: _Arcs
     bound: float
-
-
-class _Dual(NamedTuple):
-    """What proves a lower bound; fields as those of `Optimum`."""
-
-    potentials: tuple[Tensor, Tensor]
-    lower_bound: Tensor
-    rounding: Tensor
 
 
 def generated_optimum(
@@ -105,10 +96,11 @@ def generated_optimum(
         rough = False
         transform = c_transform(pairs, prices)
         upper = masses @ (plan.costs + f[plan.rows] + g[plan.columns])
-        dual = _dual(pairs, a, b, transform.values, prices)
-        optimum = Optimum(
-            plan.rows, plan.columns, masses, dual.potentials, dual.lower_bound, upper, dual.rounding
-        )
+        proof = dual(a, b, transform.values, prices)
+        if proof.lower_bound < pairs.floor:  # constant potentials prove more
+            constant = torch.full_like(f, pairs.floor), torch.zeros_like(g)
+            proof = Dual(constant, upper.new_tensor(pairs.floor), proof.rounding)
+        optimum = Optimum(plan.rows, plan.columns, masses, proof[0], proof[1], upper, proof[2])
         best = optimum if best is None else _tighter(best, optimum)
         gap, cost = float(best.upper_bound - best.lower_bound), float(best.upper_bound)
         if late or gap <= tolerance * abs(cost + offset) + 2 * float(best.rounding):
@@ -202,10 +194,12 @@ def _priced(
     for number, rows in enumerate(slices):
         block = pairs.block(rows)
         reduced = torch.sub(block, g_near, out=room[: len(block)]).sub_(f_near[rows])
-        top = reduced.topk(count_rows, dim=1, largest=False, sorted=False)
-        minima.append(top.values.amin(1))
+        minima.append(reduced.amin(1))
+        low = (minima[-1] < below).nonzero().squeeze(1)
+        some = reduced if len(low) == len(reduced) else reduced[low]
+        top = some.topk(count_rows, dim=1, largest=False, sorted=False)
         i, k = (top.values < below).nonzero(as_tuple=True)
-        found.append((i + rows.start, top.indices[i, k], top.values[i, k]))
+        found.append((low[i] + rows.start, top.indices[i, k], top.values[i, k]))
         values, ids = reduced.min(0)
         ids += rows.start
         if number * num_groups // len(slices) == len(lows):
@@ -235,20 +229,6 @@ def _joined(pairs: Pairs, *parts: _Arcs) -> _Arcs:
     first[1:] = keys[1:] != keys[:-1]
     kept = order[first]
     return _Arcs(rows[kept], columns[kept], costs[kept])
-
-
-def _dual(pairs: Pairs, a: Tensor, b: Tensor, f: Tensor, g: Tensor) -> _Dual:
-    """The dual value of feasible potentials less its rounding, or of constant ones if better."""
-    size = a @ f.abs() + g.abs().amax()
-    # What costs, sums, and weights in whole units are rounded by.
-    rounding = pairs.rounding * size + _EPSILON * (
-        (len(a) + len(b)) * size + f.abs().sum() + g.abs().sum()
-    )
-    lower = a @ f + b @ g - rounding
-    if lower < pairs.floor:
-        lower = torch.full_like(lower, pairs.floor)
-        f, g = torch.full_like(f, pairs.floor), torch.zeros_like(g)
-    return _Dual((f, g), lower, rounding)
 
 
 def _tighter(best: Optimum, optimum: Optimum) -> Optimum:
