@@ -87,7 +87,6 @@ def test_the_options_of_exact(monkeypatch: pytest.MonkeyPatch) -> None:
             kept.append(self._stored is not None)
 
     monkeypatch.setattr(optimum, "CloudPairs", Watched)
-    monkeypatch.setattr(optimum, "_MATRIX", 0)
     size = 4 * 400 * 380
     for limit in (size, size - 1):
         torch.testing.assert_close(Exact(memory_limit=limit)(x, y), base.value, rtol=1e-6, atol=0)

@@ -22,7 +22,7 @@ from otmetrics.functional.optimum import (
 from otmetrics.functional.result import TransportResult, outward, root, stacked
 
 _EPSILON = torch.finfo(torch.float64).eps
-_CHUNK = 512  # pairs of a plan at a time: their differences fit a cache
+_CHUNK = 2**17  # numbers in the differences of a plan at a time: 1 MB, of the size of a cache
 
 
 def exact_transport(
@@ -94,10 +94,11 @@ def exact_result(
 ) -> TransportResult:
     """Exact W_p between two clouds, with its plan, potentials and certificate.
 
-    Up to 900 points a side POT's network simplex solves the whole problem; more are solved by
-    column generation, in a few times the O(N M D) of the costs where points are spread out; D = 1
-    is sorted. Costs and potentials are computed where the clouds are, the simplex runs on the CPU.
-    Memory is 4 N M bytes up to `memory_limit`, beyond which costs are computed again in blocks.
+    Up to 700 points a side a dense solver takes the whole problem, scipy's assignment or POT's
+    network simplex; more are solved by column generation, in a few times the O(N M D) of the costs
+    where points are spread out; D = 1 is sorted. Equal points are solved as one. Costs and
+    potentials are computed where the clouds are, the rest runs on the CPU. Memory is 4 N M bytes up
+    to `memory_limit`, beyond which costs are computed again in blocks.
 
     Args:
         real: Features (N, D) or (B, N, D).
@@ -257,7 +258,10 @@ def _solved(
 ) -> TransportResult:
     """The cost of a plan from the differences of its points, and the certificate."""
     parts = []
-    for rows, columns, masses in zip(*(part.split(_CHUNK) for part in optimum[:3]), strict=True):
+    # With a graph the parts would each take the memory of a whole cloud in the backward pass.
+    size = len(real) if real.requires_grad or fake.requires_grad else _CHUNK // real.shape[1]
+    pieces = (part.split(max(1, size)) for part in optimum[:3])
+    for rows, columns, masses in zip(*pieces, strict=True):
         difference = real[rows].double() - fake[columns].double()
         parts.append(masses @ power(difference.square().sum(-1), options.order))
     total = torch.stack(parts).sum()

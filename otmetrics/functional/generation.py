@@ -189,30 +189,34 @@ def _priced(
     count_rows = min(count, pairs.shape[1])
     num_groups = min(len(slices), _GROUPS * count)
     minima, found = [], []
-    lows: list[tuple[Tensor, Tensor]] = []
+    lowest: dict[int, tuple[Tensor, Tensor]] = {}  # of each column, with its row, by groups of rows
     room, f_near, g_near = block_room(pairs), f[:, None].to(pairs.dtype), g.to(pairs.dtype)
     for number, rows in enumerate(slices):
         block = pairs.block(rows)
-        reduced = torch.sub(block, g_near, out=room[: len(block)]).sub_(f_near[rows])
-        minima.append(reduced.amin(1))
-        low = (minima[-1] < below).nonzero().squeeze(1)
+        reduced = torch.sub(block, g_near, out=room[: len(block)])
+        minima.append(reduced.amin(1, keepdim=True) - f_near[rows])
+        low = (minima[-1] < below).nonzero()[:, 0]
         some = reduced if len(low) == len(reduced) else reduced[low]
+        some.sub_(f_near[rows][low])
         top = some.topk(count_rows, dim=1, largest=False, sorted=False)
         i, k = (top.values < below).nonzero(as_tuple=True)
         found.append((low[i] + rows.start, top.indices[i, k], top.values[i, k]))
-        values, ids = reduced.min(0)
-        ids += rows.start
-        if number * num_groups // len(slices) == len(lows):
-            lows.append((values, ids))
-        else:
-            lower = values < lows[-1][0]
-            lows[-1] = torch.where(lower, values, lows[-1][0]), torch.where(lower, ids, lows[-1][1])
-    values, ids = (torch.stack(part) for part in zip(*lows, strict=True))
-    top = values.topk(min(count, len(values)), dim=0, largest=False, sorted=False)
-    k, j = (top.values < below).nonzero(as_tuple=True)
-    found.append((ids[top.indices[k, j], j], j, top.values[k, j]))
+        if len(low):  # no other row has a pair below
+            values, ids = some.min(0)
+            ids = low[ids] + rows.start
+            group = number * num_groups // len(slices)
+            if group in lowest:
+                others, other_ids = lowest[group]
+                ids = torch.where(values < others, ids, other_ids)
+                values = torch.minimum(values, others)
+            lowest[group] = values, ids
+    if lowest:
+        values, ids = (torch.stack(part) for part in zip(*lowest.values(), strict=True))
+        top = values.topk(min(count, len(values)), dim=0, largest=False, sorted=False)
+        k, j = (top.values < below).nonzero(as_tuple=True)
+        found.append((ids[top.indices[k, j], j], j, top.values[k, j]))
     arcs = _Arcs(*map(torch.cat, zip(*found, strict=True)))
-    bound = a @ (torch.cat(minima).double() + f) + b @ g
+    bound = a @ (torch.cat(minima)[:, 0].double() + f) + b @ g
     return _Priced(_joined(pairs, arcs._replace(costs=arcs.costs.double())), float(bound))
 
 

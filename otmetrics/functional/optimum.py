@@ -18,10 +18,9 @@ from otmetrics.functional.pairs import CloudPairs, MatrixPairs
 from otmetrics.functional.staircase import Units, line_optimum
 from otmetrics.functional.support import place_weights, spread, supports
 
-DENSE = 950**2
+DENSE = 700**2
 """Pairs N M up to which a solver of all costs at once is fastest."""
 
-_MATRIX = 2500**2  # pairs up to which a float64 matrix is
 _MODEST = 4e9  # bytes for costs where the memory of the machine is unknown
 _EPSILON = torch.finfo(torch.float64).eps
 
@@ -125,7 +124,7 @@ def _between_places(x: Tensor, y: Tensor, weights: Units, options: ExactOptions)
     real, fake, shift = Cloud(x, centre_x), Cloud(y, centre_y), centre_x - centre_y
     size = a @ real.norms().pow(order) + b @ fake.norms().pow(order)
     offset = float(shift.square().sum()) if order == 2 else 0.0
-    if len(x) * len(y) <= _MATRIX:
+    if len(x) * len(y) <= DENSE:
         cost = power(squared_distances(real.whole(), fake.whole()), order)
         optimum = _of_matrix(cost, weights, options, offset, dimension=x.shape[1])
         # Costs that lost more than six digits to cancellation were computed from differences.

@@ -11,7 +11,7 @@ from otmetrics.functional.cloud import Cloud
 from otmetrics.functional.cost import ieee_matmul, power
 
 _BLOCK = 2**21  # entries of a block: 8 MB in float32, of the size of a cache
-_CHUNK = 2**19  # numbers in the differences of exact costs: 4 MB
+_CHUNK = 2**17  # numbers in the differences of exact costs: 1 MB
 _MODEST = 2.0**-20, 2.0**20  # largest norms that float32 squares leave their digits
 
 

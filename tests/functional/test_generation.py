@@ -41,14 +41,19 @@ def clouds(kind: str, n: int, m: int, d: int, seed: int) -> tuple[torch.Tensor, 
 
 @pytest.fixture
 def forced(monkeypatch):
-    """Column generation at any size, in one of its ways."""
+    """Column generation at any size."""
+    monkeypatch.setattr(optimum, "DENSE", 0)
 
-    def force(way: str) -> float | None:
-        monkeypatch.setattr(optimum, "DENSE", 0)
-        monkeypatch.setattr(optimum, "_MATRIX", 10**9 if way == "matrix" else 0)
-        return 1.0 if way == "blocks" else None
 
-    return force
+def solved(
+    way: str, x: torch.Tensor, y: torch.Tensor, order: float, time_limit: float | None, **weights
+) -> TransportResult:
+    """Column generation in one of its ways."""
+    if way == "matrix":
+        cost = torch.from_numpy(oracles.costs(x.numpy(), y.numpy(), order))
+        return exact_transport(cost, **weights, time_limit=time_limit)
+    limit = 1.0 if way == "blocks" else None
+    return exact_result(x, y, order=order, memory_limit=limit, time_limit=time_limit, **weights)
 
 
 def check(
@@ -74,7 +79,8 @@ def check(
     deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_against_linear_programming(data: st.DataObject, forced, monkeypatch) -> None:
+@pytest.mark.usefixtures("forced")
+def test_against_linear_programming(data: st.DataObject, monkeypatch) -> None:
     kind, way = data.draw(st.sampled_from(KINDS)), data.draw(st.sampled_from(WAYS))
     n, m = data.draw(st.integers(1, 14)), data.draw(st.integers(1, 14))
     d, order = data.draw(st.sampled_from([2, 3, 40])), data.draw(st.sampled_from([*ORDERS, 3.0]))
@@ -87,10 +93,10 @@ def test_against_linear_programming(data: st.DataObject, forced, monkeypatch) ->
     a = weights(len(x), seed=seed, zeros=len(x) // 3) if weighted else None
     b = weights(len(y), seed=seed + 1, zeros=len(y) // 4) if weighted else None
     offset = 1e6 if kind == "offset" else 0.0
-    limits = {"memory_limit": forced(way), "time_limit": 1e-9 if stopped else None}
-    options = {"order": order, "real_weights": a, "fake_weights": b} | limits
+    clouds_far = x + offset, y + offset
+    limit = 1e-9 if stopped else None
     try:
-        result = exact_result(x + offset, y + offset, **options)
+        result = solved(way, *clouds_far, order, limit, real_weights=a, fake_weights=b)
     except ConvergenceWarning:
         assert stopped
         return  # the next test looks at these
@@ -107,9 +113,8 @@ def test_against_linear_programming(data: st.DataObject, forced, monkeypatch) ->
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_stop_leaves_an_interval(
-    way: str, order: float, weighted: bool, forced, monkeypatch
-) -> None:
+@pytest.mark.usefixtures("forced")
+def test_a_stop_leaves_an_interval(way: str, order: float, weighted: bool, monkeypatch) -> None:
     """At every stop: the clock runs out after 0, 1, 2, ... of its readings."""
     monkeypatch.setattr(start, "_COARSE", 5)
     monkeypatch.setattr(generation, "_FIRST", 1)
@@ -121,14 +126,12 @@ def test_a_stop_leaves_an_interval(
         (a / a.sum()).numpy() if weighted else oracles.uniform(30),
         (b / b.sum()).numpy() if weighted else oracles.uniform(25),
     )
-    limit, cost = forced(way), oracles.costs(x.numpy(), y.numpy(), order)
+    cost = oracles.costs(x.numpy(), y.numpy(), order)
     gaps = []
     for readings in range(40):
         ticks = iter([0.0] * (readings + 1) + [1e9] * 1000)
         monkeypatch.setattr(generation.time, "monotonic", lambda ticks=ticks: next(ticks))
-        result = exact_result(
-            x, y, order=order, real_weights=a, fake_weights=b, memory_limit=limit, time_limit=1.0
-        )
+        result = solved(way, x, y, order, 1.0, real_weights=a, fake_weights=b)
         check(result, cost, *masses)
         gaps.append(float(result.gap))
         if result.converged:
@@ -138,8 +141,8 @@ def test_a_stop_leaves_an_interval(
     assert gaps[0] > 1e-3 * float(result.cost)
 
 
-def test_a_stop_is_said(forced) -> None:
-    forced("matrix")
+@pytest.mark.usefixtures("forced")
+def test_a_stop_is_said() -> None:
     with pytest.warns(ConvergenceWarning, match=r"gap .* stays open: raise `time_limit`"):
         result = exact_result(cloud(300, 3, seed=1), cloud(300, 3, seed=2), time_limit=1e-9)
     assert not result.converged
@@ -166,20 +169,18 @@ def test_larger_problems_as_they_are(shape: tuple[int, int], order: float) -> No
     assert (f[:, None] + g <= cost + 1e-9).all()
 
 
-def test_kept_costs_and_blocks_agree_with_the_matrix(monkeypatch) -> None:
+def test_kept_costs_and_blocks_agree_with_the_matrix() -> None:
     x, y = cloud(1200, 20, seed=1, dtype=torch.float32), cloud(1100, 20, seed=2) + 0.2
     y = y.float()
-    expected = exact_result(x, y)
-    monkeypatch.setattr(optimum, "_MATRIX", 0)
+    expected = exact_transport(torch.from_numpy(oracles.costs(x.numpy(), y.numpy(), 2.0)).float())
     for limit in (None, 1.0):
         result = exact_result(x, y, memory_limit=limit)
         torch.testing.assert_close(result.cost, expected.cost, rtol=1e-6, atol=0)
         assert result.converged
 
 
-def test_a_collapsed_generator(monkeypatch) -> None:
-    """All fake points in one place: every plan is optimal, every pair of a row a tie."""
-    monkeypatch.setattr(optimum, "_MATRIX", 0)
+def test_a_collapsed_generator() -> None:
+    """All fake points in one place: every plan is optimal."""
     x, y = cloud(1000, 8, seed=1), cloud(1, 8, seed=2).repeat(950, 1)
     result = exact_result(x, y)
     assert result.cost.item() == pytest.approx((x - y[0]).square().sum(1).mean().item(), rel=1e-12)
