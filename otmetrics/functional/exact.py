@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from otmetrics.errors import ConvergenceWarning
+from otmetrics.functional.assignment import assignments, in_threads
 from otmetrics.functional.certificate import Optimum
 from otmetrics.functional.checks import check_tensor, checked_clouds, checked_weights
 from otmetrics.functional.cloud import Cloud
 from otmetrics.functional.cost import power
-from otmetrics.functional.dense import assignments, in_threads
 from otmetrics.functional.optimum import (
     DENSE,
     ExactOptions,
