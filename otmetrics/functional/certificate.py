@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from otmetrics.functional.checks import is_uniform
 from otmetrics.functional.pairs import Pairs, blocks
 
 _EPSILON = torch.finfo(torch.float64).eps
+_ROUNDINGS = 64
 _NEAR = 8  # pairs a row that are evaluated exactly; a row with more is computed again
 
 
@@ -47,8 +47,8 @@ def dual(a: Tensor, b: Tensor, f: Tensor, g: Tensor) -> Dual:
     """The dual value <a, f> + <b, g> less its rounding.
 
     Args:
-        a: Weights (N,) of sum 1.
-        b: Weights (M,) of sum 1.
+        a: Weights (N,) of sum 1, up to rounding.
+        b: Weights (M,) of sum 1, up to rounding.
         f: Potentials (N,) in float64, each the minimum of differences to potentials g.
         g: Potentials (M,).
 
@@ -58,10 +58,26 @@ def dual(a: Tensor, b: Tensor, f: Tensor, g: Tensor) -> Dual:
     products = a * f, b * g
     value = f.new_tensor(sum(math.fsum(side.tolist()) for side in products))
     size = products[0].abs().sum() + products[1].abs().sum() + g.abs().amax()
-    rounding = 4 * _EPSILON * size
-    if not (is_uniform(a) and is_uniform(b)):  # they were made whole units
-        rounding += _EPSILON * (f.abs().sum() + g.abs().sum())
+    # Of products and differences, and of the weights, which were divided by sums and summed.
+    rounding = _ROUNDINGS * _EPSILON * size
     return Dual((f, g), value - rounding, rounding)
+
+
+def tighter(one: Optimum, other: Optimum) -> Optimum:
+    """The tighter bound of either side.
+
+    Args:
+        one: A plan and potentials.
+        other: Others of the same problem.
+
+    Returns:
+        The cheaper plan with the potentials that prove more.
+    """
+    upper = min((one, other), key=lambda each: each.upper_bound)
+    lower = max((one, other), key=lambda each: each.lower_bound)
+    return upper._replace(
+        potentials=lower.potentials, lower_bound=lower.lower_bound, rounding=lower.rounding
+    )
 
 
 class Transform(NamedTuple):

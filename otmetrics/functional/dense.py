@@ -10,7 +10,6 @@ from otmetrics.functional.staircase import Units
 
 _RELATIVE_GAP = 1e-6
 _ATTEMPTS = 3
-_EPSILON = torch.finfo(torch.float64).eps
 
 
 def dense_optimum(cost: Tensor, weights: Units) -> Optimum:
@@ -52,5 +51,5 @@ def _attempt(cost: Tensor, weights: Units, limit: float) -> Optimum:
     f = (cost - g).amin(1)
     g = (cost - f[:, None]).amin(0)
     upper = masses @ cost[rows, columns]
-    potentials, lower, rounding = dual(*weights.shares(), f, g)
+    potentials, lower, rounding = dual(*weights.given, f, g)
     return Optimum(rows, columns, masses, potentials, lower, upper, rounding)

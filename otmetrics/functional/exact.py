@@ -259,7 +259,8 @@ def _solved(
     """The cost of a plan from the differences of its points, and the certificate."""
     parts = []
     # With a graph the parts would each take the memory of a whole cloud in the backward pass.
-    size = len(real) if real.requires_grad or fake.requires_grad else _CHUNK // real.shape[1]
+    graph = real.requires_grad or fake.requires_grad
+    size = len(optimum.masses) if graph else _CHUNK // real.shape[1]
     pieces = (part.split(max(1, size)) for part in optimum[:3])
     for rows, columns, masses in zip(*pieces, strict=True):
         difference = real[rows].double() - fake[columns].double()

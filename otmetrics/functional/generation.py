@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from otmetrics.functional.certificate import Dual, Optimum, c_transform, dual
+from otmetrics.functional.certificate import Dual, Optimum, c_transform, dual, tighter
 from otmetrics.functional.pairs import Pairs, block_room, blocks
 from otmetrics.functional.simplex import sparse_simplex
 from otmetrics.functional.staircase import Staircase, Units, staircase
@@ -61,7 +61,7 @@ def generated_optimum(
         The best plan and bounds found; their gap tells whether that is the optimum.
     """
     deadline = math.inf if time_limit is None else time.monotonic() + time_limit
-    a, b = weights.shares()
+    a, b = weights.given
     f, g = near_potentials(pairs, a, b)
     priced = _priced(pairs, f, g, a, b, _FIRST, math.inf)
     arcs, bound, prices = priced.arcs, priced.bound, g
@@ -101,7 +101,7 @@ def generated_optimum(
             constant = torch.full_like(f, pairs.floor), torch.zeros_like(g)
             proof = Dual(constant, upper.new_tensor(pairs.floor), proof.rounding)
         optimum = Optimum(plan.rows, plan.columns, masses, proof[0], proof[1], upper, proof[2])
-        best = optimum if best is None else _tighter(best, optimum)
+        best = optimum if best is None else tighter(optimum, best)
         gap, cost = float(best.upper_bound - best.lower_bound), float(best.upper_bound)
         if late or gap <= tolerance * abs(cost + offset) + 2 * float(best.rounding):
             break
@@ -150,8 +150,8 @@ def _solved(
     )
     order = (lists[0] * (m + 1) + lists[1]).argsort()
     total = weights.real.new_tensor([weights.total])
-    extended = Units(
-        torch.cat([weights.real, total]), torch.cat([weights.fake, total]), weights.total
+    extended = weights._replace(
+        real=torch.cat([weights.real, total]), fake=torch.cat([weights.fake, total])
     )
     rows, columns, costs = (part[order] for part in lists)
     ordered, u, v = sparse_simplex(rows, columns, costs, extended, start)
@@ -159,12 +159,12 @@ def _solved(
     flows[order] = ordered
     flows, idle_rows, idle_columns, _ = flows.split([len(arcs.rows), n, m, 1])
     rows, columns = (side.nonzero().squeeze(1) for side in (idle_rows, idle_columns))
-    left = Units(idle_rows[rows], idle_columns[columns], float(idle_rows.sum()))
-    idle = Staircase(rows, columns, left.real)  # of nothing
-    if left.total:
-        path = staircase(left)
-        idle = Staircase(rows[path.rows], columns[path.columns], path.flows)
-    return _Solved(flows / weights.total, idle._replace(flows=idle.flows / weights.total), (u, v))
+    idle = Staircase(rows, columns, flows.new_zeros(0))  # of nothing
+    if len(rows):
+        path = staircase(idle_rows[rows], idle_columns[columns])
+        moved = path.flows / weights.total
+        idle = Staircase(rows[path.rows], columns[path.columns], moved)
+    return _Solved(flows / weights.total, idle, (u, v))
 
 
 def _completed(
@@ -233,12 +233,3 @@ def _joined(pairs: Pairs, *parts: _Arcs) -> _Arcs:
     first[1:] = keys[1:] != keys[:-1]
     kept = order[first]
     return _Arcs(rows[kept], columns[kept], costs[kept])
-
-
-def _tighter(best: Optimum, optimum: Optimum) -> Optimum:
-    """The tighter bound of either side."""
-    upper = min((optimum, best), key=lambda one: one.upper_bound)
-    lower = max((optimum, best), key=lambda one: one.lower_bound)
-    return upper._replace(
-        potentials=lower.potentials, lower_bound=lower.lower_bound, rounding=lower.rounding
-    )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from otmetrics.functional.assignment import assigned_optimum
-from otmetrics.functional.certificate import Optimum, c_transform
+from otmetrics.functional.certificate import Optimum, c_transform, tighter
 from otmetrics.functional.checks import check_order, check_positive, is_uniform
 from otmetrics.functional.cloud import Cloud
 from otmetrics.functional.cost import power, squared_distances
@@ -21,6 +21,7 @@ from otmetrics.functional.support import place_weights, spread, supports
 DENSE = 700**2
 """Pairs N M up to which a solver of all costs at once is fastest."""
 
+_LARGEST_ORDER = 256  # above it 4^p and the power of two of the costs leave float64
 _MODEST = 4e9  # bytes for costs where the memory of the machine is unknown
 _EPSILON = torch.finfo(torch.float64).eps
 
@@ -44,6 +45,8 @@ def check_exact_options(options: ExactOptions) -> None:
         ValueError: If one does not.
     """
     check_order(options.order)
+    if options.order > _LARGEST_ORDER:
+        raise ValueError(f"`order` must be at most {_LARGEST_ORDER}, got {options.order:g}.")
     check_positive("tolerance", options.tolerance)
     for name in ("memory_limit", "time_limit"):
         if getattr(options, name) is not None:
@@ -76,7 +79,8 @@ def cloud_optimum(
         centre = others.mean(0, dtype=torch.float64)
         clouds = Cloud(points, centre), Cloud(others, centre)
         pairs = CloudPairs(*clouds, options.order, stored=False)
-        return c_transform(pairs, potential / pairs.scale).values * pairs.scale
+        scale = pairs.scale or 1.0  # 0 where no cost fits float64
+        return c_transform(pairs, potential / scale).values * pairs.scale
 
     f, g = optimum.potentials
     of_row_others = transformed(real[rows.others], columns.of(fake), g)
@@ -112,7 +116,7 @@ def matrix_optimum(
 
 def _between_places(x: Tensor, y: Tensor, weights: Units, options: ExactOptions) -> Optimum:
     """Plan, potentials and bounds of points that all carry weight."""
-    order, (a, b) = options.order, weights.shares()
+    order, (a, b) = options.order, weights.given
     if x.shape[1] == 1:
         return line_optimum(x[:, 0].double(), y[:, 0].double(), order, weights)
     if 1 in (len(x), len(y)):
@@ -128,28 +132,26 @@ def _between_places(x: Tensor, y: Tensor, weights: Units, options: ExactOptions)
         cost = power(squared_distances(real.whole(), fake.whole()), order)
         optimum = _of_matrix(cost, weights, options, offset, dimension=x.shape[1])
         # Costs that lost more than six digits to cancellation were computed from differences.
-        error = (x.shape[1] + 8) * _EPSILON * size * (1 if order == 2 else 2**order * 1000)
+        error = (x.shape[1] + 8) * _EPSILON * size * (1 if order == 2 else 2.0**order * 1000)
     else:
         pairs = CloudPairs(real, fake, order, _fits(x, y, options.memory_limit))
         optimum = generated_optimum(
-            pairs, weights, options.tolerance, options.time_limit, offset / pairs.scale
+            pairs, weights, options.tolerance, options.time_limit, offset and offset / pairs.scale
         )
         optimum = _scaled(optimum, pairs.scale)
-        error = order * 4**order * _EPSILON * size
+        error = order * 4.0**order * _EPSILON * size
     if order == 2:
         along_x, along_y = 2 * real.along(shift), 2 * fake.along(shift)
         apart = shift.square().sum()
         moved = a @ along_x - b @ along_y + apart
-        error += 4 * x.shape[1] * _EPSILON * (a @ along_x.abs() + b @ along_y.abs() + apart)
+        error += (4 * x.shape[1] + 64) * _EPSILON * (a @ along_x.abs() + b @ along_y.abs() + apart)
         f, g = optimum.potentials
         optimum = optimum._replace(
             potentials=(f + along_x + apart, g - along_y),
             lower_bound=optimum.lower_bound + moved,
             upper_bound=optimum.upper_bound + moved,
         )
-    return optimum._replace(
-        lower_bound=optimum.lower_bound - error, rounding=optimum.rounding + 2 * error
-    )
+    return optimum._replace(lower_bound=optimum.lower_bound - error)
 
 
 def _only_plan(x: Tensor, y: Tensor, order: float, a: Tensor, b: Tensor) -> Optimum:
@@ -158,7 +160,7 @@ def _only_plan(x: Tensor, y: Tensor, order: float, a: Tensor, b: Tensor) -> Opti
     ids = torch.arange(len(costs), device=x.device)
     zeros = torch.zeros_like(ids)
     total = a @ costs if len(y) == 1 else b @ costs
-    rounding = _EPSILON * ((x.shape[1] + len(costs) + 8) * total + costs.sum())
+    rounding = _EPSILON * (x.shape[1] + len(costs) + 64) * total
     if len(y) == 1:
         return Optimum(ids, zeros, a, (costs, 0 * b), total - rounding, total, rounding)
     return Optimum(zeros, ids, b, (0 * a, costs), total - rounding, total, rounding)
@@ -173,7 +175,7 @@ def _of_matrix(
 ) -> Optimum:
     """Plan, potentials and bounds of a matrix of costs, perhaps between points."""
     size = max(map(abs, map(float, cost.aminmax())))
-    unit = 2.0 ** math.frexp(size)[1]
+    unit = 2.0 ** (math.frexp(size)[1] - 1)
     if not 1e-30 < unit < 1e30 and size > 0:  # squares would leave float64, or costs float32
         optimum = _of_matrix(cost / unit, weights, options, offset / unit, dimension)
         return _scaled(optimum, unit)
@@ -182,9 +184,10 @@ def _of_matrix(
     one_to_one = cost.shape[0] == cost.shape[1] and all(map(is_uniform, weights[:2]))
     if one_to_one and cost.numel() <= DENSE and dimension != 2:  # in the plane it is slow
         optimum = assigned_optimum(cost)
-        gap = float(optimum.upper_bound - optimum.lower_bound - 2 * optimum.rounding)
-        if gap <= options.tolerance * abs(float(optimum.upper_bound) + offset):
+        gap, total = float(optimum.upper_bound - optimum.lower_bound), float(optimum.upper_bound)
+        if gap <= options.tolerance * abs(total + offset) or total <= float(cost.min()):
             return optimum
+        return tighter(optimum, dense_optimum(cost, weights))
     if cost.numel() <= DENSE:
         return dense_optimum(cost, weights)
     return generated_optimum(

@@ -1,4 +1,4 @@
-"""POT's network simplex, dense and sparse: compiled, on the CPU, _interruptible."""
+"""POT's network simplex, dense and sparse: compiled, on the CPU, interruptible."""
 
 import threading
 import warnings

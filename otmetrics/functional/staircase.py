@@ -32,15 +32,13 @@ class Units(NamedTuple):
         real: Weights (N,).
         fake: Weights (M,) of the same sum.
         total: That sum.
+        given: The weights of sum 1 that these stand for, to which the bounds belong.
     """
 
     real: Tensor
     fake: Tensor
     total: float
-
-    def shares(self) -> tuple[Tensor, Tensor]:
-        """The weights with sum 1, up to rounding."""
-        return self.real / self.total, self.fake / self.total
+    given: tuple[Tensor, Tensor]
 
 
 def units(a: Tensor, b: Tensor) -> Units:
@@ -56,30 +54,34 @@ def units(a: Tensor, b: Tensor) -> Units:
     n, m = len(a), len(b)
     if is_uniform(a) and is_uniform(b):
         common = math.gcd(n, m)
-        return Units(a.new_full((n,), m // common), b.new_full((m,), n // common), n * m // common)
+        real, fake = a.new_full((n,), m // common), b.new_full((m,), n // common)
+        return Units(real, fake, n * m // common, (a, b))
     real, fake = ((weights * 2.0**52).round().clamp_min(1) for weights in (a, b))
-    for weights in (real, fake):  # what rounding took goes to the largest
-        weights[weights.argmax()] += 2.0**52 - weights.sum()
-    return Units(real, fake, 2.0**52)
+    for weights in (real, fake):  # what rounding took is shared among those that hardly feel it
+        heavy = (weights >= 2.0**51 / len(weights)).nonzero().squeeze(1)
+        each, rest = divmod(int(2.0**52 - weights.sum()), len(heavy))
+        weights[heavy] += each
+        weights[heavy[:rest]] += 1
+    return Units(real, fake, 2.0**52, (a, b))
 
 
-def staircase(weights: Units) -> Staircase:
+def staircase(a: Tensor, b: Tensor) -> Staircase:
     """The north-west-corner plan.
 
     Args:
-        weights: The weights.
+        a: Weights (N,) in whole units.
+        b: Weights (M,) of the same sum.
 
     Returns:
         Its cells, whose flows have the weights as marginals.
     """
-    a, b, total = weights
     ends = torch.cat([a.cumsum(0)[:-1], b.cumsum(0)[:-1]])
     order = ends.argsort(stable=True)
     down = (order < len(a) - 1).long()
     start = down.new_zeros(1)
     rows = torch.cat([start, down.cumsum(0)])
     columns = torch.cat([start, (1 - down).cumsum(0)])
-    ends = torch.cat([ends.new_zeros(1), ends[order], ends.new_full((1,), total)])
+    ends = torch.cat([ends.new_zeros(1), ends[order], a.sum()[None]])
     return Staircase(rows, columns, ends.diff())
 
 
@@ -100,8 +102,8 @@ def line_optimum(real: Tensor, fake: Tensor, order: float, weights: Units) -> Op
         The optimum.
     """
     by_real, by_fake = real.argsort(), fake.argsort()
-    a, b = weights.shares()
-    path = staircase(Units(weights.real[by_real], weights.fake[by_fake], weights.total))
+    a, b = weights.given
+    path = staircase(weights.real[by_real], weights.fake[by_fake])
     rows, columns = by_real[path.rows], by_fake[path.columns]
     costs = power((real[rows] - fake[columns]).square(), order)
     steps = costs.diff()

@@ -17,6 +17,7 @@ class Support(NamedTuple):
         points: The points that carry weight (L,).
         places: Their places (L,).
         shares: Their weights (L,) in whole units.
+        given: Their weights (L,) of sum 1.
         others: The points that carry none (N - L,).
     """
 
@@ -24,6 +25,7 @@ class Support(NamedTuple):
     points: Tensor
     places: Tensor
     shares: Tensor
+    given: Tensor
     others: Tensor
 
     def of(self, points: Tensor) -> Tensor:
@@ -58,24 +60,24 @@ def supports(
         found.append((points, weights, weights > 0))
     shares = units(*(weights[positive] for _, weights, positive in found))
     row, column = (
-        _support(points, positive, side)
-        for (points, _, positive), side in zip(found, shares[:2], strict=True)
+        _support(points, positive, side, weights[positive])
+        for (points, weights, positive), side in zip(found, shares[:2], strict=True)
     )
     return row, column
 
 
-def _support(points: Tensor, positive: Tensor, shares: Tensor) -> Support:
+def _support(points: Tensor, positive: Tensor, shares: Tensor, given: Tensor) -> Support:
     """The places of one cloud, in the order of their first points."""
     carriers, others = (mask.nonzero().squeeze(1) for mask in (positive, ~positive))
     everyone = torch.arange(len(carriers), device=points.device)
     # Sums that differ tell points apart much faster; the line needs no places.
     if points.shape[1] == 1 or len(points.sum(1).unique()) == len(points):
-        return Support(carriers, carriers, everyone, shares, others)
+        return Support(carriers, carriers, everyone, shares, given, others)
     _, labels = points[carriers].unique(dim=0, return_inverse=True)
     first = everyone.new_full(everyone.shape, len(everyone))
     first.scatter_reduce_(0, labels, everyone, "amin")
     ids, places = first[labels].unique(return_inverse=True)
-    return Support(carriers[ids], carriers, places, shares, others)
+    return Support(carriers[ids], carriers, places, shares, given, others)
 
 
 def place_weights(rows: Support, columns: Support) -> Units:
@@ -88,11 +90,15 @@ def place_weights(rows: Support, columns: Support) -> Units:
     Returns:
         The sums over their points.
     """
-    real, fake = (
-        side.shares.new_zeros(len(side.ids)).index_add_(0, side.places, side.shares)
-        for side in (rows, columns)
+
+    def summed(side: Support, weights: Tensor) -> Tensor:
+        return weights.new_zeros(len(side.ids)).index_add_(0, side.places, weights)
+
+    return Units(
+        *(summed(side, side.shares) for side in (rows, columns)),
+        total=float(rows.shares.sum()),
+        given=(summed(rows, rows.given), summed(columns, columns.given)),
     )
-    return Units(real, fake, float(rows.shares.sum()))
 
 
 def spread(optimum: Optimum, rows: Support, columns: Support, total: float) -> Optimum:
@@ -120,7 +126,7 @@ def _split(
         return support.points[places], torch.arange(len(places), device=places.device), masses
     points, cells = support.places.argsort(stable=True), places.argsort(stable=True)
     flows = (masses[cells] * total).round()
-    path = staircase(Units(support.shares[points], flows, total))
+    path = staircase(support.shares[points], flows)
     points, cells = points[path.rows], cells[path.columns]
     # Whole units end together at each place; the test is for flows that rounding changed.
     here = (path.flows > 0) & (support.places[points] == places[cells])

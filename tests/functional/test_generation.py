@@ -240,7 +240,7 @@ def test_staircase(n: int, m: int, weighted: bool, seed: int) -> None:
     a = weights(n, seed=seed) if weighted else torch.ones(n, dtype=torch.float64)
     b = weights(m, seed=seed + 1) if weighted else torch.ones(m, dtype=torch.float64)
     whole = units(a / a.sum(), b / b.sum())
-    path = staircase(whole)
+    path = staircase(*whole[:2])
     assert len(path.rows) == n + m - 1
     assert (path.rows.diff() + path.columns.diff() == 1).all()
     cells = path.rows, path.columns
