@@ -103,7 +103,7 @@ def exact_result(
     Args:
         real: Features (N, D) or (B, N, D).
         fake: Features (M, D) or (B, M, D); M may differ from N.
-        order: The order p >= 1.
+        order: The order, 1 <= p <= 256.
         real_weights: Non-negative weights (N,) or (B, N), normalised here; None for uniform.
         fake_weights: The same for `fake`.
         tolerance: Largest gap between the bounds, relative to the cost.
@@ -158,7 +158,7 @@ def exact_wasserstein(
     Args:
         real: Features (N, D) or (B, N, D).
         fake: Features (M, D) or (B, M, D).
-        order: The order p >= 1.
+        order: The order, 1 <= p <= 256.
         real_weights: Non-negative weights (N,) or (B, N); None for uniform.
         fake_weights: The same for `fake`.
 

@@ -345,6 +345,7 @@ def test_a_long_line() -> None:
     [
         ({"tolerance": 0}, "`tolerance` must be a positive finite number, got 0"),
         ({"memory_limit": -1}, "`memory_limit` must be a positive finite number, got -1"),
+        ({"order": 300.0}, "`order` must be at most 256, got 300"),
         ({"time_limit": float("nan")}, "`time_limit` must be a positive finite number, got nan"),
     ],
 )
@@ -393,3 +394,22 @@ def test_precision_comes_back_from_threads() -> None:
             assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize(
+    ("order", "scale"), [(3.0, 1e-108), (100.0, 1e-4), (100, 0.3), (2.0, 1e-170)]
+)
+@pytest.mark.parametrize("size", [40, 720])
+@pytest.mark.filterwarnings("ignore:The duality gap:otmetrics.ConvergenceWarning")
+def test_costs_at_the_edge_of_float64(order: float, scale: float, size: int) -> None:
+    result = exact_result(
+        cloud(size, 2, seed=1) * scale, cloud(700, 2, seed=2) * scale, order=order
+    )
+    assert 0 <= result.lower_bound <= result.cost <= result.upper_bound
+    assert not result.potentials[0].isnan().any()
+
+
+def test_a_cost_near_the_largest_float() -> None:
+    cost = torch.tensor([[1.5e308, 1.0, 2.0], [3.0, 4.0, 1.0]], dtype=torch.float64)
+    result = exact_transport(cost, torch.tensor([0.5, 0.5]), torch.tensor([0.0, 0.5, 0.5]))
+    assert result.cost.item() == pytest.approx(1.0)
