@@ -94,11 +94,9 @@ def place_weights(rows: Support, columns: Support) -> Units:
     def summed(side: Support, weights: Tensor) -> Tensor:
         return weights.new_zeros(len(side.ids)).index_add_(0, side.places, weights)
 
-    return Units(
-        *(summed(side, side.shares) for side in (rows, columns)),
-        total=float(rows.shares.sum()),
-        given=(summed(rows, rows.given), summed(columns, columns.given)),
-    )
+    real, fake = summed(rows, rows.shares), summed(columns, columns.shares)
+    given = summed(rows, rows.given), summed(columns, columns.given)
+    return Units(real, fake, float(rows.shares.sum()), given)
 
 
 def spread(optimum: Optimum, rows: Support, columns: Support, total: float) -> Optimum:
