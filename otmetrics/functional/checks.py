@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 # Powers of distances up to this one fit float64, with room for sums over samples.
-_LARGEST_POWER = 1e290
+_LARGEST_POWER, _SMALLEST_POWER = 1e290, 1e-290
 
 
 def checked_clouds(
@@ -27,10 +27,15 @@ def checked_clouds(
     Raises:
         TypeError: If either is not a floating tensor.
         ValueError: If shapes or devices do not match, a side has too few samples, or a value is
-            NaN, infinite or too large for its power to fit float64.
+            NaN, infinite, or too large or all too small for their powers to fit float64.
     """
-    for name, cloud in (("real", real), ("fake", fake)):
-        _check_cloud(name, cloud, min_samples, order)
+    sides = ("real", real), ("fake", fake)
+    largest = max(_largest_value(name, cloud, min_samples, order) for name, cloud in sides)
+    if 0 < largest < _SMALLEST_POWER ** (1 / max(2, order)):  # squares come first
+        raise ValueError(
+            f"`real` and `fake` must be large enough for |x - y|^{order:g} to fit float64, "
+            f"got values up to {largest:.1e}: scale both clouds up."
+        )
     if real.ndim != fake.ndim or real.shape[:-2] != fake.shape[:-2]:
         raise ValueError(
             "`real` and `fake` must have the same batch dimensions, "
@@ -49,8 +54,8 @@ def checked_clouds(
     return real.to(dtype), fake.to(dtype)
 
 
-def _check_cloud(name: str, cloud: Tensor, min_samples: int, order: float) -> None:
-    """Raise unless `cloud` is a finite floating (N, D) or (B, N, D) tensor with enough samples."""
+def _largest_value(name: str, cloud: Tensor, min_samples: int, order: float) -> float:
+    """The largest size of a value; raise unless (N, D) or (B, N, D) are floating and finite."""
     check_tensor(name, cloud)
     if not cloud.is_floating_point():
         raise TypeError(f"`{name}` must be floating, got {cloud.dtype}: convert it first.")
@@ -72,6 +77,7 @@ def _check_cloud(name: str, cloud: Tensor, min_samples: int, order: float) -> No
             f"`{name}` must be small enough for |x - y|^{order:g} to fit its dtype, "
             f"got values up to {largest:.1e}: scale both clouds down."
         )
+    return largest
 
 
 def checked_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor | None:

@@ -190,7 +190,7 @@ def barycentric_projection(plan: Tensor, fake: Tensor) -> Tensor:
         pairs in the plan.
 
     Raises:
-        TypeError: If an argument is not a tensor.
+        TypeError: If an argument is not a tensor, or `fake` not a floating one.
         ValueError: If shapes differ, or the plan moves nothing from some point.
 
     Example:
@@ -201,6 +201,8 @@ def barycentric_projection(plan: Tensor, fake: Tensor) -> Tensor:
     """
     check_tensor("plan", plan)
     check_tensor("fake", fake)
+    if not fake.is_floating_point():
+        raise TypeError(f"`fake` must be floating, got {fake.dtype}: convert it first.")
     if plan.ndim != 2 or fake.ndim != 2 or plan.shape[1] != len(fake):
         raise ValueError(
             "`plan` must be (N, M) and `fake` (M, D), "
@@ -357,8 +359,8 @@ def _result(
         converged=closed,
         message="optimal"
         if closed
-        else f"The duality gap {gap:.2e} stays open: raise `time_limit`, or leave "
-        "out outliers where costs span too many orders of magnitude for float64.",
+        else f"The duality gap {gap:.2e} stays open: raise `time_limit` or `tolerance`, or, where "
+        "costs span too many orders of magnitude for float64, lower `order` or drop outliers.",
     )
 
 

@@ -108,6 +108,8 @@ def test_barycentric_projection() -> None:
             barycentric_projection(*arguments)
     with pytest.raises(TypeError, match=r"`plan` must be a torch\.Tensor"):
         barycentric_projection(dense.tolist(), fake)
+    with pytest.raises(TypeError, match=r"`fake` must be floating, got torch\.int64"):
+        barycentric_projection(dense, fake.long())
 
 
 def test_a_translation_is_its_own_barycentric_projection() -> None:
