@@ -9,7 +9,7 @@ from torch import Tensor
 from otmetrics.functional.pairs import Pairs, blocks
 
 _EPSILON = torch.finfo(torch.float64).eps
-_ROUNDINGS = 64
+_ROUNDINGS = 64  # of a product, a difference, and pairwise sums of up to 2^50 weights
 _NEAR = 8  # pairs a row that are evaluated exactly; a row with more is computed again
 
 

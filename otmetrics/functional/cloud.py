@@ -9,7 +9,7 @@ _PART = 2**17  # numbers at a time: 1 MB, of the size of a cache; fresh memory w
 
 
 class Cloud:
-    """Points x_i - c, which are never in memory all at once.
+    """Points x_i - c; only `whole` keeps all of them in float64.
 
     Args:
         points: Features (N, D) in float32 or float64.

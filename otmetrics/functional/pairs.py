@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -100,7 +101,7 @@ class CloudPairs:
         norms = self._norms[0][rows, None] + self._norms[1]
         with ieee_matmul(self.device):
             scale = -2 * self._unit**2
-            squared = norms.addmm(self._real.at(rows), self._fake.whole().T, alpha=scale)
+            squared = norms.addmm(self._real.at(rows), self._whole_fake.T, alpha=scale)
         errors = norms.mul_(self._relative_error(torch.float64))
         return _power(squared.sub_(errors).clamp_min_(0), self._order)
 
@@ -121,6 +122,11 @@ class CloudPairs:
         with ieee_matmul(self.device):
             squared = norms.addmm_(self._rows[rows], self._columns[columns].T, alpha=-2)
         return _power(squared.clamp_min_(0), self._order)
+
+    @cached_property
+    def _whole_fake(self) -> Tensor:
+        """The fake points in float64, which few problems need, but those for many rows."""
+        return self._fake.whole()
 
     def _relative_error(self, dtype: torch.dtype) -> float:
         """Gamma of a dtype."""
