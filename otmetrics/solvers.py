@@ -12,7 +12,6 @@ from torch import Tensor
 
 from otmetrics.functional.checks import (
     check_at_least,
-    check_order,
     check_seed,
     checked_clouds,
     checked_weights,
@@ -21,7 +20,7 @@ from otmetrics.functional.exact import exact_result
 from otmetrics.functional.optimum import ExactOptions, check_exact_options
 from otmetrics.functional.result import TransportResult
 from otmetrics.functional.sinkhorn import SinkhornOptions, check_sinkhorn_options, sinkhorn_result
-from otmetrics.functional.sliced import sliced_result
+from otmetrics.functional.sliced import SlicedOptions, check_sliced_options, sliced_result
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,12 @@ class Sliced:
         order: The order p >= 1.
         num_projections: Number L of directions.
         seed: Seed of the directions, which are the same on every device.
+        orthogonal: Whether directions come in blocks of orthonormal ones, or independent.
+        tolerance: Largest standard error of the value, as a share of it: directions are added
+            until it is reached. None takes L.
+        max_projections: Most directions to add; only read with `tolerance`.
+        debiased: Whether to estimate SW_2^2 from halves of the samples, without the bias that
+            makes distances between samples of one law positive; it may be negative.
 
     Raises:
         ValueError: If an option breaks its rule.
@@ -40,11 +45,26 @@ class Sliced:
     order: float = 2.0
     num_projections: int = 1024
     seed: int = 0
+    orthogonal: bool = True
+    tolerance: float | None = None
+    max_projections: int = 65536
+    debiased: bool = False
 
     def __post_init__(self) -> None:
-        check_order(self.order)
-        check_at_least("num_projections", self.num_projections, 1)
+        check_sliced_options(self._options)
         check_seed(self.seed)
+
+    @property
+    def _options(self) -> SlicedOptions:
+        """All but the seed."""
+        return SlicedOptions(
+            self.order,
+            self.num_projections,
+            self.orthogonal,
+            self.tolerance,
+            self.max_projections,
+            self.debiased,
+        )
 
     def solve(
         self,
@@ -68,8 +88,7 @@ class Sliced:
         return sliced_result(
             real,
             fake,
-            order=self.order,
-            num_projections=self.num_projections,
+            **self._options._asdict(),
             generator=torch.Generator().manual_seed(self.seed),
             real_weights=real_weights,
             fake_weights=fake_weights,

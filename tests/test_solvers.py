@@ -22,7 +22,11 @@ SOLVERS: list[Solver] = [
     Sinkhorn(order=1.0, epsilon=0.4, tolerance=1e-4, max_iterations=500),
 ]
 
+AFTER_TOLERANCE = ("max_projections", "debiased")
+
 BAD_OPTIONS: list[tuple[type[Solver], str, Any]] = [
+    *[(Sliced, "tolerance", v) for v in (0.0, 1.0, math.nan)],
+    *[(Sliced, "orthogonal", v) for v in (0, None)],
     *[(s, "order", v) for s in (Sliced, Exact, Sinkhorn) for v in (0.5, math.nan, math.inf, "2")],
     *[(Sliced, "num_projections", v) for v in (0, -1, 2.0, True)],
     *[(Sliced, "seed", v) for v in (-1, 0.5, None, 2**64)],
@@ -44,9 +48,12 @@ def test_every_option_is_used(solver: Solver) -> None:
     x, y = cloud(20, 3, seed=1), cloud(15, 3, seed=2)
     base = solver.solve(x, y)
     others = {"relative": False, "max_iterations": 2, "tolerance": 1e-9, "order": 2.0}
+    others |= {"orthogonal": False}
     for field in dataclasses.fields(solver):
         if isinstance(solver, Exact) and field.name != "order":
-            continue  # the next test: these matter for other problems
+            continue  # the next tests: these matter for other problems
+        if isinstance(solver, Sliced) and field.name in ("tolerance", *AFTER_TOLERANCE):
+            continue
         value = others.get(field.name, getattr(solver, field.name) * 2)
         changed = dataclasses.replace(solver, **{field.name: value})
         if field.name == "max_iterations":
@@ -55,6 +62,17 @@ def test_every_option_is_used(solver: Solver) -> None:
         else:
             result = changed.solve(x, y)
         assert result.value != base.value, field.name
+
+
+def test_the_options_of_sliced() -> None:
+    x, y = cloud(20, 3, seed=1), cloud(15, 3, seed=2)
+    base, debiased = Sliced(num_projections=33), Sliced(num_projections=33, debiased=True)
+    precise = Sliced(num_projections=33, tolerance=1e-3)
+    with pytest.warns(ConvergenceWarning, match="max_projections"):
+        limited = Sliced(num_projections=33, tolerance=1e-3, max_projections=40).solve(x, y)
+    results = [solver.solve(x, y) for solver in (base, debiased, precise)] + [limited]
+    assert len({result.value.item() for result in results}) == 4
+    assert [result.converged for result in results] == [True, True, True, False]
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)

@@ -1,6 +1,7 @@
 """The maths: tensors in, a tensor or a NamedTuple out. No state, no files, no printing."""
 
 from otmetrics.functional.cost import cost_matrix
+from otmetrics.functional.directions import random_directions
 from otmetrics.functional.exact import (
     barycentric_projection,
     exact_result,
@@ -19,7 +20,7 @@ from otmetrics.functional.manifold import (
 )
 from otmetrics.functional.result import TransportResult
 from otmetrics.functional.sinkhorn import entropic_cost, sinkhorn_divergence, sinkhorn_result
-from otmetrics.functional.sliced import random_directions, sliced_result, sliced_wasserstein
+from otmetrics.functional.sliced import sliced_result, sliced_wasserstein
 from otmetrics.functional.univariate import univariate_cost
 
 __all__ = [

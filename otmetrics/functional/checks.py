@@ -164,6 +164,20 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"`{name}` must be a positive finite number, got {value!r}.")
 
 
+def check_share(name: str, value: float) -> None:
+    """Raise unless a real option is a share between 0 and 1.
+
+    Args:
+        name: The option's name, for the message.
+        value: Its value.
+
+    Raises:
+        ValueError: If `value` is not a number in (0, 1).
+    """
+    if not _is_number(value) or not 0 < value < 1:
+        raise ValueError(f"`{name}` must be in (0, 1), got {value!r}.")
+
+
 def check_at_least(name: str, value: int, minimum: int) -> None:
     """Raise unless an integer option reaches its minimum.
 

@@ -13,6 +13,7 @@ from otmetrics.functional.checks import (
     check_flag,
     check_order,
     check_positive,
+    check_share,
     checked_clouds,
     checked_weights,
 )
@@ -187,9 +188,7 @@ def check_sinkhorn_options(options: SinkhornOptions) -> None:
     check_order(options.order)
     check_positive("epsilon", options.epsilon)
     check_at_least("max_iterations", options.max_iterations, 1)
-    check_positive("tolerance", options.tolerance)
-    if options.tolerance >= 1:
-        raise ValueError(f"`tolerance` must be in (0, 1), got {options.tolerance}.")
+    check_share("tolerance", options.tolerance)
     check_flag("relative", options.relative)
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from otmetrics.functional.checks import check_order
+from otmetrics.functional.monte_carlo import error_of_mean, error_of_root
 from otmetrics.functional.result import TransportResult, root
-from otmetrics.functional.sliced import standard_error
 
 NUM_BINS = 4096
 """Bins a direction: 16 MiB of counts for 1024 directions."""
@@ -88,7 +88,7 @@ def merged_sketches(first: Sketch, second: Sketch) -> Sketch:
     return Sketch(counts, torch.stack([levels, low, high], 1))
 
 
-def sketched_result(real: Sketch, fake: Sketch, order: float) -> TransportResult:
+def sketched_result(real: Sketch, fake: Sketch, order: float, *, block: int = 1) -> TransportResult:
     """Sliced Wasserstein distance between two sketches, with a bound on the error of sketching.
 
     Within a bin the samples are taken to be spread evenly. They are at most one bin away, so SW_p
@@ -101,9 +101,11 @@ def sketched_result(real: Sketch, fake: Sketch, order: float) -> TransportResult
         real: Sketch along L directions.
         fake: Sketch along the same directions.
         order: The order p >= 1.
+        block: Directions that depend on each other; see `directions.block_size`.
 
     Returns:
-        Value and cost, the standard error of the value over the directions, and the bounds.
+        The plain mean over the directions as cost and its root as value, the standard error of the
+        value over the directions, and the bounds.
 
     Raises:
         ValueError: If a cost does not fit float64.
@@ -117,6 +119,8 @@ def sketched_result(real: Sketch, fake: Sketch, order: float) -> TransportResult
             "scale both clouds down."
         )
     value = root(cost, order)
+    several = len(slices) > block
+    monte_carlo = error_of_root(error_of_mean(slices, block), cost, order) if several else None
     error = sum(
         (_width(one.window[:, 0]).pow(order).mean() / (order + 1)) ** (1 / order)
         for one in (real, fake)
@@ -126,7 +130,7 @@ def sketched_result(real: Sketch, fake: Sketch, order: float) -> TransportResult
         cost=cost,
         lower_bound=(value - error).clamp_min(0).pow(order),
         upper_bound=(value + error).pow(order),
-        standard_error=standard_error(slices, value, order) if len(slices) > 1 else None,
+        standard_error=monte_carlo,
         message=f"mean over {len(slices)} directions, from histograms of {NUM_BINS} bins",
     )
 

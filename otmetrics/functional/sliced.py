@@ -1,37 +1,66 @@
 """Sliced Wasserstein: the mean one-dimensional transport cost over random directions."""
 
+import math
+import warnings
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional.checks import (
     check_at_least,
+    check_flag,
     check_order,
+    check_share,
     check_tensor,
     checked_clouds,
     checked_weights,
 )
-from otmetrics.functional.cost import centred, ieee_matmul
+from otmetrics.functional.directions import block_size, random_directions
+from otmetrics.functional.monte_carlo import controlled, error_of_mean, error_of_root
 from otmetrics.functional.result import TransportResult, root
-from otmetrics.functional.univariate import line_costs
+from otmetrics.functional.slices import (
+    Measure,
+    costs_along,
+    costs_and_squares_along,
+    measured,
+    split_costs_along,
+)
 
-_CHUNK_ELEMENTS = 2**24
+_FAR = 16.0  # squared distance of the mean from the origin, in variances, from which clouds move
+_MOST_GROWTH = 4  # factor by which one round may add to the directions of the round before
+_MOST_PER_SPLIT = 16  # directions that share one split into halves
+_ROUNDINGS = 64  # distances below this many roundings of a projection are zero
 
 
-def random_directions(
-    dimension: int, num_projections: int, *, generator: torch.Generator
-) -> Tensor:
-    """Independent directions, uniform on the unit sphere.
+class SlicedOptions(NamedTuple):
+    """Options of a sliced distance; see `sliced_result`."""
 
-    Args:
-        dimension: D.
-        num_projections: L.
-        generator: A CPU generator, so that one seed gives the same directions on every device.
+    order: float = 2.0
+    num_projections: int = 1024
+    orthogonal: bool = True
+    tolerance: float | None = None
+    max_projections: int = 65536
+    debiased: bool = False
 
-    Returns:
-        Directions (D, L) in float64, columns of length one.
-    """
-    normal = torch.randn(num_projections, dimension, generator=generator, dtype=torch.float64)
-    return torch.nn.functional.normalize(normal, dim=1).T.contiguous()
+
+class _Question(NamedTuple):
+    """Clouds (..., N, D) near the origin, their weights in float64, and the options."""
+
+    real: Tensor
+    fake: Tensor
+    a: Tensor | None
+    b: Tensor | None
+    options: SlicedOptions
+
+
+class _Slices(NamedTuple):
+    """Costs (..., L) along some directions, controls (..., L, Q) and squares (..., L, 2)."""
+
+    costs: Tensor
+    controls: Tensor
+    squares: Tensor
 
 
 def sliced_result(
@@ -40,6 +69,10 @@ def sliced_result(
     *,
     order: float = 2.0,
     num_projections: int = 1024,
+    orthogonal: bool = True,
+    tolerance: float | None = None,
+    max_projections: int = 65536,
+    debiased: bool = False,
     directions: Tensor | None = None,
     generator: torch.Generator | None = None,
     real_weights: Tensor | None = None,
@@ -47,21 +80,35 @@ def sliced_result(
 ) -> TransportResult:
     """Sliced Wasserstein cost SW_p^p = E_theta W_p^p(theta . real, theta . fake), estimated.
 
-    Time O(L (N + M) (D + log(N + M))); memory O((N + M) (D + chunk)) without gradient.
+    Random directions are corrected by control variates: the squared difference of the projected
+    means and both projected variances have known means over the sphere, and follow the costs
+    closely; where they do not, they are left out. Translations, and at p = 2 scalings about the
+    mean, are exact. Time O(L (N + M) (D + log(N + M))), memory O((N + M) (D + chunk)), both also
+    with gradient, whatever L.
 
     Args:
         real: Features (N, D) or (B, N, D).
         fake: Features (M, D) or (B, M, D); M may differ from N.
         order: The order p >= 1.
         num_projections: Number L of random directions, ignored when `directions` are given.
-        directions: Unit directions (D, L) to use instead of random ones.
-        generator: CPU generator of the directions; None seeds one with 0.
+        orthogonal: Whether random directions come in independent blocks of orthonormal ones;
+            see `random_directions`.
+        tolerance: Standard error of the value, as a share of the value in (0, 1), below which no
+            more directions are added; None takes L directions.
+        max_projections: Most directions to add, at least L. Only read with `tolerance`.
+        debiased: Whether to multiply the differences of two independent pairs of halves of the
+            samples instead of squaring one: at p = 2 the expectation of the cost is then 0 where
+            both laws agree, as that of no other distance between samples is, and the cost may be
+            negative. Each block of directions splits anew, into halves of the smaller size.
+        directions: Unit directions (D, L) to use instead of random ones; the plain mean over them.
+        generator: CPU generator of directions and splits; None seeds one with 0.
         real_weights: Non-negative weights (N,) or (B, N), normalised here; None for uniform.
         fake_weights: The same for `fake`.
 
     Returns:
-        Value and cost with the standard error of the value over the random directions (None for
-        given directions or a single one). Differentiable in both clouds.
+        Value and cost with the standard error of the value over the random directions and splits
+        (None for given directions or fewer than two). The value of a negative cost is minus the
+        root of its size. Differentiable once in both clouds.
 
     Raises:
         TypeError: If a cloud is not a floating tensor.
@@ -69,28 +116,34 @@ def sliced_result(
 
     References:
         Rabin, Peyre, Delon, Bernot, Wasserstein barycenter and its application to texture mixing,
-        2011; Bonneel et al., Sliced and Radon Wasserstein barycenters of measures, 2015.
+        2011; Bonneel et al., Sliced and Radon Wasserstein barycenters of measures, 2015; Nguyen and
+        Ho, Sliced Wasserstein estimation with control variates, 2024; Rowland et al., Orthogonal
+        estimation of Wasserstein distances, 2019.
     """
-    check_order(order)
-    check_at_least("num_projections", num_projections, 1)
-    real, fake = checked_clouds(real, fake, order=order)
+    options = SlicedOptions(
+        order, num_projections, orthogonal, tolerance, max_projections, debiased
+    )
+    check_sliced_options(options)
+    least = 2 if debiased else 1
+    real, fake = checked_clouds(real, fake, order=order, min_samples=least)
     a = checked_weights("real_weights", real_weights, real)
     b = checked_weights("fake_weights", fake_weights, fake)
-    given = directions is not None
+    if debiased and not (a is None and b is None):
+        raise ValueError("`debiased` must be False for weighted samples, which halves do not have.")
+    generator = generator or torch.Generator().manual_seed(0)
+    question = _Question(*_near_origin(real, fake), a, b, options)
     if directions is None:
-        generator = generator or torch.Generator().manual_seed(0)
-        directions = random_directions(real.shape[-1], num_projections, generator=generator)
-    directions = _checked_directions(directions, real)
-    slices = _slice_costs(*centred(real, fake), directions, order, a, b)
-    cost = slices.mean(-1)
-    value = root(cost, order)
-    error = None if given or slices.shape[-1] < 2 else standard_error(slices, value, order)
-    return TransportResult(
-        value=value.to(real.dtype),
-        cost=cost.to(real.dtype),
-        standard_error=None if error is None else error.to(real.dtype),
-        message=f"mean over {slices.shape[-1]} directions",
-    )
+        return _estimated(question, generator)
+    if tolerance is not None:
+        raise ValueError("`tolerance` must be None for given `directions`: none can be added.")
+    rows = _checked_directions(directions, real)
+    measure = costs_along(order, _row(a), _row(b))
+    block = len(rows)
+    if debiased:
+        block = _block(question, block)
+        measure = _splitting(question, len(rows), block, generator)
+    costs = measured(question.real, question.fake, rows, measure, block)[..., 0]
+    return _result(costs.mean(-1), None, question, f"mean over {len(rows)} given directions")
 
 
 def sliced_wasserstein(
@@ -106,7 +159,7 @@ def sliced_wasserstein(
 ) -> Tensor:
     """Sliced Wasserstein distance SW_p, the p-th root of the mean cost over directions.
 
-    `sliced_result` has the same arguments, cost and references, and returns the error too.
+    `sliced_result` has the same arguments and more, cost and references, and returns the error too.
 
     Args:
         real: Features (N, D) or (B, N, D).
@@ -138,8 +191,28 @@ def sliced_wasserstein(
     ).value
 
 
+def check_sliced_options(options: SlicedOptions) -> None:
+    """Raise unless every option keeps its rule.
+
+    Args:
+        options: The options of a sliced distance.
+
+    Raises:
+        ValueError: If one does not.
+    """
+    check_order(options.order)
+    check_at_least("num_projections", options.num_projections, 1)
+    check_flag("orthogonal", options.orthogonal)
+    check_flag("debiased", options.debiased)
+    if options.debiased and options.order != 2:
+        raise ValueError(f"`debiased` must be False unless `order` is 2, got {options.order}.")
+    if options.tolerance is not None:
+        check_share("tolerance", options.tolerance)
+        check_at_least("max_projections", options.max_projections, options.num_projections)
+
+
 def _checked_directions(directions: Tensor, cloud: Tensor) -> Tensor:
-    """Directions (D, L) of length one on the device and in the dtype of the cloud."""
+    """Directions of length one as rows (L, D) on the device and in the dtype of the cloud."""
     check_tensor("directions", directions)
     if directions.ndim != 2 or directions.shape[0] != cloud.shape[-1] or directions.shape[1] < 1:
         raise ValueError(
@@ -152,40 +225,157 @@ def _checked_directions(directions: Tensor, cloud: Tensor) -> Tensor:
             "`directions` must have columns of length 1, got lengths from "
             f"{lengths.min():.3g} to {lengths.max():.3g}: divide by them."
         )
-    return directions.detach().to(cloud)
+    return directions.detach().T.to(cloud).contiguous()
 
 
-def _slice_costs(
-    real: Tensor,
-    fake: Tensor,
-    directions: Tensor,
-    order: float,
-    real_weights: Tensor | None,
-    fake_weights: Tensor | None,
-) -> Tensor:
-    """Costs (..., L) in float64, one a direction, in chunks that bound the memory."""
-    a = None if real_weights is None else real_weights.unsqueeze(-2)
-    b = None if fake_weights is None else fake_weights.unsqueeze(-2)
-    rows = real[..., 0].numel() + fake[..., 0].numel()
-    costs = []
-    for chunk in directions.T.split(max(1, _CHUNK_ELEMENTS // rows)):
-        with ieee_matmul(real.device):
-            projected = chunk @ real.mT, chunk @ fake.mT
-        costs.append(line_costs(*projected, order, a, b))
-    return torch.cat(costs, -1)
+def _near_origin(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Both clouds moved together where they lie so far out that projections would lose digits."""
+    centre = ((real.detach().mean(-2) + fake.detach().mean(-2)) / 2).unsqueeze(-2)
+    squares = (_mean_square(cloud.detach(), None) for cloud in (real, fake))
+    out = centre.double().square().sum((-2, -1))
+    inside = sum(squares) / 2 - out
+    if bool((out <= _FAR * inside).all()):
+        return real, fake
+    return real - centre, fake - centre
 
 
-def standard_error(slices: Tensor, value: Tensor, order: float) -> Tensor:
-    """Standard error of the p-th root of the mean of independent slices, by the delta method.
+def _estimated(question: _Question, generator: torch.Generator) -> TransportResult:
+    """The mean over random directions, with its error; more of them until it is small enough."""
+    options = question.options
+    tolerance = options.tolerance
+    block = _block(question, options.num_projections)
+    most = options.num_projections if tolerance is None else options.max_projections
+    target, slices = options.num_projections, None
+    while True:
+        if tolerance is not None:
+            target = min(-(-target // block) * block, max(block, most // block * block))
+        done = 0 if slices is None else slices.costs.shape[-1]
+        more = _sliced(question, target - done, block, generator)
+        slices = more if slices is None else _joined(slices, more)
+        costs, factor = controlled(slices.costs, slices.controls, positive=not options.debiased)
+        cost = costs.mean(-1)
+        error = None
+        if target > block:
+            error = error_of_mean(costs, block) * factor.sqrt()
+            error = error_of_root(error, cost, options.order)
+        if tolerance is None or error is None:
+            return _result(cost, error, question, f"mean over {target} directions")
+        missing = _missing(cost, error, slices.squares, question)
+        if missing <= 1:
+            return _result(cost, error, question, f"mean over {target} directions")
+        if target + block > most:
+            message = (
+                f"{target} directions leave a standard error {missing:.2g} times as large as "
+                f"`tolerance` ({tolerance}) allows: raise it or `max_projections` ({most})."
+            )
+            warnings.warn(message, ConvergenceWarning, stacklevel=4)
+            return _result(cost, error, question, message, converged=False)
+        growth = min(1.1 * missing**2, _MOST_GROWTH)
+        target = max(target + block, math.ceil(target * growth))
 
-    Args:
-        slices: Costs (..., L), L >= 2, one a direction.
-        value: The root of their mean (...).
-        order: The order p.
 
-    Returns:
-        Errors (...).
-    """
-    error = slices.detach().std(-1) / slices.shape[-1] ** 0.5
-    slope = order * value.detach() ** (order - 1)
-    return torch.where(slope > 0, error / slope.clamp_min(torch.finfo(error.dtype).tiny), 0.0)
+def _missing(cost: Tensor, error: Tensor, squares: Tensor, question: _Question) -> float:
+    """The largest error of a batch as a multiple of what is allowed; 0 where all is rounding."""
+    order, tolerance = question.options.order, question.options.tolerance
+    assert tolerance is not None
+    value = root(cost.detach().abs(), order)
+    lengths = squares.detach().mean(-2).sum(-1).sqrt()
+    rounding = _ROUNDINGS * torch.finfo(question.real.dtype).eps * lengths
+    ratio = torch.where(value > rounding, error / (tolerance * value.clamp_min(1e-300)), 0.0)
+    return float(ratio.max())
+
+
+def _sliced(
+    question: _Question, num_projections: int, block: int, generator: torch.Generator
+) -> _Slices:
+    """Costs and controls along new random directions."""
+    real, fake, a, b, options = question
+    dimension = real.shape[-1]
+    directions = random_directions(
+        dimension, num_projections, generator=generator, orthogonal=options.orthogonal, block=block
+    )
+    rows = directions.T.to(real)
+    if options.debiased:
+        border: int | None = block
+        measure = _splitting(question, num_projections, block, generator)
+    else:
+        border, measure = None, costs_and_squares_along(options.order, _row(a), _row(b))
+    numbers = measured(real, fake, rows, measure, border)
+    costs, squares = numbers[..., 0], numbers[..., 1:]
+    return _Slices(costs, _controls(question, rows, squares), squares)
+
+
+def _block(question: _Question, num_projections: int) -> int:
+    """Directions a block: few enough for many blocks where each splits the samples anew."""
+    options = question.options
+    most = _MOST_PER_SPLIT if options.debiased else None
+    dimension = question.real.shape[-1]
+    return block_size(dimension, num_projections, orthogonal=options.orthogonal, most=most)
+
+
+def _splitting(
+    question: _Question, num_projections: int, block: int, generator: torch.Generator
+) -> Measure:
+    """The split-half measure, with a seed for each block."""
+    seeds = torch.randint(2**62, (-(-num_projections // block),), generator=generator)
+    sizes = question.real.shape[-2], question.fake.shape[-2]
+    return split_costs_along(sizes, block, seeds)
+
+
+def _controls(question: _Question, rows: Tensor, squares: Tensor) -> Tensor:
+    """Functions of the directions whose mean over the sphere is 0; see `sliced_result`."""
+    sides = (question.real, question.a), (question.fake, question.b)
+    dimension = rows.shape[-1]
+    means = [_mean(*side) for side in sides]
+    along = [mean @ rows.double().T for mean in means]
+    shift = (along[0] - along[1]).square()
+    controls = [shift - ((means[0] - means[1]).square().sum(-1) / dimension).unsqueeze(-1)]
+    for i, side in enumerate(sides):
+        variance = squares[..., i] - along[i].square()
+        expected = (_mean_square(*side) - means[i].square().sum(-1)) / dimension
+        controls.append(variance - expected.unsqueeze(-1))
+    return torch.stack(controls, -1)
+
+
+def _mean(cloud: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean (..., D) in float64. Any vector near it would serve as well."""
+    if weights is None:
+        return cloud.mean(-2).double()
+    return (weights.to(cloud.dtype).unsqueeze(-2) @ cloud).squeeze(-2).double()
+
+
+def _mean_square(cloud: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean squared length (...) in float64."""
+    squares = torch.linalg.vector_norm(cloud, dim=-1).double().square()
+    return squares.mean(-1) if weights is None else (squares * weights).sum(-1)
+
+
+def _joined(first: _Slices, second: _Slices) -> _Slices:
+    """Slices along all of the directions."""
+    return _Slices(
+        torch.cat([first.costs, second.costs], -1),
+        torch.cat([first.controls, second.controls], -2),
+        torch.cat([first.squares, second.squares], -2),
+    )
+
+
+def _row(weights: Tensor | None) -> Tensor | None:
+    """Weights (..., 1, N), the same along every direction."""
+    return None if weights is None else weights.unsqueeze(-2)
+
+
+def _result(
+    cost: Tensor, error: Tensor | None, question: _Question, message: str, converged: bool = True
+) -> TransportResult:
+    """Round to the dtype of the clouds."""
+    dtype, order = question.real.dtype, question.options.order
+    value = root(cost, order)
+    if question.options.debiased:
+        value = value - root(-cost, order)
+    return TransportResult(
+        value=value.to(dtype),
+        cost=cost.to(dtype),
+        standard_error=None if error is None else error.to(dtype),
+        converged=converged,
+        message=message,
+    )

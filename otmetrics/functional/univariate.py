@@ -1,6 +1,7 @@
 """Optimal transport on the line: sorting solves it, for every order p >= 1 at once."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -78,31 +79,45 @@ def line_costs(
     Returns:
         Costs (...) in float64.
     """
-    if real_weights is None and fake_weights is None:
-        return _uniform_cost(_sorted(real), _sorted(fake), order)
-    return _weighted_cost(real, fake, order, real_weights, fake_weights)
+    if real_weights is not None or fake_weights is not None:
+        if order == 1:
+            return _weighted_area(real, fake, real_weights, fake_weights)
+        return _weighted_cost(real, fake, order, real_weights, fake_weights)
+    real, fake = sorted_values(real), sorted_values(fake)
+    if real.shape[-1] == fake.shape[-1]:
+        return _powers(real - fake, order).mean(-1)
+    rows, columns, widths = _merged_on(real.shape[-1], fake.shape[-1], real.device)
+    difference = real.index_select(-1, rows) - fake.index_select(-1, columns)
+    return (_powers(difference, order) * widths).sum(-1)
 
 
-def _sorted(values: Tensor) -> Tensor:
-    """Sort the last dimension; numpy's vectorised sort wins on the CPU when no graph is needed."""
-    if values.device.type == "cpu" and not values.requires_grad:
-        return torch.from_numpy(np.sort(values.numpy(), axis=-1))
-    return values.sort(dim=-1).values
+def sorted_values(values: Tensor) -> Tensor:
+    """Sort the last dimension, by numpy's vectorised sort on the CPU, several times faster there.
+
+    Args:
+        values: Values (..., N).
+
+    Returns:
+        Ascending values, differentiable.
+    """
+    if values.device.type != "cpu":
+        return values.sort(dim=-1).values
+    if values.requires_grad:
+        return values.gather(-1, _ranking(values))
+    return torch.from_numpy(np.sort(values.numpy(), axis=-1))
+
+
+def _ranking(values: Tensor) -> Tensor:
+    """The permutation that sorts the last dimension."""
+    if values.device.type != "cpu":
+        return values.argsort(dim=-1)
+    return torch.from_numpy(np.argsort(values.detach().numpy(), axis=-1))
 
 
 def _powers(difference: Tensor, order: float) -> Tensor:
     """|difference|^p in float64."""
     difference = difference.double()
     return difference.square() if order == 2 else difference.abs().pow(order)
-
-
-def _uniform_cost(real: Tensor, fake: Tensor, order: float) -> Tensor:
-    """Cost between sorted samples of equal weights."""
-    if real.shape[-1] == fake.shape[-1]:
-        return _powers(real - fake, order).mean(-1)
-    rows, columns, widths = merged_quantiles(real.shape[-1], fake.shape[-1])
-    difference = real[..., rows.to(real.device)] - fake[..., columns.to(fake.device)]
-    return (_powers(difference, order) * widths.to(real.device)).sum(-1)
 
 
 def merged_quantiles(num_real: int, num_fake: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,6 +141,38 @@ def merged_quantiles(num_real: int, num_fake: int) -> tuple[Tensor, Tensor, Tens
     return starts // num_fake, starts // num_real, widths
 
 
+@lru_cache(maxsize=4)
+def _merged_on(num_real: int, num_fake: int, device: torch.device) -> tuple[Tensor, ...]:
+    """`merged_quantiles` on a device: every chunk of slices needs the same."""
+    return tuple(part.to(device) for part in merged_quantiles(num_real, num_fake))
+
+
+def _weighted_area(
+    real: Tensor, fake: Tensor, real_weights: Tensor | None, fake_weights: Tensor | None
+) -> Tensor:
+    """The area between both distribution functions, which is W_1: one sort of all values."""
+    values = torch.cat([real, fake], -1)
+    ranking = _ranking(values)
+    a, b = _filled(real, real_weights), _filled(fake, fake_weights)
+    above = _levels(torch.cat([a, torch.zeros_like(b)], -1).gather(-1, ranking))
+    below = _levels(torch.cat([torch.zeros_like(a), b], -1).gather(-1, ranking))
+    gaps = values.gather(-1, ranking).double().diff(dim=-1)
+    return (gaps * (above - below).abs()[..., :-1]).sum(-1)
+
+
+def _levels(weights: Tensor) -> Tensor:
+    """Cumulative weights, 1 to the bit at the end: nothing reaches onto a weightless point."""
+    levels = weights.cumsum(-1)
+    return levels / levels[..., -1:]
+
+
+def _filled(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Weights (..., N) in float64, uniform where none are given."""
+    if weights is not None:
+        return weights.expand(values.shape)
+    return torch.full_like(values, 1 / values.shape[-1], dtype=torch.float64)
+
+
 def _weighted_cost(
     real: Tensor,
     fake: Tensor,
@@ -146,11 +193,5 @@ def _weighted_cost(
 
 def _quantile_function(values: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Sorted values and the cumulative weight (float64) up to and including each."""
-    values, permutation = values.sort(dim=-1)
-    if weights is None:
-        weights = torch.full_like(values, 1 / values.shape[-1], dtype=torch.float64)
-    else:
-        weights = weights.expand(values.shape).gather(-1, permutation)
-    levels = weights.cumsum(-1)
-    # The last level is 1 to the bit, so that no search runs past it onto a weightless point.
-    return values, levels / levels[..., -1:]
+    ranking = _ranking(values)
+    return values.gather(-1, ranking), _levels(_filled(values, weights).gather(-1, ranking))

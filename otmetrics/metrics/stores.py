@@ -13,10 +13,10 @@ from torch import Tensor
 
 from otmetrics.functional.checks import check_at_least, check_seed
 from otmetrics.functional.cost import ieee_matmul
+from otmetrics.functional.directions import random_directions
 from otmetrics.functional.moments import Moments, merged_moments, moments
 from otmetrics.functional.reservoir import Reservoir, lowest, merged_reservoirs
 from otmetrics.functional.sketch import NUM_BINS, Sketch, merged_sketches, sketch
-from otmetrics.functional.sliced import random_directions
 from otmetrics.metrics.rows import appended
 
 Memory = dict[str, Any]
@@ -198,10 +198,12 @@ class QuantileSketch:
     Attributes:
         num_projections: L.
         seed: Of the directions.
+        orthogonal: Whether they come in blocks of orthonormal ones.
     """
 
     num_projections: int
     seed: int
+    orthogonal: bool
 
     def empty(self) -> Memory:
         """No samples."""
@@ -211,7 +213,13 @@ class QuantileSketch:
         """Sketch of a batch."""
         if not len(features):
             return self._nothing(self.num_projections, features.device)
-        options = features.shape[1], self.num_projections, self.seed, features.device
+        options = (
+            features.shape[1],
+            self.num_projections,
+            self.seed,
+            self.orthogonal,
+            features.device,
+        )
         rows, columns = features.double(), max(1, _CHUNK_NUMBERS // len(features))
         with ieee_matmul(features.device):
             parts = [sketch(some @ rows.T) for some in _directions(*options).split(columns)]
@@ -269,8 +277,12 @@ def joined(chunks: list[Tensor]) -> Tensor:
 
 
 @lru_cache(maxsize=2)
-def _directions(dimension: int, num_projections: int, seed: int, device: torch.device) -> Tensor:
+def _directions(
+    dimension: int, num_projections: int, seed: int, orthogonal: bool, device: torch.device
+) -> Tensor:
     """Directions (L, D) in float64, those of `Sliced` with this seed."""
     generator = torch.Generator().manual_seed(seed)
-    directions = random_directions(dimension, num_projections, generator=generator)
+    directions = random_directions(
+        dimension, num_projections, generator=generator, orthogonal=orthogonal
+    )
     return directions.T.contiguous().to(device)

@@ -17,7 +17,7 @@ from otmetrics import (
     WassersteinFeatureDistance,
     score_features,
 )
-from otmetrics.functional import sliced_result
+from otmetrics.functional import random_directions, sliced_result
 
 SCORES = {
     "sliced_wasserstein": {},
@@ -102,6 +102,14 @@ def test_result_and_compute_solve_once(cached):
             '`streaming` must be False unless `method` is "sl',
         ),
         ({"streaming": True, "max_samples": 9}, "`max_samples` must be None with streaming"),
+        (
+            {"streaming": True, "method": Sliced(tolerance=0.1)},
+            "`method` must have neither `debiased` nor",
+        ),
+        (
+            {"streaming": True, "method": Sliced(debiased=True)},
+            "`method` must have neither `debiased` nor",
+        ),
         ({"streaming": "yes"}, "`streaming` must be True or False, got 'yes'"),
     ],
 )
@@ -222,9 +230,8 @@ def test_no_convergence_is_said():
 
 def test_directions_of_a_stream_are_those_of_the_solver():
     metric = filled(CASES["streaming"])
-    exact = sliced_result(
-        REAL, FAKE, num_projections=40, generator=torch.Generator().manual_seed(3)
-    )
+    directions = random_directions(REAL.shape[1], 40, generator=torch.Generator().manual_seed(3))
+    exact = sliced_result(REAL, FAKE, directions=directions)
     result = metric.result()
     assert result.lower_bound <= exact.cost <= result.upper_bound
     assert metric.compute() == expected(CASES["streaming"])

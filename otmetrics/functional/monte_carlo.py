@@ -1,0 +1,86 @@
+"""Means over random directions: control variates, and standard errors that keep their word."""
+
+import torch
+from torch import Tensor
+
+from otmetrics.functional.result import root
+
+_FEWEST_PER_CONTROL = 8  # values that a regression needs for each of its coefficients
+_RIDGE = 1e-10  # share of the diagonal: collinear controls share their coefficient
+
+
+def controlled(values: Tensor, controls: Tensor, *, positive: bool = True) -> tuple[Tensor, Tensor]:
+    """Values with the same mean over the sphere and less variance.
+
+    Subtracts the least-squares combination of the controls; where that would not lower the
+    variance, it leaves the values as they are. Coefficients come from the same values, which biases
+    their mean by O(1/L).
+
+    Args:
+        values: Values (..., L), one a direction.
+        controls: Functions (..., L, Q) of the same directions whose means over the sphere are 0.
+        positive: Whether the mean is known to be positive: controls that contradict are not used.
+
+    Returns:
+        New values (..., L), and the factor (...) by which their sample variance falls short for
+        the Q coefficients that were fitted.
+
+    References:
+        Nguyen and Ho, Sliced Wasserstein estimation with control variates, 2024; Owen, Monte Carlo
+        theory, methods and examples, 2013, section 8.9.
+    """
+    length, num = controls.shape[-2:]
+    nothing = torch.ones_like(values[..., 0])
+    if length < _FEWEST_PER_CONTROL * num or not torch.isfinite(controls).all():
+        return values, nothing
+    scale = controls.detach().abs().amax(-2, keepdim=True)
+    controls = controls / torch.where(scale > 0, scale, 1.0)
+    spread = controls - controls.mean(-2, keepdim=True)
+    gram = spread.mT @ spread
+    ridge = _RIDGE * gram.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
+    ridge = torch.where(ridge > 0, ridge, 1.0)[..., None, None]
+    identity = torch.eye(num, dtype=gram.dtype, device=gram.device)
+    deviations = (values - values.mean(-1, keepdim=True)).unsqueeze(-1)
+    slopes = torch.linalg.solve(gram + ridge * identity, spread.mT @ deviations)
+    adjusted = values - (controls @ slopes).squeeze(-1)
+    factor = (length - 1) / (length - 1 - num)
+    better = adjusted.detach().var(-1) * factor < values.detach().var(-1)
+    if positive:
+        better = better & (adjusted.detach().mean(-1) > 0)
+    return (
+        torch.where(better.unsqueeze(-1), adjusted, values),
+        torch.where(better, factor * nothing, nothing),
+    )
+
+
+def error_of_mean(values: Tensor, block: int) -> Tensor:
+    """Standard error of the mean of values of which those of one block depend on each other.
+
+    Args:
+        values: Values (..., L), L > block.
+        block: Values a block; the last block holds what remains.
+
+    Returns:
+        Errors (...), from the differences between the means of blocks.
+    """
+    length = values.shape[-1]
+    deviations = values.detach() - values.detach().mean(-1, keepdim=True)
+    num = -(-length // block)
+    deviations = torch.nn.functional.pad(deviations, (0, num * block - length))
+    sums = deviations.unflatten(-1, (num, block)).sum(-1)
+    return (sums.square().sum(-1) * (num / (num - 1))).sqrt() / length
+
+
+def error_of_root(error: Tensor, cost: Tensor, order: float) -> Tensor:
+    """Standard error of the p-th root of a cost, by the delta method.
+
+    Args:
+        error: Standard error (...) of the cost.
+        cost: The cost (...).
+        order: The order p.
+
+    Returns:
+        Errors (...), 0 where the cost is 0.
+    """
+    slope = order * root(cost.detach().abs(), order) ** (order - 1)
+    return torch.where(slope > 0, error / slope.clamp_min(torch.finfo(error.dtype).tiny), 0.0)

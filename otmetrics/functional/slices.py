@@ -1,0 +1,168 @@
+"""Transport along many directions: projected, solved and differentiated in chunks."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otmetrics.functional.cost import ieee_matmul
+from otmetrics.functional.univariate import line_costs, sorted_values
+
+_CHUNK_ELEMENTS = 2**23  # values that a chunk projects: fewer are slower, more not faster
+
+Measure = Callable[[Tensor, Tensor, int], Tensor]
+"""Numbers (..., C, K) in float64 from projections (..., C, N) and (..., C, M) of the C directions
+from a given one on."""
+
+
+def measured(
+    real: Tensor, fake: Tensor, directions: Tensor, measure: Measure, block: int | None = None
+) -> Tensor:
+    """What a function of the projections says along each direction.
+
+    Memory O((N + M) (D + chunk)) for the numbers and for their gradient, whatever L: the backward
+    pass projects again.
+
+    Args:
+        real: Features (..., N, D).
+        fake: Features (..., M, D).
+        directions: Rows (L, D) in their dtype.
+        measure: The function; no chunk that it gets crosses a multiple of `block`.
+        block: Directions that belong together; None for no such border.
+
+    Returns:
+        Numbers (..., L, K) in float64, differentiable once in both clouds.
+    """
+    return _Measured.apply(real, fake, directions, measure, block)
+
+
+class _Measured(torch.autograd.Function):
+    """A chunked map over directions that keeps nothing of its chunks."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        real: Tensor,
+        fake: Tensor,
+        directions: Tensor,
+        measure: Measure,
+        block: int | None,
+    ) -> Tensor:
+        ctx.save_for_backward(real, fake, directions)
+        ctx.measure, ctx.block = measure, block
+        return torch.cat(
+            [
+                measure(*_projected(real, fake, directions[part]), part.start)
+                for part in _parts(real, fake, len(directions), block)
+            ],
+            -2,
+        )
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        real, fake, directions = ctx.saved_tensors
+        needed = [side for side in (0, 1) if ctx.needs_input_grad[side]]
+        totals = [torch.zeros_like((real, fake)[side]) for side in needed]
+        for part in _parts(real, fake, len(directions), ctx.block):
+            chunk = directions[part]
+            lines = _projected(real, fake, chunk)
+            for side in needed:
+                lines[side].requires_grad_()
+            with torch.enable_grad():
+                numbers = ctx.measure(*lines, part.start)
+            along = torch.autograd.grad(
+                numbers, [lines[side] for side in needed], gradient[..., part, :]
+            )
+            with ieee_matmul(real.device):
+                for total, line in zip(totals, along, strict=True):
+                    total += line.mT @ chunk
+        by_side = dict(zip(needed, totals, strict=True))
+        return by_side.get(0), by_side.get(1), None, None, None
+
+
+def _projected(real: Tensor, fake: Tensor, chunk: Tensor) -> tuple[Tensor, Tensor]:
+    """Both clouds along some directions, (..., C, N) and (..., C, M)."""
+    with ieee_matmul(real.device):
+        return chunk @ real.mT, chunk @ fake.mT
+
+
+def _parts(real: Tensor, fake: Tensor, num: int, block: int | None) -> Iterator[slice]:
+    """Cut the directions into chunks that bound the memory."""
+    values = real[..., 0].numel() + fake[..., 0].numel()
+    size = max(1, _CHUNK_ELEMENTS // values)
+    block = block or num
+    for first in range(0, num, block):
+        last = min(first + block, num)
+        for start in range(first, last, size):
+            yield slice(start, min(start + size, last))
+
+
+def costs_along(order: float, real_weights: Tensor | None, fake_weights: Tensor | None) -> Measure:
+    """Measure of the cost W_p^p alone.
+
+    Args:
+        order: The order p.
+        real_weights: Float64 weights (..., 1, N) that sum to one, or None.
+        fake_weights: The same (..., 1, M).
+
+    Returns:
+        A measure with K = 1.
+    """
+
+    def measure(real: Tensor, fake: Tensor, start: int) -> Tensor:
+        return line_costs(real, fake, order, real_weights, fake_weights).unsqueeze(-1)
+
+    return measure
+
+
+def costs_and_squares_along(
+    order: float, real_weights: Tensor | None, fake_weights: Tensor | None
+) -> Measure:
+    """Measure of the cost W_p^p and of both mean squares, with the arguments of `costs_along`."""
+
+    def measure(real: Tensor, fake: Tensor, start: int) -> Tensor:
+        costs = line_costs(real, fake, order, real_weights, fake_weights)
+        squares = _mean_square(real, real_weights), _mean_square(fake, fake_weights)
+        return torch.stack([costs, *squares], -1)
+
+    return measure
+
+
+def split_costs_along(sizes: tuple[int, int], block: int, seeds: Tensor) -> Measure:
+    """Measure of the split-half cost and of both mean squares; see `sliced_result`.
+
+    All four halves have one size, as quantiles of samples of two sizes differ on average.
+
+    Args:
+        sizes: N and M, at least 2.
+        block: Directions that share one split.
+        seeds: Of the split of each block, int64 on the CPU.
+
+    Returns:
+        A measure with K = 3.
+    """
+    half = min(sizes) // 2
+
+    def measure(real: Tensor, fake: Tensor, start: int) -> Tensor:
+        generator = torch.Generator().manual_seed(int(seeds[start // block]))
+        product = torch.ones((), dtype=torch.float64, device=real.device)
+        drawn = [torch.randperm(size, generator=generator).to(real.device) for size in sizes]
+        for part in (slice(half), slice(half, 2 * half)):
+            x, y = (
+                sorted_values(line.index_select(-1, ids[part]))
+                for line, ids in zip((real, fake), drawn, strict=True)
+            )
+            product = product * (x - y).double()
+        squares = _mean_square(real, None), _mean_square(fake, None)
+        return torch.stack([product.mean(-1), *squares], -1)
+
+    return measure
+
+
+def _mean_square(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean of the squares over the last dimension, in float64."""
+    if weights is not None:
+        return (values.double().square() * weights).sum(-1)
+    return torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64).square() / values.shape[-1]
