@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOME` says the same at run
     from otmetrics.functional import frechet_distance as frechet_distance
     from otmetrics.functional import frechet_distance_from_moments as frechet_distance_from_moments
     from otmetrics.functional import kernel_distance as kernel_distance
+    from otmetrics.functional import max_sliced_wasserstein as max_sliced_wasserstein
+    from otmetrics.functional import monge_inception_distance as monge_inception_distance
     from otmetrics.functional import precision_recall as precision_recall
     from otmetrics.functional import sinkhorn_divergence as sinkhorn_divergence
     from otmetrics.functional import sliced_wasserstein as sliced_wasserstein
@@ -64,6 +66,8 @@ _HOME = {
         "frechet_distance",
         "frechet_distance_from_moments",
         "kernel_distance",
+        "max_sliced_wasserstein",
+        "monge_inception_distance",
         "precision_recall",
         "sinkhorn_divergence",
         "sliced_wasserstein",

@@ -18,6 +18,12 @@ from otmetrics.functional.manifold import (
     manifold_scores,
     precision_recall,
 )
+from otmetrics.functional.max_sliced import (
+    MaxSlicedResult,
+    max_sliced_result,
+    max_sliced_wasserstein,
+)
+from otmetrics.functional.mind import monge_inception_distance
 from otmetrics.functional.result import TransportResult
 from otmetrics.functional.sinkhorn import entropic_cost, sinkhorn_divergence, sinkhorn_result
 from otmetrics.functional.sliced import sliced_result, sliced_wasserstein
@@ -26,6 +32,7 @@ from otmetrics.functional.univariate import univariate_cost
 __all__ = [
     "DensityCoverage",
     "ManifoldScores",
+    "MaxSlicedResult",
     "PrecisionRecall",
     "TransportResult",
     "barycentric_projection",
@@ -39,6 +46,9 @@ __all__ = [
     "frechet_distance_from_moments",
     "kernel_distance",
     "manifold_scores",
+    "max_sliced_result",
+    "max_sliced_wasserstein",
+    "monge_inception_distance",
     "precision_recall",
     "random_directions",
     "sinkhorn_divergence",

@@ -103,12 +103,19 @@ def sorted_values(values: Tensor) -> Tensor:
     if values.device.type != "cpu":
         return values.sort(dim=-1).values
     if values.requires_grad:
-        return values.gather(-1, _ranking(values))
+        return values.gather(-1, ranking_of(values))
     return torch.from_numpy(np.sort(values.numpy(), axis=-1))
 
 
-def _ranking(values: Tensor) -> Tensor:
-    """The permutation that sorts the last dimension."""
+def ranking_of(values: Tensor) -> Tensor:
+    """The permutation that sorts the last dimension, by numpy on the CPU.
+
+    Args:
+        values: Values (..., N).
+
+    Returns:
+        Indices (..., N).
+    """
     if values.device.type != "cpu":
         return values.argsort(dim=-1)
     return torch.from_numpy(np.argsort(values.detach().numpy(), axis=-1))
@@ -152,16 +159,23 @@ def _weighted_area(
 ) -> Tensor:
     """The area between both distribution functions, which is W_1: one sort of all values."""
     values = torch.cat([real, fake], -1)
-    ranking = _ranking(values)
+    ranking = ranking_of(values)
     a, b = _filled(real, real_weights), _filled(fake, fake_weights)
-    above = _levels(torch.cat([a, torch.zeros_like(b)], -1).gather(-1, ranking))
-    below = _levels(torch.cat([torch.zeros_like(a), b], -1).gather(-1, ranking))
+    above = cumulative(torch.cat([a, torch.zeros_like(b)], -1).gather(-1, ranking))
+    below = cumulative(torch.cat([torch.zeros_like(a), b], -1).gather(-1, ranking))
     gaps = values.gather(-1, ranking).double().diff(dim=-1)
     return (gaps * (above - below).abs()[..., :-1]).sum(-1)
 
 
-def _levels(weights: Tensor) -> Tensor:
-    """Cumulative weights, 1 to the bit at the end: nothing reaches onto a weightless point."""
+def cumulative(weights: Tensor) -> Tensor:
+    """Cumulative weights, 1 to the bit at the end: nothing reaches onto a weightless point.
+
+    Args:
+        weights: Weights (..., N) in the order of their points.
+
+    Returns:
+        Levels (..., N).
+    """
     levels = weights.cumsum(-1)
     return levels / levels[..., -1:]
 
@@ -193,5 +207,5 @@ def _weighted_cost(
 
 def _quantile_function(values: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Sorted values and the cumulative weight (float64) up to and including each."""
-    ranking = _ranking(values)
-    return values.gather(-1, ranking), _levels(_filled(values, weights).gather(-1, ranking))
+    ranking = ranking_of(values)
+    return values.gather(-1, ranking), cumulative(_filled(values, weights).gather(-1, ranking))
