@@ -16,10 +16,11 @@ from otmetrics.functional.checks import (
     checked_clouds,
     checked_weights,
 )
+from otmetrics.functional.debiasing import SinkhornOptions
 from otmetrics.functional.exact import exact_result
 from otmetrics.functional.optimum import ExactOptions, check_exact_options
 from otmetrics.functional.result import TransportResult
-from otmetrics.functional.sinkhorn import SinkhornOptions, check_sinkhorn_options, sinkhorn_result
+from otmetrics.functional.sinkhorn import check_sinkhorn_options, sinkhorn_result
 from otmetrics.functional.sliced import SlicedOptions, check_sliced_options, sliced_result
 
 
@@ -203,6 +204,9 @@ class Sinkhorn:
         relative: Whether `epsilon` is a share of the mean cost between real and fake.
         tolerance: Largest L1 error of a marginal of the plan.
         max_iterations: Most iterations for each of the three terms.
+        memory_limit: Bytes for costs and kernel, beyond which they are computed again in blocks.
+            None for half of the memory of the device.
+        richardson: Whether to extrapolate to epsilon = 0; see `functional.sinkhorn_result`.
 
     Raises:
         ValueError: If an option breaks its rule.
@@ -213,10 +217,11 @@ class Sinkhorn:
     relative: bool = True
     tolerance: float = 1e-5
     max_iterations: int = 2000
+    memory_limit: float | None = None
+    richardson: bool = False
 
     def __post_init__(self) -> None:
-        options = (self.order, self.epsilon, self.relative, self.tolerance, self.max_iterations)
-        check_sinkhorn_options(SinkhornOptions(*options))
+        check_sinkhorn_options(SinkhornOptions(**vars(self)))
 
     def solve(
         self,
@@ -226,7 +231,7 @@ class Sinkhorn:
         real_weights: Tensor | None = None,
         fake_weights: Tensor | None = None,
     ) -> TransportResult:
-        """Solve for the divergence S, its potentials and its convergence.
+        """Solve for the divergence S, its bounds, its potentials and its convergence.
 
         Args:
             real: Features (N, D) or (B, N, D).
@@ -235,16 +240,12 @@ class Sinkhorn:
             fake_weights: The same for `fake`.
 
         Returns:
-            S as cost, its p-th root as value, potentials and convergence.
+            S as cost, its p-th root as value, bounds, potentials and convergence.
         """
         return sinkhorn_result(
             real,
             fake,
-            order=self.order,
-            epsilon=self.epsilon,
-            relative=self.relative,
-            tolerance=self.tolerance,
-            max_iterations=self.max_iterations,
+            **vars(self),
             real_weights=real_weights,
             fake_weights=fake_weights,
         )

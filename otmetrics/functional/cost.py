@@ -1,5 +1,6 @@
 """Pairwise costs |x - y|^p that keep their digits: centred, clamped, exact where points meet."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from otmetrics.functional.checks import check_order, checked_clouds
 # so the entry is recomputed from the difference of its two points.
 _CANCELLATION = 1e-6
 _BLOCK_ELEMENTS = 2**24
+_MODEST = 4e9  # bytes for costs where the memory of the machine is unknown
 
 _LOCK = threading.Lock()
 _inside = 0  # threads that need IEEE products now
@@ -183,3 +185,22 @@ def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
     size = max(1, _BLOCK_ELEMENTS // max(1, num_columns))
     for start in range(0, num_rows, size):
         yield slice(start, min(start + size, num_rows))
+
+
+def memory_budget(device: torch.device, memory_limit: float | None) -> float:
+    """Bytes that costs may take.
+
+    Args:
+        device: Where they lie.
+        memory_limit: The limit that was asked for, or None for half of the memory of the device.
+
+    Returns:
+        The limit.
+    """
+    if memory_limit is not None:
+        return memory_limit
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 2
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+    return _MODEST  # Windows does not say

@@ -1,7 +1,6 @@
 """Plan, potentials and bounds of one problem: which way, at which size."""
 
 import math
-import os
 from typing import NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from otmetrics.functional.assignment import assigned_optimum
 from otmetrics.functional.certificate import Optimum, c_transform, tighter
 from otmetrics.functional.checks import check_order, check_positive, is_uniform
 from otmetrics.functional.cloud import Cloud
-from otmetrics.functional.cost import power, squared_distances
+from otmetrics.functional.cost import memory_budget, power, squared_distances
 from otmetrics.functional.dense import dense_optimum
 from otmetrics.functional.generation import generated_optimum
 from otmetrics.functional.pairs import CloudPairs, MatrixPairs
@@ -22,7 +21,6 @@ DENSE = 700**2
 """Pairs N M up to which a solver of all costs at once is fastest."""
 
 _LARGEST_ORDER = 256  # above it 4^p and the power of two of the costs leave float64
-_MODEST = 4e9  # bytes for costs where the memory of the machine is unknown
 _EPSILON = torch.finfo(torch.float64).eps
 
 
@@ -134,7 +132,9 @@ def _between_places(x: Tensor, y: Tensor, weights: Units, options: ExactOptions)
         # Costs that lost more than six digits to cancellation were computed from differences.
         error = (x.shape[1] + 8) * _EPSILON * size * (1 if order == 2 else 2.0**order * 1000)
     else:
-        pairs = CloudPairs(real, fake, order, _fits(x, y, options.memory_limit))
+        pairs = CloudPairs(
+            real, fake, order, 4 * len(x) * len(y) <= memory_budget(x.device, options.memory_limit)
+        )
         optimum = generated_optimum(
             pairs, weights, options.tolerance, options.time_limit, offset and offset / pairs.scale
         )
@@ -200,15 +200,3 @@ def _scaled(optimum: Optimum, scale: float) -> Optimum:
     f, g = optimum.potentials
     bounds = {name: getattr(optimum, name) * scale for name in Optimum._fields[4:]}
     return optimum._replace(potentials=(f * scale, g * scale), **bounds)
-
-
-def _fits(x: Tensor, y: Tensor, memory_limit: float | None) -> bool:
-    """Whether the costs may be kept."""
-    if memory_limit is None:
-        if x.device.type == "cuda":
-            memory_limit = torch.cuda.mem_get_info(x.device)[0] / 2
-        elif hasattr(os, "sysconf"):
-            memory_limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
-        else:  # Windows does not say
-            memory_limit = _MODEST
-    return 4 * len(x) * len(y) <= memory_limit

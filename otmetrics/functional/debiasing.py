@@ -1,0 +1,316 @@
+"""Entropic costs and Sinkhorn divergences of a batch: scale, epsilon, terms, and back again."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from otmetrics.functional.cost import memory_budget, pairwise_costs
+from otmetrics.functional.entropic import Term, Wanted, entropic_term
+from otmetrics.functional.gibbs import GibbsKernel, Workspace
+
+# Up to so many pairs float64 costs next to nothing; for finer tolerances float32 does not suffice.
+_FEW_PAIRS = 2**20
+_FINE = 1e-6
+_SMALLEST = 1e-30  # epsilon, where the largest cost is one
+
+
+class SinkhornOptions(NamedTuple):
+    """Options that every entropic problem shares; see `sinkhorn_result`."""
+
+    order: float = 2.0
+    epsilon: float = 0.05
+    relative: bool = True
+    tolerance: float = 1e-5
+    max_iterations: int = 2000
+    memory_limit: float | None = None
+    richardson: bool = False
+
+
+class Solved(NamedTuple):
+    """A batch of problems in the units of its clouds, in float64 but for the gradients.
+
+    Attributes:
+        cost: Entropic cost or divergence (B,).
+        lower: Lower bound on it (B,), or None.
+        upper: Upper bound on it (B,), or None.
+        potentials: f (B, N) and g (B, M), the first variations of the cost in the weights.
+        error: Largest L1 error of a marginal of any term (B,).
+        num_iterations: Most iterations of any term (B,).
+        gradients: Gradients of the cost in both clouds, or None.
+        start: Potentials (B, N) and (B, M) of the cross term, to start a similar problem from.
+    """
+
+    cost: Tensor
+    lower: Tensor | None
+    upper: Tensor | None
+    potentials: tuple[Tensor, Tensor]
+    error: Tensor
+    num_iterations: Tensor
+    gradients: tuple[Tensor, Tensor] | None
+    start: tuple[Tensor, Tensor]
+
+
+class _Scaled(NamedTuple):
+    """Clouds within a ball of diameter one around the origin, and where they come from."""
+
+    x: Tensor
+    y: Tensor
+    a: Tensor
+    b: Tensor
+    unit: Tensor  # of a cost, (B,)
+    length: Tensor  # of a distance, (B,)
+    epsilon: Tensor  # in this unit, (B,)
+    weightless: tuple[Tensor, Tensor] | None  # both clouds in float64, with all points in place
+
+
+@torch.no_grad()
+def entropic_batch(
+    real: Tensor,
+    fake: Tensor,
+    a: Tensor,
+    b: Tensor,
+    options: SinkhornOptions,
+    *,
+    debiased: bool,
+    bounds: bool,
+    gradients: bool,
+    start: tuple[Tensor, Tensor] | None = None,
+) -> Solved:
+    """Solve a batch, as much of it at once as fits the memory limit.
+
+    Args:
+        real: Clouds (B, N, D), checked.
+        fake: Clouds (B, M, D).
+        a: Weights (B, N) in float64 that sum to one.
+        b: Weights (B, M).
+        options: The options, checked.
+        debiased: Whether to subtract both self terms.
+        bounds: Whether to compute bounds.
+        gradients: Whether to compute gradients.
+        start: Potentials of the cross term of a similar problem, or None.
+
+    Returns:
+        The solutions.
+    """
+    size = max(real.shape[1], fake.shape[1])
+    fine = options.tolerance < _FINE or len(real) * size**2 <= _FEW_PAIRS
+    dtype = torch.float64 if fine else real.dtype
+    limit = memory_budget(real.device, options.memory_limit)
+    workspace = Workspace(dtype, real.device, limit)
+    num = max(1, int(limit / (2 * size**2 * dtype.itemsize)))
+    solved = []
+    for part in (slice(first, first + num) for first in range(0, len(real), num)):
+        group = real[part].detach(), fake[part].detach(), a[part], b[part]
+        warm = None if start is None else (start[0][part], start[1][part])
+        wanted = Wanted(options.tolerance, options.max_iterations, bounds, gradients)
+        solved.append(_group(*group, options, wanted, workspace, debiased, warm))
+    return solved[0] if len(solved) == 1 else _joined(solved)
+
+
+def _group(
+    real: Tensor,
+    fake: Tensor,
+    a: Tensor,
+    b: Tensor,
+    options: SinkhornOptions,
+    wanted: Wanted,
+    workspace: Workspace,
+    debiased: bool,
+    warm: tuple[Tensor, Tensor] | None,
+) -> Solved:
+    """Solve problems that fit into memory together."""
+    clouds = _scaled(real, fake, a, b, options, workspace)
+    solved = _debiased(clouds, options, wanted, workspace, debiased, warm)
+    if options.richardson and debiased:
+        wider = clouds._replace(epsilon=2**0.5 * clouds.epsilon)
+        solved = _extrapolated(solved, _debiased(wider, options, wanted, workspace, True, warm))
+    return solved
+
+
+def _scaled(
+    real: Tensor,
+    fake: Tensor,
+    a: Tensor,
+    b: Tensor,
+    options: SinkhornOptions,
+    workspace: Workspace,
+) -> _Scaled:
+    """Clouds in units in which no cost is above one; points without weight moved onto others."""
+    x, y = _grounded(real, a), _grounded(fake, b)
+    moved = x is not real or y is not fake
+    x, y = x.to(workspace.dtype), y.to(workspace.dtype)
+    count = x.shape[1] + y.shape[1]
+    centre = (x.sum(1, keepdim=True) + y.sum(1, keepdim=True)) / count
+    x, y = x - centre, y - centre
+    radii = [torch.linalg.vector_norm(cloud, dim=-1).amax(-1) for cloud in (x, y)]
+    length = 2 * torch.maximum(*radii)
+    length = torch.where(length > 0, length, 1.0)
+    x /= length[:, None, None]
+    y /= length[:, None, None]
+    unit = length.double().pow(options.order)
+    if options.relative:
+        mean = _mean_cost(x, y, a, b, options.order, workspace)
+        epsilon = options.epsilon * torch.where(mean > 0, mean, 1.0)
+    else:
+        epsilon = options.epsilon / unit
+    weightless = None
+    if moved:
+        scale = length.double()[:, None, None]
+        weightless = (real.double() - centre) / scale, (fake.double() - centre) / scale
+    epsilon = epsilon.clamp_min(_SMALLEST)
+    return _Scaled(x, y, a, b, unit, length.double(), epsilon, weightless)
+
+
+def _grounded(cloud: Tensor, weights: Tensor) -> Tensor:
+    """The cloud with points that carry no weight moved onto one that does."""
+    weightless = weights == 0
+    if not bool(weightless.any()):
+        return cloud
+    heaviest = weights.argmax(1)[:, None, None].expand(-1, 1, cloud.shape[2])
+    return torch.where(weightless[..., None], cloud.gather(1, heaviest), cloud)
+
+
+def _mean_cost(
+    x: Tensor, y: Tensor, a: Tensor, b: Tensor, order: float, workspace: Workspace
+) -> Tensor:
+    """Mean cost (B,) between the clouds; at p = 2 their moments tell it."""
+    if order != 2:
+        return (a * GibbsKernel(x, y, order, workspace).costs_times(b)).sum(-1)
+    sides = (x, a), (y, b)
+    squares = sum(
+        (w * torch.linalg.vector_norm(c, dim=-1).double().square()).sum(-1) for c, w in sides
+    )
+    means = [(w.to(c.dtype)[:, None] @ c)[:, 0].double() for c, w in sides]
+    return (squares - 2 * (means[0] * means[1]).sum(-1)).clamp_min(0)
+
+
+def _debiased(
+    clouds: _Scaled,
+    options: SinkhornOptions,
+    wanted: Wanted,
+    workspace: Workspace,
+    debiased: bool,
+    warm: tuple[Tensor, Tensor] | None,
+) -> Solved:
+    """All terms at one epsilon, in the units of the data."""
+    x, y, a, b, unit, length, epsilon, _ = clouds
+
+    def term(u: Tensor, v: Tensor, c: Tensor, d: Tensor, *rivals: tuple[Tensor, Tensor]) -> Term:
+        return entropic_term(u, v, c, d, epsilon, options.order, workspace, wanted, rivals)
+
+    scale = (epsilon * unit)[:, None]
+    rivals = [] if warm is None else [(warm[0] / scale, warm[1] / scale)]
+    if not debiased:
+        cross = _completed(term(x, y, a, b, *rivals), clouds, options.order, 0, 1)
+        start = cross.p * scale, cross.q * scale
+        low, high = cross.value * unit, None if cross.upper is None else cross.upper * unit
+        lower = low if wanted.bounds else None
+        return Solved(
+            low,
+            lower,
+            high,
+            start,
+            cross.error,
+            cross.num_iterations,
+            _gradients(cross, None, unit / length),
+            start,
+        )
+    own = term(x, x, a, a), term(y, y, b, b)
+    cross = term(x, y, a, b, *rivals, (own[0].p, own[1].q))
+    cross = _completed(cross, clouds, options.order, 0, 1)
+    own = (
+        _completed(own[0], clouds, options.order, 0, 0),
+        _completed(own[1], clouds, options.order, 1, 1),
+    )
+    terms = (cross, *own)
+    cost = (cross.value - (own[0].value + own[1].value) / 2) * unit
+    lower = upper = None
+    if cross.upper is not None and own[0].upper is not None and own[1].upper is not None:
+        lower = (cross.value - (own[0].upper + own[1].upper) / 2) * unit
+        upper = (cross.upper - (own[0].value + own[1].value) / 2) * unit
+    return Solved(
+        cost,
+        lower,
+        upper,
+        ((cross.p - own[0].p) * scale, (cross.q - own[1].q) * scale),
+        torch.stack([one.error for one in terms]).amax(0),
+        torch.stack([one.num_iterations for one in terms]).amax(0),
+        _gradients(cross, own, unit / length),
+        (cross.p * scale, cross.q * scale),
+    )
+
+
+def _gradients(
+    cross: Term, own: tuple[Term, Term] | None, unit: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Gradients of the cross term less those of the self terms, in the units of the data."""
+    if cross.gradients is None:
+        return None
+    found = []
+    for side, gradient in enumerate(cross.gradients):
+        assert gradient is not None  # a cross term has both
+        mine = None if own is None else own[side].gradients
+        if mine is not None:
+            gradient = gradient - mine[0]
+        found.append(gradient * unit[:, None, None].to(gradient.dtype))
+    return found[0], found[1]
+
+
+def _extrapolated(near: Solved, wide: Solved) -> Solved:
+    """2 S_epsilon - S_(sqrt(2) epsilon), in which the terms in epsilon^2 cancel."""
+
+    def both(one: Tensor, two: Tensor) -> Tensor:
+        return 2 * one - two
+
+    lower = upper = gradients = None
+    if near.lower is not None and wide.lower is not None:
+        assert near.upper is not None  # bounds come in pairs
+        assert wide.upper is not None
+        lower, upper = both(near.lower, wide.upper), both(near.upper, wide.lower)
+    if near.gradients is not None and wide.gradients is not None:
+        (x, y), (u, v) = near.gradients, wide.gradients
+        gradients = both(x, u), both(y, v)
+    (f, g), (h, k) = near.potentials, wide.potentials
+    return Solved(
+        both(near.cost, wide.cost),
+        lower,
+        upper,
+        (both(f, h), both(g, k)),
+        torch.maximum(near.error, wide.error),
+        torch.maximum(near.num_iterations, wide.num_iterations),
+        gradients,
+        near.start,
+    )
+
+
+def _completed(term: Term, clouds: _Scaled, order: float, side: int, other: int) -> Term:
+    """The term with the potentials of points without weight, from where these really lie."""
+    if clouds.weightless is None:
+        return term
+    sides = (clouds.x, clouds.a), (clouds.y, clouds.b)
+    p, q = term.p.clone(), term.q.clone()
+    for potential, opposite, here, there in ((p, term.q, side, other), (q, term.p, other, side)):
+        cloud, weights = sides[there]
+        for i, epsilon in enumerate(clouds.epsilon):
+            rows = (sides[here][1][i] == 0).nonzero()[:, 0]
+            if len(rows):
+                points = clouds.weightless[here][i, rows]
+                costs = pairwise_costs(points, cloud[i].double(), order)
+                exponents = opposite[i] + weights[i].log() - costs / epsilon
+                potential[i, rows] = -exponents.logsumexp(1)
+    return term._replace(p=p, q=q)
+
+
+def _joined(parts: list[Solved]) -> Solved:
+    """Groups of problems one behind the other."""
+
+    def cat(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        if values[0] is None:
+            return None
+        if isinstance(values[0], tuple):
+            return tuple(torch.cat(side) for side in zip(*values, strict=True))
+        return torch.cat(values)
+
+    return Solved(**{name: cat(name) for name in Solved._fields})
