@@ -37,7 +37,7 @@ class Solved(NamedTuple):
         potentials: f (B, N) and g (B, M), the first variations of the cost in the weights.
         error: Largest L1 error of a marginal of any term (B,).
         num_iterations: Most iterations of any term (B,).
-        gradients: Gradients of the cost in both clouds, or None.
+        gradients: Gradients of the cost in both clouds, None where not wanted.
         start: Potentials (B, N) and (B, M) of the cross term, to start a similar problem from.
     """
 
@@ -47,7 +47,7 @@ class Solved(NamedTuple):
     potentials: tuple[Tensor, Tensor]
     error: Tensor
     num_iterations: Tensor
-    gradients: tuple[Tensor, Tensor] | None
+    gradients: tuple[Tensor | None, Tensor | None]
     start: tuple[Tensor, Tensor]
 
 
@@ -74,7 +74,7 @@ def entropic_batch(
     *,
     debiased: bool,
     bounds: bool,
-    gradients: bool,
+    gradients: tuple[bool, bool],
     start: tuple[Tensor, Tensor] | None = None,
 ) -> Solved:
     """Solve a batch, as much of it at once as fits the memory limit.
@@ -87,7 +87,7 @@ def entropic_batch(
         options: The options, checked.
         debiased: Whether to subtract both self terms.
         bounds: Whether to compute bounds.
-        gradients: Whether to compute gradients.
+        gradients: Whether to compute those in real and in fake.
         start: Potentials of the cross term of a similar problem, or None.
 
     Returns:
@@ -196,13 +196,20 @@ def _debiased(
     """All terms at one epsilon, in the units of the data."""
     x, y, a, b, unit, length, epsilon, _ = clouds
 
-    def term(u: Tensor, v: Tensor, c: Tensor, d: Tensor, *rivals: tuple[Tensor, Tensor]) -> Term:
+    def term(
+        u: Tensor, v: Tensor, c: Tensor, d: Tensor, wanted: Wanted, *rivals: tuple[Tensor, Tensor]
+    ) -> Term:
         return entropic_term(u, v, c, d, epsilon, options.order, workspace, wanted, rivals)
+
+    def own_term(side: int) -> Term:
+        cloud, weights = ((x, a), (y, b))[side]
+        needed = wanted._replace(gradients=(wanted.gradients[side], False))
+        return term(cloud, cloud, weights, weights, needed)
 
     scale = (epsilon * unit)[:, None]
     rivals = [] if warm is None else [(warm[0] / scale, warm[1] / scale)]
     if not debiased:
-        cross = _completed(term(x, y, a, b, *rivals), clouds, options.order, 0, 1)
+        cross = _completed(term(x, y, a, b, wanted, *rivals), clouds, options.order, 0, 1)
         start = cross.p * scale, cross.q * scale
         low, high = cross.value * unit, None if cross.upper is None else cross.upper * unit
         lower = low if wanted.bounds else None
@@ -216,8 +223,8 @@ def _debiased(
             _gradients(cross, None, unit / length),
             start,
         )
-    own = term(x, x, a, a), term(y, y, b, b)
-    cross = term(x, y, a, b, *rivals, (own[0].p, own[1].q))
+    own = own_term(0), own_term(1)
+    cross = term(x, y, a, b, wanted, *rivals, (own[0].p, own[1].q))
     cross = _completed(cross, clouds, options.order, 0, 1)
     own = (
         _completed(own[0], clouds, options.order, 0, 0),
@@ -243,43 +250,34 @@ def _debiased(
 
 def _gradients(
     cross: Term, own: tuple[Term, Term] | None, unit: Tensor
-) -> tuple[Tensor, Tensor] | None:
+) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of the cross term less those of the self terms, in the units of the data."""
-    if cross.gradients is None:
-        return None
-    found = []
+    found: list[Tensor | None] = []
     for side, gradient in enumerate(cross.gradients):
-        assert gradient is not None  # a cross term has both
-        mine = None if own is None else own[side].gradients
-        if mine is not None:
-            gradient = gradient - mine[0]
-        found.append(gradient * unit[:, None, None].to(gradient.dtype))
+        if gradient is not None:
+            mine = None if own is None else own[side].gradients[0]
+            gradient = gradient if mine is None else gradient - mine
+            gradient = gradient * unit[:, None, None].to(gradient.dtype)
+        found.append(gradient)
     return found[0], found[1]
 
 
 def _extrapolated(near: Solved, wide: Solved) -> Solved:
     """2 S_epsilon - S_(sqrt(2) epsilon), in which the terms in epsilon^2 cancel."""
 
-    def both(one: Tensor, two: Tensor) -> Tensor:
-        return 2 * one - two
+    def both(one: Any, two: Any) -> Any:
+        if isinstance(one, tuple):
+            return both(one[0], two[0]), both(one[1], two[1])
+        return None if one is None else 2 * one - two
 
-    lower = upper = gradients = None
-    if near.lower is not None and wide.lower is not None:
-        assert near.upper is not None  # bounds come in pairs
-        assert wide.upper is not None
-        lower, upper = both(near.lower, wide.upper), both(near.upper, wide.lower)
-    if near.gradients is not None and wide.gradients is not None:
-        (x, y), (u, v) = near.gradients, wide.gradients
-        gradients = both(x, u), both(y, v)
-    (f, g), (h, k) = near.potentials, wide.potentials
     return Solved(
         both(near.cost, wide.cost),
-        lower,
-        upper,
-        (both(f, h), both(g, k)),
+        both(near.lower, wide.upper),
+        both(near.upper, wide.lower),
+        both(near.potentials, wide.potentials),
         torch.maximum(near.error, wide.error),
         torch.maximum(near.num_iterations, wide.num_iterations),
-        gradients,
+        both(near.gradients, wide.gradients),
         near.start,
     )
 
@@ -310,7 +308,8 @@ def _joined(parts: list[Solved]) -> Solved:
         if values[0] is None:
             return None
         if isinstance(values[0], tuple):
-            return tuple(torch.cat(side) for side in zip(*values, strict=True))
+            sides = zip(*values, strict=True)
+            return tuple(None if side[0] is None else torch.cat(side) for side in sides)
         return torch.cat(values)
 
     return Solved(**{name: cat(name) for name in Solved._fields})

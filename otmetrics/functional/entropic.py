@@ -19,8 +19,8 @@ class Term(NamedTuple):
         q: Potentials g / epsilon (B, M).
         error: L1 error of a marginal (B,).
         num_iterations: Iterations (B,).
-        gradients: Gradients of the value in both clouds, for the plan fixed, or None. That of a
-            self term is half of its gradient in the one cloud that it has.
+        gradients: Gradients of the value in both clouds for the plan fixed, None where not wanted.
+            That of a self term is half of its gradient in the one cloud that it has.
     """
 
     value: Tensor
@@ -29,16 +29,16 @@ class Term(NamedTuple):
     q: Tensor
     error: Tensor
     num_iterations: Tensor
-    gradients: tuple[Tensor, Tensor | None] | None
+    gradients: tuple[Tensor | None, Tensor | None]
 
 
 class Wanted(NamedTuple):
-    """How far to iterate, and what to compute beside the value."""
+    """How far to iterate, and what to compute beside the value; gradients in which cloud."""
 
     tolerance: float
     max_iterations: int
     bounds: bool = False
-    gradients: bool = False
+    gradients: tuple[bool, bool] = (False, False)
 
 
 def entropic_term(
@@ -89,11 +89,10 @@ def entropic_term(
     rows = kernel.rows(b)
     mass = (a * rows).sum(-1)
     value = epsilon * ((a * p).sum(-1) + (b * q).sum(-1) + 1 - mass)
-    upper = gradients = None
+    upper = None
     if wanted.bounds:
         upper = torch.maximum(value, _primal(kernel, p, q, a, b, epsilon, rows))
-    if wanted.gradients:
-        gradients = kernel.gradients(a, b, both=not symmetric)
+    gradients = kernel.gradients(a, b, wanted.gradients)
     return Term(value, upper, p, q, found.error, found.num_iterations, gradients)
 
 

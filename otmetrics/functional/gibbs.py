@@ -160,7 +160,9 @@ class GibbsKernel:
             total = total + _product(costs.mT, u[:, rows])
         return total
 
-    def gradients(self, a: Tensor, b: Tensor, *, both: bool) -> tuple[Tensor, Tensor | None]:
+    def gradients(
+        self, a: Tensor, b: Tensor, wanted: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Gradients of sum_ij P_ij C_ij for the fixed plan P_ij = a_i b_j K_ij.
 
         Overwrites the kernel, so that it has to be built again.
@@ -168,14 +170,17 @@ class GibbsKernel:
         Args:
             a: Weights (B, N).
             b: Weights (B, M).
-            both: Whether that of the columns is wanted too.
+            wanted: Whether those in the rows and in the columns are.
 
         Returns:
-            Gradients (B, N, D) and (B, M, D), in the dtype of the clouds.
+            Gradients (B, N, D) and (B, M, D) in the dtype of the clouds, None if not wanted.
         """
+        if not any(wanted):
+            return None, None
         x, y, order = self.x, self.y, self.order
         a, b = a.to(x.dtype)[..., None], b.to(x.dtype)[..., None]
-        by_row, by_column = torch.empty_like(x), torch.zeros_like(y) if both else None
+        by_row = torch.empty_like(x) if wanted[0] else None
+        by_column = torch.zeros_like(y) if wanted[1] else None
         with ieee_matmul(x.device):
             for rows, costs, kernel in self._kernels():
                 if order != 2:  # |x - y|^(p - 2), and no pull where points meet
@@ -183,8 +188,9 @@ class GibbsKernel:
                     slopes = torch.where(apart, costs, 1.0).pow_((order - 2) / order)
                     kernel.mul_(slopes.mul_(apart))
                 part = a[:, rows]
-                pull = x[:, rows] * (kernel @ b) - kernel @ (b * y)
-                by_row[:, rows] = order * part * pull
+                if by_row is not None:
+                    pull = x[:, rows] * (kernel @ b) - kernel @ (b * y)
+                    by_row[:, rows] = pull.mul_(order * part)
                 if by_column is not None:
                     by_column += y * (kernel.mT @ part) - kernel.mT @ (part * x[:, rows])
         if by_column is not None:

@@ -209,12 +209,13 @@ def _result(
     real, fake = checked_clouds(real, fake, order=options.order)
     a, b = _filled("real_weights", real_weights, real), _filled("fake_weights", fake_weights, fake)
     x, y, a, b = (t if real.ndim == 3 else t.unsqueeze(0) for t in (real, fake, a, b))
-    gradients = torch.is_grad_enabled() and (real.requires_grad or fake.requires_grad)
+    grad = torch.is_grad_enabled()
+    gradients = grad and real.requires_grad, grad and fake.requires_grad
     solved = entropic_batch(
         x, y, a, b, options, debiased=debiased, bounds=bounds, gradients=gradients
     )
     cost = solved.cost
-    if solved.gradients is not None:
+    if any(gradients):
         cost = _WithGradients.apply(cost, x, y, *solved.gradients)
     message, converged = _message(solved, options)
     if not converged:
@@ -261,7 +262,7 @@ def _message(solved: Solved, options: SinkhornOptions) -> tuple[str, bool]:
 
 
 class _WithGradients(torch.autograd.Function):
-    """Costs (B,) whose gradients in both clouds are known."""
+    """Costs (B,) whose gradients in both clouds are known, where they are wanted."""
 
     @staticmethod
     def forward(
@@ -269,17 +270,18 @@ class _WithGradients(torch.autograd.Function):
         cost: Tensor,
         real: Tensor,
         fake: Tensor,
-        real_gradient: Tensor,
-        fake_gradient: Tensor,
+        real_gradient: Tensor | None,
+        fake_gradient: Tensor | None,
     ) -> Tensor:
-        ctx.save_for_backward(real_gradient.to(real.dtype), fake_gradient.to(fake.dtype))
+        ctx.save_for_backward(real_gradient, fake_gradient)
+        ctx.dtypes = real.dtype, fake.dtype
         return cost.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         sides = [
-            gradient.to(saved.dtype)[:, None, None] * saved if needed else None
-            for saved, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[1:3], strict=True)
+            None if saved is None else (gradient.to(saved.dtype)[:, None, None] * saved).to(dtype)
+            for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return None, *sides, None, None

@@ -303,7 +303,7 @@ def test_convergence_means_the_marginals(tolerance: float) -> None:
     epsilon = 0.3
     options = SinkhornOptions(2.0, epsilon, False, tolerance, 10_000)
     batch = x[None], y[None], a[None], torch.full((1, 7), 1 / 7, dtype=torch.float64)
-    solved = entropic_batch(*batch, options, debiased=False, bounds=False, gradients=False)
+    solved = entropic_batch(*batch, options, debiased=False, bounds=False, gradients=(False, False))
     f, g = (potential[0] for potential in solved.potentials)
     plan = ((f[:, None] + g - cost_matrix(x, y)) / epsilon).exp() * a[:, None] / 7
     assert (plan.sum(1) - a).abs().sum().item() <= tolerance
