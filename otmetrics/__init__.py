@@ -32,6 +32,9 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOME` says the same at run
     from otmetrics.functional import precision_recall as precision_recall
     from otmetrics.functional import sinkhorn_divergence as sinkhorn_divergence
     from otmetrics.functional import sliced_wasserstein as sliced_wasserstein
+    from otmetrics.losses import ExactWassersteinLoss as ExactWassersteinLoss
+    from otmetrics.losses import SinkhornLoss as SinkhornLoss
+    from otmetrics.losses import SlicedWassersteinLoss as SlicedWassersteinLoss
     from otmetrics.metrics import DensityCoverage as DensityCoverage
     from otmetrics.metrics import FrechetFeatureDistance as FrechetFeatureDistance
     from otmetrics.metrics import FrechetInceptionDistance as FrechetInceptionDistance
@@ -72,6 +75,7 @@ _HOME = {
         "sinkhorn_divergence",
         "sliced_wasserstein",
     ),
+    "losses": ("ExactWassersteinLoss", "SinkhornLoss", "SlicedWassersteinLoss"),
     "metrics": (
         "DensityCoverage",
         "FrechetFeatureDistance",

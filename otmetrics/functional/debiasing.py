@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from otmetrics.functional.cost import memory_budget, pairwise_costs
+from otmetrics.functional.cost import ieee_matmul, memory_budget, pairwise_costs
 from otmetrics.functional.entropic import Term, Wanted, entropic_term
 from otmetrics.functional.gibbs import GibbsKernel, Workspace
 
@@ -104,7 +104,8 @@ def entropic_batch(
         group = real[part].detach(), fake[part].detach(), a[part], b[part]
         warm = None if start is None else (start[0][part], start[1][part])
         wanted = Wanted(options.tolerance, options.max_iterations, bounds, gradients)
-        solved.append(_group(*group, options, wanted, workspace, debiased, warm))
+        with ieee_matmul(real.device):
+            solved.append(_group(*group, options, wanted, workspace, debiased, warm))
     return solved[0] if len(solved) == 1 else _joined(solved)
 
 

@@ -85,7 +85,9 @@ def entropic_term(
         max_iterations=wanted.max_iterations,
         symmetric=symmetric,
     )
-    p, q = kernel.build(found.p, found.q, epsilon)
+    # Of all pairs f + c, g - c that one of which both sides have the same mean.
+    excess = ((a * found.p).sum(-1) - (b * found.q).sum(-1))[:, None] / 2
+    p, q = kernel.build(found.p - excess, found.q + excess, epsilon)
     rows = kernel.rows(b)
     mass = (a * rows).sum(-1)
     value = epsilon * ((a * p).sum(-1) + (b * q).sum(-1) + 1 - mass)

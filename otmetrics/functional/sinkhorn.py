@@ -84,7 +84,7 @@ def sinkhorn_result(
     options = SinkhornOptions(
         order, epsilon, relative, tolerance, max_iterations, memory_limit, richardson
     )
-    return _result(real, fake, options, real_weights, fake_weights, debiased=True, bounds=True)
+    return _result(real, fake, options, real_weights, fake_weights, debiased=True, bounds=True)[0]
 
 
 def sinkhorn_divergence(
@@ -130,7 +130,7 @@ def sinkhorn_divergence(
     options = SinkhornOptions(
         order, epsilon, relative, tolerance, max_iterations, memory_limit, richardson
     )
-    return _result(real, fake, options, real_weights, fake_weights, debiased=True).cost
+    return _result(real, fake, options, real_weights, fake_weights, debiased=True)[0].cost
 
 
 def entropic_cost(
@@ -172,7 +172,28 @@ def entropic_cost(
         tensor(18.)
     """
     options = SinkhornOptions(order, epsilon, relative, tolerance, max_iterations, memory_limit)
-    return _result(real, fake, options, real_weights, fake_weights, debiased=False).cost
+    return _result(real, fake, options, real_weights, fake_weights, debiased=False)[0].cost
+
+
+def divergence_from(
+    real: Tensor,
+    fake: Tensor,
+    options: SinkhornOptions,
+    start: tuple[Tensor, Tensor] | None,
+) -> tuple[TransportResult, tuple[Tensor, Tensor]]:
+    """Sinkhorn divergence, without bounds, from the potentials of a similar problem.
+
+    Args:
+        real: Features (N, D) or (B, N, D).
+        fake: Features (M, D) or (B, M, D).
+        options: The options; see `sinkhorn_result`.
+        start: Cross potentials (B, N) and (B, M), B = 1 without a batch, taken where they are
+            better than the usual start. They move the answer within `tolerance` only.
+
+    Returns:
+        The result, and its cross potentials.
+    """
+    return _result(real, fake, options, None, None, debiased=True, start=start)
 
 
 def check_sinkhorn_options(options: SinkhornOptions) -> None:
@@ -203,8 +224,9 @@ def _result(
     *,
     debiased: bool,
     bounds: bool = False,
-) -> TransportResult:
-    """Check, solve, warn once, and attach the gradient."""
+    start: tuple[Tensor, Tensor] | None = None,
+) -> tuple[TransportResult, tuple[Tensor, Tensor]]:
+    """Check, solve, warn once, and attach the gradient; the cross potentials come along."""
     check_sinkhorn_options(options)
     real, fake = checked_clouds(real, fake, order=options.order)
     a, b = _filled("real_weights", real_weights, real), _filled("fake_weights", fake_weights, fake)
@@ -212,7 +234,7 @@ def _result(
     grad = torch.is_grad_enabled()
     gradients = grad and real.requires_grad, grad and fake.requires_grad
     solved = entropic_batch(
-        x, y, a, b, options, debiased=debiased, bounds=bounds, gradients=gradients
+        x, y, a, b, options, debiased=debiased, bounds=bounds, gradients=gradients, start=start
     )
     cost = solved.cost
     if any(gradients):
@@ -228,7 +250,7 @@ def _result(
     if solved.lower is not None and solved.upper is not None:
         lower, upper = map(shaped, outward(solved.lower, solved.upper, real.dtype))
     f, g = map(shaped, solved.potentials)
-    return TransportResult(
+    result = TransportResult(
         value=shaped(root(cost, options.order)).to(real.dtype),
         cost=shaped(cost).to(real.dtype),
         lower_bound=lower,
@@ -238,6 +260,7 @@ def _result(
         converged=converged,
         message=message,
     )
+    return result, solved.start
 
 
 def _filled(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from otmetrics.functional.checks import (
     checked_clouds,
     checked_weights,
 )
+from otmetrics.functional.cost import ieee_matmul
 from otmetrics.functional.directions import block_size, random_directions
 from otmetrics.functional.monte_carlo import controlled, error_of_mean, error_of_root
 from otmetrics.functional.result import TransportResult, root
@@ -341,7 +342,8 @@ def _mean(cloud: Tensor, weights: Tensor | None) -> Tensor:
     """Mean (..., D) in float64. Any vector near it would serve as well."""
     if weights is None:
         return cloud.mean(-2).double()
-    return (weights.to(cloud.dtype).unsqueeze(-2) @ cloud).squeeze(-2).double()
+    with ieee_matmul(cloud.device):
+        return (weights.to(cloud.dtype).unsqueeze(-2) @ cloud).squeeze(-2).double()
 
 
 def _mean_square(cloud: Tensor, weights: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from cases import cloud
 
 from otmetrics.functional import (
+    debiasing,
     entropic_cost,
     exact_wasserstein,
     frechet_distance,
@@ -164,3 +165,45 @@ def test_no_graph_in_inference(function: Callable[..., torch.Tensor]) -> None:
     with torch.inference_mode():
         found = function(cloud(20, 6, seed=1), y)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0])
+def test_autocast_changes_nothing_in_large_problems(
+    order: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large entropic problems stay in float32, where autocast could reach; so do weighted means."""
+    monkeypatch.setattr(debiasing, "_FEW_PAIRS", 0)
+    x, y = cloud(40, 16, seed=1, dtype=torch.float32), cloud(30, 16, seed=2, dtype=torch.float32)
+    a = torch.linspace(1, 2, 40)
+
+    def values() -> list[torch.Tensor]:
+        return [
+            sinkhorn_divergence(x, y, order=order, epsilon=0.3, real_weights=a),
+            entropic_cost(x, y, order=order, epsilon=0.3),
+            sliced_wasserstein(x, y, order=order, real_weights=a),
+        ]
+
+    expected = values()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = values()
+    for one, two in zip(found, expected, strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0, 3.0])
+def test_large_entropic_problems_in_single_precision(
+    order: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Costs and kernel in float32: value and gradient to some roundings of the mean cost."""
+    x, y = cloud(3, 60, 16, seed=1), cloud(3, 50, 16, seed=2) + 0.5
+
+    def found(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        fake = y.to(dtype).requires_grad_()
+        cost = sinkhorn_divergence(x.to(dtype), fake, order=order, tolerance=2e-6)
+        return cost.detach().double(), torch.autograd.grad(cost.sum(), fake)[0].double()
+
+    cost, gradient = found(torch.float64)
+    monkeypatch.setattr(debiasing, "_FEW_PAIRS", 0)
+    single_cost, single_gradient = found(torch.float32)
+    torch.testing.assert_close(single_cost, cost, rtol=1e-5, atol=0)
+    assert (single_gradient - gradient).norm() < 1e-4 * gradient.norm()

@@ -1,0 +1,297 @@
+"""Losses for training: the solvers as modules, so that loss and evaluator are one objective.
+
+A loss returns the unrooted cost of its solver, which is smooth where the distance is zero. In
+`eval()` mode it is the number that `solver.solve` gives, and that a metric with this solver gives.
+"""
+
+import warnings
+from contextlib import ExitStack
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from otmetrics.errors import ConvergenceWarning
+from otmetrics.functional.checks import check_at_least, check_flag, check_tensor
+from otmetrics.functional.debiasing import SinkhornOptions
+from otmetrics.functional.hashing import hashed
+from otmetrics.functional.result import TransportResult
+from otmetrics.functional.sinkhorn import divergence_from
+from otmetrics.solvers import Exact, Sinkhorn, Sliced
+
+
+class _TransportLoss(nn.Module):
+    """What the three losses share: features, the mean over problems, and when to warn.
+
+    Attributes:
+        num_unconverged: Calls whose solver stopped before its tolerance; the first one warns.
+    """
+
+    _kind: type[Sliced | Exact | Sinkhorn]
+    solver: Sliced | Exact | Sinkhorn
+
+    def __init__(
+        self, solver: Sliced | Exact | Sinkhorn, extractor: nn.Module | None, root: bool
+    ) -> None:
+        super().__init__()
+        name = self._kind.__name__
+        if not isinstance(solver, self._kind):
+            got = repr(solver) if isinstance(solver, type) else type(solver).__name__
+            raise TypeError(
+                f"`solver` must be an otmetrics.{name}, got {got}: give its options as "
+                f"{name}(order=2.0)."
+            )
+        if extractor is not None and not isinstance(extractor, nn.Module):
+            raise TypeError(
+                "`extractor` must be a torch.nn.Module or None, got "
+                f"{type(extractor).__name__}: load named ones with otmetrics.load_extractor."
+            )
+        check_flag("root", root)
+        self.solver = solver
+        self.extractor = extractor
+        self.root = root
+        self.num_unconverged = 0
+
+    def forward(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Return the loss between two sides, differentiable in both.
+
+        Args:
+            real: Features (N, D), or (B, N, D) for the mean over B problems; with an extractor,
+                what it maps to features (N, D).
+            fake: The same with M samples; M may differ from N.
+
+        Returns:
+            Scalar in the dtype of the features, at least float32: in units of the features to the
+            power p, or with `root` in units of the features.
+        """
+        real, fake = self._features("real", real), self._features("fake", fake)
+        with ExitStack() as stack:
+            stack.enter_context(torch.autocast(real.device.type, enabled=False))
+            if self.num_unconverged:  # messages tell residuals: python would show each of them
+                stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore", ConvergenceWarning)
+            result = self._result(real, fake)
+        self.num_unconverged += not result.converged
+        return (result.value if self.root else result.cost).mean()
+
+    def extra_repr(self) -> str:
+        """Solver and options, for `repr`."""
+        return f"{self.solver}, root={self.root}"
+
+    def _features(self, name: str, batch: Tensor) -> Tensor:
+        """Features of a batch; the solver checks the rest."""
+        if self.extractor is None:
+            check_tensor(name, batch)
+            return batch
+        features = self.extractor(batch)
+        got = type(features).__name__
+        if isinstance(features, Tensor):
+            if features.ndim == 2 and features.is_floating_point():
+                return features
+            got = f"{tuple(features.shape)} of {features.dtype}"
+        raise ValueError(
+            f"`extractor` must return floating features (N, D), got {got} for `{name}`; pool and "
+            "flatten inside it, for example with a final torch.nn.Flatten()."
+        )
+
+    def _result(self, real: Tensor, fake: Tensor) -> TransportResult:
+        """What the solver says of features."""
+        return self.solver.solve(real, fake)
+
+
+class SlicedWassersteinLoss(_TransportLoss):
+    """Sliced Wasserstein cost SW_p^p = E_theta W_p^p(theta . real, theta . fake), for training.
+
+    Each call in training mode takes new directions, so that training follows the mean over all
+    directions and not over those of one draw. The k-th call of modules of one seed takes the same
+    ones: on every rank, every device, and after resuming from a `state_dict`, which holds k. Time
+    O(L (N + M) (D + log(N + M))), memory O((N + M) D), both also with gradient.
+
+    Between batches of one law the loss is positive on average, and falls where the generator
+    shrinks them. `Sliced(debiased=True)`, for p = 2, has neither fault, but only for samples drawn
+    anew at each step: points that are themselves trained, it drives apart without end.
+
+    Args:
+        solver: The solver with its options. In `eval()` mode its directions are taken.
+        extractor: Maps `real` and `fake` to features (N, D); None for features. It is used as it
+            is: gradients flow through it to the inputs, and to its parameters that require them.
+            Where only the inputs are trained, give it `requires_grad_(False)` and `eval()`, which
+            `train()` of the loss undoes; the extractors of `load_extractor`, and your own network
+            as `FrozenExtractor(network, None, "name")`, stay frozen.
+        root: Whether to return SW_p, whose slope does not fall towards zero, instead of SW_p^p.
+        resample: Whether to take new directions in training mode; False takes the solver's.
+
+    Attributes:
+        step: Calls so far in training mode with `resample`, a persistent buffer.
+
+    Raises:
+        TypeError: If `solver` is no `Sliced`, or `extractor` no module.
+        ValueError: If a flag is not True or False.
+
+    References:
+        Bonneel et al., Sliced and Radon Wasserstein barycenters of measures, 2015; Deshpande,
+        Zhang, Schwing, Generative modeling using the sliced Wasserstein distance, 2018.
+
+    Example:
+        >>> loss = SlicedWassersteinLoss(Sliced(num_projections=64))
+        >>> x = torch.zeros(5, 3, dtype=torch.float64)
+        >>> round(loss(x, x + 2.0).item(), 9)  # |shift|^2 / D
+        4.0
+    """
+
+    _kind = Sliced
+    solver: Sliced
+    step: Tensor
+
+    def __init__(
+        self,
+        solver: Sliced = Sliced(),
+        extractor: nn.Module | None = None,
+        root: bool = False,
+        resample: bool = True,
+    ) -> None:
+        super().__init__(solver, extractor, root)
+        check_flag("resample", resample)
+        self.resample = resample
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def step_solver(self, step: int) -> Sliced:
+        """The solver of one call in training mode, to repeat what it gave.
+
+        Args:
+            step: The number of calls before it.
+
+        Returns:
+            The solver with a seed that follows from its own seed and the step.
+
+        Raises:
+            ValueError: If `step` is not an integer >= 0.
+        """
+        check_at_least("step", step, 0)
+        return replace(self.solver, seed=int(hashed(torch.tensor(step), self.solver.seed)))
+
+    def extra_repr(self) -> str:
+        """Solver and options, for `repr`."""
+        return f"{super().extra_repr()}, resample={self.resample}"
+
+    def _result(self, real: Tensor, fake: Tensor) -> TransportResult:
+        """Along new directions in training."""
+        if not (self.training and self.resample):
+            return self.solver.solve(real, fake)
+        result = self.step_solver(int(self.step)).solve(real, fake)
+        self.step += 1
+        return result
+
+
+class SinkhornLoss(_TransportLoss):
+    """Debiased Sinkhorn divergence S_epsilon, for training.
+
+    S = OT(real, fake) - OT(real, real) / 2 - OT(fake, fake) / 2 with the entropic cost OT of
+    |x - y|^p; see `functional.sinkhorn_result`. Its gradient is that of the solved problem, by the
+    envelope theorem: no iteration is stored. Time O(N M D) once and O(N M) an iteration, memory
+    O(N M), or less by the `memory_limit` of the solver. Bounds are not computed.
+
+    A relative epsilon follows the mean cost of each batch, as a constant for the gradient; take
+    `Sinkhorn(relative=False)` for an objective that stays the same from step to step.
+
+    Args:
+        solver: The solver with its options.
+        extractor: Maps `real` and `fake` to features (N, D), as for `SlicedWassersteinLoss`.
+        root: Whether to return S^(1/p) instead of S.
+        warm_start: Whether each call in training mode starts from the potentials of the last one
+            where these are better. For the same points in the same order, moved a little: up to
+            half of the iterations less then, and nothing for new samples at each step. It moves the
+            loss within the `tolerance` of the solver, so that it is off by default. Nothing of it
+            is saved.
+
+    Raises:
+        TypeError: If `solver` is no `Sinkhorn`, or `extractor` no module.
+        ValueError: If a flag is not True or False.
+
+    References:
+        Genevay, Peyre, Cuturi, Learning generative models with Sinkhorn divergences, 2018; Feydy et
+        al., Interpolating between optimal transport and MMD using Sinkhorn divergences, 2019.
+
+    Example:
+        >>> loss = SinkhornLoss(Sinkhorn(epsilon=0.1))
+        >>> x = torch.zeros(5, 3, dtype=torch.float64)
+        >>> round(loss(x, x + 2.0).item(), 9)  # |shift|^2
+        12.0
+    """
+
+    _kind = Sinkhorn
+    solver: Sinkhorn
+
+    def __init__(
+        self,
+        solver: Sinkhorn = Sinkhorn(),
+        extractor: nn.Module | None = None,
+        root: bool = False,
+        warm_start: bool = False,
+    ) -> None:
+        super().__init__(solver, extractor, root)
+        check_flag("warm_start", warm_start)
+        self.warm_start = warm_start
+        self._start: tuple[Tensor, Tensor] | None = None
+
+    def extra_repr(self) -> str:
+        """Solver and options, for `repr`."""
+        return f"{super().extra_repr()}, warm_start={self.warm_start}"
+
+    def _result(self, real: Tensor, fake: Tensor) -> TransportResult:
+        """Without bounds, in training from where the last step ended."""
+        options = SinkhornOptions(**vars(self.solver))
+        if not (self.training and self.warm_start):
+            return divergence_from(real, fake, options, None)[0]
+        start = self._start if _fits(self._start, real, fake) else None
+        result, self._start = divergence_from(real, fake, options, start)
+        return result
+
+
+class ExactWassersteinLoss(_TransportLoss):
+    """Exact Wasserstein cost W_p^p = min <P, |x - y|^p>, for training.
+
+    Its gradient is that of the cost under the optimal plan, by the envelope theorem. The plan is
+    found on the CPU; time and memory are those of `functional.exact_result`, in training about
+    those of the other losses up to 1000 samples a side and more beyond. The mean over batches
+    exceeds the cost between the laws.
+
+    Args:
+        solver: The solver with its options.
+        extractor: Maps `real` and `fake` to features (N, D), as for `SlicedWassersteinLoss`.
+        root: Whether to return W_p instead of W_p^p.
+
+    Raises:
+        TypeError: If `solver` is no `Exact`, or `extractor` no module.
+        ValueError: If `root` is not True or False.
+
+    References:
+        Fatras et al., Learning with minibatch Wasserstein: asymptotic and gradient properties,
+        2020.
+
+    Example:
+        >>> ExactWassersteinLoss()(torch.zeros(3, 2), torch.ones(5, 2))
+        tensor(2.)
+    """
+
+    _kind = Exact
+    solver: Exact
+
+    def __init__(
+        self,
+        solver: Exact = Exact(),
+        extractor: nn.Module | None = None,
+        root: bool = False,
+    ) -> None:
+        super().__init__(solver, extractor, root)
+
+
+def _fits(start: tuple[Tensor, Tensor] | None, real: Tensor, fake: Tensor) -> bool:
+    """Whether potentials (B, N) and (B, M) belong to clouds of these shapes on this device."""
+    if start is None:
+        return False
+    problems = real.shape[0] if real.ndim == 3 else 1
+    return all(
+        f.device == cloud.device and f.shape == (problems, cloud.shape[-2])
+        for f, cloud in zip(start, (real, fake), strict=True)
+    )
