@@ -17,6 +17,7 @@ from otmetrics.functional.checks import (
     checked_weights,
 )
 from otmetrics.functional.debiasing import SinkhornOptions
+from otmetrics.functional.directions import seeded
 from otmetrics.functional.exact import exact_result
 from otmetrics.functional.optimum import ExactOptions, check_exact_options
 from otmetrics.functional.result import TransportResult
@@ -90,7 +91,7 @@ class Sliced:
             real,
             fake,
             **self._options._asdict(),
-            generator=torch.Generator().manual_seed(self.seed),
+            generator=seeded(self.seed),
             real_weights=real_weights,
             fake_weights=fake_weights,
         )

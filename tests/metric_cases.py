@@ -21,7 +21,7 @@ from otmetrics import (
     kernel_distance,
     precision_recall,
 )
-from otmetrics.functional import random_directions
+from otmetrics.functional.directions import random_directions, seeded
 from otmetrics.functional.reservoir import lowest
 from otmetrics.functional.sketch import sketch, sketched_result
 from otmetrics.metrics.base import FeatureMetric
@@ -38,9 +38,7 @@ class Case(NamedTuple):
 
 
 def streamed(real: Tensor, fake: Tensor) -> Tensor:
-    directions = random_directions(
-        real.shape[1], 40, generator=torch.Generator().manual_seed(3)
-    ).to(real.device)
+    directions = random_directions(real.shape[1], 40, generator=seeded(3)).to(real.device)
     sketches = (sketch((side.double() @ directions).T) for side in (real, fake))
     return sketched_result(*sketches, 2.0).value
 

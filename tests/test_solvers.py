@@ -12,6 +12,7 @@ from cases import cloud, weights
 
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import exact_result, optimum, sinkhorn_result, sliced_result
+from otmetrics.functional.directions import seeded
 from otmetrics.functional.pairs import CloudPairs
 from otmetrics.solvers import Exact, Sinkhorn, Sliced
 
@@ -157,7 +158,7 @@ def test_the_functions_give_the_same_numbers(weighted: bool) -> None:
     options: dict[str, Any] = {}
     if weighted:
         options = {"real_weights": weights(9, seed=3), "fake_weights": weights(7, seed=4)}
-    generator = torch.Generator().manual_seed(7)
+    generator = seeded(7)
     pairs = [
         (
             SOLVERS[0].solve(x, y, **options),

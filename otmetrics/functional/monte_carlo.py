@@ -10,11 +10,11 @@ _RIDGE = 1e-10  # share of the diagonal: collinear controls share their coeffici
 
 
 def controlled(values: Tensor, controls: Tensor, *, positive: bool = True) -> tuple[Tensor, Tensor]:
-    """Values with the same mean over the sphere and less variance.
+    """Values with the same mean over the sphere and less variance, and their deviations from it.
 
-    Subtracts the least-squares combination of the controls; where that would not lower the
-    variance, it leaves the values as they are. Coefficients come from the same values, which biases
-    their mean by O(1/L).
+    Subtracts the least-squares combination of the controls; where that would not predict a value
+    left out better than the mean of the others does, it leaves the values as they are. Coefficients
+    come from the same values, which biases their mean by O(1/L).
 
     Args:
         values: Values (..., L), one a direction.
@@ -22,49 +22,48 @@ def controlled(values: Tensor, controls: Tensor, *, positive: bool = True) -> tu
         positive: Whether the mean is known to be positive: controls that contradict are not used.
 
     Returns:
-        New values (..., L), and the factor (...) by which their sample variance falls short for
-        the Q coefficients that were fitted.
+        New values (..., L), and by how much they deviate (..., L) from what the others predict, so
+        that a value which draws the coefficients towards itself does not hide its error.
 
     References:
         Nguyen and Ho, Sliced Wasserstein estimation with control variates, 2024; Owen, Monte Carlo
-        theory, methods and examples, 2013, section 8.9.
+        theory, methods and examples, 2013, section 8.9; MacKinnon and White, Some
+        heteroskedasticity-consistent covariance matrix estimators, 1985 (the deviations).
     """
     length, num = controls.shape[-2:]
-    nothing = torch.ones_like(values[..., 0])
+    deviations = (values - values.mean(-1, keepdim=True)).detach()
     if length < _FEWEST_PER_CONTROL * num or not torch.isfinite(controls).all():
-        return values, nothing
+        return values, deviations
     scale = controls.detach().abs().amax(-2, keepdim=True)
     controls = controls / torch.where(scale > 0, scale, 1.0)
     spread = controls - controls.mean(-2, keepdim=True)
     gram = spread.mT @ spread
     ridge = _RIDGE * gram.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
     ridge = torch.where(ridge > 0, ridge, 1.0)[..., None, None]
-    identity = torch.eye(num, dtype=gram.dtype, device=gram.device)
-    deviations = (values - values.mean(-1, keepdim=True)).unsqueeze(-1)
-    slopes = torch.linalg.solve(gram + ridge * identity, spread.mT @ deviations)
-    adjusted = values - (controls @ slopes).squeeze(-1)
-    factor = (length - 1) / (length - 1 - num)
-    better = adjusted.detach().var(-1) * factor < values.detach().var(-1)
-    if positive:
-        better = better & (adjusted.detach().mean(-1) > 0)
-    return (
-        torch.where(better.unsqueeze(-1), adjusted, values),
-        torch.where(better, factor * nothing, nothing),
-    )
+    gram = gram + ridge * torch.eye(num, dtype=gram.dtype, device=gram.device)
+    moments = spread.mT @ (values - values.mean(-1, keepdim=True)).unsqueeze(-1)
+    adjusted = values - (controls @ torch.linalg.solve(gram, moments)).squeeze(-1)
+    with torch.no_grad():
+        leverage = (spread * torch.linalg.solve(gram, spread.mT).mT).sum(-1) + 1 / length
+        left_out = (adjusted - adjusted.mean(-1, keepdim=True)) / (1 - leverage).clamp_min(1e-9)
+        plain = deviations * (length / (length - 1))
+        better = left_out.square().sum(-1, keepdim=True) < plain.square().sum(-1, keepdim=True)
+        if positive:
+            better &= adjusted.mean(-1, keepdim=True) > 0
+    return torch.where(better, adjusted, values), torch.where(better, left_out, deviations)
 
 
-def error_of_mean(values: Tensor, block: int) -> Tensor:
+def error_of_mean(deviations: Tensor, block: int) -> Tensor:
     """Standard error of the mean of values of which those of one block depend on each other.
 
     Args:
-        values: Values (..., L), L > block.
+        deviations: By how much each value deviates from the mean (..., L), L > block.
         block: Values a block; the last block holds what remains.
 
     Returns:
         Errors (...), from the differences between the means of blocks.
     """
-    length = values.shape[-1]
-    deviations = values.detach() - values.detach().mean(-1, keepdim=True)
+    length = deviations.shape[-1]
     num = -(-length // block)
     deviations = torch.nn.functional.pad(deviations, (0, num * block - length))
     sums = deviations.unflatten(-1, (num, block)).sum(-1)

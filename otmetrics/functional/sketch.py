@@ -120,7 +120,9 @@ def sketched_result(real: Sketch, fake: Sketch, order: float, *, block: int = 1)
         )
     value = root(cost, order)
     several = len(slices) > block
-    monte_carlo = error_of_root(error_of_mean(slices, block), cost, order) if several else None
+    monte_carlo = (
+        error_of_root(error_of_mean(slices - cost, block), cost, order) if several else None
+    )
     error = sum(
         (_width(one.window[:, 0]).pow(order).mean() / (order + 1)) ** (1 / order)
         for one in (real, fake)

@@ -18,7 +18,7 @@ from otmetrics.functional.checks import (
     checked_weights,
 )
 from otmetrics.functional.cost import ieee_matmul
-from otmetrics.functional.directions import block_size, random_directions
+from otmetrics.functional.directions import block_size, random_directions, seeded
 from otmetrics.functional.monte_carlo import controlled, error_of_mean, error_of_root
 from otmetrics.functional.result import TransportResult, root
 from otmetrics.functional.slices import (
@@ -102,7 +102,7 @@ def sliced_result(
             both laws agree, as that of no other distance between samples is, and the cost may be
             negative. Each block of directions splits anew, into halves of the smaller size.
         directions: Unit directions (D, L) to use instead of random ones; the plain mean over them.
-        generator: CPU generator of directions and splits; None seeds one with 0.
+        generator: CPU generator of directions and splits; None takes `directions.seeded(0)`.
         real_weights: Non-negative weights (N,) or (B, N), normalised here; None for uniform.
         fake_weights: The same for `fake`.
 
@@ -131,7 +131,7 @@ def sliced_result(
     b = checked_weights("fake_weights", fake_weights, fake)
     if debiased and not (a is None and b is None):
         raise ValueError("`debiased` must be False for weighted samples, which halves do not have.")
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = generator or seeded(0)
     question = _Question(*_near_origin(real, fake), a, b, options)
     if directions is None:
         return _estimated(question, generator)
@@ -168,7 +168,7 @@ def sliced_wasserstein(
         order: The order p >= 1.
         num_projections: Number L of random directions.
         directions: Unit directions (D, L) to use instead of random ones.
-        generator: CPU generator of the directions; None seeds one with 0.
+        generator: CPU generator of the directions; None takes `directions.seeded(0)`.
         real_weights: Non-negative weights (N,) or (B, N); None for uniform.
         fake_weights: The same for `fake`.
 
@@ -253,12 +253,11 @@ def _estimated(question: _Question, generator: torch.Generator) -> TransportResu
         done = 0 if slices is None else slices.costs.shape[-1]
         more = _sliced(question, target - done, block, generator)
         slices = more if slices is None else _joined(slices, more)
-        costs, factor = controlled(slices.costs, slices.controls, positive=not options.debiased)
+        costs, deviations = controlled(slices.costs, slices.controls, positive=not options.debiased)
         cost = costs.mean(-1)
         error = None
         if target > block:
-            error = error_of_mean(costs, block) * factor.sqrt()
-            error = error_of_root(error, cost, options.order)
+            error = error_of_root(error_of_mean(deviations, block), cost, options.order)
         if tolerance is None or error is None:
             return _result(cost, error, question, f"mean over {target} directions")
         missing = _missing(cost, error, slices.squares, question)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from otmetrics.functional.checks import check_at_least, check_seed
 from otmetrics.functional.cost import ieee_matmul
-from otmetrics.functional.directions import random_directions
+from otmetrics.functional.directions import random_directions, seeded
 from otmetrics.functional.moments import Moments, merged_moments, moments
 from otmetrics.functional.reservoir import Reservoir, lowest, merged_reservoirs
 from otmetrics.functional.sketch import NUM_BINS, Sketch, merged_sketches, sketch
@@ -281,8 +281,7 @@ def _directions(
     dimension: int, num_projections: int, seed: int, orthogonal: bool, device: torch.device
 ) -> Tensor:
     """Directions (L, D) in float64, those of `Sliced` with this seed."""
-    generator = torch.Generator().manual_seed(seed)
     directions = random_directions(
-        dimension, num_projections, generator=generator, orthogonal=orthogonal
+        dimension, num_projections, generator=seeded(seed), orthogonal=orthogonal
     )
     return directions.T.contiguous().to(device)

@@ -136,26 +136,31 @@ def test_control_variates_lower_the_error(order: float) -> None:
     assert 0.5 < (torch.stack(stated).square().mean().sqrt() / made) < 1.4
 
 
-def test_controls_that_do_not_help_are_left_out() -> None:
-    values = cloud(3, 40, seed=1) + 10
-    useless = cloud(3, 40, 3, seed=2)
-    adjusted, factor = controlled(values, useless)
-    for i in range(3):
-        fitted = (
-            values[i]
-            - (
-                useless[i]
-                @ torch.linalg.lstsq(
-                    useless[i] - useless[i].mean(0), (values[i] - values[i].mean())[:, None]
-                ).solution
-            )[:, 0]
-        )
-        if fitted.var() * 39 / 36 < values[i].var():
-            torch.testing.assert_close(adjusted[i], fitted, rtol=1e-7, atol=0)
-            assert factor[i].item() == pytest.approx(39 / 36)
+@pytest.mark.parametrize("strength", [0.0, 0.3, 3.0])
+def test_controls_are_used_where_they_predict_what_is_left_out(strength: float) -> None:
+    """Leave-one-out by loops: new values and deviations, or those of the plain mean."""
+    used = 0
+    for seed in range(20):
+        controls = cloud(40, 3, seed=seed)
+        values = cloud(40, seed=100 + seed) + 10 + strength * controls[:, 0]
+        adjusted, deviations = controlled(values, controls)
+        left_out, plain = [], []
+        for i in range(40):
+            kept = torch.arange(40) != i
+            fitted = torch.cat([torch.ones(39, 1), controls[kept]], 1)
+            coefficients = torch.linalg.lstsq(fitted, values[kept, None]).solution[:, 0]
+            left_out.append(values[i] - coefficients[0] - controls[i] @ coefficients[1:])
+            plain.append(values[i] - values[kept].mean())
+        if torch.stack(left_out).square().sum() < torch.stack(plain).square().sum():
+            used += 1
+            everything = torch.cat([torch.ones(40, 1), controls], 1)
+            slopes = torch.linalg.lstsq(everything, values[:, None]).solution[1:, 0]
+            torch.testing.assert_close(adjusted, values - controls @ slopes, rtol=1e-7, atol=0)
+            torch.testing.assert_close(deviations, torch.stack(left_out), rtol=1e-6, atol=1e-8)
         else:
-            assert torch.equal(adjusted[i], values[i])
-            assert factor[i] == 1
+            assert torch.equal(adjusted, values)
+            torch.testing.assert_close(deviations, values - values.mean(), rtol=0, atol=1e-14)
+    assert used == 20 if strength == 3 else 0 < used < 20
 
 
 @pytest.mark.parametrize("block", [1, 5, 8])
@@ -164,7 +169,8 @@ def test_the_error_of_a_mean_of_blocks(block: int) -> None:
     values = cloud(2, 40, seed=1)
     means = values.unflatten(-1, (-1, block)).mean(-1)
     expected = means.std(-1) / means.shape[-1] ** 0.5
-    torch.testing.assert_close(error_of_mean(values, block), expected, rtol=1e-12, atol=0)
+    deviations = values - values.mean(-1, keepdim=True)
+    torch.testing.assert_close(error_of_mean(deviations, block), expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("tolerance", [0.05, 0.005])

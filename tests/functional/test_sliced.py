@@ -15,14 +15,12 @@ from cases import (
 )
 
 from otmetrics.functional import random_directions, sliced_result, sliced_wasserstein
+from otmetrics.functional.directions import seeded
+from otmetrics.solvers import Sliced
 
 SHAPES = [(1, 1, 3), (6, 6, 1), (9, 4, 5), (5, 15, 8)]
 LINES = [case for case in transport_cases() if case.real.shape[1] == 1]
 NOTHING = [case for case in transport_cases() if case.cost == 0]
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -91,7 +89,8 @@ def test_translation(dimension: int, order: float) -> None:
     expected = sliced_translation(shift, order) ** (1 / order)
     assert result.standard_error is not None
     error = result.standard_error.item()
-    assert abs(result.value.item() - expected) <= 4 * error + 1e-12 * expected
+    # From 16 blocks: Student's law with 15 degrees of freedom passes 6 once in 40 000 runs.
+    assert abs(result.value.item() - expected) <= 6 * error + 1e-12 * expected
     # It is a statement, too: the error is a few percent of the value at most.
     assert error <= 0.03 * expected
 
@@ -116,6 +115,17 @@ def test_one_seed_gives_one_set_of_directions() -> None:
     directions = random_directions(4, 1024, generator=seeded(3))
     plain = sliced_wasserstein(x, y, directions=directions)
     torch.testing.assert_close(first, plain, rtol=0.02, atol=0)  # but for the control variates
+
+
+def test_data_of_the_same_seed_is_nothing_special() -> None:
+    """Samples drawn with the seed of the directions are as random to them as any others."""
+    values = []
+    for seed in (0, 1):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(64, 40, generator=generator, dtype=torch.float64)
+        y = torch.randn(64, 40, generator=generator, dtype=torch.float64)
+        values.append([Sliced(seed=s).solve(x, y).value.item() for s in (0, 1, 2)])
+        assert values[-1] == pytest.approx([values[-1][0]] * 3, rel=0.03)
 
 
 def test_the_global_generator_is_left_alone() -> None:
