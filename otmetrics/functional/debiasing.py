@@ -5,13 +5,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from otmetrics.functional.cost import ieee_matmul, memory_budget, pairwise_costs
+from otmetrics.functional.cost import ieee_matmul, memory_budget, pairwise_costs, row_blocks
 from otmetrics.functional.entropic import Term, Wanted, entropic_term
 from otmetrics.functional.gibbs import GibbsKernel, Workspace
 
-# Up to so many pairs float64 costs next to nothing; for finer tolerances float32 does not suffice.
-_FEW_PAIRS = 2**20
-_FINE = 1e-6
+_FEW_PAIRS = 2**20  # up to so many float64 costs next to nothing
+# Beyond these float32 does not suffice.
+_FINE = 1e-6  # tolerance
+_HIGH = 4.0  # order
+_WIDE = 10.0  # relative epsilon
+_UNEVEN = 1e-8  # smallest weight
 _SMALLEST = 1e-30  # epsilon, where the largest cost is one
 
 
@@ -94,8 +97,7 @@ def entropic_batch(
         The solutions.
     """
     size = max(real.shape[1], fake.shape[1])
-    fine = options.tolerance < _FINE or len(real) * size**2 <= _FEW_PAIRS
-    dtype = torch.float64 if fine else real.dtype
+    dtype = real.dtype if _suffices_in_single(size, a, b, options) else torch.float64
     limit = memory_budget(real.device, options.memory_limit)
     workspace = Workspace(dtype, real.device, limit)
     num = max(1, int(limit / (2 * size**2 * dtype.itemsize)))
@@ -107,6 +109,18 @@ def entropic_batch(
         with ieee_matmul(real.device):
             solved.append(_group(*group, options, wanted, workspace, debiased, warm))
     return solved[0] if len(solved) == 1 else _joined(solved)
+
+
+def _suffices_in_single(size: int, a: Tensor, b: Tensor, options: SinkhornOptions) -> bool:
+    """Whether costs and kernel need no float64, and are too many to have it for nothing."""
+    smallest = min(float(torch.where(w > 0, w, 1.0).min()) for w in (a, b))
+    return (
+        len(a) * size**2 > _FEW_PAIRS
+        and options.tolerance >= _FINE
+        and options.order <= _HIGH
+        and not (options.relative and options.epsilon > _WIDE)
+        and smallest >= _UNEVEN
+    )
 
 
 def _group(
@@ -141,15 +155,19 @@ def _scaled(
     x, y = _grounded(real, a), _grounded(fake, b)
     moved = x is not real or y is not fake
     x, y = x.to(workspace.dtype), y.to(workspace.dtype)
-    count = x.shape[1] + y.shape[1]
-    centre = (x.sum(1, keepdim=True) + y.sum(1, keepdim=True)) / count
+    # The weighted mean: a far point of little weight must not take the digits of all others.
+    centre = (a.to(x.dtype)[:, None] @ x + b.to(y.dtype)[:, None] @ y) / 2
     x, y = x - centre, y - centre
+    largest = torch.maximum(*(cloud.abs().amax((-2, -1)) for cloud in (x, y)))
+    largest = torch.where(largest > 0, largest, 1.0)  # lengths of its multiples fit any dtype
+    x /= largest[:, None, None]
+    y /= largest[:, None, None]
     radii = [torch.linalg.vector_norm(cloud, dim=-1).amax(-1) for cloud in (x, y)]
-    length = 2 * torch.maximum(*radii)
-    length = torch.where(length > 0, length, 1.0)
-    x /= length[:, None, None]
-    y /= length[:, None, None]
-    unit = length.double().pow(options.order)
+    radius = torch.maximum(*radii).clamp_min(1)
+    x /= 2 * radius[:, None, None]
+    y /= 2 * radius[:, None, None]
+    length = 2 * radius.double() * largest.double()
+    unit = length.pow(options.order)
     if options.relative:
         mean = _mean_cost(x, y, a, b, options.order, workspace)
         epsilon = options.epsilon * torch.where(mean > 0, mean, 1.0)
@@ -157,10 +175,10 @@ def _scaled(
         epsilon = options.epsilon / unit
     weightless = None
     if moved:
-        scale = length.double()[:, None, None]
+        scale = length[:, None, None]
         weightless = (real.double() - centre) / scale, (fake.double() - centre) / scale
     epsilon = epsilon.clamp_min(_SMALLEST)
-    return _Scaled(x, y, a, b, unit, length.double(), epsilon, weightless)
+    return _Scaled(x, y, a, b, unit, length, epsilon, weightless)
 
 
 def _grounded(cloud: Tensor, weights: Tensor) -> Tensor:
@@ -292,8 +310,9 @@ def _completed(term: Term, clouds: _Scaled, order: float, side: int, other: int)
     for potential, opposite, here, there in ((p, term.q, side, other), (q, term.p, other, side)):
         cloud, weights = sides[there]
         for i, epsilon in enumerate(clouds.epsilon):
-            rows = (sides[here][1][i] == 0).nonzero()[:, 0]
-            if len(rows):
+            everyone = (sides[here][1][i] == 0).nonzero()[:, 0]
+            for part in row_blocks(len(everyone), cloud.shape[1]):
+                rows = everyone[part]
                 points = clouds.weightless[here][i, rows]
                 costs = pairwise_costs(points, cloud[i].double(), order)
                 exponents = opposite[i] + weights[i].log() - costs / epsilon

@@ -8,7 +8,7 @@ from torch import Tensor
 from otmetrics.functional.cost import ieee_matmul, power
 
 _CACHED = 2**19  # entries that one step of elementwise work takes, so that they stay in the cache
-_BLOCK = 2**25  # entries of a block of rows where costs or kernel are not stored
+_BLOCK = 2**25  # most entries of a block of rows where costs or kernel are not stored
 # Below this share of |x|^2 + |y|^2 a squared distance has too few digits left for its root.
 _CANCELLATION = {torch.float32: 1e-5, torch.float64: 1e-9}
 
@@ -68,10 +68,13 @@ class GibbsKernel:
         self.shape = x.shape[0], x.shape[1], y.shape[1]
         self.norms = _squares(x), _squares(y)
         entries = torch.Size(self.shape).numel()
+        # Two blocks, of costs and of kernel, keep to the limit too, down to what a cache holds.
+        half = int(workspace.limit / (2 * workspace.dtype.itemsize))
+        self._block = min(_BLOCK, max(_CACHED, half))
         self.costs = self.kernel = None
         if workspace.holds(1, entries):
             self.costs = workspace.take("costs", *self.shape)
-            for rows in self._row_blocks(_BLOCK):
+            for rows in self._row_blocks(self._block):
                 self._costs_into(self.costs[:, rows], rows)
             if workspace.holds(2, entries):
                 self.kernel = workspace.take("kernel", *self.shape)
@@ -183,10 +186,8 @@ class GibbsKernel:
         by_column = torch.zeros_like(y) if wanted[1] else None
         with ieee_matmul(x.device):
             for rows, costs, kernel in self._kernels():
-                if order != 2:  # |x - y|^(p - 2), and no pull where points meet
-                    apart = costs > 0
-                    slopes = torch.where(apart, costs, 1.0).pow_((order - 2) / order)
-                    kernel.mul_(slopes.mul_(apart))
+                if order != 2:
+                    self._times_slopes(kernel, costs)
                 part = a[:, rows]
                 if by_row is not None:
                     pull = x[:, rows] * (kernel @ b) - kernel @ (b * y)
@@ -196,6 +197,14 @@ class GibbsKernel:
         if by_column is not None:
             by_column *= order * b
         return by_row, by_column
+
+    def _times_slopes(self, kernel: Tensor, costs: Tensor) -> None:
+        """Multiply a kernel by |x - y|^(p - 2), and by 0 where points meet, piece by piece."""
+        step = max(1, _CACHED // (costs.shape[0] * costs.shape[2]))
+        for part in _pieces(costs.shape[1], step):
+            apart = costs[:, part] > 0
+            slopes = torch.where(apart, costs[:, part], 1.0).pow_((self.order - 2) / self.order)
+            kernel[:, part].mul_(slopes.mul_(apart))
 
     def _kernels(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Blocks of rows, their costs, and their kernel, which the next block overwrites."""
@@ -213,7 +222,7 @@ class GibbsKernel:
         Yields:
             The rows, and their costs (B, rows, M), not to be changed.
         """
-        for rows in self._row_blocks(_BLOCK):
+        for rows in self._row_blocks(self._block):
             if self.costs is not None:
                 yield rows, self.costs[:, rows]
             else:

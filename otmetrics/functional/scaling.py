@@ -9,7 +9,7 @@ from otmetrics.functional.gibbs import GibbsKernel, logarithm
 
 _HISTORY = 16  # iterations that an extrapolation looks back on
 _RIDGE = 1e-10  # of its least squares, as a share of the mean square
-_LONGEST = 5.0  # change of a logarithm that an extrapolation may add to a step
+_LONGEST = 20.0  # change of a logarithm that an extrapolation may add to a step
 _ABSORB_AT = 30.0  # size of a logarithm at which it moves into the kernel
 _FIRST_EXPONENT = 10.0  # largest exponent of the first kernel
 _FACTOR = 4.0  # from one epsilon to the next
@@ -189,7 +189,7 @@ def scaled(
         plain = torch.where(fell[:, None], plain, image)
         good = torch.where(fell[:, None], good, phi)
         point = torch.where((fell | done)[:, None], plain, following)
-        far = torch.maximum(good.abs().amax(), (point - q).abs().amax()) > _ABSORB_AT
+        far = (good.abs() > _ABSORB_AT).any() | ((point - q).abs() > _ABSORB_AT).any()
         finished, far = torch.stack([done.all(), far]).tolist()
         if finished:
             break

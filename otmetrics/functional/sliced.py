@@ -83,9 +83,9 @@ def sliced_result(
 
     Random directions are corrected by control variates: the squared difference of the projected
     means and both projected variances have known means over the sphere, and follow the costs
-    closely; where they do not, they are left out. Translations, and at p = 2 scalings about the
-    mean, are exact. Time O(L (N + M) (D + log(N + M))), memory O((N + M) (D + chunk)), both also
-    with gradient, whatever L.
+    closely; where they do not, they are left out. At p = 2 and from 24 directions on, translations
+    and scalings about the mean are exact. Time O(L (N + M) (D + log(N + M))), memory
+    O((N + M) (D + chunk)), both also with gradient, whatever L.
 
     Args:
         real: Features (N, D) or (B, N, D).

@@ -151,7 +151,8 @@ def merged_quantiles(num_real: int, num_fake: int) -> tuple[Tensor, Tensor, Tens
 @lru_cache(maxsize=4)
 def _merged_on(num_real: int, num_fake: int, device: torch.device) -> tuple[Tensor, ...]:
     """`merged_quantiles` on a device: every chunk of slices needs the same."""
-    return tuple(part.to(device) for part in merged_quantiles(num_real, num_fake))
+    with torch.inference_mode(False):  # what is kept must serve a later backward pass too
+        return tuple(part.to(device) for part in merged_quantiles(num_real, num_fake))
 
 
 def _weighted_area(

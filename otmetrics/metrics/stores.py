@@ -281,7 +281,8 @@ def _directions(
     dimension: int, num_projections: int, seed: int, orthogonal: bool, device: torch.device
 ) -> Tensor:
     """Directions (L, D) in float64, those of `Sliced` with this seed."""
-    directions = random_directions(
-        dimension, num_projections, generator=seeded(seed), orthogonal=orthogonal
-    )
-    return directions.T.contiguous().to(device)
+    with torch.inference_mode(False):  # kept for calls outside of it too
+        directions = random_directions(
+            dimension, num_projections, generator=seeded(seed), orthogonal=orthogonal
+        )
+        return directions.T.contiguous().to(device)

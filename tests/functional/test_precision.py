@@ -207,3 +207,54 @@ def test_large_entropic_problems_in_single_precision(
     single_cost, single_gradient = found(torch.float32)
     torch.testing.assert_close(single_cost, cost, rtol=1e-5, atol=0)
     assert (single_gradient - gradient).norm() < 1e-4 * gradient.norm()
+
+
+def test_a_far_point_of_little_weight_takes_no_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, beside a point a million times as far with 1e-7 of the weight."""
+    monkeypatch.setattr(debiasing, "_FEW_PAIRS", 0)
+    x, y = cloud(40, 3, seed=1), cloud(50, 3, seed=2) + 0.5
+    x[0] = 1e6
+    a = torch.ones(40)
+    a[0] = 1e-13
+    monkeypatch.setattr(debiasing, "_UNEVEN", 0)
+    found = sinkhorn_divergence(x.float(), y.float(), real_weights=a)
+    expected = sinkhorn_divergence(x, y, real_weights=a)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("exponent", [12.0, 20.0, 30.0])
+def test_uneven_weights_overflow_no_kernel(
+    exponent: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(debiasing, "_FEW_PAIRS", 0)
+    for seed in range(4):
+        x, y = cloud(40, 3, seed=seed), cloud(50, 3, seed=100 + seed)
+        random = torch.rand(40, generator=torch.Generator().manual_seed(seed))
+        a = 10 ** (-exponent * random.double())
+        found = sinkhorn_divergence(x.float(), y.float(), epsilon=0.01, real_weights=a)
+        expected = sinkhorn_divergence(x, y, epsilon=0.01, real_weights=a)
+        assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_one_problem_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of a collapsed, a wide, a heavy-tailed and an ordinary problem, and each alone."""
+    x = torch.stack([cloud(30, 2, seed=seed) for seed in range(4)])
+    y = torch.stack([cloud(25, 2, seed=10 + seed) for seed in range(4)])
+    x[0], y[0] = 1.0, 1.0
+    x[1], y[1] = 1e6 * x[1], 1e6 * y[1]
+    x[2], y[2] = x[2] ** 5, y[2] ** 5
+    batch = sinkhorn_divergence(x, y, epsilon=0.01, tolerance=1e-9)
+    for i in range(4):
+        alone = sinkhorn_divergence(x[i], y[i], epsilon=0.01, tolerance=1e-9)
+        torch.testing.assert_close(batch[i], alone, rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("function", [sliced_wasserstein, divergence])
+def test_training_after_inference_mode(function: Callable[..., torch.Tensor]) -> None:
+    x, y = cloud(23, 4, seed=1), cloud(17, 4, seed=2)
+    with torch.inference_mode():
+        function(x, y)
+    x.requires_grad_()
+    function(x, y).backward()
+    assert x.grad is not None
+    assert x.grad.norm() > 0
