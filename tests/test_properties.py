@@ -71,7 +71,8 @@ KERNEL = {"symmetric", "rotation", "permutation", "differentiable"}
 COUNT = {"rotation", "translation", "scaling", "permutation"}
 
 DISTANCES = {
-    "sliced p=1": Distance(sliced(1.0), 1, SLICED),
+    # At p = 1 it has a kink wherever two projections meet, and a step now and then holds one.
+    "sliced p=1": Distance(sliced(1.0), 1, SLICED - {"slope"}),
     "sliced p=2": Distance(sliced(2.0), 1, SLICED),
     "sliced p=3": Distance(sliced(3.0), 1, SLICED),
     "exact p=1": Distance(exact(1.0), 1, ALL),

@@ -16,7 +16,6 @@ from otmetrics.functional.checks import (
     checked_weights,
 )
 from otmetrics.functional.cost import centred, ieee_matmul
-from otmetrics.functional.directions import seeded
 from otmetrics.functional.result import TransportResult, root, stacked
 from otmetrics.functional.univariate import cumulative, merged_quantiles, ranking_of
 
@@ -101,7 +100,7 @@ def max_sliced_result(
         max_iterations: Most steps of a start, those taken back included.
         tolerance: A start ends when its gradient promises less than this relative increase of the
             cost for the next step.
-        generator: CPU generator of the random directions; None takes `directions.seeded(0)`.
+        generator: CPU generator of the random directions; None seeds one with 0.
         real_weights: Non-negative weights (N,) or (B, N), normalised here; None for uniform.
         fake_weights: The same for `fake`.
 
@@ -133,7 +132,7 @@ def max_sliced_result(
     real, fake = checked_clouds(real, fake, order=order)
     a = checked_weights("real_weights", real_weights, real)
     b = checked_weights("fake_weights", fake_weights, fake)
-    generator = generator or seeded(0)
+    generator = generator or torch.Generator().manual_seed(0)
     size = _NUM_RANDOM + num_starts + _OVERSAMPLING, real.shape[-1]
     normal = torch.randn(size, generator=generator, dtype=torch.float64).to(real)
     if real.ndim == 2:
@@ -174,7 +173,7 @@ def max_sliced_wasserstein(
         num_starts: Number of starts of the ascent.
         max_iterations: Most steps of a start.
         tolerance: Relative increase of the cost below which a start ends.
-        generator: CPU generator of the random directions; None takes `directions.seeded(0)`.
+        generator: CPU generator of the random directions; None seeds one with 0.
         real_weights: Non-negative weights (N,) or (B, N); None for uniform.
         fake_weights: The same for `fake`.
 
