@@ -235,9 +235,7 @@ class GibbsKernel:
     def _row_blocks(self, entries: int) -> Iterator[slice]:
         """Cut the rows into blocks of about so many entries."""
         batch, n, m = self.shape
-        size = max(1, entries // (batch * m))
-        for start in range(0, n, size):
-            yield slice(start, min(start + size, n))
+        return _pieces(n, max(1, entries // (batch * m)))
 
     def _costs_into(self, out: Tensor, rows: slice) -> Tensor:
         """Costs of some rows."""

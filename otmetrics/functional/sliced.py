@@ -258,9 +258,10 @@ def _estimated(question: _Question, generator: torch.Generator) -> TransportResu
         error = None
         if target > block:
             error = error_of_root(error_of_mean(deviations, block), cost, options.order)
-        if tolerance is None or error is None:
+        if tolerance is None:
             return _result(cost, error, question, f"mean over {target} directions")
-        missing = _missing(cost, error, slices.squares, question)
+        # A single block tells no error: it takes another one.
+        missing = math.inf if error is None else _missing(cost, error, slices.squares, question)
         if missing <= 1:
             return _result(cost, error, question, f"mean over {target} directions")
         if target + block > most:

@@ -185,6 +185,19 @@ def test_directions_are_added_until_the_error_is_small(dimension: int, tolerance
     assert coarse.message == "mean over 32 directions"
 
 
+@pytest.mark.parametrize("num_projections", [1, 2, 16])
+def test_a_tolerance_is_kept_from_any_number_of_directions(num_projections: int) -> None:
+    """One direction has no error to compare with the tolerance, and is not enough."""
+    x, y = cloud(12, 6, seed=1), 2 * cloud(9, 6, seed=3)
+    result = sliced_result(x, y, num_projections=num_projections, tolerance=0.05)
+    assert result.converged
+    assert result.standard_error is not None
+    assert result.standard_error <= 0.05 * result.value
+    with pytest.warns(ConvergenceWarning, match="max_projections"):
+        alone = sliced_result(x, y, num_projections=1, tolerance=0.05, max_projections=1)
+    assert not alone.converged
+
+
 def test_equal_clouds_need_no_more_directions() -> None:
     x = cloud(40, 5, seed=1)
     for dtype in (torch.float32, torch.float64):
