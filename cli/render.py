@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -151,8 +151,8 @@ def _provenance(report: ScoreReport) -> str:
     resize = features.get("resize") or {}
     mode = f", {resize['mode']} to {resize['size']} px" if resize.get("size") else ""
     options = {
-        "sliced_wasserstein": f"{scoring['sliced']['num_projections']} directions",
-        "sinkhorn_divergence": f"epsilon {scoring['sinkhorn']['epsilon']:g} of the mean cost",
+        "sliced_wasserstein": _sliced_options(scoring["sliced"]),
+        "sinkhorn_divergence": _sinkhorn_options(scoring["sinkhorn"]),
     }
     used = [text for name, text in options.items() if name in report.scores]
     if {"precision", "recall", "density", "coverage"} & set(report.scores):
@@ -160,3 +160,17 @@ def _provenance(report: ScoreReport) -> str:
     used.append(f"seed {scoring['seed']}")
     name = "given" if features["extractor"] == "none" else features["extractor"]
     return f"features: {name} ({features['dimension']}-d{mode}); {', '.join(used)}"
+
+
+def _sliced_options(sliced: dict[str, Any]) -> str:
+    """How the sliced distance was estimated."""
+    text = f"{sliced['num_projections']} directions"
+    if sliced["tolerance"] is not None:
+        text += f" and more to an error of {100 * sliced['tolerance']:g} %"
+    return text + (" along split halves" if sliced["debiased"] else "")
+
+
+def _sinkhorn_options(sinkhorn: dict[str, Any]) -> str:
+    """How the Sinkhorn divergence was regularised."""
+    text = f"epsilon {sinkhorn['epsilon']:g} of the mean cost"
+    return text + (", extrapolated" if sinkhorn["richardson"] else "")

@@ -1,10 +1,5 @@
 """Exact transport of as many points to as many by scipy's assignment: proved, or in batches."""
 
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,9 +8,8 @@ from otmetrics.functional.certificate import Optimum, dual
 from otmetrics.functional.cost import ieee_matmul
 from otmetrics.functional.pairs import MatrixPairs
 from otmetrics.functional.start import near_potentials
+from otmetrics.functional.threads import in_threads
 
-_T = TypeVar("_T")
-_S = TypeVar("_S")
 _CHUNK = 2**19  # costs of a batch at a time: 4 MB, of the size of a cache
 _NEAR = 16  # pairs a row that settle most potentials
 _MAX_PASSES = 1000
@@ -123,17 +117,3 @@ def assignments(real: Tensor, fake: Tensor, order: float) -> Tensor:
         cost.sub_(cost.amin(1, keepdim=True))
     solved = in_threads(linear_sum_assignment, costs.cpu().numpy())
     return torch.from_numpy(np.stack([columns for _, columns in solved])).to(real.device)
-
-
-def in_threads(work: Callable[[_T], _S], items: Iterable[_T]) -> list[_S]:
-    """Compiled work on many items, on all cores.
-
-    Args:
-        work: Work that lets other threads run.
-        items: What it is done on.
-
-    Returns:
-        Its results in order.
-    """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(work, items))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from otmetrics.errors import ConvergenceWarning
-from otmetrics.functional.assignment import assignments, in_threads
+from otmetrics.functional.assignment import assignments
 from otmetrics.functional.certificate import Optimum
 from otmetrics.functional.checks import check_tensor, checked_clouds, checked_weights
 from otmetrics.functional.cloud import Cloud
@@ -20,6 +20,7 @@ from otmetrics.functional.optimum import (
     matrix_optimum,
 )
 from otmetrics.functional.result import TransportResult, outward, root, stacked
+from otmetrics.functional.threads import in_threads
 
 _EPSILON = torch.finfo(torch.float64).eps
 _CHUNK = 2**17  # numbers in the differences of a plan at a time: 1 MB, of the size of a cache

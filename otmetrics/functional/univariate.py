@@ -1,7 +1,9 @@
 """Optimal transport on the line: sorting solves it, for every order p >= 1 at once."""
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +15,10 @@ from otmetrics.functional.checks import (
     checked_clouds,
     checked_weights,
 )
+from otmetrics.functional.threads import in_threads
+
+_T = TypeVar("_T")
+_MANY = 2**17  # values from which a second thread is worth its start
 
 
 def univariate_cost(
@@ -66,6 +72,7 @@ def line_costs(
     order: float,
     real_weights: Tensor | None,
     fake_weights: Tensor | None,
+    overwrite: bool = False,
 ) -> Tensor:
     """W_p^p of samples that are already checked; see `univariate_cost`.
 
@@ -75,6 +82,7 @@ def line_costs(
         order: The order p >= 1.
         real_weights: Float64 weights that sum to one and broadcast to `real`, or None.
         fake_weights: The same for `fake`.
+        overwrite: Whether the values may be overwritten.
 
     Returns:
         Costs (...) in float64.
@@ -83,19 +91,21 @@ def line_costs(
         if order == 1:
             return _weighted_area(real, fake, real_weights, fake_weights)
         return _weighted_cost(real, fake, order, real_weights, fake_weights)
-    real, fake = sorted_values(real), sorted_values(fake)
+    real, fake = sorted_values(real, overwrite), sorted_values(fake, overwrite)
     if real.shape[-1] == fake.shape[-1]:
-        return _powers(real - fake, order).mean(-1)
+        difference = real - fake
+        return mean_square(difference) if order == 2 else _powers(difference, order).mean(-1)
     rows, columns, widths = _merged_on(real.shape[-1], fake.shape[-1], real.device)
     difference = real.index_select(-1, rows) - fake.index_select(-1, columns)
     return (_powers(difference, order) * widths).sum(-1)
 
 
-def sorted_values(values: Tensor) -> Tensor:
+def sorted_values(values: Tensor, overwrite: bool = False) -> Tensor:
     """Sort the last dimension, by numpy's vectorised sort on the CPU, several times faster there.
 
     Args:
         values: Values (..., N).
+        overwrite: Whether they may be overwritten; those that require a gradient are not.
 
     Returns:
         Ascending values, differentiable.
@@ -104,7 +114,9 @@ def sorted_values(values: Tensor) -> Tensor:
         return values.sort(dim=-1).values
     if values.requires_grad:
         return values.gather(-1, ranking_of(values))
-    return torch.from_numpy(np.sort(values.numpy(), axis=-1))
+    rows = np.ascontiguousarray(values.numpy()) if overwrite else values.numpy().copy()
+    _by_rows(lambda part: part.sort(axis=-1), rows)
+    return torch.from_numpy(rows)
 
 
 def ranking_of(values: Tensor) -> Tensor:
@@ -118,7 +130,33 @@ def ranking_of(values: Tensor) -> Tensor:
     """
     if values.device.type != "cpu":
         return values.argsort(dim=-1)
-    return torch.from_numpy(np.argsort(values.detach().numpy(), axis=-1))
+    rows = values.detach().numpy()
+    ranking = np.concatenate(_by_rows(lambda part: np.argsort(part, axis=-1), rows))
+    return torch.from_numpy(ranking.reshape(rows.shape))
+
+
+def _by_rows(work: Callable[[np.ndarray], _T], values: np.ndarray) -> list[_T]:
+    """Work on parts (rows, N) of the values, one in each thread where they are many."""
+    rows = values.reshape(-1, values.shape[-1])
+    num = min(torch.get_num_threads(), len(rows)) if values.size >= _MANY else 1
+    if num == 1:
+        return [work(rows)]
+    return in_threads(work, np.array_split(rows, num), num)
+
+
+def mean_square(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean of the squares over the last dimension.
+
+    Args:
+        values: Values (..., N).
+        weights: Float64 weights that sum to one and broadcast to them, or None.
+
+    Returns:
+        Means (...) in float64.
+    """
+    if weights is not None:
+        return (values.double().square() * weights).sum(-1)
+    return torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64).square() / values.shape[-1]
 
 
 def _powers(difference: Tensor, order: float) -> Tensor:

@@ -157,6 +157,7 @@ def test_help_states_the_defaults_of_the_library(otmetrics):
         defaults.exact_max,
         defaults.num_neighbors,
         defaults.sliced.num_projections,
+        defaults.sliced.max_projections,
         defaults.sinkhorn.epsilon,
         defaults.sinkhorn.max_iterations,
     ):

@@ -220,6 +220,8 @@ def test_skip_corrupt_goes_on_and_names_the_files(otmetrics, tmp_path):
         (["score", "{real}", "{real}", "--floor-with", "{five}", "--no-floor"], 2, "--no-floor"),
         (["score", "{real}", "{real}", "--metrics", "recal"], 2, "Did you mean recall?"),
         (["score", "{real}", "{real}", "--epsilon", "0"], 2, "--epsilon must be"),
+        (["score", "{real}", "{real}", "--tolerance", "1"], 2, "--tolerance must be"),
+        (["score", "{real}", "{real}", "--max-projections", "9"], 2, "needs --tolerance"),
         (["extract", "{real}", "{new}"], 2, "already holds features"),
         (["score", "", "{real}"], 2, "path is empty"),
         (["score", "{huge}", "{real}"], 3, "scale both clouds down"),
@@ -292,6 +294,27 @@ def test_options_reach_the_solvers(otmetrics, features):
     plain = scores(otmetrics("score", *features, "--json"))["scores"]
     for name in ("sliced_wasserstein", "sinkhorn_divergence", "density"):
         assert report["scores"][name]["value"] != plain[name]["value"]
+
+
+def test_directions_are_added_until_the_error_is_small(otmetrics, features):
+    few = ("--metrics", "sliced_wasserstein", "--num-projections", "32")
+    found = scores(otmetrics("score", *features, *few, "--tolerance", "0.002", "--json"))
+    score = found["scores"]["sliced_wasserstein"]
+    assert score["standard_error"] <= 0.002 * score["value"]
+    plain = scores(otmetrics("score", *features, *few, "--json"))["scores"]["sliced_wasserstein"]
+    assert plain["standard_error"] > 0.002 * plain["value"]
+    starved = ("--tolerance", "1e-6", "--max-projections", "64")
+    finished = otmetrics("score", *features, *few, *starved)
+    assert finished.code == 4
+    assert "raise it or --max-projections (64)" in finished.stderr
+
+
+def test_the_table_tells_how_a_distance_was_estimated(otmetrics, features):
+    options = ("--debiased", "--richardson", "--tolerance", "0.05")
+    finished = otmetrics("score", *features, *options)
+    assert finished.code == 0
+    assert "1024 directions and more to an error of 5 % along split halves" in finished.stdout
+    assert "of the mean cost, extrapolated" in finished.stdout
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
