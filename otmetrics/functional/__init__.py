@@ -28,6 +28,7 @@ from otmetrics.functional.result import TransportResult
 from otmetrics.functional.sinkhorn import entropic_cost, sinkhorn_divergence, sinkhorn_result
 from otmetrics.functional.sliced import sliced_result, sliced_wasserstein
 from otmetrics.functional.univariate import univariate_cost
+from otmetrics.functional.unrolled import unrolled_sinkhorn_divergence
 
 __all__ = [
     "DensityCoverage",
@@ -56,4 +57,5 @@ __all__ = [
     "sliced_result",
     "sliced_wasserstein",
     "univariate_cost",
+    "unrolled_sinkhorn_divergence",
 ]
