@@ -55,7 +55,10 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequ
 def print_report(report: ScoreReport) -> None:
     """Print the scores, and under them what they were computed on."""
     features = report.protocol["features"]
-    rows = [_row(name, score, features["extractor"]) for name, score in report.scores.items()]
+    squared = report.protocol["scoring"]["sliced"]["debiased"]
+    rows = [
+        _row(name, score, features["extractor"], squared) for name, score in report.scores.items()
+    ]
     print_table(_HEADER, rows, left=(0,))
     for line in _legend(report):
         click.echo(line)
@@ -108,9 +111,11 @@ def print_json(report: ScoreReport, target: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _row(name: str, score: Score, extractor: str) -> tuple[str, ...]:
+def _row(name: str, score: Score, extractor: str, squared: bool) -> tuple[str, ...]:
     """One line of the table."""
     label = _LABELS[name]
+    if name == "sliced_wasserstein" and squared:
+        label = "sliced, squared ↓"
     if name == "frechet_distance" and extractor == "inception":
         label = "FID ↓"
     value = _number(score.value)

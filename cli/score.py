@@ -80,8 +80,8 @@ def _names(
 @click.option(
     "--debiased",
     is_flag=True,
-    help="Estimate the sliced distance from halves of the samples: on average 0 for two samples "
-    "of one law, so that it may be negative.",
+    help="Squared sliced distance from halves of the samples: on average 0 for two independent "
+    "samples of one law, so that it may be negative. Not with --tolerance.",
 )
 @click.option(
     "--num-neighbors",
@@ -199,8 +199,11 @@ def run_score(
         click.echo(f"note: {note}", err=True)
     if not report.converged:
         for name, result in report.scores.items():
-            if result.message:
-                click.echo(f"warning: {name}: {spoken(result.message, [score])}", err=True)
+            if not (result.converged and (result.floor is None or result.floor.converged)):
+                message = result.message
+                if name != "sliced_wasserstein":  # --tolerance is not theirs
+                    message = message.replace("`tolerance`", "its tolerance")
+                click.echo(f"warning: {name}: {spoken(message, [score])}", err=True)
         raise click.exceptions.Exit(NOT_CONVERGED)
 
 

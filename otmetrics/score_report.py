@@ -39,7 +39,8 @@ class Score:
         sizes: Real and fake samples that it used.
         standard_error: Monte-Carlo error over random directions, where there are any.
         converged: Whether its solver reached its tolerance for the value itself.
-        message: What a solver that did not converge has to say, here or in the floor.
+        message: What the solver says of its work; where it did not converge, here or in the
+            floor, what to raise.
         floor: Its noise floor; None where it was not asked for or the parts are too small.
     """
 

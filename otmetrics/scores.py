@@ -34,7 +34,7 @@ class Scoring:
 
     Attributes:
         metrics: Names among `METRICS`, in any order.
-        sliced: Solver of `sliced_wasserstein`.
+        sliced: Solver of `sliced_wasserstein`; a debiased one makes it SW_2^2, in squared units.
         exact: Solver of `wasserstein`.
         sinkhorn: Solver of `sinkhorn_divergence`.
         num_neighbors: k of precision, recall, density and coverage.
@@ -115,9 +115,18 @@ def _transported(result: TransportResult, value: Tensor) -> list[Measured]:
 
 
 def _sliced(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
-    """SW_p with its Monte-Carlo error."""
+    """SW_p with its Monte-Carlo error; debiased SW_2^2, whose mean over samples is right."""
     result = _solved(scoring.sliced, real, fake)
+    if scoring.sliced.debiased:
+        return [_debiased(result)]
     return _transported(result, result.value)
+
+
+def _debiased(result: TransportResult) -> Measured:
+    """The cost, with the error that the delta method turned into one of its root."""
+    value, error = float(result.value), result.standard_error
+    spread = None if error is None else 2 * abs(value) * float(error)
+    return Measured(float(result.cost), spread, result.converged, result.message)
 
 
 def _exact(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:

@@ -181,8 +181,10 @@ def _assembled(
     sizes: tuple[int, int], size: int, value: Measured, floor: Measured | None, at: Measured
 ) -> Score:
     """One score from its up to three measurements."""
-    parts = [part for part in (value, floor, at) if part is not None]
-    messages = [part.message for part in parts if not part.converged]
+    parts = {"": value, "floor: ": floor, "at the size of the floor: ": at}
+    messages = [
+        where + part.message for where, part in parts.items() if part and not part.converged
+    ]
     beside = None
     if floor is not None:
         beside = Floor(floor.value, size, at.value, floor.converged and at.converged)
@@ -191,7 +193,7 @@ def _assembled(
         sizes=sizes,
         standard_error=value.standard_error,
         converged=value.converged,
-        message=messages[0] if messages else "",
+        message=messages[0] if messages else value.message,
         floor=beside,
     )
 

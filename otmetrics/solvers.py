@@ -38,7 +38,8 @@ class Sliced:
             until it is reached. None takes L.
         max_projections: Most directions to add; only read with `tolerance`.
         debiased: Whether to estimate SW_2^2 from halves of the samples, without the bias that
-            makes distances between samples of one law positive; it may be negative.
+            makes distances between samples of one law positive; it may be negative, and samples
+            must be independent. Not with `tolerance`.
 
     Raises:
         ValueError: If an option breaks its rule.

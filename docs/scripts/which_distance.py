@@ -192,7 +192,7 @@ def drawn(name: str, size: int, dimension: int, same: bool) -> list[float]:
 
 # 2. How many directions.
 
-NUM_DIRECTIONS = (32, 64, 128, 256, 512, 1024)
+NUM_DIRECTIONS = (64, 128, 256, 512, 1024)
 SEEDS = 100
 REFERENCE = 2**16
 

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
+from otmetrics.functional.checks import check_tensor
 from otmetrics.functional.hashing import hashed
 
 # A standard error needs blocks to compare: twice the error from 16 of them covers 94 %.
-_FEWEST_BLOCKS = 16
+FEWEST_BLOCKS = 16
 _STREAM = 0x51CED  # any number
 
 
@@ -85,9 +86,38 @@ def block_size(
     """
     if not orthogonal:
         return 1
-    size = max(1, num_projections // _FEWEST_BLOCKS)
+    size = max(1, num_projections // FEWEST_BLOCKS)
     size = min(size, most or size)
     return size if size <= dimension else size - size % dimension
+
+
+def checked_directions(directions: Tensor, cloud: Tensor) -> Tensor:
+    """Check directions that the user gives.
+
+    Args:
+        directions: Columns (D, L).
+        cloud: A cloud (..., D).
+
+    Returns:
+        Rows (L, D) on the device and in the dtype of the cloud.
+
+    Raises:
+        TypeError: If they are no tensor.
+        ValueError: If their shape does not fit, or a length is not 1.
+    """
+    check_tensor("directions", directions)
+    if directions.ndim != 2 or directions.shape[0] != cloud.shape[-1] or directions.shape[1] < 1:
+        raise ValueError(
+            f"`directions` must have shape (D, L) with D = {cloud.shape[-1]} and L >= 1, "
+            f"got {tuple(directions.shape)}."
+        )
+    lengths = directions.detach().double().norm(dim=0)
+    if not ((lengths - 1).abs() < 1e-3).all():  # also catches NaN
+        raise ValueError(
+            "`directions` must have columns of length 1, got lengths from "
+            f"{lengths.min():.3g} to {lengths.max():.3g}: divide by them."
+        )
+    return directions.detach().T.to(cloud).contiguous()
 
 
 def _orthonormal(num_blocks: int, size: int, dimension: int, generator: torch.Generator) -> Tensor:

@@ -5,16 +5,19 @@ from torch import Tensor
 
 from otmetrics.functional.result import root
 
-_FEWEST_PER_CONTROL = 8  # values that a regression needs for each of its coefficients
+_FEWEST_PER_CONTROL = 16  # values that a regression needs for each of its coefficients
+_PRICE = (
+    12  # of a coefficient: where few values hardly gain by it, their error would look too small
+)
 _RIDGE = 1e-10  # share of the diagonal: collinear controls share their coefficient
 
 
 def controlled(values: Tensor, controls: Tensor, *, positive: bool = True) -> tuple[Tensor, Tensor]:
     """Values with the same mean over the sphere and less variance, and their deviations from it.
 
-    Subtracts the least-squares combination of the controls; where that would not predict a value
-    left out better than the mean of the others does, it leaves the values as they are. Coefficients
-    come from the same values, which biases their mean by O(1/L).
+    Subtracts from each value the combination of its controls that least squares find in all other
+    values, so that its coefficients do not know it; where that does not predict a value left out
+    clearly better than the mean of the others does, it leaves the values as they are.
 
     Args:
         values: Values (..., L), one a direction.
@@ -42,12 +45,18 @@ def controlled(values: Tensor, controls: Tensor, *, positive: bool = True) -> tu
     ridge = torch.where(ridge > 0, ridge, 1.0)[..., None, None]
     gram = gram + ridge * torch.eye(num, dtype=gram.dtype, device=gram.device)
     moments = spread.mT @ (values - values.mean(-1, keepdim=True)).unsqueeze(-1)
-    adjusted = values - (controls @ torch.linalg.solve(gram, moments)).squeeze(-1)
+    weights = torch.linalg.solve(gram, spread.mT).mT
+    leverage = ((spread * weights).sum(-1) + 1 / length).clamp_max(1 - 1e-9)
+    fitted = values - (controls @ torch.linalg.solve(gram, moments)).squeeze(-1)
+    left_out = (fitted - fitted.mean(-1, keepdim=True)) / (1 - leverage)
+    adjusted = fitted + (controls * weights).sum(-1) * left_out
+    left_out = left_out.detach()
     with torch.no_grad():
-        leverage = (spread * torch.linalg.solve(gram, spread.mT).mT).sum(-1) + 1 / length
-        left_out = (adjusted - adjusted.mean(-1, keepdim=True)) / (1 - leverage).clamp_min(1e-9)
         plain = deviations * (length / (length - 1))
-        better = left_out.square().sum(-1, keepdim=True) < plain.square().sum(-1, keepdim=True)
+        price = 1 + _PRICE * num / length
+        better = price * left_out.square().sum(-1, keepdim=True) < plain.square().sum(
+            -1, keepdim=True
+        )
         if positive:
             better &= adjusted.mean(-1, keepdim=True) > 0
     return torch.where(better, adjusted, values), torch.where(better, left_out, deviations)

@@ -120,8 +120,8 @@ def sinkhorn_divergence(
         fake_weights: The same for `fake`.
 
     Returns:
-        Scalar or (B,), in units of the features to the power p, >= 0 up to rounding at convergence,
-        differentiable in both clouds.
+        Scalar or (B,), in units of the features to the power p, differentiable in both clouds. At
+        convergence >= 0 up to rounding for p <= 2; for higher orders it may be negative.
 
     Example:
         >>> x = torch.randn(64, 4, dtype=torch.float64)

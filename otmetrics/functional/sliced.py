@@ -13,12 +13,17 @@ from otmetrics.functional.checks import (
     check_flag,
     check_order,
     check_share,
-    check_tensor,
     checked_clouds,
     checked_weights,
 )
 from otmetrics.functional.cost import ieee_matmul
-from otmetrics.functional.directions import block_size, random_directions, seeded
+from otmetrics.functional.directions import (
+    FEWEST_BLOCKS,
+    block_size,
+    checked_directions,
+    random_directions,
+    seeded,
+)
 from otmetrics.functional.monte_carlo import controlled, error_of_mean, error_of_root
 from otmetrics.functional.result import TransportResult, root
 from otmetrics.functional.slices import (
@@ -84,7 +89,7 @@ def sliced_result(
 
     Random directions are corrected by control variates: the squared difference of the projected
     means and both projected variances have known means over the sphere, and follow the costs
-    closely; where they do not, they are left out. At p = 2 and from 24 directions on, translations
+    closely; where they do not, they are left out. At p = 2 and from 48 directions on, translations
     and scalings about the mean are exact. Time O(L (N + M) (D + log(N + M))), memory
     O((N + M) (D + chunk)), both also with gradient, whatever L.
 
@@ -96,12 +101,14 @@ def sliced_result(
         orthogonal: Whether random directions come in independent blocks of orthonormal ones;
             see `random_directions`.
         tolerance: Standard error of the value, as a share of the value in (0, 1), below which no
-            more directions are added; None takes L directions.
+            more directions are added, at least 16 blocks of them; None takes L directions. Not with
+            `debiased`, whose value may be 0.
         max_projections: Most directions to add, at least L. Only read with `tolerance`.
         debiased: Whether to multiply the differences of two independent pairs of halves of the
             samples instead of squaring one: at p = 2 the expectation of the cost is then 0 where
             both laws agree, as that of no other distance between samples is, and the cost may be
-            negative. Each block of directions splits anew, into halves of the smaller size.
+            negative. Each block of directions splits anew, into halves of the smaller size. The
+            samples must be independent: of a cloud and itself, the cost is negative.
         directions: Unit directions (D, L) to use instead of random ones; the plain mean over them.
         generator: CPU generator of directions and splits; None takes `directions.seeded(0)`.
         real_weights: Non-negative weights (N,) or (B, N), normalised here; None for uniform.
@@ -138,7 +145,7 @@ def sliced_result(
         return _estimated(question, generator)
     if tolerance is not None:
         raise ValueError("`tolerance` must be None for given `directions`: none can be added.")
-    rows = _checked_directions(directions, real)
+    rows = checked_directions(directions, real)
     measure = costs_along(order, _row(a), _row(b))
     block = len(rows)
     if debiased:
@@ -209,25 +216,13 @@ def check_sliced_options(options: SlicedOptions) -> None:
     if options.debiased and options.order != 2:
         raise ValueError(f"`debiased` must be False unless `order` is 2, got {options.order}.")
     if options.tolerance is not None:
+        if options.debiased:
+            raise ValueError(
+                "`tolerance` must be None with `debiased`: it is a share of the value, which may "
+                "be 0."
+            )
         check_share("tolerance", options.tolerance)
         check_at_least("max_projections", options.max_projections, options.num_projections)
-
-
-def _checked_directions(directions: Tensor, cloud: Tensor) -> Tensor:
-    """Directions of length one as rows (L, D) on the device and in the dtype of the cloud."""
-    check_tensor("directions", directions)
-    if directions.ndim != 2 or directions.shape[0] != cloud.shape[-1] or directions.shape[1] < 1:
-        raise ValueError(
-            f"`directions` must have shape (D, L) with D = {cloud.shape[-1]} and L >= 1, "
-            f"got {tuple(directions.shape)}."
-        )
-    lengths = directions.detach().double().norm(dim=0)
-    if not ((lengths - 1).abs() < 1e-3).all():  # also catches NaN
-        raise ValueError(
-            "`directions` must have columns of length 1, got lengths from "
-            f"{lengths.min():.3g} to {lengths.max():.3g}: divide by them."
-        )
-    return directions.detach().T.to(cloud).contiguous()
 
 
 def _near_origin(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,6 +245,8 @@ def _estimated(question: _Question, generator: torch.Generator) -> TransportResu
     block = _block(question, options.num_projections)
     most = options.num_projections if tolerance is None else options.max_projections
     target, slices = options.num_projections, None
+    if tolerance is not None:  # fewer blocks may agree by chance
+        target = max(target, FEWEST_BLOCKS * block)
     while True:
         if tolerance is not None:
             target = min(-(-target // block) * block, max(block, most // block * block))

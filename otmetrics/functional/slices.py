@@ -13,7 +13,7 @@ _CHUNK_ELEMENTS = 2**24  # values that a chunk projects: fewer are slower, more 
 
 Measure = Callable[[Tensor, Tensor, int], Tensor]
 """Numbers (..., C, K) in float64 from projections (..., C, N) and (..., C, M) of the C directions
-from a given one on. It may overwrite the projections."""
+from a given one on."""
 
 
 def measured(
@@ -49,7 +49,9 @@ class _Measured(torch.autograd.Function):
         measure: Measure,
         block: int | None,
     ) -> Tensor:
-        ctx.save_for_backward(real, fake, directions)
+        # What was made in inference mode cannot be saved, its copy can.
+        kept = [part.clone() if part.is_inference() else part for part in (real, fake, directions)]
+        ctx.save_for_backward(*kept)
         ctx.measure, ctx.block = measure, block
         return torch.cat(
             [
@@ -113,8 +115,7 @@ def costs_along(order: float, real_weights: Tensor | None, fake_weights: Tensor 
     """
 
     def measure(real: Tensor, fake: Tensor, start: int) -> Tensor:
-        costs = line_costs(real, fake, order, real_weights, fake_weights, overwrite=True)
-        return costs.unsqueeze(-1)
+        return line_costs(real, fake, order, real_weights, fake_weights).unsqueeze(-1)
 
     return measure
 
@@ -125,8 +126,8 @@ def costs_and_squares_along(
     """Measure of the cost W_p^p and of both mean squares, with the arguments of `costs_along`."""
 
     def measure(real: Tensor, fake: Tensor, start: int) -> Tensor:
+        costs = line_costs(real, fake, order, real_weights, fake_weights)
         squares = mean_square(real, real_weights), mean_square(fake, fake_weights)
-        costs = line_costs(real, fake, order, real_weights, fake_weights, overwrite=True)
         return torch.stack([costs, *squares], -1)
 
     return measure

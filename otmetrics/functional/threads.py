@@ -22,5 +22,7 @@ def in_threads(
     Returns:
         Its results in order.
     """
+    if num_threads == 1:
+        return [work(item) for item in items]
     with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:
         return list(pool.map(work, items))

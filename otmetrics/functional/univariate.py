@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from otmetrics.functional.checks import (
 )
 from otmetrics.functional.threads import in_threads
 
-_T = TypeVar("_T")
+_CACHED = 2**16  # values a side of a piece that stays in the cache
 _MANY = 2**17  # values from which a second thread is worth its start
 
 
@@ -72,7 +71,6 @@ def line_costs(
     order: float,
     real_weights: Tensor | None,
     fake_weights: Tensor | None,
-    overwrite: bool = False,
 ) -> Tensor:
     """W_p^p of samples that are already checked; see `univariate_cost`.
 
@@ -82,7 +80,6 @@ def line_costs(
         order: The order p >= 1.
         real_weights: Float64 weights that sum to one and broadcast to `real`, or None.
         fake_weights: The same for `fake`.
-        overwrite: Whether the values may be overwritten.
 
     Returns:
         Costs (...) in float64.
@@ -91,21 +88,43 @@ def line_costs(
         if order == 1:
             return _weighted_area(real, fake, real_weights, fake_weights)
         return _weighted_cost(real, fake, order, real_weights, fake_weights)
-    real, fake = sorted_values(real, overwrite), sorted_values(fake, overwrite)
     if real.shape[-1] == fake.shape[-1]:
-        difference = real - fake
-        return mean_square(difference) if order == 2 else _powers(difference, order).mean(-1)
+        if real.device.type == "cpu" and not (real.requires_grad or fake.requires_grad):
+            return _paired_costs(real, fake, order)
+        return _powers(sorted_values(real) - sorted_values(fake), order).mean(-1)
+    real, fake = sorted_values(real), sorted_values(fake)
     rows, columns, widths = _merged_on(real.shape[-1], fake.shape[-1], real.device)
     difference = real.index_select(-1, rows) - fake.index_select(-1, columns)
     return (_powers(difference, order) * widths).sum(-1)
 
 
-def sorted_values(values: Tensor, overwrite: bool = False) -> Tensor:
+def _paired_costs(real: Tensor, fake: Tensor, order: float) -> Tensor:
+    """Costs between samples of one size, in pieces of rows that a cache holds."""
+    x, y = (side.numpy().reshape(-1, side.shape[-1]) for side in (real, fake))
+    costs = np.empty(len(x))
+    step = max(1, _CACHED // x.shape[-1])
+
+    def solve(rows: range) -> None:
+        for start in rows:
+            part = slice(start, start + step)
+            pairs = np.sort(x[part], axis=-1), np.sort(y[part], axis=-1)
+            difference = np.subtract(*pairs, dtype=np.float64)
+            if order == 2:
+                costs[part] = np.einsum("ij,ij->i", difference, difference)
+            else:
+                costs[part] = (np.abs(difference, out=difference) ** order).sum(-1)
+
+    starts = range(0, len(x), step)
+    num = torch.get_num_threads() if x.size >= _MANY else 1
+    in_threads(solve, [starts[i::num] for i in range(num)], num)
+    return torch.from_numpy(costs / x.shape[-1]).reshape(real.shape[:-1])
+
+
+def sorted_values(values: Tensor) -> Tensor:
     """Sort the last dimension, by numpy's vectorised sort on the CPU, several times faster there.
 
     Args:
         values: Values (..., N).
-        overwrite: Whether they may be overwritten; those that require a gradient are not.
 
     Returns:
         Ascending values, differentiable.
@@ -114,8 +133,7 @@ def sorted_values(values: Tensor, overwrite: bool = False) -> Tensor:
         return values.sort(dim=-1).values
     if values.requires_grad:
         return values.gather(-1, ranking_of(values))
-    rows = np.ascontiguousarray(values.numpy()) if overwrite else values.numpy().copy()
-    _by_rows(lambda part: part.sort(axis=-1), rows)
+    rows = _by_rows(lambda part: np.sort(part, axis=-1), values.numpy())
     return torch.from_numpy(rows)
 
 
@@ -131,17 +149,16 @@ def ranking_of(values: Tensor) -> Tensor:
     if values.device.type != "cpu":
         return values.argsort(dim=-1)
     rows = values.detach().numpy()
-    ranking = np.concatenate(_by_rows(lambda part: np.argsort(part, axis=-1), rows))
-    return torch.from_numpy(ranking.reshape(rows.shape))
+    return torch.from_numpy(_by_rows(lambda part: np.argsort(part, axis=-1), rows))
 
 
-def _by_rows(work: Callable[[np.ndarray], _T], values: np.ndarray) -> list[_T]:
-    """Work on parts (rows, N) of the values, one in each thread where they are many."""
+def _by_rows(work: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> np.ndarray:
+    """Work on rows (..., N), in threads where they are many."""
     rows = values.reshape(-1, values.shape[-1])
     num = min(torch.get_num_threads(), len(rows)) if values.size >= _MANY else 1
     if num == 1:
-        return [work(rows)]
-    return in_threads(work, np.array_split(rows, num), num)
+        return work(rows).reshape(values.shape)
+    return np.concatenate(in_threads(work, np.array_split(rows, num), num)).reshape(values.shape)
 
 
 def mean_square(values: Tensor, weights: Tensor | None = None) -> Tensor:

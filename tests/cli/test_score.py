@@ -310,11 +310,28 @@ def test_directions_are_added_until_the_error_is_small(otmetrics, features):
 
 
 def test_the_table_tells_how_a_distance_was_estimated(otmetrics, features):
-    options = ("--debiased", "--richardson", "--tolerance", "0.05")
+    finished = otmetrics("score", *features, "--richardson", "--tolerance", "0.05")
+    assert finished.code == 0
+    assert "1024 directions and more to an error of 5 %" in finished.stdout
+    assert "of the mean cost, extrapolated" in finished.stdout
+
+
+def test_a_debiased_distance_is_squared_so_that_floors_subtract(otmetrics, features):
+    options = ("--metrics", "sliced_wasserstein", "--debiased")
     finished = otmetrics("score", *features, *options)
     assert finished.code == 0
-    assert "1024 directions and more to an error of 5 % along split halves" in finished.stdout
-    assert "of the mean cost, extrapolated" in finished.stdout
+    assert "sliced, squared" in finished.stdout
+    assert "1024 directions along split halves" in finished.stdout
+    found = scores(otmetrics("score", *features, *options, "--json"))["scores"]
+    real, fake = (torch.from_numpy(np.load(path)) for path in features)
+    expected = Sliced(debiased=True).solve(real, fake)
+    score = found["sliced_wasserstein"]
+    assert score["value"] == pytest.approx(float(expected.cost))
+    error = 2 * abs(float(expected.value)) * float(expected.standard_error)
+    assert score["standard_error"] == pytest.approx(error)
+    floor = score["floor"]
+    assert floor["excess"] == pytest.approx(floor["at_floor_size"] - floor["value"])
+    assert otmetrics("score", *features, *options, "--tolerance", "0.1").code == 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")

@@ -48,6 +48,24 @@ def test_the_standard_error_covers(
     assert 0.88 <= share <= 0.995
 
 
+@pytest.mark.parametrize("num_projections", [32, 64, 96, 128])
+def test_the_standard_error_covers_where_one_axis_decides(num_projections: int) -> None:
+    """Few directions find the one that counts; controls must not make the error look smaller.
+
+    Costs of this law are so skewed that two errors of their plain mean hold the truth in some 90 %.
+    """
+    spreads = torch.arange(1, 33).double() ** -1
+    x, y = cloud(256, 32, seed=1) * spreads, cloud(256, 32, seed=2) * spreads.flip(0)
+    truth = sliced_result(x, y, num_projections=2**16, generator=seeded(999)).value.item()
+    assert two_errors_cover(x, y, truth, num_projections=num_projections) >= 0.86
+    costs = [
+        sliced_result(x, y, num_projections=num_projections, generator=seeded(seed)).cost
+        for seed in range(RUNS)
+    ]
+    bias = torch.stack(costs).mean() / truth**2 - 1
+    assert bias.abs() < 3 * torch.stack(costs).std() / truth**2 / RUNS**0.5
+
+
 @pytest.mark.parametrize("order", [1.0, 3.0])
 @pytest.mark.parametrize("dimension", [2, 6, 40])
 def test_the_standard_error_covers_a_closed_form(dimension: int, order: float) -> None:
@@ -72,7 +90,7 @@ def test_the_error_falls_with_the_root_of_the_number_of_directions(order: float)
     x = cloud(1, 8, seed=1)
     y = x + cloud(8, seed=2)
     truth = sliced_translation(y[0] - x[0], order) ** (1 / order)
-    counts = [32, 128, 512, 2048]
+    counts = [64, 256, 1024]
     errors = []
     for count in counts:
         runs = [
@@ -83,7 +101,7 @@ def test_the_error_falls_with_the_root_of_the_number_of_directions(order: float)
         ]
         errors.append(math.sqrt(np.mean((np.array(runs) - truth) ** 2)))
     slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
-    # An RMS over 200 runs is good to 5 %, so the slope over a factor of 64 is good to 0.02. Few
+    # An RMS over 200 runs is good to 5 %, so the slope over a factor of 16 is good to 0.03. Few
     # directions pay for their coefficients, which makes it a little steeper.
     assert slope == pytest.approx(-0.5, abs=0.08)
 
@@ -136,31 +154,32 @@ def test_control_variates_lower_the_error(order: float) -> None:
     assert 0.5 < (torch.stack(stated).square().mean().sqrt() / made) < 1.4
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize("strength", [0.0, 0.6, 3.0])
 def test_controls_are_used_where_they_predict_what_is_left_out(strength: float) -> None:
     """Leave-one-out by loops: new values and deviations, or those of the plain mean."""
-    used = 0
+    used, num = 0, 100
     for seed in range(20):
-        controls = cloud(40, 3, seed=seed)
-        values = cloud(40, seed=100 + seed) + 10 + strength * controls[:, 0]
+        controls = cloud(num, 3, seed=seed)
+        values = cloud(num, seed=100 + seed) + 10 + strength * controls[:, 0]
         adjusted, deviations = controlled(values, controls)
-        left_out, plain = [], []
-        for i in range(40):
-            kept = torch.arange(40) != i
-            fitted = torch.cat([torch.ones(39, 1), controls[kept]], 1)
+        left_out, plain, others = [], [], []
+        for i in range(num):
+            kept = torch.arange(num) != i
+            fitted = torch.cat([torch.ones(num - 1, 1), controls[kept]], 1)
             coefficients = torch.linalg.lstsq(fitted, values[kept, None]).solution[:, 0]
-            left_out.append(values[i] - coefficients[0] - controls[i] @ coefficients[1:])
+            others.append(values[i] - controls[i] @ coefficients[1:])
+            left_out.append(others[i] - coefficients[0])
             plain.append(values[i] - values[kept].mean())
-        if torch.stack(left_out).square().sum() < torch.stack(plain).square().sum():
+        price = 1 + 12 * 3 / num
+        if price * torch.stack(left_out).square().sum() < torch.stack(plain).square().sum():
             used += 1
-            everything = torch.cat([torch.ones(40, 1), controls], 1)
-            slopes = torch.linalg.lstsq(everything, values[:, None]).solution[1:, 0]
-            torch.testing.assert_close(adjusted, values - controls @ slopes, rtol=1e-7, atol=0)
+            torch.testing.assert_close(adjusted, torch.stack(others), rtol=1e-7, atol=0)
             torch.testing.assert_close(deviations, torch.stack(left_out), rtol=1e-6, atol=1e-8)
         else:
             assert torch.equal(adjusted, values)
             torch.testing.assert_close(deviations, values - values.mean(), rtol=0, atol=1e-14)
-    assert used == 20 if strength == 3 else 0 < used < 20
+    assert used == {0.0: 0, 3.0: 20}.get(strength, used)
+    assert strength != 0.6 or 0 < used < 20
 
 
 @pytest.mark.parametrize("block", [1, 5, 8])
@@ -193,6 +212,7 @@ def test_a_tolerance_is_kept_from_any_number_of_directions(num_projections: int)
     assert result.converged
     assert result.standard_error is not None
     assert result.standard_error <= 0.05 * result.value
+    assert int(result.message.split()[2]) >= 16  # fewer may agree by chance
     with pytest.warns(ConvergenceWarning, match="max_projections"):
         alone = sliced_result(x, y, num_projections=1, tolerance=0.05, max_projections=1)
     assert not alone.converged

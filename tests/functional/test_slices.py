@@ -6,7 +6,7 @@ import pytest
 import torch
 from cases import ORDERS, cloud, weights
 
-from otmetrics.functional import random_directions, sliced_result, slices
+from otmetrics.functional import random_directions, sliced_result, slices, univariate
 
 
 def naive(x: torch.Tensor, y: torch.Tensor, directions: torch.Tensor, order: float) -> torch.Tensor:
@@ -87,3 +87,60 @@ def test_second_derivatives_are_refused() -> None:
     (gradient,) = torch.autograd.grad(value, x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("order", ORDERS)
+def test_threads_and_pieces_change_nothing(
+    order: float, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for layouts whose rows are not one behind the other, and the clouds stay as they are."""
+    x = cloud(5, 9, 2, seed=1).permute(2, 1, 0)  # (2, 9, 5), strided
+    y = cloud(1, 9, 5, seed=2).expand(2, 9, 5)
+    options: dict[str, Any] = {"order": order, "num_projections": 40}
+    if weighted:
+        options["real_weights"] = weights(9, seed=3)
+    before = x.clone(), y.clone()
+
+    def found() -> list[torch.Tensor]:
+        u, v = x.clone().requires_grad_(), y.clone().requires_grad_()
+        cost = sliced_result(u, v, **options).cost
+        shorter = sliced_result(x, y[:, :7], order=order, num_projections=40).cost
+        gradients = torch.autograd.grad(cost.sum(), (u, v))
+        return [sliced_result(x, y, **options).cost, shorter, *gradients]
+
+    expected = found()
+    for many, cached, threads in ((1, 1, 3), (1, 2**16, 2), (2**17, 1, 1)):
+        monkeypatch.setattr(univariate, "_MANY", many)
+        monkeypatch.setattr(univariate, "_CACHED", cached)
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        for one, two in zip(found(), expected, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-14)
+    assert torch.equal(x, before[0])
+    assert torch.equal(y, before[1])
+
+
+def test_clouds_of_inference_mode_can_be_compared_with_those_that_train() -> None:
+    with torch.inference_mode():
+        real = cloud(9, 4, seed=1)
+    fake = cloud(9, 4, seed=2).requires_grad_()
+    cost = sliced_result(real, fake, num_projections=8).cost
+    (gradient,) = torch.autograd.grad(cost, fake)
+    ordinary = sliced_result(cloud(9, 4, seed=1), fake, num_projections=8).cost
+    torch.testing.assert_close(gradient, torch.autograd.grad(ordinary, fake)[0])
+
+
+@pytest.mark.parametrize("num", [1000, 5000])
+def test_far_clouds_keep_their_digits_whatever_their_order(num: int) -> None:
+    """Position is told by some of the points; here they are sorted, and one lies far out."""
+    x, y = cloud(num, 6, seed=1), 1.5 * cloud(num, 6, seed=2)
+    x = x[x.norm(dim=1).argsort()]
+    x[-1] *= 100
+    expected = sliced_result(x, y, num_projections=64).value
+    offset = torch.full((6,), 1e5).double()
+    single = [(side + offset).float() for side in (x, y)]
+    rounded = [side.double() - offset for side in single]  # what float32 leaves of them
+    exact = sliced_result(*rounded, num_projections=64).value
+    found = sliced_result(*single, num_projections=64).value
+    assert found.item() == pytest.approx(exact.item(), rel=1e-5)
+    assert exact.item() == pytest.approx(expected.item(), rel=1e-2)
