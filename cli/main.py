@@ -6,13 +6,15 @@ import sys
 
 import click
 
-from otmetrics.errors import DataError, OptionError
+from otmetrics.errors import DataError, DivergedError, OptionError
 
 from .demo import demo
 from .extract import extract
 from .features import features
 from .options import spoken
-from .score import score
+from .runs import evaluate, models, sample
+from .score import NOT_CONVERGED, score
+from .train import train
 
 BAD_DATA = 3
 INTERRUPTED = 130
@@ -37,7 +39,7 @@ def cli() -> None:
     """  # noqa: D301 - \b is click's mark for text that keeps its lines
 
 
-for command in (score, extract, features, demo):
+for command in (score, extract, features, demo, train, sample, evaluate, models):
     cli.add_command(command)
 
 
@@ -62,6 +64,9 @@ def main() -> None:
     except DataError as error:
         click.echo(f"error: {error}", err=True)
         code = BAD_DATA
+    except DivergedError as error:
+        click.echo(f"error: {error}", err=True)
+        code = NOT_CONVERGED
     except OptionError as error:
         click.echo(f"error: {spoken(str(error), cli.commands.values())}", err=True)
         code = click.UsageError.exit_code

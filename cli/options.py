@@ -104,10 +104,22 @@ def resolved_device(name: str) -> str:
 
 def spoken(message: str, commands: Iterable[click.Command]) -> str:
     """A message of the library with its arguments named as these commands have them."""
-    options = {name for command in commands for item in command.params for name in item.opts}
+    options = {name for command in commands for name in _flags(command)}
 
     def named(found: re.Match[str]) -> str:
         option = "--" + found[1].replace("_", "-")
         return option if option in options else found[0]
 
     return re.sub(r"`([a-z_]+)`", named, message)
+
+
+def _flags(command: click.Command) -> Iterator[str]:
+    """Options of a command and of those below it."""
+    for item in command.params:
+        yield from item.opts
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            if below is not None:
+                yield from _flags(below)

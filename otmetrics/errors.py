@@ -11,3 +11,7 @@ class OptionError(ValueError):
 
 class ConvergenceWarning(UserWarning):
     """A solver stopped before its tolerance; its result says so too (`converged`)."""
+
+
+class DivergedError(RuntimeError):
+    """A loss or a weight of a training run is no longer finite; the message names which."""

@@ -25,7 +25,7 @@ ALSO_NOT = {"features": {"functional", "solvers"}, "images": {"functional", "sol
 ONLY_IN = {
     "torchmetrics": {"metrics"},
     "click": {"cli"},
-    "matplotlib": {"report"},
+    "matplotlib": {"report", "reference_models"},
     "jinja2": {"report"},
     "PIL": {"images"},
 }

@@ -5,6 +5,7 @@ from otmetrics.images.batches import ReadingReport, batches
 from otmetrics.images.decode import MAX_PIXELS, DecodedImage, decoded_image
 from otmetrics.images.demo import write_demo
 from otmetrics.images.sources import EXTENSIONS, ImageFolder, ImageSource, opened
+from otmetrics.images.writing import write_png
 
 __all__ = [
     "EXTENSIONS",
@@ -19,4 +20,5 @@ __all__ = [
     "decoded_image",
     "opened",
     "write_demo",
+    "write_png",
 ]

@@ -27,11 +27,11 @@ retina      Fundus of a left eye, Mikael Haggstrom         CC0, commons.wikimedi
 
 from pathlib import Path
 
-from PIL import Image
 from torch import Tensor
 
 from otmetrics.errors import DataError
 from otmetrics.images.decode import decoded_image
+from otmetrics.images.writing import write_png
 
 SHEET = Path(__file__).with_name("demo.jpg")
 TILE = 48  # a multiple of the 8 pixels of a JPEG block, so that no tile bleeds into the next
@@ -74,7 +74,8 @@ def write_demo(folder: str | Path) -> tuple[Path, Path]:
             names = {Path(name).name for name in tiles if name.startswith(subfolder)}
             _check_foreign(folder / subfolder, names)
         for name, pixels in tiles.items():
-            _write_png(folder / name, pixels)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_png(folder / name, pixels)
     except OSError as error:
         raise DataError(
             f"`{error.filename or folder}` cannot be written ({error}): give another folder."
@@ -107,9 +108,3 @@ def _check_foreign(folder: Path, own: set[str]) -> None:
                 f"`{path}` is not of the demonstration and would be scored with it: "
                 "give a folder that is new or empty with --out."
             )
-
-
-def _write_png(path: Path, pixels: Tensor) -> None:
-    """Write one image."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)

@@ -1,0 +1,211 @@
+"""`otmetrics train`, one subcommand a preset, with the options of its objective."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from otmetrics.errors import OptionError
+
+from .options import INPUT
+
+_RUN_OPTIONS = (
+    click.Option(
+        ["--data"],
+        required=True,
+        metavar="NAME",
+        help="ring8, grid25, digits, mnist, fashion_mnist, cifar10, celeba, stacked_mnist, "
+        "folder:PATH of images, or npz:PATH of images or of points (N, D).",
+    ),
+    click.Option(["--out"], required=True, type=INPUT, metavar="RUN", help="Folder of the run."),
+    click.Option(
+        ["--data-root"], type=INPUT, help="Where torchvision's data sets lie, or are put."
+    ),
+    click.Option(
+        ["--download"], is_flag=True, help="Fetch torchvision's data set if it is missing."
+    ),
+    click.Option(["--resume"], is_flag=True, help="Go on from the last checkpoint in RUN."),
+    click.Option(
+        ["--allow-change"], is_flag=True, help="Resume although the options differ from RUN's."
+    ),
+    click.Option(
+        ["--device"],
+        type=click.Choice(["auto", "cpu"]),
+        default="auto",
+        show_default=True,
+        help="auto takes a GPU where there is one.",
+    ),
+    click.Option(["--log-every"], type=int, default=0, help="Steps between rows; 0: 200 in a run."),
+    click.Option(
+        ["--checkpoint-every"],
+        type=int,
+        default=0,
+        help="Steps between checkpoints; 0: twenty in a run.",
+    ),
+    click.Option(["--no-tensorboard"], is_flag=True, help="Write no TensorBoard file."),
+    click.Option(["--quiet", "-q"], is_flag=True, help="No progress and no warnings on stderr."),
+)
+_TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
+
+
+class _Presets(click.Group):
+    """One command a preset, made when it is asked for: the library loads only then."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the presets."""
+        with trainer():
+            from otmetrics.reference_models.presets import PRESETS
+        return list(PRESETS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a preset."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        return _command(cmd_name)
+
+
+@click.command(cls=_Presets, subcommand_metavar="PRESET [OPTIONS]")
+def train() -> None:
+    """Train one of the bundled GANs.
+
+    \b
+    otmetrics models                                  the presets, their papers and losses
+    otmetrics train wgan-gp --help                    the options of one
+    otmetrics train wgan-gp --data ring8 --out runs/ring
+    otmetrics sample runs/ring samples.npz --num 2500
+
+    RUN holds checkpoints, the best generator (generator.safetensors), a log (log.jsonl, log.csv),
+    samples and curves. A run that was stopped goes on with --resume, to the same weights. Several
+    GPUs: accelerate launch -m otmetrics train PRESET ...
+    """  # noqa: D301 - \b is click's mark for text that keeps its lines
+
+
+@contextmanager
+def trainer() -> Iterator[None]:
+    """Name the extra where one of its packages is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("otmetrics"):
+            raise
+        raise OptionError(
+            f"the trainer needs {error.name}: install it with pip install 'otmetrics[train]'."
+        ) from error
+
+
+def _command(name: str) -> click.Command:
+    """The command of one preset, its options read off the fields of the library."""
+    from otmetrics.reference_models.config import TrainConfig
+    from otmetrics.reference_models.objectives import OBJECTIVES
+    from otmetrics.reference_models.presets import PRESETS
+
+    preset, kind = PRESETS[name], OBJECTIVES[name]
+    own = dataclasses.fields(kind)  # type: ignore[arg-type]
+    common = [item for item in dataclasses.fields(TrainConfig) if "help" in item.metadata]
+    formula = (kind.__doc__ or "").split("\n\n", 2)
+    about = "\n\n".join([f"Train {name}: {preset.loss}.", preset.paper + ".", *formula[1:2]])
+
+    def run(**given: Any) -> None:
+        chosen = {key: value for key, value in given.items() if value is not None}
+        objective = {item.name: chosen.pop(item.name) for item in own if item.name in chosen}
+        options = {item.name: chosen.pop(item.name) for item in common if item.name in chosen}
+        run_training(name, options, objective, **chosen)
+
+    params = [
+        *_RUN_OPTIONS,
+        *(_option(item, preset.objective.get(item.name, item.default)) for item in own),
+        *(_option(item, None) for item in common),
+    ]
+    return click.Command(
+        name, callback=run, params=list(params), help=about, short_help=preset.loss
+    )
+
+
+def _option(item: dataclasses.Field, default: Any) -> click.Option:
+    """An option of a field; what it defaults to depends on the data where None is given."""
+    flag = "--" + item.name.replace("_", "-")
+    text, choices = item.metadata["help"], item.metadata["choices"]
+    if default is not None:
+        text += f" Default: {default}."
+    kind = item.type if isinstance(item.type, str) else item.type.__name__
+    if kind == "bool":
+        return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=text)
+    kind = click.Choice(choices) if choices else _TYPES[kind]
+    return click.Option([flag], type=kind, default=None, help=text)
+
+
+def run_training(
+    name: str,
+    options: dict[str, Any],
+    objective: dict[str, Any],
+    *,
+    data: str,
+    out: Path,
+    data_root: Path | None = None,
+    download: bool = False,
+    quiet: bool = False,
+    no_tensorboard: bool = False,
+    **rest: Any,
+) -> None:
+    """Load, train, and say what is where."""
+    with trainer():
+        from otmetrics.reference_models.data import load_data
+        from otmetrics.reference_models.presets import config_for
+        from otmetrics.reference_models.reporter import Reporter
+        from otmetrics.reference_models.training import train as trained
+    first = os.environ.get("RANK", "0") == "0"
+    size = options.get("size") or None
+    samples = load_data(data, root=data_root, download=download and first, size=size)
+    config = config_for(name, samples, options, objective)
+    with _progress(quiet or not first) as (progress, warn):
+        reporter = Reporter(
+            out if first else None, progress=progress, warn=warn, tensorboard=not no_tensorboard
+        )
+        state = trained(config, samples, out, reporter=reporter, **rest)
+    if first:
+        best = state.best
+        click.echo(f"{out}: {state.step} steps of {name} on {data}; best at {int(best['step'])}:")
+        for key, value in best.items():
+            if key != "step":
+                click.echo(f"  {key:20} {value:.4g}")
+
+
+@contextmanager
+def _progress(
+    quiet: bool,
+) -> Iterator[tuple[Callable[[int, int, str], None] | None, Callable[[str], None] | None]]:
+    """A bar with the last losses and score, and a place for warnings, on stderr."""
+    if quiet:
+        yield None, None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.description}"),
+    )
+    bars = Progress(*columns, console=console)
+    task = bars.add_task("", total=None)
+
+    def update(done: int, total: int, text: str) -> None:
+        bars.start()  # not before, so that an early error stands alone
+        bars.update(task, completed=done, total=total, description=text)
+
+    try:
+        yield update, lambda line: console.print(f"warning: {line}", markup=False)
+    finally:
+        bars.stop()

@@ -1,0 +1,102 @@
+"""One file that holds all that a run needs to go on, written whole or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otmetrics.errors import DataError, OptionError
+
+from .config import TrainConfig, changes
+
+VERSION = 1
+LAST, BEST = "checkpoint.pt", "best.pt"
+
+
+def save(path: Path, state: dict[str, Any], config: TrainConfig) -> None:
+    """Write a state beside its configuration.
+
+    Random numbers need no entry: every step seeds all generators from the run's seed, its process
+    and its number, so that seed and step are the state of each of them.
+
+    Args:
+        path: The file; its former content stays until the new one is complete.
+        state: Tensors, numbers and strings in dicts and lists.
+        config: The configuration of the run.
+
+    Raises:
+        DataError: If the file cannot be written.
+    """
+    whole = {"version": VERSION, "config": config.to_dict(), "hash": config.hash, **state}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        torch.save(whole, partial)
+        partial.replace(path)
+    except OSError as error:
+        raise DataError(f"`{path}` cannot be written ({error.strerror}).") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a state.
+
+    Args:
+        path: A file that `save` wrote.
+
+    Returns:
+        What it holds, on the CPU.
+
+    Raises:
+        DataError: If it is missing, damaged, or of another kind or version.
+    """
+    if not path.is_file():
+        raise DataError(f"`{path}` does not exist: name the folder of a run that has a checkpoint.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has no one error for a damaged file
+        raise DataError(
+            f"`{path}` is no checkpoint or is damaged ({type(error).__name__}): "
+            f"take {BEST if path.name == LAST else LAST} beside it, or train anew."
+        ) from error
+    if not isinstance(state, dict) or state.get("version") != VERSION:
+        raise DataError(f"`{path}` is no checkpoint of this version ({VERSION}): train anew.")
+    return state
+
+
+def check_same_run(state: dict[str, Any], config: TrainConfig, path: Path) -> None:
+    """Raise unless a checkpoint was made with this configuration.
+
+    Args:
+        state: What `load` gave.
+        config: The configuration that shall go on.
+        path: Where the state comes from, for the message.
+
+    Raises:
+        OptionError: If the configurations differ; the message names what does.
+    """
+    if state["hash"] != config.hash:
+        differences = "; ".join(changes(state["config"], config.to_dict())) or "their formats"
+        raise OptionError(
+            f"`{path}` was made with another configuration ({differences}): give the same options, "
+            "or `allow_change` to go on with the new ones."
+        )
+
+
+def is_finite(state: Any) -> bool:
+    """Whether all numbers in a state are.
+
+    Args:
+        state: Tensors in dicts and lists.
+
+    Returns:
+        False if any is NaN or infinite.
+    """
+    if isinstance(state, Tensor):
+        return not state.is_floating_point() or bool(torch.isfinite(state).all())
+    if isinstance(state, dict):
+        return all(is_finite(value) for value in state.values())
+    if isinstance(state, list | tuple):
+        return all(is_finite(value) for value in state)
+    return True

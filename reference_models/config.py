@@ -1,0 +1,152 @@
+"""Everything that decides the weights of a run, as one immutable object with a hash."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from otmetrics.errors import OptionError
+from otmetrics.functional.checks import check_at_least, check_positive, check_seed
+
+from .objectives import OBJECTIVES
+from .objectives.base import Objective, option
+
+SELECTABLE = (
+    "sliced_wasserstein",
+    "wasserstein",
+    "sinkhorn_divergence",
+    "frechet_distance",
+    "kernel_distance",
+    "precision",
+    "recall",
+    "coverage",
+)
+"""Scores that may choose the best checkpoint."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A run: objective, data, networks, optimisers, evaluation.
+
+    Each field has its sentence where `otmetrics train PRESET --help` shows it.
+
+    Raises:
+        OptionError: If an option breaks its rule.
+    """
+
+    objective: Objective
+    data: str
+    size: int = option(0, "Side in pixels of the images of folder:PATH, 32 or 64; 0 for 64.")
+    architecture: str = option(
+        "mlp", "Pair of networks, of matched size.", choices=("mlp", "dcgan", "resnet")
+    )
+    width: int = option(128, "Hidden units of an MLP; channels at the finest resolution.")
+    latent: int = option(2, "Dimension of the noise.")
+    noise: str = option("normal", "Law of the noise.", choices=("normal", "uniform"))
+    steps: int = option(5000, "Generator steps.")
+    batch_size: int = option(256, "Samples of each side in a step, on each process.")
+    optimizer: str = option("adam", "Optimiser of both sides.", choices=("adam", "rmsprop"))
+    lr_generator: float = option(1e-4, "Learning rate of the generator.")
+    lr_critic: float = option(1e-4, "Learning rate of the critic and of dual networks.")
+    beta1: float = option(0.5, "First moment decay of Adam.")
+    beta2: float = option(0.9, "Second moment decay of Adam; smoothing of RMSprop.")
+    lr_decay: str = option(
+        "linear", "Learning rates fall to 0 at the last step, or stay.", choices=("linear", "none")
+    )
+    ema_images: int = option(
+        100_000, "Half-life, in images, of the average of the generator that is evaluated."
+    )
+    precision: str = option(
+        "float32", "Of networks; penalties stay float32.", choices=("float32", "bfloat16")
+    )
+    seed: int = option(0, "Decides every draw of the run.")
+    eval_every: int = option(0, "Steps between evaluations; 0 for ten in a run.")
+    eval_num: int = option(2500, "Samples a side of an evaluation.")
+    eval_features: str = option(
+        "auto",
+        "Extractor of an evaluation; auto: none for points, pixels for digits, else the default.",
+    )
+    select: str = option(
+        "sliced_wasserstein", "Score that chooses the best checkpoint.", choices=SELECTABLE
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("width", "latent", "steps", "batch_size", "ema_images"):
+            _checked(check_at_least, name, getattr(self, name), 1)
+        _checked(check_at_least, "eval_every", self.eval_every, 0)
+        _checked(check_at_least, "eval_num", self.eval_num, 20)
+        for name in ("lr_generator", "lr_critic"):
+            _checked(check_positive, name, getattr(self, name))
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise OptionError(f"`{name}` must be in [0, 1), got {value!r}.")
+        _checked(check_seed, self.seed)
+        for field in dataclasses.fields(self):
+            choices = field.metadata.get("choices")
+            if choices and getattr(self, field.name) not in choices:
+                raise OptionError(
+                    f"`{field.name}` must be one of {', '.join(choices)}, "
+                    f"got {getattr(self, field.name)!r}."
+                )
+
+    @property
+    def preset(self) -> str:
+        """Name of the objective."""
+        return next(name for name, kind in OBJECTIVES.items() if kind is type(self.objective))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and for checkpoints."""
+        return dataclasses.asdict(self) | {
+            "preset": self.preset,
+            "objective": dataclasses.asdict(self.objective),  # type: ignore[call-overload]
+        }
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the plain values."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def config_from(values: dict[str, Any]) -> TrainConfig:
+    """The configuration of plain values.
+
+    Args:
+        values: What `TrainConfig.to_dict` gave.
+
+    Returns:
+        The configuration.
+    """
+    objective = OBJECTIVES[values["preset"]](**values["objective"])
+    rest = {key: value for key, value in values.items() if key not in ("preset", "objective")}
+    return TrainConfig(objective=objective, **rest)
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs between two configurations.
+
+    Args:
+        old: Plain values of the one.
+        new: Plain values of the other.
+
+    Returns:
+        A line for each option: its name and both values.
+    """
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        one, two = old.get(key), new.get(key)
+        if isinstance(one, dict) and isinstance(two, dict):
+            lines += changes(one, two)
+        elif one != two:
+            lines.append(f"{key} {one!r} -> {two!r}")
+    return lines
+
+
+def _checked(check: Any, *arguments: Any) -> None:
+    """Run a check of the library, whose ValueErrors are errors of options here."""
+    try:
+        check(*arguments)
+    except ValueError as error:
+        raise OptionError(str(error)) from error

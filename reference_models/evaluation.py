@@ -1,0 +1,160 @@
+"""How good the averaged generator is: the library's own scores against held-out samples."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from otmetrics.errors import OptionError
+from otmetrics.feature_set import FeatureSet
+from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, load_extractor
+from otmetrics.functional.hashing import hashed
+from otmetrics.score_report import ScoreReport
+from otmetrics.scores import Scoring
+from otmetrics.scoring import score_features
+
+from .config import TrainConfig
+from .data import Data
+from .points import ModeScores
+from .sampling import generated
+
+_METRICS = (
+    "sliced_wasserstein",
+    "wasserstein",
+    "sinkhorn_divergence",
+    "frechet_distance",
+    "precision",
+    "recall",
+    "coverage",
+)
+_HIGHER_IS_BETTER = {"precision", "recall", "density", "coverage"}
+_BATCH = 250
+_QUICK = 1000  # samples of an exact distance that training waits for
+_FITTED = 60_000  # digits that the classifier learns from
+_STREAM = 0xE7A1  # any number: noise of evaluations, apart from that of training
+
+
+class Evaluator:
+    """Scores generators against the same held-out samples, whose features are computed once.
+
+    Points are their own features, digits of 8 pixels are compared as pixels, other images by the
+    default extractor, unless `eval_features` names another one. Noise, samples and directions are
+    the same at each call.
+
+    Args:
+        config: The run; its `eval_num` held-out samples, or all if there are fewer, are taken.
+        data: Its data.
+        device: Where networks and scores run.
+
+    Raises:
+        OptionError: If an extractor is named for points.
+    """
+
+    def __init__(self, config: TrainConfig, data: Data, device: torch.device) -> None:
+        self.config, self.data, self.device = config, data, device
+        self.extractor = _extractor(config.eval_features, data, device)
+        order = torch.Generator().manual_seed(config.seed)
+        ids = torch.randperm(len(data.held_out), generator=order)[: config.eval_num]
+        self.real = self._features(data.held_out[ids.sort().values])
+        self.classifier: nn.Module | None = None
+        if data.name == "stacked_mnist":
+            self.classifier = _stacked_classifier(data, config.seed)
+
+    def __call__(self, generator: nn.Module) -> dict[str, float]:
+        """Scores by name, without floors, exact and Sinkhorn ones of 1000 samples; see `report`."""
+        report, modes = self.report(generator, floor=False, most=_QUICK)
+        values = {name: score.value for name, score in report.scores.items()}
+        if modes is None:
+            return values
+        found = {"high_quality": modes.high_quality, "modes_kl": modes.kl}
+        known = {name: value for name, value in found.items() if value is not None}
+        return values | {"modes": float(modes.covered)} | known
+
+    def report(
+        self, generator: nn.Module, *, floor: bool = True, most: int = 10_000
+    ) -> tuple[ScoreReport, ModeScores | None]:
+        """Score a generator.
+
+        Args:
+            generator: A generator in evaluation mode, on any device.
+            floor: Whether to compute floors too.
+            most: Most samples a side of exact and Sinkhorn distances.
+
+        Returns:
+            All scores, and the modes where the data has known ones.
+        """
+        seed = int(hashed(torch.tensor(_STREAM), self.config.seed))
+        fake = generated(generator, self.config, self.data, len(self.real), seed)
+        scoring = Scoring(
+            metrics=_METRICS,
+            floor=floor,
+            seed=self.config.seed,
+            device=str(self.device),
+            exact_max=most,
+            sinkhorn_max=most,
+        )
+        report = score_features(self.real, self._features(fake), scoring=scoring)
+        return report, self._modes(generator, fake)
+
+    def _features(self, samples: Tensor) -> FeatureSet:
+        """Features of samples as `Data` holds them."""
+        source = {"path": f"<{self.data.name}>", "kind": "tensor", "used": len(samples)}
+        source["available"] = len(samples)
+        if self.extractor is None:
+            return FeatureSet(samples.double(), {"extractor": "none"}, source)
+        images = samples.expand(-1, 3, -1, -1) if samples.shape[1] == 1 else samples
+        with torch.no_grad():
+            parts = [self.extractor(part).cpu() for part in images.split(_BATCH)]
+        return FeatureSet(torch.cat(parts), self.extractor.protocol, source)
+
+    def _modes(self, generator: nn.Module, fake: Tensor) -> ModeScores | None:
+        """The published scores of mixtures, and of stacked MNIST on its 26 000 samples."""
+        if self.data.mixture is not None:
+            return self.data.mixture.mode_scores(fake)
+        if self.classifier is None:
+            return None
+        from .stacked import NUM_SCORED, stacked_scores
+
+        seed = int(hashed(torch.tensor(_STREAM + 1), self.config.seed))
+        images = generated(generator, self.config, self.data, NUM_SCORED, seed)
+        return stacked_scores(images, self.classifier)
+
+
+def better(name: str, scores: dict[str, float], best: dict[str, float]) -> bool:
+    """Whether new scores beat the best ones so far.
+
+    Args:
+        name: The score that decides.
+        scores: The new ones.
+        best: The best ones; empty before the first.
+
+    Returns:
+        True if they do, or are the first.
+    """
+    if not best:
+        return True
+    one, two = scores[name], best[name]
+    return math.isfinite(one) and (one > two if name in _HIGHER_IS_BETTER else one < two)
+
+
+def _extractor(name: str, data: Data, device: torch.device) -> FrozenExtractor | None:
+    """The extractor for the data, None for points."""
+    if len(data.shape) == 1:
+        if name not in ("auto", "none"):
+            raise OptionError(f"`eval_features` must be auto or none for points, got {name!r}.")
+        return None
+    if name == "auto":
+        name = "pixels" if data.shape[1] == 8 else DEFAULT_EXTRACTOR
+    try:
+        return load_extractor(name).to(device)
+    except ValueError as error:
+        raise OptionError(str(error).replace("`name`", "`eval_features`")) from error
+
+
+def _stacked_classifier(data: Data, seed: int) -> nn.Module:
+    """A classifier of digits, fitted to the first channels of the training triples."""
+    from .stacked import fit_digit_classifier
+
+    assert data.labels is not None
+    images, modes = data.train[:_FITTED, :1], data.labels[0][:_FITTED]
+    return fit_digit_classifier(images, modes // 100, seed)

@@ -1,0 +1,93 @@
+"""The best generator as one safetensors file that says how to sample it."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from otmetrics.errors import DataError
+
+from .config import TrainConfig, config_from
+from .data import Data
+from .networks import networks
+from .points import Scaling
+
+FILE = "generator.safetensors"
+
+
+def export(out: Path, generator: nn.Module, config: TrainConfig, data: Data, step: int) -> Path:
+    """Write a generator, whole or not at all.
+
+    Args:
+        out: Folder of the run.
+        generator: The averaged generator.
+        config: Its run.
+        data: Its data, for shape and units.
+        step: Of which step it is.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: If it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    record = {"config": config.to_dict(), "shape": data.shape, "step": step, "scaling": None}
+    if data.scaling is not None:
+        record["scaling"] = [values.tolist() for values in data.scaling]
+    path = out / FILE
+    partial = path.with_name(path.name + ".partial")
+    tensors = {name: value.contiguous().cpu() for name, value in generator.state_dict().items()}
+    try:
+        save_file(tensors, partial, metadata={"otmetrics": json.dumps(record)})
+        partial.replace(path)
+    except OSError as error:
+        raise DataError(f"`{path}` cannot be written ({error.strerror}).") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def loaded(run: Path) -> tuple[nn.Module, TrainConfig, Data]:
+    """Read a generator.
+
+    Args:
+        run: Folder of a run, or a file that `export` wrote.
+
+    Returns:
+        The generator in evaluation mode on the CPU, its configuration, and data without samples,
+        which know shape and units.
+
+    Raises:
+        DataError: If the file is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = run / FILE if run.is_dir() else run
+    if not path.is_file():
+        raise DataError(
+            f"`{path}` does not exist: name the folder of a run that has been evaluated once."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = json.loads(file.metadata()["otmetrics"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        config = config_from(record["config"])
+        shape = tuple(record["shape"])
+        pair = networks(
+            shape, latent=config.latent, width=config.width, architecture=config.architecture
+        )
+        generator = pair.generator()
+        generator.load_state_dict(tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"`{path}` is no generator of this version or is damaged ({type(error).__name__}: "
+            f"{error}): export it again by training on."
+        ) from error
+    scaling = None
+    if record["scaling"] is not None:
+        scaling = Scaling(*(torch.tensor(v, dtype=torch.float64) for v in record["scaling"]))
+    nothing = torch.empty(0, *shape, dtype=torch.uint8 if scaling is None else torch.float64)
+    return generator.eval(), config, Data(config.data, nothing, nothing, scaling=scaling)

@@ -1,0 +1,247 @@
+"""Generators and critics of matched size, one pair for each shape of data.
+
+A generator maps noise (B, latent) to samples in the networks' units, about [-1, 1]; a critic maps
+samples to features (B, F) and, by one linear layer, to scores (B,).
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+NORMALIZATIONS = ("none", "batch", "layer", "spectral")
+
+
+class Critic(nn.Module):
+    """Features of samples, and a score linear in them.
+
+    Attributes:
+        body: Samples to features (B, F).
+        head: Features to one number.
+    """
+
+    def __init__(self, body: nn.Module, num_features: int, normalization: str) -> None:
+        super().__init__()
+        self.body = body
+        self.head = _wrapped(nn.Linear(num_features, 1), normalization)
+
+    def features(self, samples: Tensor) -> Tensor:
+        """Features (B, F) of samples (B, ...)."""
+        return self.body(samples)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Scores (B,) of samples (B, ...)."""
+        return self.head(self.body(samples)).squeeze(-1)
+
+
+class Pair(NamedTuple):
+    """How to make the two networks of one shape of data; each call makes a new one.
+
+    Attributes:
+        generator: Called without arguments.
+        critic: Called with a normalisation of its hidden layers, one of `NORMALIZATIONS`.
+    """
+
+    generator: Callable[[], nn.Module]
+    critic: Callable[[str], Critic]
+
+
+def networks(shape: tuple[int, ...], *, latent: int, width: int, architecture: str) -> Pair:
+    """The pair for samples of a shape.
+
+    Args:
+        shape: Shape of a sample: (D,) for points, (C, H, W) for images of 8, 28, 32 or 64 pixels.
+        latent: Dimension of the noise.
+        width: Hidden units of an MLP, channels at the finest resolution of a convolutional network.
+        architecture: "mlp", "dcgan" or "resnet".
+
+    Returns:
+        The pair.
+
+    Raises:
+        ValueError: If the architecture does not take the shape.
+    """
+    if architecture == "mlp":
+        return Pair(
+            lambda: MLPGenerator(latent, shape, width),
+            lambda normalization: mlp_critic(shape, width, normalization),
+        )
+    if len(shape) != 3 or shape[1] != shape[2] or shape[1] not in (28, 32, 64):
+        raise ValueError(
+            f"`architecture` must be mlp for samples of shape {shape}, got {architecture!r}: "
+            "convolutional networks take square images of 28, 32 or 64 pixels."
+        )
+    if architecture == "dcgan":
+        return Pair(
+            lambda: DCGANGenerator(latent, shape, width),
+            lambda normalization: dcgan_critic(shape, width, normalization),
+        )
+    if architecture == "resnet":
+        return Pair(
+            lambda: ResNetGenerator(latent, shape, width),
+            lambda normalization: resnet_critic(shape, width, normalization),
+        )
+    raise ValueError(f"`architecture` must be mlp, dcgan or resnet, got {architecture!r}.")
+
+
+class MLPGenerator(nn.Module):
+    """Three hidden layers; the last one is linear for points, tanh for images."""
+
+    def __init__(self, latent: int, shape: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        size = torch.Size(shape).numel()
+        layers = _hidden(latent, width, 3, "none")
+        self.body = nn.Sequential(*layers, nn.Linear(width, size))
+        self.squash = nn.Tanh() if len(shape) == 3 else nn.Identity()
+        self.shape = shape
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Samples (B, *shape)."""
+        return self.squash(self.body(noise)).unflatten(1, self.shape)
+
+
+def mlp_critic(shape: tuple[int, ...], width: int, normalization: str) -> Critic:
+    """Three hidden layers, the last of which are the features."""
+    size = torch.Size(shape).numel()
+    body = nn.Sequential(nn.Flatten(), *_hidden(size, width, 3, normalization))
+    return Critic(body, width, normalization)
+
+
+class DCGANGenerator(nn.Module):
+    """Transposed convolutions from 4 x 4 (28 pixels: 7 x 7) up, batch-normalised."""
+
+    def __init__(self, latent: int, shape: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        channels, size = shape[0], shape[1]
+        start, num = (7, 2) if size == 28 else (4, {32: 3, 64: 4}[size])
+        widths = [width * 2**i for i in range(num - 1, -1, -1)]
+        layers: list[nn.Module] = [
+            nn.Linear(latent, widths[0] * start**2, bias=False),
+            nn.Unflatten(1, (widths[0], start, start)),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(),
+        ]
+        for before, after in pairwise(widths):
+            layers += [
+                nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+            ]
+        layers += [nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1]."""
+        return self.layers(noise)
+
+
+def dcgan_critic(shape: tuple[int, ...], width: int, normalization: str) -> Critic:
+    """Strided convolutions down to 4 x 4 (28 pixels: 7 x 7); features are what remains, flat."""
+    channels, size = shape[0], shape[1]
+    end, num = (7, 2) if size == 28 else (4, {32: 3, 64: 4}[size])
+    widths = [channels, *(width * 2**i for i in range(num))]
+    layers: list[nn.Module] = []
+    side = size
+    for i, (before, after) in enumerate(pairwise(widths)):
+        side //= 2
+        layers.append(_wrapped(nn.Conv2d(before, after, 4, 2, 1), normalization))
+        if i > 0:  # the layer that sees the images has no normalisation of activations
+            layers += _normalised((after, side, side), normalization)
+        layers.append(nn.LeakyReLU(0.2))
+    return Critic(nn.Sequential(*layers, nn.Flatten()), widths[-1] * end**2, normalization)
+
+
+class _Residual(nn.Module):
+    """Two convolutions beside a shortcut, at twice, half or the same resolution."""
+
+    def __init__(self, before: int, after: int, resample: str, normalization: str) -> None:
+        super().__init__()
+        self.up = nn.Upsample(scale_factor=2) if resample == "up" else nn.Identity()
+        self.down = nn.AvgPool2d(2) if resample == "down" else nn.Identity()
+        self.path = nn.Sequential(
+            *_channel_normalised(before, normalization),
+            nn.ReLU(),
+            self.up,
+            _wrapped(nn.Conv2d(before, after, 3, padding=1), normalization),
+            *_channel_normalised(after, normalization),
+            nn.ReLU(),
+            _wrapped(nn.Conv2d(after, after, 3, padding=1), normalization),
+        )
+        change = before != after
+        self.shortcut = (
+            _wrapped(nn.Conv2d(before, after, 1), normalization) if change else nn.Identity()
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images at the new resolution."""
+        return self.down(self.path(images) + self.shortcut(self.up(images)))
+
+
+class ResNetGenerator(nn.Module):
+    """Residual blocks from 4 x 4 (28 pixels: 7 x 7) up, batch-normalised; after Gulrajani 2017."""
+
+    def __init__(self, latent: int, shape: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        start, num = (7, 2) if shape[1] == 28 else (4, {32: 3, 64: 4}[shape[1]])
+        self.layers = nn.Sequential(
+            nn.Linear(latent, width * start**2),
+            nn.Unflatten(1, (width, start, start)),
+            *(_Residual(width, width, "up", "batch") for _ in range(num)),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, shape[0], 3, padding=1),
+            nn.Tanh(),
+        )
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1]."""
+        return self.layers(noise)
+
+
+def resnet_critic(shape: tuple[int, ...], width: int, normalization: str) -> Critic:
+    """Residual blocks down to 8 x 8 (28 pixels: 7 x 7); features are their mean over pixels."""
+    num = {28: 2, 32: 2, 64: 3}[shape[1]]
+    body = nn.Sequential(
+        _wrapped(nn.Conv2d(shape[0], width, 3, padding=1), normalization),
+        *(_Residual(width, width, "down", normalization) for _ in range(num)),
+        *(_Residual(width, width, "same", normalization) for _ in range(2)),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    return Critic(body, width, normalization)
+
+
+def _hidden(size: int, width: int, num: int, normalization: str) -> list[nn.Module]:
+    """Hidden layers of an MLP."""
+    layers: list[nn.Module] = []
+    for before in (size, *[width] * (num - 1)):
+        layers.append(_wrapped(nn.Linear(before, width), normalization))
+        if normalization == "batch":
+            layers.append(nn.BatchNorm1d(width))
+        elif normalization == "layer":
+            layers.append(nn.LayerNorm(width))
+        layers.append(nn.LeakyReLU(0.2))
+    return layers
+
+
+def _wrapped(layer: nn.Module, normalization: str) -> nn.Module:
+    """The layer, with the spectral norm of its weight divided out if that is asked for."""
+    return spectral_norm(layer) if normalization == "spectral" else layer
+
+
+def _normalised(shape: tuple[int, int, int], normalization: str) -> list[nn.Module]:
+    """What normalises activations of a shape."""
+    if normalization == "layer":
+        return [nn.LayerNorm(shape)]
+    return _channel_normalised(shape[0], normalization)
+
+
+def _channel_normalised(channels: int, normalization: str) -> list[nn.Module]:
+    """The same where only the channels are known; one group for layer normalisation."""
+    if normalization == "layer":
+        return [nn.GroupNorm(1, channels)]
+    return [nn.BatchNorm2d(channels)] if normalization == "batch" else []

@@ -1,0 +1,150 @@
+"""What the training loop asks of an objective."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..networks import Critic
+
+
+class Loss(NamedTuple):
+    """A loss to minimise, and numbers worth a curve.
+
+    Attributes:
+        value: Scalar with its graph.
+        logs: Scalars without one, by name.
+    """
+
+    value: Tensor
+    logs: dict[str, Tensor]
+
+
+class Objective:
+    """A pair of losses, as a frozen dataclass whose fields are its options.
+
+    An objective holds no tensors: what is trained beside the generator lies in the module that
+    `networks` makes, and the loop hands it back. Losses are minimised. In `critic_loss` the fake
+    samples carry no graph; in `generator_loss` the networks require no gradient, so that gradients
+    flow through them to the fake samples only.
+
+    Attributes:
+        normalization: Of the hidden layers of the critic, unless its networks need another one.
+        independent_halves: Whether real and fake each hold two independent batches, one behind the
+            other, where the objective compares batches of one law.
+    """
+
+    normalization: ClassVar[str] = "none"
+    independent_halves: ClassVar[bool] = False
+
+    def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
+        """What is trained beside the generator.
+
+        Args:
+            critic: Makes a critic with a normalisation; see `networks.Pair`.
+
+        Returns:
+            Networks by name, each of which `critic_loss` trains.
+        """
+        return nn.ModuleDict({"critic": critic(self.normalization)})
+
+    def critic_steps(self, step: int) -> int:
+        """Critic steps before a generator step.
+
+        Args:
+            step: The number of generator steps so far.
+
+        Returns:
+            How many, 0 for an objective or a step without them.
+        """
+        return 1
+
+    def critic_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
+        """Loss of the networks.
+
+        Args:
+            networks: What `networks` made.
+            real: Samples (B, ...) in the networks' units; 2 B with `independent_halves`.
+            fake: Samples of the same shape, without graph.
+
+        Returns:
+            The loss.
+
+        Raises:
+            NotImplementedError: If there are no critic steps.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no critic steps.")
+
+    def after_critic_step(self, networks: nn.ModuleDict) -> dict[str, Tensor]:
+        """What follows an optimiser step of the networks, such as clipping.
+
+        Args:
+            networks: What `networks` made, to be changed in place.
+
+        Returns:
+            Numbers to log.
+        """
+        return {}
+
+    def generator_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
+        """Loss of the generator.
+
+        Args:
+            networks: What `networks` made.
+            real: Samples as in `critic_loss`.
+            fake: Samples with the graph of the generator.
+
+        Returns:
+            The loss.
+
+        Raises:
+            NotImplementedError: If the class does not say.
+        """
+        raise NotImplementedError
+
+
+def option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
+    """A field of an objective with the text that the command line shows for it.
+
+    Args:
+        default: Its default value, whose type is that of the option.
+        text: One sentence, with the formula's symbol where it has one.
+        choices: The values it takes; none for any.
+
+    Returns:
+        A dataclass field.
+    """
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+
+
+def halves(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Two independent batches that stand one behind the other.
+
+    Args:
+        samples: Samples (2 B, ...).
+
+    Returns:
+        Samples (B, ...), twice.
+    """
+    first, second = samples.chunk(2)
+    return first, second
+
+
+def gradient_norms(critic: Critic, samples: Tensor) -> Tensor:
+    """Lengths (B,) of the gradients of the scores, differentiable in the critic.
+
+    Computed in float32 also under autocast, with a slope at 0 that is not infinite.
+
+    Args:
+        critic: The critic.
+        samples: Where to take the gradients (B, ...).
+
+    Returns:
+        The lengths.
+    """
+    with torch.autocast(samples.device.type, enabled=False):
+        points = samples.detach().float().requires_grad_()
+        (slopes,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
+        return (slopes.flatten(1).square().sum(1) + 1e-12).sqrt()

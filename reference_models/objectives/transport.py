@@ -1,0 +1,296 @@
+"""Transport costs as the loss of the generator, on the samples or on features of a critic."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from otmetrics.errors import ConvergenceWarning
+from otmetrics.functional import univariate_cost, unrolled_sinkhorn_divergence
+from otmetrics.functional.checks import check_at_least, check_flag, check_positive
+from otmetrics.functional.debiasing import SinkhornOptions
+from otmetrics.functional.sinkhorn import divergence_from
+from otmetrics.solvers import Exact, Sliced
+
+from ..networks import Critic
+from .adversarial import critic_of, cross_entropy
+from .base import Loss, Objective, option
+from .wasserstein import clip
+
+_SPACES = ("critic", "data")
+
+
+def check_choices(objective: Objective) -> None:
+    """Raise unless every option that has choices takes one of them.
+
+    Args:
+        objective: An objective that is a dataclass.
+
+    Raises:
+        ValueError: If an option does not.
+    """
+    for field in dataclasses.fields(objective):  # type: ignore[arg-type]
+        choices, value = field.metadata.get("choices"), getattr(objective, field.name)
+        if choices and value not in choices:
+            raise ValueError(f"`{field.name}` must be one of {', '.join(choices)}, got {value!r}.")
+
+
+def flat(samples: Tensor) -> Tensor:
+    """Samples as points whose squared distances are means over the numbers of a sample.
+
+    Args:
+        samples: Samples (B, ...) of D numbers each.
+
+    Returns:
+        Points (B, D), |x - y|^2 / D apart in square.
+    """
+    points = full(samples).flatten(1)
+    return points / points.shape[1] ** 0.5
+
+
+def full(values: Tensor) -> Tensor:
+    """Values in at least float32.
+
+    Args:
+        values: Any floating values.
+
+    Returns:
+        The same.
+    """
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def on_sphere(features: Tensor) -> Tensor:
+    """Features as points whose squared distance is 1 - cos of the angle between the features.
+
+    Args:
+        features: Features (B, F).
+
+    Returns:
+        Points (B, F) of length 1 / sqrt(2).
+    """
+    return F.normalize(features, dim=1) / 2**0.5
+
+
+def learned_features(networks: nn.ModuleDict, samples: Tensor) -> Tensor:
+    """Features of the network of the name "features", for costs that are learned.
+
+    Args:
+        networks: What an objective made.
+        samples: Samples (B, ...).
+
+    Returns:
+        Features (B, F), in at least float32 also under autocast.
+    """
+    return full(networks["features"](samples))
+
+
+class _Primal(Objective):
+    """A transport cost between samples, or features of a critic that learns to tell both apart.
+
+    The cost does not train the critic: one that raised it would do so without end.
+    """
+
+    normalization: ClassVar[str] = "layer"
+
+    space: str = "critic"
+
+    def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
+        """The critic, if there is one."""
+        return nn.ModuleDict() if self.space == "data" else super().networks(critic)
+
+    def critic_steps(self, step: int) -> int:
+        """One, if there is a critic."""
+        return int(self.space == "critic")
+
+    def critic_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
+        """Binary cross-entropy."""
+        return cross_entropy(networks, real, fake)
+
+    def generator_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
+        """The transport cost."""
+        if self.space == "critic":
+            critic = critic_of(networks)
+            real, fake = (full(critic.features(side)) for side in (real, fake))
+        else:
+            real, fake = flat(real), flat(fake)
+        with torch.autocast(real.device.type, enabled=False):
+            return Loss(self._cost(networks, real, fake), {})
+
+    def _cost(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Tensor:
+        """Of features (B, F)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SWG(_Primal):
+    """The sliced Wasserstein generator.
+
+    L_G = SW_2^2 = E_theta W_2^2(theta . h(x), theta . h(y)), theta uniform on the unit sphere, new
+    in each step; h are the features of a critic with L_D = E softplus(-D(x)) + E softplus(D(y)), or
+    the samples themselves. A shift of all D numbers of a sample by s costs s^2.
+
+    Ours: directions come in orthonormal blocks and with control variates, so that 1000 of them do
+    for the 10 000 independent ones of the paper.
+
+    Attributes:
+        space: Whether to compare features of a critic or samples.
+        num_projections: Number L of directions.
+        debiased: Whether to take the estimate from halves whose expectation is 0 where both laws
+            agree; see `otmetrics.Sliced`.
+
+    Raises:
+        ValueError: If an option breaks its rule.
+
+    References:
+        Deshpande, Zhang, Schwing, Generative modeling using the sliced Wasserstein distance, 2018.
+    """
+
+    space: str = option("critic", "Compare features of a critic, or samples.", _SPACES)
+    num_projections: int = option(1000, "Number L of random directions.")
+    debiased: bool = option(False, "Estimate from halves, without bias between batches.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_at_least("num_projections", self.num_projections, 1)
+        check_flag("debiased", self.debiased)
+
+    def _cost(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Tensor:
+        """Along directions of a seed that the global generator draws: each step has its own."""
+        seed = int(torch.randint(2**62, ()))
+        solver = Sliced(num_projections=self.num_projections, seed=seed, debiased=self.debiased)
+        cost = solver.solve(real, fake).cost
+        # A mean over directions is already one over the numbers of a sample.
+        return cost if self.space == "critic" else cost * real.shape[1]
+
+
+@dataclass(frozen=True)
+class MaxSWG(_Primal):
+    """The max-sliced Wasserstein generator, along the direction that its critic finds.
+
+    L_G = W_2^2(w . h(x), w . h(y)) with the features h and the last linear layer w, divided by its
+    length, of a critic with L_D = E softplus(-D(x)) + E softplus(D(y)). The critic stands for the
+    maximum over directions, as in the paper, whose other surrogates are not offered.
+
+    References:
+        Deshpande et al., Max-sliced Wasserstein distance and its use for GANs, 2019.
+    """
+
+    def _cost(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Tensor:
+        """Along the one direction."""
+        weight = critic_of(networks).head.weight
+        assert isinstance(weight, Tensor)
+        direction = F.normalize(weight.detach()[0].to(fake.dtype), dim=0)
+        return univariate_cost(real @ direction, fake @ direction).to(fake.dtype)
+
+
+@dataclass(frozen=True)
+class ExactOT(_Primal):
+    """The exact transport cost of each batch.
+
+    L_G = W_2^2 = min_P sum_ij P_ij |h_i - h_j|^2, differentiated for the plan P fixed. h are the
+    samples divided by the root of their dimension, or the features of a critic with L_D = E
+    softplus(-D(x)) + E softplus(D(y)). The critic is ours, after the sliced generator's.
+
+    Attributes:
+        space: Whether to compare samples or features of a critic.
+
+    Raises:
+        ValueError: If an option breaks its rule.
+
+    References:
+        Fatras et al., Learning with minibatch Wasserstein: asymptotic and gradient properties,
+        2020.
+    """
+
+    space: str = option("data", "Compare samples, or features of a critic.", _SPACES)
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    def _cost(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Tensor:
+        """Under the optimal plan."""
+        return Exact().solve(real, fake).cost
+
+
+@dataclass(frozen=True)
+class SinkhornGAN(Objective):
+    """The debiased Sinkhorn divergence, with a fixed or a learned cost.
+
+    L_G = S = OT(x, y) - OT(x, x) / 2 - OT(y, y) / 2 with the entropic cost OT = min <P, C> +
+    epsilon KL(P | a x b) of C = |h(x) - h(y)|^2; L_D = -S for learned features h, whose network
+    keeps its weights in [-c, c]. On samples h divides by the root of the dimension.
+
+    Ours: the gradient is that of the solved problem, by the envelope theorem, unless `unrolled`
+    asks for that through the iterations, as the paper has it; S is half of the paper's and is the
+    entropic cost, not <P, C> alone; epsilon is a share of the mean cost, a constant for the
+    gradient, as features grow.
+
+    Attributes:
+        cost: Whether the cost is that of the samples, or learned.
+        epsilon: Regularisation as a share of the mean cost.
+        unrolled: Iterations to differentiate through; 0 for the envelope theorem.
+        clip: The limit c of a learned cost.
+
+    Raises:
+        ValueError: If an option breaks its rule.
+
+    References:
+        Genevay, Peyre, Cuturi, Learning generative models with Sinkhorn divergences, 2018, section
+        3; Feydy et al., Interpolating between optimal transport and MMD using Sinkhorn divergences,
+        2019, equation (3).
+    """
+
+    cost: str = option("data", "Cost of the samples, or learned on features.", ("data", "critic"))
+    epsilon: float = option(0.05, "Regularisation epsilon as a share of the mean cost.")
+    unrolled: int = option(0, "Iterations to differentiate through; 0 for the envelope theorem.")
+    clip: float = option(0.01, "Limit c of the weights of a learned cost.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_positive("epsilon", self.epsilon)
+        check_at_least("unrolled", self.unrolled, 0)
+        check_positive("clip", self.clip)
+
+    def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
+        """The features of a learned cost, within their limits."""
+        if self.cost == "data":
+            return nn.ModuleDict()
+        networks = nn.ModuleDict({"features": critic(self.normalization).body})
+        clip(networks, self.clip)
+        return networks
+
+    def critic_steps(self, step: int) -> int:
+        """One, if the cost is learned."""
+        return int(self.cost == "critic")
+
+    def critic_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
+        """Ascent of S."""
+        loss = self.generator_loss(networks, real, fake)
+        return Loss(-loss.value, loss.logs)
+
+    def after_critic_step(self, networks: nn.ModuleDict) -> dict[str, Tensor]:
+        """Clip."""
+        return clip(networks, self.clip)
+
+    def generator_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
+        """S, with whether it "converged"."""
+        if self.cost == "critic":
+            real, fake = learned_features(networks, real), learned_features(networks, fake)
+        else:
+            real, fake = flat(real), flat(fake)
+        with torch.autocast(real.device.type, enabled=False), warnings.catch_warnings():
+            if self.unrolled:
+                value = unrolled_sinkhorn_divergence(
+                    real, fake, epsilon=self.epsilon, num_iterations=self.unrolled
+                )
+                return Loss(value, {})
+            warnings.simplefilter("ignore", ConvergenceWarning)  # it would repeat at every step
+            result, _ = divergence_from(real, fake, SinkhornOptions(epsilon=self.epsilon), None)
+            converged = result.cost.new_tensor(float(result.converged))
+            return Loss(result.cost, {"converged": converged})

@@ -1,0 +1,196 @@
+"""The bundled models: an objective, its paper, and the settings that it has for each kind of data.
+
+What a preset says for all data and for one kind overrides what `KINDS` says for the kind. Settings
+of the papers stand in docs/reference-models.md beside what was measured with these.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from otmetrics.errors import OptionError
+
+from .config import TrainConfig
+from .data import Data
+from .objectives import OBJECTIVES
+
+KINDS: dict[str, dict[str, Any]] = {
+    "points": {"architecture": "mlp", "width": 128, "latent": 2, "steps": 20_000},
+    "digits": {"architecture": "mlp", "width": 128, "latent": 32, "batch_size": 128, "steps": 5000},
+    "28": {"architecture": "dcgan", "width": 32, "latent": 64, "batch_size": 64, "steps": 5000},
+    "32": {
+        "architecture": "resnet",
+        "width": 128,
+        "latent": 128,
+        "batch_size": 64,
+        "steps": 100_000,
+    },
+    "64": {
+        "architecture": "resnet",
+        "width": 128,
+        "latent": 128,
+        "batch_size": 64,
+        "steps": 100_000,
+    },
+}
+"""Settings by kind of data: points, images of 8 pixels, of 28, 32 and 64."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A bundled model.
+
+    Attributes:
+        paper: Authors, title, year.
+        loss: What generator and critic minimise, in a line.
+        settings: Fields of `TrainConfig` for all data.
+        objective: Fields of the objective for all data.
+        kinds: For a kind of data, fields of either.
+    """
+
+    paper: str
+    loss: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=dict)
+    kinds: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+PRESETS: dict[str, Preset] = {
+    "dcgan": Preset(
+        "Radford, Metz, Chintala, Unsupervised representation learning with DCGANs, 2016",
+        "non-saturating cross-entropy",
+        {"lr_generator": 2e-4, "lr_critic": 2e-4, "beta1": 0.5, "beta2": 0.999},
+    ),
+    "sngan": Preset(
+        "Miyato et al., Spectral normalization for GANs, 2018",
+        "hinge; spectral norm of each layer of the critic at most 1",
+        {"lr_generator": 2e-4, "lr_critic": 2e-4, "beta1": 0.0, "beta2": 0.9},
+    ),
+    "r3gan": Preset(
+        "Huang et al., The GAN is dead; long live the GAN!, 2024",
+        "relativistic pairs; gradient penalties on real and on fake",
+        {"lr_generator": 2e-4, "lr_critic": 2e-4, "beta1": 0.0, "beta2": 0.99},
+    ),
+    "wgan": Preset(
+        "Arjovsky, Chintala, Bottou, Wasserstein GAN, 2017",
+        "difference of mean scores; weights of the critic clipped",
+        {"optimizer": "rmsprop", "lr_generator": 5e-5, "lr_critic": 5e-5, "beta2": 0.99},
+    ),
+    "wgan-gp": Preset(
+        "Gulrajani et al., Improved training of Wasserstein GANs, 2017",
+        "difference of mean scores; slopes of the critic drawn to 1",
+        {"beta1": 0.5, "beta2": 0.9},
+    ),
+    "wgan-qc": Preset(
+        "Liu, Gu, Samaras, Wasserstein GAN with quadratic transport cost, 2019",
+        "critic regressed on the exact potentials of the batch",
+        {"beta1": 0.5, "beta2": 0.999},
+    ),
+    "rot-gan": Preset(
+        "Sanjabi, Ba, Razaviyayn, Lee, On the convergence and robustness of training GANs with "
+        "regularized optimal transport, 2018",
+        "regularised transport cost of the batch, plan held fixed",
+        {"beta1": 0.5, "beta2": 0.9},
+    ),
+    "sinkhorn-gan": Preset(
+        "Genevay, Peyre, Cuturi, Learning generative models with Sinkhorn divergences, 2018",
+        "debiased Sinkhorn divergence of the batch",
+        {"beta1": 0.5, "beta2": 0.9},
+    ),
+    "ot-gan": Preset(
+        "Salimans, Zhang, Radford, Metaxas, Improving GANs using optimal transport, 2018",
+        "mini-batch energy distance: four cross costs less two own ones",
+        {"lr_generator": 3e-4, "lr_critic": 3e-4, "beta1": 0.5, "beta2": 0.999},
+    ),
+    "swg": Preset(
+        "Deshpande, Zhang, Schwing, Generative modeling using the sliced Wasserstein distance, "
+        "2018",
+        "sliced cost of critic features; critic by cross-entropy",
+        {"beta1": 0.5, "beta2": 0.999},
+    ),
+    "max-swg": Preset(
+        "Deshpande et al., Max-sliced Wasserstein distance and its use for GANs, 2019",
+        "cost along the one direction that the critic found",
+        {"beta1": 0.5, "beta2": 0.999},
+    ),
+    "exact-ot": Preset(
+        "Fatras et al., Learning with minibatch Wasserstein, 2020 (the loss)",
+        "exact transport cost of the batch",
+        {"beta1": 0.5, "beta2": 0.9},
+    ),
+}
+"""By name, in the order of `OBJECTIVES`."""
+
+
+def kind_of(data: Data) -> str:
+    """The kind of data that settings go by.
+
+    Args:
+        data: The data.
+
+    Returns:
+        A key of `KINDS`.
+    """
+    if len(data.shape) == 1:
+        return "points"
+    return "digits" if data.shape[1] == 8 else str(data.shape[1])
+
+
+def config_for(
+    name: str, data: Data, options: dict[str, Any], objective: dict[str, Any]
+) -> TrainConfig:
+    """The configuration of a preset for some data.
+
+    Args:
+        name: Name of the preset.
+        data: The data.
+        options: Fields of `TrainConfig` that replace the preset's.
+        objective: Fields of its objective that do.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        OptionError: If the name is unknown or an option breaks its rule.
+    """
+    return TrainConfig(data=data.name, **_merged(name, kind_of(data), options, objective))
+
+
+def settings_of(name: str) -> dict[str, dict[str, Any]]:
+    """All options of a preset.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        For each kind of data the options of its objective, then those of the run.
+
+    Raises:
+        OptionError: If the name is unknown.
+    """
+    found = {}
+    for kind in KINDS:
+        config = TrainConfig(data="", **_merged(name, kind, {}, {}))
+        values = config.to_dict()
+        own = values.pop("objective")
+        found[kind] = own | {k: v for k, v in values.items() if k not in ("data", "preset")}
+    return found
+
+
+def _merged(
+    name: str, kind: str, options: dict[str, Any], objective: dict[str, Any]
+) -> dict[str, Any]:
+    """Fields of a configuration, the later ones winning."""
+    if name not in PRESETS:
+        raise OptionError(f"`preset` must be one of {', '.join(PRESETS)}, got {name!r}.")
+    preset, kinds = PRESETS[name], OBJECTIVES[name]
+    special = preset.kinds.get(kind, {})
+    own = {item.name for item in dataclasses.fields(kinds)}  # type: ignore[arg-type]
+    settings = KINDS[kind] | preset.settings
+    settings |= {key: value for key, value in special.items() if key not in own}
+    chosen = preset.objective | {key: value for key, value in special.items() if key in own}
+    try:
+        built = kinds(**(chosen | objective))
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+    return settings | options | {"objective": built}

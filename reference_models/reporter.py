@@ -1,0 +1,184 @@
+"""What a run leaves behind beside its weights: log, curves, samples, and lines for a terminal."""
+
+import csv
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from otmetrics.errors import DataError
+
+from .config import TrainConfig
+from .data import Data
+from .sampling import generated
+
+LOG, TABLE, SAMPLES = "log.jsonl", "log.csv", "samples"
+_SHOWN_IMAGES, _SHOWN_POINTS = 64, 2500
+
+Progress = Callable[[int, int, str], None]
+"""Called with the steps done, the steps in all, and the last numbers as text."""
+
+
+class Reporter:
+    """Files of a run, and callbacks for whoever watches it.
+
+    `log.jsonl` has a row for each log and each evaluation, `log.csv` the same as a table; `samples`
+    a picture of the same noise at each evaluation; `losses.png` and `scores.png` curves.
+    TensorBoard gets all of it where it is installed. A run that is resumed keeps the rows up to its
+    checkpoint, and no others.
+
+    Args:
+        out: Folder of the run, made here; None to leave nothing behind, on processes but the first.
+        progress: Called at each log.
+        warn: Called with each early warning.
+        tensorboard: Whether TensorBoard gets the numbers, if it is installed.
+
+    Raises:
+        DataError: If the folder cannot be made.
+    """
+
+    def __init__(
+        self,
+        out: Path | None,
+        *,
+        progress: Progress | None = None,
+        warn: Callable[[str], None] | None = None,
+        tensorboard: bool = True,
+    ) -> None:
+        self.out, self.progress, self.warn = out, progress, warn
+        self.rows: list[dict[str, Any]] = []
+        self._wants_tensorboard, self._writer = tensorboard, None
+        self._last_score, self._began = "", time.monotonic()
+        if out is not None:
+            try:
+                (out / SAMPLES).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DataError(f"`{out}` cannot be made ({error.strerror}).") from error
+
+    def start(self, config: TrainConfig, data: Data, step: int) -> None:
+        """Begin, or go on after a step.
+
+        Args:
+            config: The run.
+            data: Its data.
+            step: The last step of the checkpoint, 0 for none.
+        """
+        self.config, self.data, self.first = config, data, step
+        if self.out is None:
+            return
+        text = json.dumps(config.to_dict() | {"hash": config.hash}, indent=2)
+        (self.out / "config.json").write_text(text + "\n", encoding="utf-8")
+        self.rows = [row for row in _read(self.out / LOG) if row["step"] <= step]
+        lines = "".join(json.dumps(row) + "\n" for row in self.rows)
+        (self.out / LOG).write_text(lines, encoding="utf-8")
+        self._seconds_before = self.rows[-1]["seconds"] if self.rows else 0.0
+        self._writer = _tensorboard(self.out, step) if self._wants_tensorboard else None
+        self._began = time.monotonic()
+
+    def log(self, step: int, images: int, checked: tuple[dict[str, float], list[str]]) -> None:
+        """A row of losses.
+
+        Args:
+            step: The step.
+            images: Fake samples so far.
+            checked: Numbers and warnings.
+        """
+        values, warnings = checked
+        self._row(step, images, values)
+        self._warn(step, warnings)
+        if self.progress is not None:
+            shown = [f"{name} {value:.3g}" for name, value in values.items() if "loss" in name]
+            self.progress(step, self.config.steps, "  ".join([*shown, self._last_score]))
+
+    def scores(
+        self,
+        step: int,
+        images: int,
+        scores: dict[str, float],
+        generator: nn.Module,
+        warnings: list[str],
+    ) -> None:
+        """A row of scores, and samples.
+
+        Args:
+            step: The step.
+            images: Fake samples so far.
+            scores: Scores by name.
+            generator: The generator that has them, for the same noise at each call.
+            warnings: What they warn of.
+        """
+        self._row(step, images, {f"score/{name}": value for name, value in scores.items()})
+        self._warn(step, warnings)
+        self._last_score = f"{self.config.select} {scores[self.config.select]:.4g}"
+        if self.out is None:
+            return
+        from .pictures import show
+
+        num = _SHOWN_POINTS if len(self.data.shape) == 1 else _SHOWN_IMAGES
+        samples = generated(generator, self.config, self.data, num, self.config.seed)
+        path = self.out / SAMPLES / f"step_{step:07d}.png"
+        show(path, samples, self.data)
+        if self._writer is not None and samples.ndim == 4:
+            self._writer.add_images("samples", samples, step)
+
+    def flush(self) -> None:
+        """Write the table, once a checkpoint is."""
+        if self.out is None or not self.rows:
+            return
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        partial = self.out / (TABLE + ".partial")
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        partial.replace(self.out / TABLE)
+
+    def end(self) -> None:
+        """Draw the curves, also of a run that broke off."""
+        if self.out is None:
+            return
+        self.flush()
+        if self._writer is not None:
+            self._writer.close()
+        from .pictures import curves
+
+        curves(self.out, self.rows)
+
+    def _row(self, step: int, images: int, values: dict[str, float]) -> None:
+        """Add a row to the log."""
+        if self.out is None:
+            return
+        seconds = self._seconds_before + time.monotonic() - self._began
+        row = {"step": step, "images": images, "seconds": round(seconds, 3), **values}
+        self.rows.append(row)
+        with (self.out / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def _warn(self, step: int, warnings: list[str]) -> None:
+        """Tell early warnings."""
+        if self.warn is not None:
+            for line in warnings:
+                self.warn(f"step {step}: {line}")
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Whole rows of a log; a run that was killed may have left part of one at the end."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("}\n")]
+
+
+def _tensorboard(out: Path, step: int) -> Any:
+    """A writer that forgets rows after a step, or None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)

@@ -1,0 +1,191 @@
+"""`otmetrics train`, `sample`, `evaluate` and `models` as their users type them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from otmetrics.reference_models import checkpoint
+from otmetrics.reference_models.presets import PRESETS
+from PIL import Image
+
+TINY = ("--steps", 8, "--batch-size", 16, "--width", 8, "--eval-num", 40, "--eval-every", 4)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A run on scikit-learn's digits, by another process: signals and streams are its own."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    command = [sys.executable, "-m", "otmetrics", "train", "swg", "--data", "digits", "--out", out]
+    finished = subprocess.run([*map(str, command), *map(str, TINY)], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return out, finished
+
+
+def test_a_run_leaves_all_that_belongs_to_it(digits):
+    out, finished = digits
+    assert "8 steps of swg on digits; best at" in finished.stdout
+    assert "sliced_wasserstein" in finished.stdout
+    assert "8/8" in finished.stderr
+    names = {path.name for path in out.iterdir()}
+    assert names >= {
+        "config.json",
+        "checkpoint.pt",
+        "best.pt",
+        "generator.safetensors",
+        "log.jsonl",
+        "log.csv",
+        "losses.png",
+        "scores.png",
+        "samples",
+        "tensorboard",
+    }
+    assert not [name for name in names if name.endswith(".partial")]
+    for path in (out / "losses.png", out / "scores.png", *(out / "samples").iterdir()):
+        with Image.open(path) as image:
+            image.load()
+            assert np.asarray(image).std() > 0
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in rows} == set(range(1, 9))
+    table = (out / "log.csv").read_text().splitlines()
+    assert len(table) == len(rows) + 1
+    assert "critic_loss" in table[0]
+    assert "score/recall" in table[0]
+
+
+def test_samples_go_straight_into_score(otmetrics, digits, tmp_path):
+    out, _ = digits
+    finished = otmetrics("sample", out, tmp_path / "fake", "--num", 30)
+    assert finished.code == 0
+    assert finished.stdout.strip().endswith("30 images")
+    assert otmetrics("sample", out, tmp_path / "fake.npz", "--num", 30).code == 0
+    images = np.load(tmp_path / "fake.npz")["images"]
+    assert images.shape == (30, 8, 8, 1)
+    assert images.dtype == np.uint8
+    files = sorted((tmp_path / "fake").iterdir())
+    assert len(files) == 30
+    for path, image in zip(files, images, strict=True):
+        assert np.array_equal(np.asarray(Image.open(path)), image[..., 0])
+    few = otmetrics("sample", out, tmp_path / "few.npz", "--num", 5)
+    assert few.code == 0
+    assert np.array_equal(np.load(tmp_path / "few.npz")["images"], images[:5])
+    scored = otmetrics(
+        "score", tmp_path / "fake", tmp_path / "fake.npz", "--features", "pixels", "--json"
+    )
+    assert scored.code == 0
+    scores = json.loads(scored.stdout)["scores"]
+    assert scores["wasserstein"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_points_are_in_their_own_coordinates(otmetrics, tmp_path):
+    out = tmp_path / "run"
+    options = (*TINY, "--noise", "normal", "--lr-generator", 0.01)
+    finished = otmetrics("train", "exact-ot", "--data", "grid25", "--out", out, *options, "-q")
+    assert finished.code == 0, finished.stderr
+    assert finished.stderr == ""
+    assert otmetrics("sample", out, tmp_path / "fake.npz", "--num", 500).code == 0
+    fake = np.load(tmp_path / "fake.npz")["features"]
+    assert fake.shape == (500, 2)
+    assert fake.dtype == np.float64
+    real = tmp_path / "real.npy"
+    np.save(real, np.random.default_rng(0).normal(0, 3, (500, 2)))
+    assert otmetrics("score", real, tmp_path / "fake.npz", "--metrics", "wasserstein").code == 0
+    refused = otmetrics("sample", out, tmp_path / "folder")
+    assert refused.code == 2
+    assert "must end in .npz for points" in refused.stderr
+
+
+def test_evaluate_has_floors_and_modes(otmetrics, tmp_path):
+    out = tmp_path / "run"
+    assert otmetrics("train", "swg", "--data", "ring8", "--out", out, *TINY, "-q").code == 0
+    finished = otmetrics("evaluate", out)
+    assert finished.code == 0
+    assert "sliced Wasserstein" in finished.stdout
+    assert "floor: the same score" in finished.stdout
+    assert "modes: " in finished.stdout
+    report = json.loads(otmetrics("evaluate", out, "--json").stdout)
+    assert report["scores"]["recall"]["floor"] is not None
+
+
+def test_models_and_help_tell_what_there_is(otmetrics):
+    table = otmetrics("models").stdout
+    for name, preset in PRESETS.items():
+        assert name in table
+        help_text = " ".join(otmetrics("train", name, "--help").stdout.split())
+        assert preset.loss in help_text
+        assert "--batch-size" in help_text
+    text = otmetrics("train", "wgan-gp", "--help").stdout
+    assert "lambda E (|grad f(z)| - 1)^2" in text
+    assert "--penalty" in text
+    settings = otmetrics("models", "wgan-gp").stdout
+    assert "steps" in settings
+    assert "points" in settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "wgan-gq", "--data", "ring8", "--out", "{new}"], 2, "wgan-gq"),
+        (["train", "swg", "--out", "{new}"], 2, "--data"),
+        (["train", "swg", "--data", "ring9", "--out", "{new}"], 2, "did you mean ring8"),
+        (["train", "swg", "--data", "mnist", "--out", "{new}"], 2, "--data-root"),
+        (["train", "swg", "--data", "ring8", "--out", "{new}", "--steps", "0"], 2, "--steps must"),
+        (["train", "swg", "--data", "ring8", "--out", "{new}", "--penalty", "1"], 2, "--penalty"),
+        (["train", "wgan-gp", "--data", "ring8", "--out", "{new}", "--penalty", "-1"], 2, "--pen"),
+        (["train", "swg", "--data", "ring8", "--out", "{file}"], 3, "cannot be made"),
+        (["sample", "{new}", "{new}.npz"], 3, "does not exist"),
+        (["sample", "{file}", "{new}.npz"], 3, "no generator"),
+        (["evaluate", "{new}"], 3, "does not exist"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_code(otmetrics, tmp_path, arguments, code, words):
+    places = {"new": tmp_path / "new", "file": tmp_path / "file"}
+    places["file"].write_text("no run")
+    finished = otmetrics(*(argument.format(**places) for argument in arguments))
+    assert finished.code == code
+    assert words in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not places["new"].exists()
+
+
+def test_resume_says_what_changed(otmetrics, digits):
+    out, _ = digits
+    arguments = ("train", "swg", "--data", "digits", "--out", out, *TINY)
+    assert otmetrics(*arguments).code == 2
+    changed = otmetrics(*arguments, "--resume", "--seed", 1)
+    assert changed.code == 2
+    assert "seed 0 -> 1" in changed.stderr
+    assert "--allow-change" in changed.stderr
+    assert otmetrics(*arguments, "--resume", "-q").code == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+def test_a_process_that_is_killed_goes_on_to_the_same_weights(tmp_path):
+    """SIGKILL, which nothing can catch, at a moment of the run's own."""
+    command = [sys.executable, "-m", "otmetrics", "train", "wgan-gp", "--data", "ring8", "-q"]
+    options = ["--batch-size", "16", "--width", "8", "--eval-num", "40", "--steps", "300"]
+    options += ["--eval-every", "100", "--checkpoint-every", "5", "--no-tensorboard"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, "--out", str(whole), *options], check=True)
+    process = subprocess.Popen([*command, "--out", str(killed), *options])
+    log = killed / "log.jsonl"
+    deadline = time.monotonic() + 60
+    while not (killed / checkpoint.LAST).exists() or len(log.read_text().splitlines()) < 40:
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    stopped = torch.load(killed / checkpoint.LAST, weights_only=True)["step"]
+    assert stopped < 300
+    subprocess.run([*command, "--out", str(killed), *options, "--resume"], check=True)
+    one, two = (torch.load(out / checkpoint.LAST, weights_only=True) for out in (whole, killed))
+    for name in ("generator", "average", "networks"):
+        for key, value in one[name].items():
+            assert torch.equal(value, two[name][key])
+    assert one["best"] == two["best"]

@@ -1,0 +1,58 @@
+"""Early signs: each is said where it should be, once, and not elsewhere."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from otmetrics.reference_models.health import Health
+
+from otmetrics.errors import DivergedError
+
+
+def scalars(**values: float) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(value) for name, value in values.items()}
+
+
+def test_a_number_that_is_not_finite_ends_the_run_at_the_next_row(tmp_path: Path) -> None:
+    health = Health(tmp_path)
+    health.note(scalars(loss=1.0))
+    assert health.checked(1, scalars(loss=1.0)) == ({"loss": 1.0}, [])
+    health.note(scalars(loss=float("nan")))
+    health.note(scalars(loss=1.0))
+    with pytest.raises(DivergedError, match="a loss since the last row of the log is not finite"):
+        health.checked(3, scalars(loss=1.0))
+
+
+def test_it_names_what_is_not_finite(tmp_path: Path) -> None:
+    health = Health(tmp_path)
+    logs = scalars(critic_loss=float("inf"), generator_loss=1.0)
+    health.note(logs)
+    with pytest.raises(DivergedError, match="critic_loss is not finite at step 2"):
+        health.checked(2, logs)
+
+
+def test_weights_are_looked_at_before_they_are_saved(tmp_path: Path) -> None:
+    health = Health(tmp_path)
+    health.check_weights(1, {"a": [torch.zeros(3)], "step": 1, "ids": torch.arange(3)})
+    with pytest.raises(DivergedError, match="a weight is not finite"):
+        health.check_weights(1, {"a": {"b": [torch.tensor([1.0, float("nan")])]}})
+
+
+def test_spread_is_said_once_until_it_changes(tmp_path: Path) -> None:
+    health = Health(tmp_path)
+    said = [health.checked(1, scalars(spread=s))[1] for s in (1.0, 0.01, 0.01, 0.9, 0.01, 30.0)]
+    assert [len(lines) for lines in said] == [0, 1, 0, 0, 1, 0]
+    assert "collapse" in said[1][0]
+    assert "diverging" in Health(tmp_path).checked(1, scalars(spread=30.0))[1][0]
+
+
+def test_scores_that_turn_bad_are_said(tmp_path: Path) -> None:
+    health = Health(tmp_path)
+    good = {"sliced_wasserstein": 0.1, "recall": 0.9, "modes": 8.0, "precision": 0.5}
+    assert health.judged(good) == []
+    assert health.judged(good | {"sliced_wasserstein": 0.2, "recall": 0.6}) == []
+    bad = {"sliced_wasserstein": 0.5, "recall": 0.2, "modes": 1.0, "precision": 0.0}
+    lines = health.judged(bad)
+    assert len(lines) == 3
+    assert "5.0 times its best" in lines[0]
+    assert "modes has fallen from 8 to 1" in lines[1]

@@ -1,0 +1,206 @@
+"""The loop: every preset runs, a killed run goes on to the same weights, signs of trouble."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from otmetrics.reference_models import checkpoint
+from otmetrics.reference_models.config import changes, config_from
+from otmetrics.reference_models.presets import PRESETS
+from training_cases import Stopped, configured, images, points, run, weights
+
+from otmetrics.errors import DataError, DivergedError, OptionError
+
+# Objectives with all that a run can hold: critics, batch-norm, spectral norms, duals, clipping.
+RESUMED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("wgan-gp", {}, {}),
+    ("wgan", {"warm_up": False}, {}),
+    ("rot-gan", {"inner": "net"}, {"precision": "bfloat16"}),
+    ("ot-gan", {}, {"noise": "uniform"}),
+    ("swg", {}, {}),
+]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_trains_on_points(name: str, tmp_path: Path) -> None:
+    data = points()
+    objective = {"warm_up": False} if name == "wgan" else {}
+    state = run(configured(name, data, objective, steps=3), data, tmp_path / "run")
+    assert state.step == 3
+    assert state.best["sliced_wasserstein"] > 0
+    before = torch.load(tmp_path / "run" / checkpoint.LAST, weights_only=True)
+    assert before["step"] == 3
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)])
+@pytest.mark.parametrize("name", ["dcgan", "sngan", "wgan-gp", "ot-gan"])
+def test_images_of_every_size_train(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    data = images(shape)
+    config = configured(
+        name, data, steps=2, width=8, batch_size=4, eval_features="pixels", eval_num=20
+    )
+    state = run(config, data, tmp_path / "run")
+    assert set(state.best) >= {"sliced_wasserstein", "wasserstein", "recall"}
+    (picture,) = sorted((tmp_path / "run" / "samples").glob("*2.png"))
+    assert picture.stat().st_size > 100
+
+
+@pytest.mark.parametrize(("name", "objective", "options"), RESUMED)
+def test_killed_at_any_step_and_resumed_it_has_the_same_weights(
+    name: str, objective: dict[str, Any], options: dict[str, Any], tmp_path: Path
+) -> None:
+    data = points()
+    config = configured(name, data, objective, eval_every=4, **options)
+    whole = run(config, data, tmp_path / "whole")
+    for stop in random.Random(name).sample(range(1, config.steps), 3):
+        out = tmp_path / f"stopped{stop}"
+        with pytest.raises(Stopped):
+            run(config, data, out, stop=stop)
+        torch.manual_seed(1)  # nothing of another process is left
+        resumed = run(config, data, out, resume=True)
+        pairs = zip(weights(whole), weights(resumed), strict=True)
+        assert all(torch.equal(one, two) for one, two in pairs)
+        assert resumed.best == whole.best
+        assert losses(out) == losses(tmp_path / "whole")
+
+
+def losses(out: Path) -> list[dict[str, float]]:
+    """Rows of a log without their times."""
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_batch_norm_and_its_average_resume_too(tmp_path: Path) -> None:
+    data = images((1, 28, 28))
+    config = configured("dcgan", data, steps=6, width=4, eval_features="pixels", eval_num=20)
+    whole = run(config, data, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        run(config, data, tmp_path / "stopped", stop=4)
+    resumed = run(config, data, tmp_path / "stopped", resume=True)
+    pairs = zip(weights(whole), weights(resumed), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+
+
+def test_how_often_it_logs_and_saves_does_not_matter(tmp_path: Path) -> None:
+    data = points()
+    config = configured("wgan-gp", data)
+    one = run(config, data, tmp_path / "one")
+    two = run(config, data, tmp_path / "two", log_every=5, checkpoint_every=7)
+    pairs = zip(weights(one), weights(two), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_seed_is_a_run(tmp_path: Path) -> None:
+    data = points()
+    runs = [
+        run(configured("wgan-gp", data, seed=seed), data, tmp_path / f"{i}")
+        for i, seed in enumerate((1, 1, 2))
+    ]
+    first = [weights(state)[0] for state in runs]
+    assert torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], first[2])
+
+
+def test_a_run_is_not_overwritten_nor_mixed_with_another(tmp_path: Path) -> None:
+    data, out = points(), tmp_path / "run"
+    config = configured("wgan-gp", data)
+    run(config, data, out)
+    before = (out / checkpoint.LAST).read_bytes()
+    with pytest.raises(OptionError, match="holds a run"):
+        run(config, data, out)
+    other = configured("wgan-gp", data, {"penalty": 3.0}, lr_critic=0.5)
+    message = r"lr_critic 0\.0\d* -> 0\.5; penalty [\d.]+ -> 3\.0"
+    with pytest.raises(OptionError, match=message):
+        run(other, data, out, resume=True)
+    assert (out / checkpoint.LAST).read_bytes() == before
+    longer = configured("wgan-gp", data, steps=14)
+    assert run(longer, data, out, resume=True, allow_change=True).step == 14
+
+
+def test_a_damaged_checkpoint_is_said_to_be_one(tmp_path: Path) -> None:
+    data, out = points(), tmp_path / "run"
+    config = configured("exact-ot", data, steps=2)
+    run(config, data, out)
+    whole = (out / checkpoint.LAST).read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
+        (out / checkpoint.LAST).write_bytes(content)
+        with pytest.raises(DataError, match="damaged"):
+            run(config, data, out, resume=True)
+    torch.save({"version": 0}, out / checkpoint.LAST)
+    with pytest.raises(DataError, match="no checkpoint of this version"):
+        run(config, data, out, resume=True)
+
+
+def test_checkpoints_hold_no_code(tmp_path: Path) -> None:
+    """They load without unpickling objects, and their configuration makes the run again."""
+    data, out = points(), tmp_path / "run"
+    config = configured("rot-gan", data, {"inner": "net"}, steps=2)
+    run(config, data, out)
+    state = torch.load(out / checkpoint.LAST, weights_only=True)
+    assert config_from(state["config"]) == config
+    assert state["hash"] == config.hash
+    assert changes(state["config"], config.to_dict()) == []
+    assert {"generator", "average", "networks", "generator_optimizer", "critic_optimizer"} < set(
+        state
+    )
+
+
+def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
+    data, out = points(), tmp_path / "run"
+    config = configured("wgan-gp", data, lr_generator=1e30, lr_critic=1e30, lr_decay="none")
+    with pytest.raises(DivergedError, match="not finite at step"):
+        run(config, data, out, checkpoint_every=1)
+    for path in out.glob("*.pt"):
+        assert checkpoint.is_finite(torch.load(path, weights_only=True))
+
+
+def test_the_average_follows_the_generator(tmp_path: Path) -> None:
+    """Its half-life is that of the images seen, and short early on."""
+    data = points()
+    quick = run(configured("exact-ot", data, ema_images=1), data, tmp_path / "quick")
+    slow = run(configured("exact-ot", data, steps=40), data, tmp_path / "slow")
+    distances = []
+    for state in (quick, slow):
+        pairs = zip(state.average.parameters(), state.generator.parameters(), strict=True)
+        distances.append(sum(float((a - b).detach().norm()) for a, b in pairs))
+    assert distances[0] < 1e-3
+    assert distances[1] > 10 * distances[0]
+    assert not any(p.requires_grad for p in slow.average.parameters())
+
+
+def test_learning_rates_fall_to_the_last_step(tmp_path: Path) -> None:
+    data = points()
+    rates = {
+        decay: run(
+            configured("exact-ot", data, lr_decay=decay, lr_generator=0.5, steps=4),
+            data,
+            tmp_path / decay,
+        ).generator_optimizer.param_groups[0]["lr"]
+        for decay in ("linear", "none")
+    }
+    assert rates == {"linear": pytest.approx(0.125), "none": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"steps": 0}, "`steps` must be"),
+        ({"beta1": 1.0}, "`beta1` must be"),
+        ({"optimizer": "sgd"}, "`optimizer` must be one of adam, rmsprop"),
+        ({"select": "fid"}, "`select` must be one of"),
+        ({"lr_critic": -1.0}, "`lr_critic` must be"),
+        ({"seed": -1}, "`seed` must be"),
+    ],
+)
+def test_options_are_checked(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        configured("wgan-gp", points(), **option)
+
+
+def test_networks_that_do_not_take_the_data_are_refused(tmp_path: Path) -> None:
+    data = points()
+    with pytest.raises(ValueError, match="`architecture` must be mlp"):
+        run(configured("dcgan", data, architecture="resnet"), data, tmp_path / "run")
