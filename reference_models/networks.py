@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from otmetrics.errors import OptionError
+
 NORMALIZATIONS = ("none", "batch", "layer", "spectral")
 
 
@@ -62,7 +64,7 @@ def networks(shape: tuple[int, ...], *, latent: int, width: int, architecture: s
         The pair.
 
     Raises:
-        ValueError: If the architecture does not take the shape.
+        OptionError: If the architecture does not take the shape.
     """
     if architecture == "mlp":
         return Pair(
@@ -70,7 +72,7 @@ def networks(shape: tuple[int, ...], *, latent: int, width: int, architecture: s
             lambda normalization: mlp_critic(shape, width, normalization),
         )
     if len(shape) != 3 or shape[1] != shape[2] or shape[1] not in (28, 32, 64):
-        raise ValueError(
+        raise OptionError(
             f"`architecture` must be mlp for samples of shape {shape}, got {architecture!r}: "
             "convolutional networks take square images of 28, 32 or 64 pixels."
         )
@@ -84,7 +86,7 @@ def networks(shape: tuple[int, ...], *, latent: int, width: int, architecture: s
             lambda: ResNetGenerator(latent, shape, width),
             lambda normalization: resnet_critic(shape, width, normalization),
         )
-    raise ValueError(f"`architecture` must be mlp, dcgan or resnet, got {architecture!r}.")
+    raise OptionError(f"`architecture` must be mlp, dcgan or resnet, got {architecture!r}.")
 
 
 class MLPGenerator(nn.Module):

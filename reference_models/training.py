@@ -109,7 +109,13 @@ def train(
         stored = checkpoint.load(last)
         if not allow_change:
             checkpoint.check_same_run(stored, config, last)
-        state.load(stored)
+        try:
+            state.load(stored)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise OptionError(
+                f"`{last}` holds networks or optimisers of another kind or size: only options that "
+                "leave them as they are can change in a run."
+            ) from error
     log_every = log_every or max(1, config.steps // 200)
     checkpoint_every = checkpoint_every or max(1, config.steps // 20)
     eval_every = config.eval_every or max(1, config.steps // 10)

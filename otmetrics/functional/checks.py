@@ -164,6 +164,20 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"`{name}` must be a positive finite number, got {value!r}.")
 
 
+def check_not_negative(name: str, value: float) -> None:
+    """Raise unless a real option is at least 0 and finite.
+
+    Args:
+        name: The option's name, for the message.
+        value: Its value.
+
+    Raises:
+        ValueError: If `value` is negative or no finite number.
+    """
+    if not _is_number(value) or value < 0:
+        raise ValueError(f"`{name}` must be a finite number >= 0, got {value!r}.")
+
+
 def check_share(name: str, value: float) -> None:
     """Raise unless a real option is a share between 0 and 1.
 

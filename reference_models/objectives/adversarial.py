@@ -26,13 +26,14 @@ def critic_of(networks: nn.ModuleDict) -> Critic:
     return cast(Critic, networks["critic"])
 
 
-def cross_entropy(networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
+def cross_entropy(networks: nn.ModuleDict, real: Tensor, fake: Tensor, gamma: float = 0.0) -> Loss:
     """Binary cross-entropy E softplus(-D(x)) + E softplus(D(y)) of a critic that returns logits.
 
     Args:
         networks: Networks with a critic D.
         real: Samples x (B, ...).
         fake: Samples y (B, ...).
+        gamma: Weight of `zero_centred` penalties; 0 for none.
 
     Returns:
         The loss, with the mean scores of both sides.
@@ -40,7 +41,24 @@ def cross_entropy(networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
     critic = critic_of(networks)
     on_real, on_fake = critic(real), critic(fake)
     value = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
-    return Loss(value, score_logs(on_real, on_fake))
+    penalty = zero_centred(critic, real, fake, gamma) if gamma else Loss(value.new_zeros(()), {})
+    return Loss(value + penalty.value, score_logs(on_real, on_fake) | penalty.logs)
+
+
+def zero_centred(critic: Critic, real: Tensor, fake: Tensor, gamma: float) -> Loss:
+    """Penalties gamma / 2 (E |grad D(x)|^2 + E |grad D(y)|^2), in float32 also under autocast.
+
+    Args:
+        critic: The critic D.
+        real: Samples x (B, ...).
+        fake: Samples y (B, ...).
+        gamma: Their weight.
+
+    Returns:
+        Their sum, with both means as "r1" and "r2".
+    """
+    r1, r2 = (gradient_norms(critic, side).square().mean() for side in (real, fake))
+    return Loss(gamma / 2 * (r1 + r2), {"r1": r1.detach(), "r2": r2.detach()})
 
 
 def score_logs(on_real: Tensor, on_fake: Tensor) -> dict[str, Tensor]:
@@ -169,10 +187,9 @@ class R3GAN(Objective):
         """L_D."""
         critic = critic_of(networks)
         on_real, on_fake = critic(real), critic(fake)
-        r1, r2 = (gradient_norms(critic, side).square().mean() for side in (real, fake))
-        value = F.softplus(on_fake - on_real).mean() + self.gamma / 2 * (r1 + r2)
-        logs = {"r1": r1.detach(), "r2": r2.detach()}
-        return Loss(value, score_logs(on_real, on_fake) | logs)
+        penalty = zero_centred(critic, real, fake, self.gamma)
+        value = F.softplus(on_fake - on_real).mean() + penalty.value
+        return Loss(value, score_logs(on_real, on_fake) | penalty.logs)
 
     def generator_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
         """L_G."""

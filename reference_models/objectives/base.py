@@ -145,6 +145,7 @@ def gradient_norms(critic: Critic, samples: Tensor) -> Tensor:
         The lengths.
     """
     with torch.autocast(samples.device.type, enabled=False):
-        points = samples.detach().float().requires_grad_()
+        dtype = torch.promote_types(samples.dtype, torch.float32)
+        points = samples.detach().to(dtype).requires_grad_()
         (slopes,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
         return (slopes.flatten(1).square().sum(1) + 1e-12).sqrt()

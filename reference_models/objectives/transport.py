@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import univariate_cost, unrolled_sinkhorn_divergence
-from otmetrics.functional.checks import check_at_least, check_flag, check_positive
+from otmetrics.functional.checks import (
+    check_at_least,
+    check_not_negative,
+    check_order,
+    check_positive,
+)
 from otmetrics.functional.debiasing import SinkhornOptions
 from otmetrics.functional.sinkhorn import divergence_from
 from otmetrics.solvers import Exact, Sliced
@@ -23,6 +28,8 @@ from .base import Loss, Objective, option
 from .wasserstein import clip
 
 _SPACES = ("critic", "data")
+_ORDER = "Order p of the cost |x - y|^p."
+_GAMMA = "Weight of penalties on the gradients of a critic at real and fake; 0 for none."
 
 
 def check_choices(objective: Objective) -> None:
@@ -93,12 +100,15 @@ def learned_features(networks: nn.ModuleDict, samples: Tensor) -> Tensor:
 class _Primal(Objective):
     """A transport cost between samples, or features of a critic that learns to tell both apart.
 
-    The cost does not train the critic: one that raised it would do so without end.
+    The cost does not train the critic: one that raised it would do so without end. Penalties on
+    both gradients of the critic, gamma / 2 (E |grad D(x)|^2 + E |grad D(y)|^2), are ours: without
+    them modes of few samples come and go.
     """
 
     normalization: ClassVar[str] = "layer"
 
     space: str = "critic"
+    gamma: float = 0.0
 
     def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
         """The critic, if there is one."""
@@ -109,8 +119,8 @@ class _Primal(Objective):
         return int(self.space == "critic")
 
     def critic_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
-        """Binary cross-entropy."""
-        return cross_entropy(networks, real, fake)
+        """Binary cross-entropy, with penalties."""
+        return cross_entropy(networks, real, fake, self.gamma)
 
     def generator_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
         """The transport cost."""
@@ -131,18 +141,22 @@ class _Primal(Objective):
 class SWG(_Primal):
     """The sliced Wasserstein generator.
 
-    L_G = SW_2^2 = E_theta W_2^2(theta . h(x), theta . h(y)), theta uniform on the unit sphere, new
+    L_G = SW_p^p = E_theta W_p^p(theta . h(x), theta . h(y)), theta uniform on the unit sphere, new
     in each step; h are the features of a critic with L_D = E softplus(-D(x)) + E softplus(D(y)), or
-    the samples themselves. A shift of all D numbers of a sample by s costs s^2.
+    the samples themselves. There the mean is multiplied by D^(p / 2): at p = 2 a shift of all D
+    numbers of a sample by s costs s^2.
 
     Ours: directions come in orthonormal blocks and with control variates, so that 1000 of them do
     for the 10 000 independent ones of the paper.
 
     Attributes:
+        order: p, 2 in the paper. A sample that batches draw now to one mode, now to another, rests
+            between them at p = 2, at the mean, and on one of them at p = 1, at the median.
         space: Whether to compare features of a critic or samples.
         num_projections: Number L of directions.
         debiased: Whether to take the estimate from halves whose expectation is 0 where both laws
             agree; see `otmetrics.Sliced`.
+        gamma: Weight of the penalties on the critic's gradients, which the paper does not have.
 
     Raises:
         ValueError: If an option breaks its rule.
@@ -151,22 +165,26 @@ class SWG(_Primal):
         Deshpande, Zhang, Schwing, Generative modeling using the sliced Wasserstein distance, 2018.
     """
 
+    order: float = option(2.0, _ORDER)
     space: str = option("critic", "Compare features of a critic, or samples.", _SPACES)
     num_projections: int = option(1000, "Number L of random directions.")
     debiased: bool = option(False, "Estimate from halves, without bias between batches.")
+    gamma: float = option(0.0, _GAMMA)
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_at_least("num_projections", self.num_projections, 1)
-        check_flag("debiased", self.debiased)
+        check_not_negative("gamma", self.gamma)
+        self._solver(seed=0)  # checks the other options
+
+    def _solver(self, seed: int) -> Sliced:
+        """The library's."""
+        return Sliced(self.order, self.num_projections, seed, debiased=self.debiased)
 
     def _cost(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Tensor:
         """Along directions of a seed that the global generator draws: each step has its own."""
         seed = int(torch.randint(2**62, ()))
-        solver = Sliced(num_projections=self.num_projections, seed=seed, debiased=self.debiased)
-        cost = solver.solve(real, fake).cost
-        # A mean over directions is already one over the numbers of a sample.
-        return cost if self.space == "critic" else cost * real.shape[1]
+        cost = self._solver(seed).solve(real, fake).cost
+        return cost if self.space == "critic" else cost * real.shape[1] ** (self.order / 2)
 
 
 @dataclass(frozen=True)
@@ -177,9 +195,20 @@ class MaxSWG(_Primal):
     length, of a critic with L_D = E softplus(-D(x)) + E softplus(D(y)). The critic stands for the
     maximum over directions, as in the paper, whose other surrogates are not offered.
 
+    Attributes:
+        gamma: Weight of the penalties on the critic's gradients, which the paper does not have.
+
+    Raises:
+        ValueError: If an option breaks its rule.
+
     References:
         Deshpande et al., Max-sliced Wasserstein distance and its use for GANs, 2019.
     """
+
+    gamma: float = option(0.0, _GAMMA)
+
+    def __post_init__(self) -> None:
+        check_not_negative("gamma", self.gamma)
 
     def _cost(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Tensor:
         """Along the one direction."""
@@ -193,12 +222,14 @@ class MaxSWG(_Primal):
 class ExactOT(_Primal):
     """The exact transport cost of each batch.
 
-    L_G = W_2^2 = min_P sum_ij P_ij |h_i - h_j|^2, differentiated for the plan P fixed. h are the
+    L_G = W_p^p = min_P sum_ij P_ij |h_i - h_j|^p, differentiated for the plan P fixed. h are the
     samples divided by the root of their dimension, or the features of a critic with L_D = E
     softplus(-D(x)) + E softplus(D(y)). The critic is ours, after the sliced generator's.
 
     Attributes:
+        order: p; see `SWG`.
         space: Whether to compare samples or features of a critic.
+        gamma: Weight of the penalties on the critic's gradients.
 
     Raises:
         ValueError: If an option breaks its rule.
@@ -208,14 +239,18 @@ class ExactOT(_Primal):
         2020.
     """
 
+    order: float = option(2.0, _ORDER)
     space: str = option("data", "Compare samples, or features of a critic.", _SPACES)
+    gamma: float = option(0.0, _GAMMA)
 
     def __post_init__(self) -> None:
+        check_order(self.order)
         check_choices(self)
+        check_not_negative("gamma", self.gamma)
 
     def _cost(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Tensor:
         """Under the optimal plan."""
-        return Exact().solve(real, fake).cost
+        return Exact(self.order).solve(real, fake).cost
 
 
 @dataclass(frozen=True)
@@ -223,7 +258,7 @@ class SinkhornGAN(Objective):
     """The debiased Sinkhorn divergence, with a fixed or a learned cost.
 
     L_G = S = OT(x, y) - OT(x, x) / 2 - OT(y, y) / 2 with the entropic cost OT = min <P, C> +
-    epsilon KL(P | a x b) of C = |h(x) - h(y)|^2; L_D = -S for learned features h, whose network
+    epsilon KL(P | a x b) of C = |h(x) - h(y)|^p; L_D = -S for learned features h, whose network
     keeps its weights in [-c, c]. On samples h divides by the root of the dimension.
 
     Ours: the gradient is that of the solved problem, by the envelope theorem, unless `unrolled`
@@ -232,6 +267,7 @@ class SinkhornGAN(Objective):
     gradient, as features grow.
 
     Attributes:
+        order: p; see `SWG`.
         cost: Whether the cost is that of the samples, or learned.
         epsilon: Regularisation as a share of the mean cost.
         unrolled: Iterations to differentiate through; 0 for the envelope theorem.
@@ -246,12 +282,14 @@ class SinkhornGAN(Objective):
         2019, equation (3).
     """
 
+    order: float = option(2.0, _ORDER)
     cost: str = option("data", "Cost of the samples, or learned on features.", ("data", "critic"))
     epsilon: float = option(0.05, "Regularisation epsilon as a share of the mean cost.")
     unrolled: int = option(0, "Iterations to differentiate through; 0 for the envelope theorem.")
     clip: float = option(0.01, "Limit c of the weights of a learned cost.")
 
     def __post_init__(self) -> None:
+        check_order(self.order)
         check_choices(self)
         check_positive("epsilon", self.epsilon)
         check_at_least("unrolled", self.unrolled, 0)
@@ -287,10 +325,15 @@ class SinkhornGAN(Objective):
         with torch.autocast(real.device.type, enabled=False), warnings.catch_warnings():
             if self.unrolled:
                 value = unrolled_sinkhorn_divergence(
-                    real, fake, epsilon=self.epsilon, num_iterations=self.unrolled
+                    real,
+                    fake,
+                    order=self.order,
+                    epsilon=self.epsilon,
+                    num_iterations=self.unrolled,
                 )
                 return Loss(value, {})
             warnings.simplefilter("ignore", ConvergenceWarning)  # it would repeat at every step
-            result, _ = divergence_from(real, fake, SinkhornOptions(epsilon=self.epsilon), None)
+            options = SinkhornOptions(self.order, self.epsilon)
+            result, _ = divergence_from(real, fake, options, None)
             converged = result.cost.new_tensor(float(result.converged))
             return Loss(result.cost, {"converged": converged})

@@ -8,7 +8,7 @@ import oracles
 import pytest
 import torch
 from cases import cloud
-from otmetrics.reference_models.networks import Critic
+from otmetrics.reference_models.networks import Critic, mlp_critic
 from otmetrics.reference_models.objectives import (
     DCGAN,
     OTGAN,
@@ -387,3 +387,41 @@ def test_ot_gan_is_zero_on_average_where_the_laws_agree_and_positive_else() -> N
 def test_options_are_checked(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", [SWG, MaxSWG, ExactOT])
+def test_penalties_on_both_gradients_are_those_of_autograd(kind: type) -> None:
+    options = {} if kind is MaxSWG else {"space": "critic"}
+    plain, penalised = kind(**options), kind(gamma=0.7, **options)
+    torch.manual_seed(0)
+    nets = penalised.networks(lambda norm: mlp_critic((2,), 8, norm)).double()
+    real, fake = torch.randn(2, 12, 2).double()
+    expected = plain.critic_loss(nets, real, fake).value
+    for side in (real, fake):
+        points = side.clone().requires_grad_()
+        (slopes,) = torch.autograd.grad(nets["critic"](points).sum(), points)
+        expected = expected + 0.35 * slopes.square().sum(1).mean()
+    loss = penalised.critic_loss(nets, real, fake)
+    torch.testing.assert_close(loss.value, expected)
+    assert set(loss.logs) >= {"r1", "r2"}
+    with pytest.raises(ValueError, match="`gamma` must be a finite number >= 0"):
+        kind(gamma=-1.0)
+
+
+@pytest.mark.parametrize("order", [1.0, 3.0])
+def test_costs_of_other_orders(order: float) -> None:
+    """Exact and debiased entropic costs by naive code, and a sliced one in its one direction."""
+    real, fake = cloud(9, 2, seed=1), cloud(9, 2, seed=2)
+    points = [side.numpy() / 2**0.5 for side in (real, fake)]
+    cost = oracles.costs(*points, order)
+    exact = ExactOT(order=order).generator_loss(NOTHING, real, fake).value
+    assert exact.item() == pytest.approx(oracles.transport(cost)[0], rel=1e-6)
+    entropic = SinkhornGAN(order=order, epsilon=0.5).generator_loss(NOTHING, real, fake).value
+    expected = oracles.sinkhorn_divergence(*points, order, 0.5 * cost.mean())
+    assert entropic.item() == pytest.approx(expected, rel=1e-3)
+    line = real[:, :1], fake[:, :1]  # in one dimension there is one direction
+    sliced = SWG(order=order, space="data").generator_loss(NOTHING, *line).value
+    naive = oracles.univariate(line[0][:, 0].numpy(), line[1][:, 0].numpy(), order)
+    assert sliced.item() == pytest.approx(naive, rel=1e-6)
+    with pytest.raises(ValueError, match="`debiased` must be False unless `order` is 2"):
+        SWG(order=order, debiased=True)

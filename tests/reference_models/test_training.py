@@ -116,6 +116,10 @@ def test_a_run_is_not_overwritten_nor_mixed_with_another(tmp_path: Path) -> None
     with pytest.raises(OptionError, match=message):
         run(other, data, out, resume=True)
     assert (out / checkpoint.LAST).read_bytes() == before
+    wider = configured("wgan-gp", data, width=17)
+    with pytest.raises(OptionError, match="of another kind or size"):
+        run(wider, data, out, resume=True, allow_change=True)
+    assert (out / checkpoint.LAST).read_bytes() == before
     longer = configured("wgan-gp", data, steps=14)
     assert run(longer, data, out, resume=True, allow_change=True).step == 14
 
@@ -202,5 +206,5 @@ def test_options_are_checked(option: dict[str, Any], message: str) -> None:
 
 def test_networks_that_do_not_take_the_data_are_refused(tmp_path: Path) -> None:
     data = points()
-    with pytest.raises(ValueError, match="`architecture` must be mlp"):
+    with pytest.raises(OptionError, match="`architecture` must be mlp"):
         run(configured("dcgan", data, architecture="resnet"), data, tmp_path / "run")
