@@ -1,6 +1,7 @@
 """`otmetrics train`, one subcommand a preset, with the options of its objective."""
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,8 +107,10 @@ def _command(name: str) -> click.Command:
     preset, kind = PRESETS[name], OBJECTIVES[name]
     own = dataclasses.fields(kind)  # type: ignore[arg-type]
     common = [item for item in dataclasses.fields(TrainConfig) if "help" in item.metadata]
-    formula = (kind.__doc__ or "").split("\n\n", 2)
-    about = "\n\n".join([f"Train {name}: {preset.loss}.", preset.paper + ".", *formula[1:2]])
+    formula = inspect.cleandoc(kind.__doc__ or "").split("\n\n", 2)
+    defaults = f"What options are by default depends on the data: otmetrics models {name}"
+    parts = [f"Train {name}: {preset.loss}.", preset.paper + ".", *formula[1:2], defaults]
+    about = "\n\n".join(parts)
 
     def run(**given: Any) -> None:
         chosen = {key: value for key, value in given.items() if value is not None}
@@ -117,20 +120,18 @@ def _command(name: str) -> click.Command:
 
     params = [
         *_RUN_OPTIONS,
-        *(_option(item, preset.objective.get(item.name, item.default)) for item in own),
-        *(_option(item, None) for item in common),
+        *(_option(item) for item in own),
+        *(_option(item) for item in common),
     ]
     return click.Command(
         name, callback=run, params=list(params), help=about, short_help=preset.loss
     )
 
 
-def _option(item: dataclasses.Field, default: Any) -> click.Option:
-    """An option of a field; what it defaults to depends on the data where None is given."""
+def _option(item: dataclasses.Field) -> click.Option:
+    """An option of a field; `otmetrics models PRESET` shows what it is for each kind of data."""
     flag = "--" + item.name.replace("_", "-")
     text, choices = item.metadata["help"], item.metadata["choices"]
-    if default is not None:
-        text += f" Default: {default}."
     kind = item.type if isinstance(item.type, str) else item.type.__name__
     if kind == "bool":
         return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=text)

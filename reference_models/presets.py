@@ -1,7 +1,7 @@
 """The bundled models: an objective, its paper, and the settings that it has for each kind of data.
 
-What a preset says for all data and for one kind overrides what `KINDS` says for the kind. Settings
-of the papers stand in docs/reference-models.md beside what was measured with these.
+`KINDS` has what all presets share on a kind of data; a preset says what differs for images, after
+its paper, and for points. docs/reference-models.md has what was measured with these settings.
 """
 
 import dataclasses
@@ -15,7 +15,17 @@ from .data import Data
 from .objectives import OBJECTIVES
 
 KINDS: dict[str, dict[str, Any]] = {
-    "points": {"architecture": "mlp", "width": 128, "latent": 2, "steps": 20_000},
+    "points": {
+        "architecture": "mlp",
+        "width": 128,
+        "latent": 2,
+        "steps": 30_000,
+        "lr_generator": 1e-3,
+        "lr_critic": 1e-3,
+        "beta1": 0.0,
+        "beta2": 0.99,
+        "ema_images": 256_000,
+    },
     "digits": {"architecture": "mlp", "width": 128, "latent": 32, "batch_size": 128, "steps": 5000},
     "28": {"architecture": "dcgan", "width": 32, "latent": 64, "batch_size": 64, "steps": 5000},
     "32": {
@@ -43,16 +53,14 @@ class Preset:
     Attributes:
         paper: Authors, title, year.
         loss: What generator and critic minimise, in a line.
-        settings: Fields of `TrainConfig` for all data.
-        objective: Fields of the objective for all data.
-        kinds: For a kind of data, fields of either.
+        images: Fields of `TrainConfig` or of the objective for images.
+        points: The same for points.
     """
 
     paper: str
     loss: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    objective: dict[str, Any] = field(default_factory=dict)
-    kinds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    images: dict[str, Any] = field(default_factory=dict)
+    points: dict[str, Any] = field(default_factory=dict)
 
 
 PRESETS: dict[str, Preset] = {
@@ -65,58 +73,76 @@ PRESETS: dict[str, Preset] = {
         "Miyato et al., Spectral normalization for GANs, 2018",
         "hinge; spectral norm of each layer of the critic at most 1",
         {"lr_generator": 2e-4, "lr_critic": 2e-4, "beta1": 0.0, "beta2": 0.9},
+        {"num_critic_steps": 1},
     ),
     "r3gan": Preset(
         "Huang et al., The GAN is dead; long live the GAN!, 2024",
         "relativistic pairs; gradient penalties on real and on fake",
         {"lr_generator": 2e-4, "lr_critic": 2e-4, "beta1": 0.0, "beta2": 0.99},
+        {"gamma": 0.1},
     ),
     "wgan": Preset(
         "Arjovsky, Chintala, Bottou, Wasserstein GAN, 2017",
         "difference of mean scores; weights of the critic clipped",
         {"optimizer": "rmsprop", "lr_generator": 5e-5, "lr_critic": 5e-5, "beta2": 0.99},
+        {"optimizer": "rmsprop", "lr_generator": 5e-4, "lr_critic": 5e-4, "clip": 0.1},
     ),
     "wgan-gp": Preset(
         "Gulrajani et al., Improved training of Wasserstein GANs, 2017",
         "difference of mean scores; slopes of the critic drawn to 1",
         {"beta1": 0.5, "beta2": 0.9},
+        {"penalty": 0.1, "num_critic_steps": 1, "steps": 40_000},
     ),
     "wgan-qc": Preset(
         "Liu, Gu, Samaras, Wasserstein GAN with quadratic transport cost, 2019",
         "critic regressed on the exact potentials of the batch",
         {"beta1": 0.5, "beta2": 0.999},
+        {"lr_generator": 3e-4, "lr_critic": 3e-3},
     ),
     "rot-gan": Preset(
         "Sanjabi, Ba, Razaviyayn, Lee, On the convergence and robustness of training GANs with "
         "regularized optimal transport, 2018",
         "regularised transport cost of the batch, plan held fixed",
         {"beta1": 0.5, "beta2": 0.9},
+        {"lr_generator": 2e-3, "tolerance": 0.01, "steps": 10_000},
     ),
     "sinkhorn-gan": Preset(
         "Genevay, Peyre, Cuturi, Learning generative models with Sinkhorn divergences, 2018",
         "debiased Sinkhorn divergence of the batch",
         {"beta1": 0.5, "beta2": 0.9},
+        {"order": 1.0, "epsilon": 0.01, "lr_generator": 2e-3, "steps": 12_000},
     ),
     "ot-gan": Preset(
         "Salimans, Zhang, Radford, Metaxas, Improving GANs using optimal transport, 2018",
         "mini-batch energy distance: four cross costs less two own ones",
-        {"lr_generator": 3e-4, "lr_critic": 3e-4, "beta1": 0.5, "beta2": 0.999},
+        {"lr_generator": 3e-4, "lr_critic": 3e-4, "beta1": 0.5, "beta2": 0.999, "epsilon": 0.02},
+        {"cost": "data", "epsilon": 0.02, "tolerance": 0.02, "steps": 10_000},
     ),
     "swg": Preset(
         "Deshpande, Zhang, Schwing, Generative modeling using the sliced Wasserstein distance, "
         "2018",
-        "sliced cost of critic features; critic by cross-entropy",
+        "sliced cost of critic features, or of points; critic by cross-entropy",
         {"beta1": 0.5, "beta2": 0.999},
+        {
+            "order": 1.0,
+            "space": "data",
+            "num_projections": 16,
+            "batch_size": 1024,
+            "lr_generator": 2e-3,
+            "steps": 40_000,
+        },
     ),
     "max-swg": Preset(
         "Deshpande et al., Max-sliced Wasserstein distance and its use for GANs, 2019",
         "cost along the one direction that the critic found",
         {"beta1": 0.5, "beta2": 0.999},
+        {"gamma": 0.1},
     ),
     "exact-ot": Preset(
         "Fatras et al., Learning with minibatch Wasserstein, 2020 (the loss)",
         "exact transport cost of the batch",
         {"beta1": 0.5, "beta2": 0.9},
+        {"order": 1.0, "lr_generator": 2e-3},
     ),
 }
 """By name, in the order of `OBJECTIVES`."""
@@ -183,14 +209,12 @@ def _merged(
     """Fields of a configuration, the later ones winning."""
     if name not in PRESETS:
         raise OptionError(f"`preset` must be one of {', '.join(PRESETS)}, got {name!r}.")
-    preset, kinds = PRESETS[name], OBJECTIVES[name]
-    special = preset.kinds.get(kind, {})
-    own = {item.name for item in dataclasses.fields(kinds)}  # type: ignore[arg-type]
-    settings = KINDS[kind] | preset.settings
-    settings |= {key: value for key, value in special.items() if key not in own}
-    chosen = preset.objective | {key: value for key, value in special.items() if key in own}
+    preset, made = PRESETS[name], OBJECTIVES[name]
+    own = {item.name for item in dataclasses.fields(made)}  # type: ignore[arg-type]
+    settings = KINDS[kind] | (preset.points if kind == "points" else preset.images)
+    chosen = {key: value for key, value in settings.items() if key in own} | objective
+    rest = {key: value for key, value in settings.items() if key not in own} | options
     try:
-        built = kinds(**(chosen | objective))
+        return rest | {"objective": made(**chosen)}
     except ValueError as error:
         raise OptionError(str(error)) from error
-    return settings | options | {"objective": built}
