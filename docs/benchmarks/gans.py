@@ -114,7 +114,8 @@ def main() -> None:
         print("| --- | --- | --- | --- | --- | --- | --- |")
         for preset in options.presets:
             print(row(preset, [r for r in runs if (r["preset"], r["data"]) == (preset, name)]))
-        floor = [scored(data.held_out[-NUM * (i + 1) :][:NUM], data) for i in range(3)]
+        parts = data.held_out[NUM:].split(NUM)[: options.seeds]
+        floor = [scored(part, data) for part in parts]
         print(row("floor", floor))
 
 
