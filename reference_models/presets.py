@@ -25,6 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "beta1": 0.0,
         "beta2": 0.99,
         "ema_images": 256_000,
+        "select": "coverage",  # distances tell how many samples each mode got, not how sharp it is
     },
     "digits": {"architecture": "mlp", "width": 128, "latent": 32, "batch_size": 128, "steps": 5000},
     "28": {"architecture": "dcgan", "width": 32, "latent": 64, "batch_size": 64, "steps": 5000},
