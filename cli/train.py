@@ -29,7 +29,9 @@ _RUN_OPTIONS = (
     click.Option(
         ["--download"], is_flag=True, help="Fetch torchvision's data set if it is missing."
     ),
-    click.Option(["--resume"], is_flag=True, help="Go on from the last checkpoint in RUN."),
+    click.Option(
+        ["--resume"], is_flag=True, help="Go on from the last checkpoint in RUN, if it has one."
+    ),
     click.Option(
         ["--allow-change"], is_flag=True, help="Resume although the options differ from RUN's."
     ),
@@ -159,8 +161,12 @@ def run_training(
         from otmetrics.reference_models.reporter import Reporter
         from otmetrics.reference_models.training import train as trained
     first = os.environ.get("RANK", "0") == "0"
+    for key in ("log_every", "checkpoint_every"):
+        if rest.get(key, 0) < 0:
+            raise OptionError(f"`{key}` must be an integer >= 0, got {rest[key]}.")
     size = options.get("size") or None
-    samples = load_data(data, root=data_root, download=download and first, size=size)
+    with _first_alone(rest.get("device") == "cpu"):
+        samples = load_data(data, root=data_root, download=download, size=size)
     config = config_for(name, samples, options, objective)
     with _progress(quiet or not first) as (progress, warn):
         reporter = Reporter(
@@ -173,6 +179,18 @@ def run_training(
         for key, value in best.items():
             if key != "step":
                 click.echo(f"  {key:20} {value:.4g}")
+
+
+@contextmanager
+def _first_alone(on_cpu: bool) -> Iterator[None]:
+    """Of several processes the first one goes ahead, for it may fetch what the others read."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    with trainer():
+        from accelerate import PartialState
+    with PartialState(cpu=on_cpu).main_process_first():
+        yield
 
 
 @contextmanager

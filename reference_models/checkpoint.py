@@ -1,5 +1,6 @@
 """One file that holds all that a run needs to go on, written whole or not at all."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from otmetrics.errors import DataError, OptionError
 
 from .config import TrainConfig, changes
+from .files import replaced
 
 VERSION = 1
 LAST, BEST = "checkpoint.pt", "best.pt"
@@ -29,14 +31,10 @@ def save(path: Path, state: dict[str, Any], config: TrainConfig) -> None:
         DataError: If the file cannot be written.
     """
     whole = {"version": VERSION, "config": config.to_dict(), "hash": config.hash, **state}
-    partial = path.with_name(path.name + ".partial")
-    try:
-        torch.save(whole, partial)
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(f"`{path}` cannot be written ({error.strerror}).") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    content = io.BytesIO()
+    torch.save(whole, content)
+    with replaced(path) as partial:
+        partial.write_bytes(content.getbuffer())
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -58,26 +56,30 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch has no one error for a damaged file
         raise DataError(
             f"`{path}` is no checkpoint or is damaged ({type(error).__name__}): "
-            f"take {BEST if path.name == LAST else LAST} beside it, or train anew."
+            f"copy {BEST} over it, if that is whole, or train anew."
         ) from error
-    if not isinstance(state, dict) or state.get("version") != VERSION:
+    needed = {"config", "hash", "processes", "step", "images", "best", "best_average"}
+    if not isinstance(state, dict) or state.get("version") != VERSION or needed - state.keys():
         raise DataError(f"`{path}` is no checkpoint of this version ({VERSION}): train anew.")
     return state
 
 
-def check_same_run(state: dict[str, Any], config: TrainConfig, path: Path) -> None:
+def check_same_run(state: dict[str, Any], config: TrainConfig, processes: int, path: Path) -> None:
     """Raise unless a checkpoint was made with this configuration.
 
     Args:
         state: What `load` gave.
         config: The configuration that shall go on.
+        processes: The number of processes that shall, each of which draws its own samples.
         path: Where the state comes from, for the message.
 
     Raises:
         OptionError: If the configurations differ; the message names what does.
     """
-    if state["hash"] != config.hash:
-        differences = "; ".join(changes(state["config"], config.to_dict())) or "their formats"
+    old = state["config"] | {"processes": state["processes"]}
+    new = config.to_dict() | {"processes": processes}
+    if state["hash"] != config.hash or old["processes"] != processes:
+        differences = "; ".join(changes(old, new)) or "their formats"
         raise OptionError(
             f"`{path}` was made with another configuration ({differences}): give the same options, "
             "or `allow_change` to go on with the new ones."

@@ -12,17 +12,19 @@ from otmetrics.functional.checks import check_at_least, check_positive, check_se
 from .objectives import OBJECTIVES
 from .objectives.base import Objective, option
 
-SELECTABLE = (
+EVALUATED = (
     "sliced_wasserstein",
     "wasserstein",
     "sinkhorn_divergence",
     "frechet_distance",
-    "kernel_distance",
     "precision",
     "recall",
     "coverage",
 )
-"""Scores that may choose the best checkpoint."""
+"""Scores of an evaluation, each of which may choose the best checkpoint."""
+
+HIGHER_IS_BETTER = {"precision", "recall", "coverage", "modes", "high_quality"}
+"""Those that grow with the quality of samples."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,14 @@ class TrainConfig:
         "Extractor of an evaluation; auto: none for points, pixels for digits, else the default.",
     )
     select: str = option(
-        "sliced_wasserstein", "Score that chooses the best checkpoint.", choices=SELECTABLE
+        "sliced_wasserstein", "Score that chooses the best checkpoint.", choices=EVALUATED
     )
 
     def __post_init__(self) -> None:
         for name in ("width", "latent", "steps", "batch_size", "ema_images"):
             _checked(check_at_least, name, getattr(self, name), 1)
         _checked(check_at_least, "eval_every", self.eval_every, 0)
+        _checked(check_at_least, "batch_size", self.batch_size, 2)
         _checked(check_at_least, "eval_num", self.eval_num, 20)
         for name in ("lr_generator", "lr_critic"):
             _checked(check_positive, name, getattr(self, name))

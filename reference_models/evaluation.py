@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from otmetrics.errors import OptionError
+from otmetrics.errors import DataError, OptionError
 from otmetrics.feature_set import FeatureSet
 from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, load_extractor
 from otmetrics.functional.hashing import hashed
@@ -13,22 +13,13 @@ from otmetrics.score_report import ScoreReport
 from otmetrics.scores import Scoring
 from otmetrics.scoring import score_features
 
-from .config import TrainConfig
+from .config import EVALUATED, HIGHER_IS_BETTER, TrainConfig
 from .data import Data
 from .points import ModeScores
 from .sampling import generated
 
-_METRICS = (
-    "sliced_wasserstein",
-    "wasserstein",
-    "sinkhorn_divergence",
-    "frechet_distance",
-    "precision",
-    "recall",
-    "coverage",
-)
-_HIGHER_IS_BETTER = {"precision", "recall", "density", "coverage"}
 _BATCH = 250
+_FEWEST = 12  # held-out samples, so that halves have floors
 _QUICK = 1000  # samples of an exact distance that training waits for
 _FITTED = 60_000  # digits that the classifier learns from
 _STREAM = 0xE7A1  # any number: noise of evaluations, apart from that of training
@@ -47,11 +38,17 @@ class Evaluator:
         device: Where networks and scores run.
 
     Raises:
+        DataError: If too few samples are held out.
         OptionError: If an extractor is named for points.
     """
 
     def __init__(self, config: TrainConfig, data: Data, device: torch.device) -> None:
         self.config, self.data, self.device = config, data, device
+        if len(data.held_out) < _FEWEST:
+            raise DataError(
+                f"`{data.name}` holds out {len(data.held_out)} samples, and an evaluation needs "
+                f"{_FEWEST}: give more."
+            )
         self.extractor = _extractor(config.eval_features, data, device)
         order = torch.Generator().manual_seed(config.seed)
         ids = torch.randperm(len(data.held_out), generator=order)[: config.eval_num]
@@ -62,7 +59,7 @@ class Evaluator:
 
     def __call__(self, generator: nn.Module) -> dict[str, float]:
         """Scores by name, without floors, exact and Sinkhorn ones of 1000 samples; see `report`."""
-        report, modes = self.report(generator, floor=False, most=_QUICK)
+        report, modes = self.report(generator, floor=False, most=_QUICK, again=False)
         values = {name: score.value for name, score in report.scores.items()}
         if modes is None:
             return values
@@ -71,7 +68,7 @@ class Evaluator:
         return values | {"modes": float(modes.covered)} | known
 
     def report(
-        self, generator: nn.Module, *, floor: bool = True, most: int = 10_000
+        self, generator: nn.Module, *, floor: bool = True, most: int = 10_000, again: bool = True
     ) -> tuple[ScoreReport, ModeScores | None]:
         """Score a generator.
 
@@ -79,14 +76,15 @@ class Evaluator:
             generator: A generator in evaluation mode, on any device.
             floor: Whether to compute floors too.
             most: Most samples a side of exact and Sinkhorn distances.
+            again: Whether to take other noise than the evaluations that chose the generator.
 
         Returns:
             All scores, and the modes where the data has known ones.
         """
-        seed = int(hashed(torch.tensor(_STREAM), self.config.seed))
+        seed = int(hashed(torch.tensor(_STREAM + 2 * again), self.config.seed))
         fake = generated(generator, self.config, self.data, len(self.real), seed)
         scoring = Scoring(
-            metrics=_METRICS,
+            metrics=EVALUATED,
             floor=floor,
             seed=self.config.seed,
             device=str(self.device),
@@ -134,7 +132,7 @@ def better(name: str, scores: dict[str, float], best: dict[str, float]) -> bool:
     if not best:
         return True
     one, two = scores[name], best[name]
-    return math.isfinite(one) and (one > two if name in _HIGHER_IS_BETTER else one < two)
+    return math.isfinite(one) and (one > two if name in HIGHER_IS_BETTER else one < two)
 
 
 def _extractor(name: str, data: Data, device: torch.device) -> FrozenExtractor | None:

@@ -4,24 +4,27 @@ import json
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from otmetrics.errors import DataError
 
 from .config import TrainConfig, config_from
 from .data import Data
+from .files import replaced
 from .networks import networks
 from .points import Scaling
 
 FILE = "generator.safetensors"
 
 
-def export(out: Path, generator: nn.Module, config: TrainConfig, data: Data, step: int) -> Path:
+def export(
+    out: Path, average: dict[str, Tensor], config: TrainConfig, data: Data, step: int
+) -> Path:
     """Write a generator, whole or not at all.
 
     Args:
         out: Folder of the run.
-        generator: The averaged generator.
+        average: State of the averaged generator.
         config: Its run.
         data: Its data, for shape and units.
         step: Of which step it is.
@@ -32,21 +35,16 @@ def export(out: Path, generator: nn.Module, config: TrainConfig, data: Data, ste
     Raises:
         DataError: If it cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     record = {"config": config.to_dict(), "shape": data.shape, "step": step, "scaling": None}
     if data.scaling is not None:
         record["scaling"] = [values.tolist() for values in data.scaling]
     path = out / FILE
-    partial = path.with_name(path.name + ".partial")
-    tensors = {name: value.contiguous().cpu() for name, value in generator.state_dict().items()}
-    try:
-        save_file(tensors, partial, metadata={"otmetrics": json.dumps(record)})
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(f"`{path}` cannot be written ({error.strerror}).") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    tensors = {name: value.contiguous().cpu() for name, value in average.items()}
+    content = save(tensors, metadata={"otmetrics": json.dumps(record)})
+    with replaced(path) as partial:
+        partial.write_bytes(content)
     return path
 
 
@@ -81,13 +79,14 @@ def loaded(run: Path) -> tuple[nn.Module, TrainConfig, Data]:
         )
         generator = pair.generator()
         generator.load_state_dict(tensors)
+        scaling = None
+        if record["scaling"] is not None:
+            centre, scale = (torch.tensor(v, dtype=torch.float64) for v in record["scaling"])
+            scaling = Scaling(centre, scale)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f"`{path}` is no generator of this version or is damaged ({type(error).__name__}: "
             f"{error}): export it again by training on."
         ) from error
-    scaling = None
-    if record["scaling"] is not None:
-        scaling = Scaling(*(torch.tensor(v, dtype=torch.float64) for v in record["scaling"]))
     nothing = torch.empty(0, *shape, dtype=torch.uint8 if scaling is None else torch.float64)
     return generator.eval(), config, Data(config.data, nothing, nothing, scaling=scaling)

@@ -1,7 +1,7 @@
 """Early signs that a run goes wrong, and the end of one that has."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -9,10 +9,12 @@ from torch import Tensor
 from otmetrics.errors import DivergedError
 
 from .checkpoint import LAST, is_finite
+from .config import HIGHER_IS_BETTER
 
 _COLLAPSED, _SCATTERED = 0.2, 5.0  # spread of fake samples in units of that of real ones
 _WORSE = 3.0  # a score in units of its best value
 _FEWER = 0.5  # modes or recall in units of their best value
+_EARLY = 1000  # steps that a new generator has to spread out
 
 
 class Health:
@@ -26,7 +28,8 @@ class Health:
         self.out = out
         self._finite: Tensor | None = None
         self._best: dict[str, float] = {}
-        self._spread_said = ""
+        self._said: set[str] = set()
+        self._spread_out = False
 
     def note(self, logs: dict[str, Tensor]) -> None:
         """Remember whether all numbers of a step are finite, without waiting for the device.
@@ -55,8 +58,8 @@ class Health:
             wrong = [
                 name for name, value in values.items() if not torch.isfinite(torch.tensor(value))
             ]
-            self._stop(step, " and ".join(wrong) or "a loss since the last row of the log")
-        return values, self._of_spread(values.get("spread", 1.0))
+            self.stop(step, " and ".join(wrong) or "a loss since the last row of the log")
+        return values, self._of_spread(step, values.get("spread", 1.0))
 
     def check_weights(self, step: int, state: dict[str, Any]) -> None:
         """Raise before a state that is not finite replaces one that is.
@@ -69,7 +72,7 @@ class Health:
             DivergedError: If a number in it is not finite.
         """
         if not is_finite(state):
-            self._stop(step, "a weight")
+            self.stop(step, "a weight")
 
     def judged(self, scores: dict[str, float]) -> list[str]:
         """What new scores warn of.
@@ -81,38 +84,52 @@ class Health:
             A line for each warning.
         """
         lines = []
-        for name in ("sliced_wasserstein", "frechet_distance"):
-            best = self._best.get(name)
-            if best is not None and scores.get(name, best) > _WORSE * best > 0:
-                lines.append(f"{name} has risen to {scores[name] / best:.1f} times its best value")
-        for name in ("modes", "recall"):
-            best = self._best.get(name)
-            if best is not None and scores.get(name, best) < _FEWER * best:
-                lines.append(
-                    f"{name} has fallen from {best:.3g} to {scores[name]:.3g}: mode collapse?"
-                )
-        for name, value in scores.items():
-            lower = name in ("sliced_wasserstein", "frechet_distance")
-            best = self._best.get(name, value)
-            self._best[name] = min(best, value) if lower else max(best, value)
+        for name in ("sliced_wasserstein", "frechet_distance", "modes", "recall"):
+            if name not in scores:
+                continue
+            value, best = scores[name], self._best.get(name, scores[name])
+            if name in HIGHER_IS_BETTER:
+                bad = value < _FEWER * best
+                text = f"{name} has fallen from {best:.3g} to {value:.3g}: mode collapse?"
+                self._best[name] = max(best, value)
+            else:
+                bad = value > _WORSE * best > 0
+                text = f"{name} has risen to {value / max(best, 1e-300):.1f} times its best value"
+                self._best[name] = min(best, value)
+            lines += self._new(name, text if bad else "")
         return lines
 
-    def _of_spread(self, spread: float) -> list[str]:
+    def _of_spread(self, step: int, spread: float) -> list[str]:
         """A warning where fake samples spread much less or much more than real ones."""
-        said = ""
-        if spread < _COLLAPSED:
-            said = f"fake samples spread {spread:.2g} times as far as real ones: collapse?"
-        elif spread > _SCATTERED:
-            said = f"fake samples spread {spread:.2g} times as far as real ones: diverging?"
-        new = bool(said) and not self._spread_said
-        self._spread_said = said
-        return [said] if new else []
+        text = ""
+        if spread > _SCATTERED:
+            text = f"fake samples spread {spread:.2g} times as far as real ones: diverging?"
+        elif spread >= _COLLAPSED:
+            self._spread_out = True
+        elif self._spread_out or step >= _EARLY:
+            text = f"fake samples spread {spread:.2g} times as far as real ones: collapse?"
+        return self._new("spread", text)
 
-    def _stop(self, step: int, what: str) -> None:
-        """End the run."""
+    def _new(self, name: str, text: str) -> list[str]:
+        """A line that was not said since all was well."""
+        fresh = bool(text) and name not in self._said
+        self._said = self._said | {name} if text else self._said - {name}
+        return [text] if fresh else []
+
+    def stop(self, step: int, what: str, cause: Exception | None = None) -> NoReturn:
+        """End the run.
+
+        Args:
+            step: The step.
+            what: What is not finite.
+            cause: The error that said so.
+
+        Raises:
+            DivergedError: In any case.
+        """
         kept = self.out / LAST
         rest = f"`{kept}` is from before that" if kept.exists() else "no checkpoint was written yet"
         raise DivergedError(
             f"{what} is not finite at step {step}: {rest}. Lower the learning rates, or take "
             "another seed."
-        )
+        ) from cause

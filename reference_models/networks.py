@@ -36,7 +36,9 @@ class Critic(nn.Module):
 
     def forward(self, samples: Tensor) -> Tensor:
         """Scores (B,) of samples (B, ...)."""
-        return self.head(self.body(samples)).squeeze(-1)
+        scores = self.head(self.body(samples)).squeeze(-1)
+        # Differences of scores are losses: under autocast these need more than eight bits.
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 class Pair(NamedTuple):
@@ -144,6 +146,8 @@ def dcgan_critic(shape: tuple[int, ...], width: int, normalization: str) -> Crit
     """Strided convolutions down to 4 x 4 (28 pixels: 7 x 7); features are what remains, flat."""
     channels, size = shape[0], shape[1]
     end, num = (7, 2) if size == 28 else (4, {32: 3, 64: 4}[size])
+    if size == 28:  # half of the layers, so that its size is near that of the generator
+        width *= 2
     widths = [channels, *(width * 2**i for i in range(num))]
     layers: list[nn.Module] = []
     side = size

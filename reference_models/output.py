@@ -1,15 +1,18 @@
 """Samples of a run as files that `otmetrics score` reads."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from otmetrics.errors import DataError, OptionError
 from otmetrics.functional.checks import check_at_least, check_seed
 from otmetrics.images import write_png
 
 from .export import loaded
+from .files import writing
 from .sampling import generated
 
 
@@ -18,7 +21,7 @@ def write_samples(run: Path, target: Path, *, num: int, seed: int = 0) -> str:
 
     Args:
         run: Folder of the run, or its generator's file.
-        target: A folder, made here, for one PNG an image; or a file `.npz` for one array: images
+        target: A new folder for one PNG an image; or a file `.npz` for one array: images
             (N, H, W, C) uint8 or points (N, D) float64 in the data's own coordinates.
         num: How many.
         seed: Decides the noise: the first n of more samples are those of n.
@@ -36,30 +39,45 @@ def write_samples(run: Path, target: Path, *, num: int, seed: int = 0) -> str:
     except ValueError as error:
         raise OptionError(str(error)) from error
     generator, config, data = loaded(run)
-    as_array = target.suffix == ".npz"
     points = len(data.shape) == 1
-    if points and not as_array:
-        raise OptionError(f"OUT must end in .npz for points, got `{target}`.")
-    if target.exists():
-        raise DataError(f"`{target}` exists: name another place.")
-    samples = generated(generator, config, data, num, seed)
-    partial = target.with_name(target.name + ".partial")
+    _check_target(target, points)
     try:
-        if as_array:
-            key, array = (
-                ("features", samples) if points else ("images", samples.permute(0, 2, 3, 1))
-            )
-            with partial.open("wb") as file:
-                np.savez_compressed(file, **{key: array.numpy()})  # type: ignore[arg-type]
-        else:
-            partial.mkdir(parents=True)
-            for i, image in enumerate(samples):
-                write_png(partial / f"sample_{i:06d}.png", image)
-        partial.replace(target)
+        samples = generated(generator, config, data, num, seed)
+    except RuntimeError as error:  # torch's word for memory
+        raise OptionError(f"`num` must be smaller, got {num}: {error}") from error
+    try:
+        room = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise DataError(f"`{target}` cannot be written ({error.strerror}).") from error
+    try:
+        with writing(target):
+            _write(room / "samples", samples, target.suffix == ".npz")
+            (room / "samples").replace(target)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(room, ignore_errors=True)
     return f"{num} points of dimension {data.shape[0]}" if points else f"{num} images"
+
+
+def _check_target(target: Path, points: bool) -> None:
+    """Raise unless samples can go there, before any is made."""
+    if points and target.suffix != ".npz":
+        raise OptionError(f"OUT must end in .npz for points, got `{target}`.")
+    if target.suffix in (".npy", ".zip", ".pt"):
+        raise OptionError(f"OUT must be a folder or end in .npz, got `{target}`.")
+    if target.exists():
+        raise DataError(f"`{target}` exists: name another place.")
+    if not target.parent.is_dir():
+        raise DataError(f"`{target.parent}` is no folder: create it first.")
+
+
+def _write(place: Path, samples: Tensor, as_array: bool) -> None:
+    """One array, or one PNG an image."""
+    if as_array:
+        points = samples.ndim == 2
+        key, array = ("features", samples) if points else ("images", samples.permute(0, 2, 3, 1))
+        with place.open("wb") as file:
+            np.savez_compressed(file, **{key: array.numpy()})  # type: ignore[arg-type]
+        return
+    place.mkdir(mode=0o755)
+    for i, image in enumerate(samples):
+        write_png(place / f"sample_{i:06d}.png", image)

@@ -28,7 +28,15 @@ KINDS: dict[str, dict[str, Any]] = {
         "select": "coverage",  # distances tell how many samples each mode got, not how sharp it is
     },
     "digits": {"architecture": "mlp", "width": 128, "latent": 32, "batch_size": 128, "steps": 5000},
-    "28": {"architecture": "dcgan", "width": 32, "latent": 64, "batch_size": 64, "steps": 5000},
+    "28": {
+        "architecture": "dcgan",
+        "width": 32,
+        "latent": 64,
+        "batch_size": 64,
+        "steps": 5000,
+        "eval_num": 1000,
+        "eval_every": 1000,
+    },
     "32": {
         "architecture": "resnet",
         "width": 128,

@@ -2,8 +2,11 @@
 
 import csv
 import json
+import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from otmetrics.errors import DataError
 
 from .config import TrainConfig
 from .data import Data
+from .files import replaced, writing
 from .sampling import generated
 
 LOG, TABLE, SAMPLES = "log.jsonl", "log.csv", "samples"
@@ -36,8 +40,7 @@ class Reporter:
         warn: Called with each early warning.
         tensorboard: Whether TensorBoard gets the numbers, if it is installed.
 
-    Raises:
-        DataError: If the folder cannot be made.
+    All of its files are made by `start` and after; a file that cannot be written is a DataError.
     """
 
     def __init__(
@@ -52,11 +55,6 @@ class Reporter:
         self.rows: list[dict[str, Any]] = []
         self._wants_tensorboard, self._writer = tensorboard, None
         self._last_score, self._began = "", time.monotonic()
-        if out is not None:
-            try:
-                (out / SAMPLES).mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise DataError(f"`{out}` cannot be made ({error.strerror}).") from error
 
     def start(self, config: TrainConfig, data: Data, step: int) -> None:
         """Begin, or go on after a step.
@@ -69,11 +67,14 @@ class Reporter:
         self.config, self.data, self.first = config, data, step
         if self.out is None:
             return
+        with writing(self.out):
+            (self.out / SAMPLES).mkdir(parents=True, exist_ok=True)
         text = json.dumps(config.to_dict() | {"hash": config.hash}, indent=2)
-        (self.out / "config.json").write_text(text + "\n", encoding="utf-8")
         self.rows = [row for row in _read(self.out / LOG) if row["step"] <= step]
         lines = "".join(json.dumps(row) + "\n" for row in self.rows)
-        (self.out / LOG).write_text(lines, encoding="utf-8")
+        for name, content in (("config.json", text + "\n"), (LOG, lines)):
+            with replaced(self.out / name) as partial:
+                partial.write_text(content, encoding="utf-8")
         self._seconds_before = self.rows[-1]["seconds"] if self.rows else 0.0
         self._writer = _tensorboard(self.out, step) if self._wants_tensorboard else None
         self._began = time.monotonic()
@@ -120,7 +121,8 @@ class Reporter:
         num = _SHOWN_POINTS if len(self.data.shape) == 1 else _SHOWN_IMAGES
         samples = generated(generator, self.config, self.data, num, self.config.seed)
         path = self.out / SAMPLES / f"step_{step:07d}.png"
-        show(path, samples, self.data)
+        with writing(path):
+            show(path, samples, self.data)
         if self._writer is not None and samples.ndim == 4:
             self._writer.add_images("samples", samples, step)
 
@@ -129,23 +131,24 @@ class Reporter:
         if self.out is None or not self.rows:
             return
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        partial = self.out / (TABLE + ".partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with replaced(self.out / TABLE) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self.rows)
-        partial.replace(self.out / TABLE)
 
     def end(self) -> None:
-        """Draw the curves, also of a run that broke off."""
+        """Draw the curves, also of a run that broke off, whose own error comes first."""
         if self.out is None:
             return
-        self.flush()
-        if self._writer is not None:
-            self._writer.close()
         from .pictures import curves
 
-        curves(self.out, self.rows)
+        broken = sys.exc_info()[0] is not None
+        with suppress(DataError) if broken else nullcontext():
+            self.flush()
+            with writing(self.out):
+                curves(self.out, self.rows)
+        if self._writer is not None:
+            self._writer.close()
 
     def _row(self, step: int, images: int, values: dict[str, float]) -> None:
         """Add a row to the log."""
@@ -154,7 +157,7 @@ class Reporter:
         seconds = self._seconds_before + time.monotonic() - self._began
         row = {"step": step, "images": images, "seconds": round(seconds, 3), **values}
         self.rows.append(row)
-        with (self.out / LOG).open("a", encoding="utf-8") as file:
+        with writing(self.out / LOG), (self.out / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if self._writer is not None:
             for name, value in values.items():
@@ -171,8 +174,19 @@ def _read(path: Path) -> list[dict[str, Any]]:
     """Whole rows of a log; a run that was killed may have left part of one at the end."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("}\n")]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    rows = map(_row_of, text.splitlines(keepends=True))
+    return list(takewhile(bool, rows))
+
+
+def _row_of(line: str) -> dict[str, Any]:
+    """A row; nothing if the line holds none."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return {}
+    whole = line.endswith("\n") and isinstance(row, dict) and {"step", "seconds"} <= row.keys()
+    return row if whole else {}
 
 
 def _tensorboard(out: Path, step: int) -> Any:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from .config import TrainConfig
 from .data import Data
 
-_BATCH = 500
+_BATCH = 100
 
 
 def noise_of(config: TrainConfig, num: int, generator: torch.Generator | None = None) -> Tensor:
@@ -39,7 +39,10 @@ def generated(generator: nn.Module, config: TrainConfig, data: Data, num: int, s
     Returns:
         Points float64 (num, D) or images uint8 (num, C, H, W), on the CPU.
     """
-    noise = noise_of(config, num, torch.Generator().manual_seed(seed))
+    source = torch.Generator().manual_seed(seed)
     device = next(generator.parameters()).device
-    parts = [generator(part.to(device)).float() for part in noise.split(_BATCH)]
-    return data.from_network(torch.cat(parts)).cpu()
+    samples = torch.empty(num, *data.shape, dtype=data.train.dtype)
+    for part in samples.split(_BATCH):  # whole batches, so that more samples begin with these
+        outputs = generator(noise_of(config, _BATCH, source).to(device))
+        part.copy_(data.from_network(outputs[: len(part)].float()))
+    return samples

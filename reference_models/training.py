@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from otmetrics.errors import OptionError
+from otmetrics.errors import DataError, OptionError
 from otmetrics.functional.hashing import hashed
 
 from . import checkpoint
@@ -20,7 +20,7 @@ from .evaluation import Evaluator, better
 from .export import export
 from .health import Health
 from .networks import networks
-from .reporter import Reporter
+from .reporter import LOG, Reporter
 from .sampling import noise_of
 
 _RAMP = 0.05  # half-life of the average early in a run, as a share of the images seen
@@ -38,6 +38,7 @@ class State:
     step: int = 0
     images: int = 0
     best: dict[str, float] = field(default_factory=dict)
+    best_average: dict[str, Tensor] = field(default_factory=dict)
 
     def modules(self) -> dict[str, Any]:
         """All that has a state_dict, by name."""
@@ -53,13 +54,15 @@ class State:
     def to_dict(self) -> dict[str, Any]:
         """For `checkpoint.save`."""
         states = {name: part.state_dict() for name, part in self.modules().items()}
-        return states | {"step": self.step, "images": self.images, "best": self.best}
+        counts = {"step": self.step, "images": self.images}
+        return states | counts | {"best": self.best, "best_average": self.best_average}
 
     def load(self, state: dict[str, Any]) -> None:
         """From `checkpoint.load`."""
         for name, part in self.modules().items():
             part.load_state_dict(state[name])
-        self.step, self.images, self.best = state["step"], state["images"], state["best"]
+        self.step, self.images = state["step"], state["images"]
+        self.best, self.best_average = state["best"], state["best_average"]
 
 
 def train(
@@ -95,33 +98,31 @@ def train(
         The last state.
 
     Raises:
-        OptionError: If the folder holds a run and `resume` is not set, or the run is another one.
+        OptionError: If the folder holds a run and `resume` is not set, or the run is another one,
+            or the folder holds something else.
         DataError: If a file cannot be read or written.
         DivergedError: If a loss or a weight is no longer finite; the last checkpoint is from
             before that.
     """
     accelerator = Accelerator(cpu=device == "cpu")
     state = initial_state(config, data, accelerator.device)
-    last = out / checkpoint.LAST
-    if last.exists():
-        if not resume:
-            raise OptionError(f"`{out}` holds a run: set `resume`, or name another folder.")
-        stored = checkpoint.load(last)
-        if not allow_change:
-            checkpoint.check_same_run(stored, config, last)
-        try:
-            state.load(stored)
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise OptionError(
-                f"`{last}` holds networks or optimisers of another kind or size: only options that "
-                "leave them as they are can change in a run."
-            ) from error
+    if not _resumed(state, config, out, resume, allow_change, accelerator.num_processes):
+        _check_new(out)
     log_every = log_every or max(1, config.steps // 200)
     checkpoint_every = checkpoint_every or max(1, config.steps // 20)
     eval_every = config.eval_every or max(1, config.steps // 10)
     evaluator = Evaluator(config, data, accelerator.device) if accelerator.is_main_process else None
     health = Health(out)
+    accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
     reporter.start(config, data, state.step)
+    if evaluator and state.best:  # a run that goes on from before its last best generator
+        _keep_best(out, state, config, data)
+
+    def save(path: Path) -> None:
+        whole = state.to_dict()
+        health.check_weights(state.step, whole)
+        checkpoint.save(path, whole | {"processes": accelerator.num_processes}, config)
+
     try:
         while state.step < config.steps:
             logs = one_step(state, config, data, accelerator)
@@ -134,15 +135,57 @@ def train(
                 reporter.scores(step, state.images, scores, state.average, health.judged(scores))
                 if better(config.select, scores, state.best):
                     state.best = scores | {"step": float(step)}
-                    _save(out / checkpoint.BEST, state, config, health)
-                    export(out, state.average, config, data, step)
-            if accelerator.is_main_process and (step % checkpoint_every == 0 or done):
-                _save(last, state, config, health)
+                    state.best_average = copy.deepcopy(state.average.state_dict())
+                    save(out / checkpoint.BEST)
+                    _keep_best(out, state, config, data)
+            if evaluator and (step % checkpoint_every == 0 or done):
+                save(out / checkpoint.LAST)
                 reporter.flush()
+    except (DataError, OptionError):
+        raise
+    except ValueError as error:  # what a solver or a score says of samples that are not finite
+        health.check_weights(state.step, state.to_dict())
+        health.stop(state.step, f"what the networks gave ({error})", error)
     finally:
         reporter.end()
-        accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()
     return state
+
+
+def _resumed(
+    state: State, config: TrainConfig, out: Path, resume: bool, allow_change: bool, processes: int
+) -> bool:
+    """Take up the last checkpoint of a folder, if there is one."""
+    last = out / checkpoint.LAST
+    if not last.exists():
+        return False
+    if not resume:
+        raise OptionError(f"`{out}` holds a run: set `resume`, or name another folder.")
+    stored = checkpoint.load(last)
+    if not allow_change:
+        checkpoint.check_same_run(stored, config, processes, last)
+    try:
+        state.load(stored)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise OptionError(
+            f"`{last}` holds networks or optimisers of another kind or size: only options that "
+            "leave them as they are can change in a run."
+        ) from error
+    return True
+
+
+def _check_new(out: Path) -> None:
+    """Raise where a folder holds what no run has left there."""
+    if out.is_dir() and any(out.iterdir()) and not (out / LOG).exists():
+        raise OptionError(f"`{out}` holds files of something else: name a new folder.")
+
+
+def _keep_best(out: Path, state: State, config: TrainConfig, data: Data) -> None:
+    """Export the best generator; a checkpoint from a later step than the run's is none of its."""
+    export(out, state.best_average, config, data, int(state.best["step"]))
+    best = out / checkpoint.BEST
+    if best.exists() and checkpoint.load(best)["step"] > state.step:
+        best.unlink()
 
 
 def initial_state(config: TrainConfig, data: Data, device: torch.device) -> State:
@@ -208,10 +251,11 @@ def one_step(
         value, more = objective.generator_loss(state.networks, real, fake.float())
     _descend(state.generator_optimizer, value, config.lr_generator * share, accelerator)
     state.networks.requires_grad_(True)
+    images = len(fake) * accelerator.num_processes
     state.step += 1
-    state.images += len(fake) * accelerator.num_processes
-    _follow(state, config)
-    spread = (fake.detach().var(0).sum() / real.var(0).sum().clamp_min(1e-12)).sqrt()
+    state.images += images
+    _follow(state, config, images)
+    spread = (fake.detach().float().var(0).sum() / real.var(0).sum().clamp_min(1e-12)).sqrt()
     return logs | {"generator_loss": value.detach(), **more, "spread": spread}
 
 
@@ -268,20 +312,13 @@ def _average_gradients(optimizer: torch.optim.Optimizer, accelerator: Accelerato
 
 
 @torch.no_grad()
-def _follow(state: State, config: TrainConfig) -> None:
+def _follow(state: State, config: TrainConfig, images: int) -> None:
     """Move the average towards the generator; early on its half-life is short."""
     half_life = min(config.ema_images, _RAMP * state.images)
-    share = 1 - 0.5 ** (config.batch_size / half_life)
+    share = 1 - 0.5 ** (images / half_life)
     targets = state.generator.state_dict()
     for name, value in state.average.state_dict().items():
         if value.is_floating_point():
             value.lerp_(targets[name], share)
         else:
             value.copy_(targets[name])
-
-
-def _save(path: Path, state: State, config: TrainConfig, health: Health) -> None:
-    """Write a checkpoint, unless a number in it is not finite."""
-    whole = state.to_dict()
-    health.check_weights(state.step, whole)
-    checkpoint.save(path, whole, config)

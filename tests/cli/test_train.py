@@ -137,8 +137,11 @@ def test_models_and_help_tell_what_there_is(otmetrics):
         (["train", "swg", "--data", "ring8", "--out", "{new}", "--steps", "0"], 2, "--steps must"),
         (["train", "swg", "--data", "ring8", "--out", "{new}", "--penalty", "1"], 2, "--penalty"),
         (["train", "wgan-gp", "--data", "ring8", "--out", "{new}", "--penalty", "-1"], 2, "--pen"),
-        (["train", "swg", "--data", "ring8", "--out", "{file}"], 3, "cannot be made"),
+        (["train", "swg", "--data", "ring8", "--out", "{file}/run"], 3, "cannot be written"),
+        (["train", "swg", "--data", "ring8", "--out", "{new}", "--log-every", "-1"], 2, "--log"),
+        (["train", "swg", "--data", "digits", "--out", "{new}", "--eval-features", "x"], 2, "'x'"),
         (["sample", "{new}", "{new}.npz"], 3, "does not exist"),
+        (["sample", "{new}", "{new}.npz", "--num", "0"], 2, "--num must be"),
         (["sample", "{file}", "{new}.npz"], 3, "no generator"),
         (["evaluate", "{new}"], 3, "does not exist"),
     ],
@@ -162,6 +165,23 @@ def test_resume_says_what_changed(otmetrics, digits):
     assert "seed 0 -> 1" in changed.stderr
     assert "--allow-change" in changed.stderr
     assert otmetrics(*arguments, "--resume", "-q").code == 0
+
+
+def test_samples_replace_nothing(otmetrics, digits, tmp_path):
+    out, _ = digits
+    (tmp_path / "fake.partial").mkdir()
+    (tmp_path / "fake.partial" / "mine.txt").write_text("mine")
+    assert otmetrics("sample", out, tmp_path / "fake", "--num", 3).code == 0
+    assert (tmp_path / "fake.partial" / "mine.txt").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"fake", "fake.partial"}
+    for target, code, words in (
+        ("fake", 3, "exists"),
+        ("x.npy", 2, "end in .npz"),
+        ("no/x.npz", 3, "no folder"),
+    ):
+        finished = otmetrics("sample", out, tmp_path / target)
+        assert finished.code == code
+        assert words in finished.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")

@@ -40,10 +40,12 @@ def test_weights_are_looked_at_before_they_are_saved(tmp_path: Path) -> None:
 
 def test_spread_is_said_once_until_it_changes(tmp_path: Path) -> None:
     health = Health(tmp_path)
-    said = [health.checked(1, scalars(spread=s))[1] for s in (1.0, 0.01, 0.01, 0.9, 0.01, 30.0)]
-    assert [len(lines) for lines in said] == [0, 1, 0, 0, 1, 0]
-    assert "collapse" in said[1][0]
+    spreads = (0.03, 1.0, 0.01, 0.01, 0.9, 0.01, 30.0)  # a new generator is narrow
+    said = [health.checked(1, scalars(spread=spread))[1] for spread in spreads]
+    assert [len(lines) for lines in said] == [0, 0, 1, 0, 0, 1, 0]
+    assert "collapse" in said[2][0]
     assert "diverging" in Health(tmp_path).checked(1, scalars(spread=30.0))[1][0]
+    assert "collapse" in Health(tmp_path).checked(5000, scalars(spread=0.03))[1][0]
 
 
 def test_scores_that_turn_bad_are_said(tmp_path: Path) -> None:
@@ -54,5 +56,8 @@ def test_scores_that_turn_bad_are_said(tmp_path: Path) -> None:
     bad = {"sliced_wasserstein": 0.5, "recall": 0.2, "modes": 1.0, "precision": 0.0}
     lines = health.judged(bad)
     assert len(lines) == 3
+    assert health.judged(bad) == []  # once
+    assert health.judged(good) == []
+    assert len(health.judged(bad)) == 3
     assert "5.0 times its best" in lines[0]
     assert "modes has fallen from 8 to 1" in lines[1]

@@ -1,45 +1,77 @@
-"""Two processes: one average of gradients, so that both hold the same weights."""
+"""Two processes: own samples, one average of gradients, and no waiting for one that failed."""
 
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
 from otmetrics.reference_models import checkpoint
+from training_cases import configured, points, run
 
 PROGRAM = """
 import sys
 from pathlib import Path
 import torch
 from accelerate import PartialState
-from training_cases import configured, points, run
+from training_cases import configured, points
+from otmetrics.errors import DataError
+from otmetrics.reference_models import training
 from otmetrics.reference_models.reporter import Reporter
-from otmetrics.reference_models.training import train
 
 out = Path(sys.argv[1])
 data, rank = points(), PartialState(cpu=True).process_index
+drawn = []
+to_network = training.Data.to_network
+training.Data.to_network = lambda self, samples: drawn.append(samples) or to_network(self, samples)
+
+def full(*arguments):
+    raise DataError("the disk is full")
+
+if len(sys.argv) > 2:
+    training.checkpoint.save = full
 config = configured("wgan-gp", data, steps=4, eval_every=2)
 reporter = Reporter(out if rank == 0 else None, tensorboard=False)
-state = train(config, data, out, reporter=reporter, device="cpu", checkpoint_every=2)
-torch.save(state.to_dict(), out / f"rank{rank}.pt")
+options = {"device": "cpu", "checkpoint_every": 2}
+state = training.train(config, data, out, reporter=reporter, **options)
+torch.save(state.to_dict() | {"drawn": drawn[0]}, out / f"rank{rank}.pt")
 """
 
 
-def test_both_hold_the_same_weights_and_differ_from_one_process(tmp_path: Path) -> None:
+def processes(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", "29741", str(program), str(tmp_path / "run")]
+    command += ["--master-port", port, str(program), str(tmp_path / "run"), *arguments]
     tests = str(Path(__file__).parents[1])
     environment = {"PYTHONPATH": tests, "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    finished = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+
+
+def test_both_hold_the_same_weights_from_samples_of_their_own(tmp_path: Path) -> None:
+    finished = processes(tmp_path)
     assert finished.returncode == 0, finished.stderr
     one, two = (torch.load(tmp_path / "run" / f"rank{r}.pt", weights_only=True) for r in (0, 1))
     assert one["images"] == two["images"] == 4 * 16 * 2
+    assert not torch.equal(one["drawn"], two["drawn"])
     for part in ("generator", "average", "networks"):
         for name, value in one[part].items():
             assert torch.equal(value, two[part][name])
     saved = torch.load(tmp_path / "run" / checkpoint.LAST, weights_only=True)
-    assert torch.equal(
-        next(iter(saved["generator"].values())), next(iter(one["generator"].values()))
-    )
+    assert saved["processes"] == 2
+    data = points()
+    alone = run(configured("wgan-gp", data, steps=4, eval_every=2), data, tmp_path / "alone")
+    first = next(iter(one["generator"].values()))
+    assert not torch.equal(first, next(iter(alone.generator.state_dict().values())))
+
+
+def test_one_that_fails_ends_both(tmp_path: Path) -> None:
+    start = time.monotonic()
+    finished = processes(tmp_path, "full")
+    assert finished.returncode != 0
+    assert "the disk is full" in finished.stderr
+    assert time.monotonic() - start < 150

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from otmetrics.reference_models import checkpoint
-from otmetrics.reference_models.config import changes, config_from
+from otmetrics.reference_models import checkpoint, export
+from otmetrics.reference_models.config import EVALUATED, HIGHER_IS_BETTER, changes, config_from
 from otmetrics.reference_models.presets import PRESETS
+from otmetrics.reference_models.sampling import generated
+from otmetrics.reference_models.training import _follow, initial_state
 from training_cases import Stopped, configured, images, points, run, weights
 
 from otmetrics.errors import DataError, DivergedError, OptionError
@@ -152,11 +154,17 @@ def test_checkpoints_hold_no_code(tmp_path: Path) -> None:
     )
 
 
-def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(
+    name: str, tmp_path: Path
+) -> None:
+    """Whoever meets the first number that is not finite: loss, solver, score or weights."""
     data, out = points(), tmp_path / "run"
-    config = configured("wgan-gp", data, lr_generator=1e30, lr_critic=1e30, lr_decay="none")
+    objective = {"warm_up": False} if name == "wgan" else {}
+    rates = {"lr_generator": 1e30, "lr_critic": 1e30, "lr_decay": "none"}
+    config = configured(name, data, objective, steps=30, batch_size=8, eval_every=30, **rates)
     with pytest.raises(DivergedError, match="not finite at step"):
-        run(config, data, out, checkpoint_every=1)
+        run(config, data, out, checkpoint_every=1, log_every=7)
     for path in out.glob("*.pt"):
         assert checkpoint.is_finite(torch.load(path, weights_only=True))
 
@@ -173,6 +181,116 @@ def test_the_average_follows_the_generator(tmp_path: Path) -> None:
     assert distances[0] < 1e-3
     assert distances[1] > 10 * distances[0]
     assert not any(p.requires_grad for p in slow.average.parameters())
+
+
+def test_its_half_life_is_in_images(tmp_path: Path) -> None:
+    """Of a generator that stands still after it moved, also with two batches in a step."""
+    data = points()
+    for name in ("exact-ot", "ot-gan"):
+        config = configured(name, data, batch_size=10, ema_images=100)
+        state = initial_state(config, data, torch.device("cpu"))
+        state.images = 10**6
+        weight = next(state.generator.parameters())
+        before = weight.detach().clone()
+        with torch.no_grad():
+            weight += 1.0
+        images = 20 if name == "ot-gan" else 10
+        for _ in range(100 // images):
+            _follow(state, config, images)
+        moved = next(state.average.parameters()) - before
+        torch.testing.assert_close(moved, torch.full_like(moved, 0.5))
+
+
+def test_what_is_evaluated_in_between_does_not_matter_to_training(tmp_path: Path) -> None:
+    data = points()
+    states = [
+        run(configured("wgan-gp", data, eval_every=every), data, tmp_path / f"{every}")
+        for every in (3, 12)
+    ]
+    pairs = zip(*(state.generator.parameters() for state in states), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+
+
+def test_the_best_generator_is_that_of_the_run_that_goes_on(tmp_path: Path) -> None:
+    """A best checkpoint from after the last one belongs to a branch that was given up."""
+    data, out = points(), tmp_path / "run"
+    options = {"steps": 20, "eval_every": 1, "select": "wasserstein"}
+    config = configured("exact-ot", data, lr_generator=0.003, **options)
+    with pytest.raises(Stopped):
+        run(config, data, out, stop=19, checkpoint_every=16)
+    stored = checkpoint.load(out / checkpoint.LAST)
+    assert stored["step"] == 16
+    assert checkpoint.load(out / checkpoint.BEST)["step"] > 16
+    other = configured("exact-ot", data, lr_generator=30.0, **options)
+    with pytest.raises(Stopped):
+        run(other, data, out, stop=17, resume=True, allow_change=True)
+    generator, *_ = export.loaded(out)
+    best = checkpoint.load(out / checkpoint.LAST)["best_average"]
+    assert all(torch.equal(value, best[name]) for name, value in generator.state_dict().items())
+    assert not (out / checkpoint.BEST).exists()
+
+
+def test_the_exported_generator_is_the_average_at_its_best_step(tmp_path: Path) -> None:
+    data, out = points(), tmp_path / "run"
+    state = run(configured("exact-ot", data, steps=12, eval_every=12), data, out)
+    generator, config, blank = export.loaded(out)
+    assert config == configured("exact-ot", data, steps=12, eval_every=12)
+    pairs = zip(generator.parameters(), state.average.parameters(), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+    raw = next(state.generator.parameters())
+    assert not torch.equal(next(generator.parameters()), raw)
+    samples = generated(generator, config, blank, 700, seed=3)
+    assert torch.equal(samples, generated(state.average, config, data, 700, seed=3))
+    assert torch.equal(samples[:3], generated(generator, config, blank, 3, seed=3))
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_every_score_may_choose_the_best(name: str, tmp_path: Path) -> None:
+    data = points()
+    state = run(configured("exact-ot", data, steps=4, eval_every=1, select=name), data, tmp_path)
+    rows = losses(tmp_path)
+    found = [row[f"score/{name}"] for row in rows if f"score/{name}" in row]
+    assert len(found) == 4
+    expected = max(found) if name in HIGHER_IS_BETTER else min(found)
+    assert state.best[name] == expected
+
+
+def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
+    data = points()
+    (tmp_path / "config.json").write_text("mine")
+    with pytest.raises(OptionError, match="files of something else"):
+        run(configured("exact-ot", data), data, tmp_path)
+    assert (tmp_path / "config.json").read_text() == "mine"
+
+
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = points(), tmp_path / "run"
+    config = configured("exact-ot", data)
+    with pytest.raises(Stopped):
+        run(config, data, out, stop=4)
+    before = (out / checkpoint.LAST).read_bytes()
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DataError, match="No space left on device"):
+        run(config, data, out, resume=True)
+    assert (out / checkpoint.LAST).read_bytes() == before
+    assert not list(out.glob("*.partial"))
+
+
+def test_a_log_with_a_damaged_end_goes_on_from_its_whole_rows(tmp_path: Path) -> None:
+    data, out = points(), tmp_path / "run"
+    config = configured("exact-ot", data)
+    with pytest.raises(Stopped):
+        run(config, data, out, stop=5)
+    with (out / "log.jsonl").open("ab") as file:
+        file.write(b'\xff{"step": 2}\n{"step": ')
+    run(config, data, out, resume=True)
+    assert {row["step"] for row in losses(out)} == set(range(1, 13))
 
 
 def test_learning_rates_fall_to_the_last_step(tmp_path: Path) -> None:
