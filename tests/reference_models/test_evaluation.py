@@ -32,7 +32,7 @@ class Fixed(nn.Module):
 def test_real_samples_are_held_out_ones() -> None:
     """A generator that repeats them has distance 0, one that repeats training samples has not."""
     data = points()
-    config = configured("exact-ot", data, eval_num=200)
+    config = configured("exact-ot", data, eval_num=100)  # one batch of the generator
     evaluator = Evaluator(config, data, CPU)
     held_out = {tuple(row) for row in data.held_out.tolist()}
     assert {tuple(row) for row in evaluator.real.features.tolist()} <= held_out
