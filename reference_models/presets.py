@@ -1,7 +1,7 @@
 """The bundled models: an objective, its paper, and the settings that it has for each kind of data.
 
 `KINDS` has what all presets share on a kind of data; a preset says what differs for images, after
-its paper, and for points. docs/reference-models.md has what was measured with these settings.
+its paper, and for points. Settings for images were run for some steps only, never to their end.
 """
 
 import dataclasses

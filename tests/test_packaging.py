@@ -33,7 +33,9 @@ def test_every_package_is_listed():
         for init in (ROOT / top).rglob("__init__.py")
     }
     mapped = {folder: name for name, folder in setuptools["package-dir"].items()}
-    expected = {mapped.get(name.replace(".", "/"), name) for name in found}
+    tops = {name.split(".")[0] for name in found}
+    homes = {top: mapped.get(top, top) for top in tops}
+    expected = {homes[name.split(".")[0]] + name.removeprefix(name.split(".")[0]) for name in found}
     assert set(setuptools["packages"]) == expected
 
 
