@@ -131,7 +131,7 @@ PRESETS: dict[str, Preset] = {
         "Deshpande, Zhang, Schwing, Generative modeling using the sliced Wasserstein distance, "
         "2018",
         "sliced cost of critic features, or of points; critic by cross-entropy",
-        {"beta1": 0.5, "beta2": 0.999},
+        {"beta1": 0.5, "beta2": 0.999, "num_projections": 200},
         {
             "order": 1.0,
             "space": "data",
