@@ -61,7 +61,7 @@ def sample(run: Path, target: Path, num: int, seed: int) -> None:
 def evaluate(run: Path, data_root: Path | None, json_target: str | None) -> None:
     """Score the best generator of RUN against held-out samples, with floors.
 
-    As many samples as in the evaluations of the run, by its seed and its extractor.
+    As many samples as in the evaluations of the run and by its extractor, from other noise.
     """
     with trainer():
         import torch

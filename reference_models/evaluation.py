@@ -81,7 +81,7 @@ class Evaluator:
         Returns:
             All scores, and the modes where the data has known ones.
         """
-        seed = int(hashed(torch.tensor(_STREAM + 2 * again), self.config.seed))
+        seed, other = hashed(torch.arange(2) + _STREAM + 2 * again, self.config.seed).tolist()
         fake = generated(generator, self.config, self.data, len(self.real), seed)
         scoring = Scoring(
             metrics=EVALUATED,
@@ -92,7 +92,7 @@ class Evaluator:
             sinkhorn_max=most,
         )
         report = score_features(self.real, self._features(fake), scoring=scoring)
-        return report, self._modes(generator, fake)
+        return report, self._modes(generator, fake, other)
 
     def _features(self, samples: Tensor) -> FeatureSet:
         """Features of samples as `Data` holds them."""
@@ -105,7 +105,7 @@ class Evaluator:
             parts = [self.extractor(part).cpu() for part in images.split(_BATCH)]
         return FeatureSet(torch.cat(parts), self.extractor.protocol, source)
 
-    def _modes(self, generator: nn.Module, fake: Tensor) -> ModeScores | None:
+    def _modes(self, generator: nn.Module, fake: Tensor, seed: int) -> ModeScores | None:
         """The published scores of mixtures, and of stacked MNIST on its 26 000 samples."""
         if self.data.mixture is not None:
             return self.data.mixture.mode_scores(fake)
@@ -113,7 +113,6 @@ class Evaluator:
             return None
         from .stacked import NUM_SCORED, stacked_scores
 
-        seed = int(hashed(torch.tensor(_STREAM + 1), self.config.seed))
         images = generated(generator, self.config, self.data, NUM_SCORED, seed)
         return stacked_scores(images, self.classifier)
 

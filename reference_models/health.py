@@ -1,5 +1,6 @@
 """Early signs that a run goes wrong, and the end of one that has."""
 
+import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,9 +56,7 @@ class Health:
         """
         values = {name: float(value) for name, value in logs.items()}
         if self._finite is not None and not bool(self._finite):
-            wrong = [
-                name for name, value in values.items() if not torch.isfinite(torch.tensor(value))
-            ]
+            wrong = [name for name, value in values.items() if not math.isfinite(value)]
             self.stop(step, " and ".join(wrong) or "a loss since the last row of the log")
         return values, self._of_spread(step, values.get("spread", 1.0))
 

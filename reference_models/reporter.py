@@ -32,15 +32,14 @@ class Reporter:
     `log.jsonl` has a row for each log and each evaluation, `log.csv` the same as a table; `samples`
     a picture of the same noise at each evaluation; `losses.png` and `scores.png` curves.
     TensorBoard gets all of it where it is installed. A run that is resumed keeps the rows up to its
-    checkpoint, and no others.
+    checkpoint, and no others. Nothing is written before `start`; what cannot be written is a
+    DataError.
 
     Args:
         out: Folder of the run, made here; None to leave nothing behind, on processes but the first.
         progress: Called at each log.
         warn: Called with each early warning.
         tensorboard: Whether TensorBoard gets the numbers, if it is installed.
-
-    All of its files are made by `start` and after; a file that cannot be written is a DataError.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class Reporter:
             data: Its data.
             step: The last step of the checkpoint, 0 for none.
         """
-        self.config, self.data, self.first = config, data, step
+        self.config, self.data = config, data
         if self.out is None:
             return
         with writing(self.out):

@@ -115,8 +115,8 @@ def train(
     health = Health(out)
     accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
     reporter.start(config, data, state.step)
-    if evaluator and state.best:  # a run that goes on from before its last best generator
-        _keep_best(out, state, config, data)
+    if evaluator and state.best:
+        _restore_best(out, state, config, data)
 
     def save(path: Path) -> None:
         whole = state.to_dict()
@@ -137,7 +137,7 @@ def train(
                     state.best = scores | {"step": float(step)}
                     state.best_average = copy.deepcopy(state.average.state_dict())
                     save(out / checkpoint.BEST)
-                    _keep_best(out, state, config, data)
+                    export(out, state.best_average, config, data, step)
             if evaluator and (step % checkpoint_every == 0 or done):
                 save(out / checkpoint.LAST)
                 reporter.flush()
@@ -180,8 +180,8 @@ def _check_new(out: Path) -> None:
         raise OptionError(f"`{out}` holds files of something else: name a new folder.")
 
 
-def _keep_best(out: Path, state: State, config: TrainConfig, data: Data) -> None:
-    """Export the best generator; a checkpoint from a later step than the run's is none of its."""
+def _restore_best(out: Path, state: State, config: TrainConfig, data: Data) -> None:
+    """Put the best generator back; one from a later step than the run's is none of its."""
     export(out, state.best_average, config, data, int(state.best["step"]))
     best = out / checkpoint.BEST
     if best.exists() and checkpoint.load(best)["step"] > state.step:

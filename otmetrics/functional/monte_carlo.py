@@ -6,9 +6,8 @@ from torch import Tensor
 from otmetrics.functional.result import root
 
 _FEWEST_PER_CONTROL = 16  # values that a regression needs for each of its coefficients
-_PRICE = (
-    12  # of a coefficient: where few values hardly gain by it, their error would look too small
-)
+# Of a coefficient: where few values hardly gain by it, their error would look too small.
+_PRICE = 12
 _RIDGE = 1e-10  # share of the diagonal: collinear controls share their coefficient
 
 
@@ -44,19 +43,18 @@ def controlled(values: Tensor, controls: Tensor, *, positive: bool = True) -> tu
     ridge = _RIDGE * gram.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
     ridge = torch.where(ridge > 0, ridge, 1.0)[..., None, None]
     gram = gram + ridge * torch.eye(num, dtype=gram.dtype, device=gram.device)
-    moments = spread.mT @ (values - values.mean(-1, keepdim=True)).unsqueeze(-1)
     weights = torch.linalg.solve(gram, spread.mT).mT
+    coefficients = weights.mT @ (values - values.mean(-1, keepdim=True)).unsqueeze(-1)
     leverage = ((spread * weights).sum(-1) + 1 / length).clamp_max(1 - 1e-9)
-    fitted = values - (controls @ torch.linalg.solve(gram, moments)).squeeze(-1)
+    fitted = values - (controls @ coefficients).squeeze(-1)
     left_out = (fitted - fitted.mean(-1, keepdim=True)) / (1 - leverage)
     adjusted = fitted + (controls * weights).sum(-1) * left_out
     left_out = left_out.detach()
     with torch.no_grad():
         plain = deviations * (length / (length - 1))
         price = 1 + _PRICE * num / length
-        better = price * left_out.square().sum(-1, keepdim=True) < plain.square().sum(
-            -1, keepdim=True
-        )
+        errors, plain_errors = (v.square().sum(-1, keepdim=True) for v in (left_out, plain))
+        better = price * errors < plain_errors
         if positive:
             better &= adjusted.mean(-1, keepdim=True) > 0
     return torch.where(better, adjusted, values), torch.where(better, left_out, deviations)

@@ -260,8 +260,11 @@ def _estimated(question: _Question, generator: torch.Generator) -> TransportResu
             error = error_of_root(error_of_mean(deviations, block), cost, options.order)
         if tolerance is None:
             return _result(cost, error, question, f"mean over {target} directions")
-        # A single block tells no error: it takes another one.
-        missing = math.inf if error is None else _missing(cost, error, slices.squares, question)
+        # Too few blocks tell no error to rely on, a single one none at all.
+        if error is None or target < FEWEST_BLOCKS * block:
+            missing = math.inf
+        else:
+            missing = _missing(cost, error, slices.squares, question)
         if missing <= 1:
             return _result(cost, error, question, f"mean over {target} directions")
         if target + block > most:

@@ -216,6 +216,9 @@ def test_a_tolerance_is_kept_from_any_number_of_directions(num_projections: int)
     with pytest.warns(ConvergenceWarning, match="max_projections"):
         alone = sliced_result(x, y, num_projections=1, tolerance=0.05, max_projections=1)
     assert not alone.converged
+    with pytest.warns(ConvergenceWarning, match="max_projections"):
+        few = sliced_result(x, y, num_projections=1, tolerance=0.9, max_projections=8)
+    assert not few.converged  # though they may agree
 
 
 def test_equal_clouds_need_no_more_directions() -> None:
