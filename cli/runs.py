@@ -1,10 +1,13 @@
 """`otmetrics models`, `sample` and `evaluate`: what there is to train, and what became of a run."""
 
+import dataclasses
 from pathlib import Path
 
 import click
 
-from .options import INPUT
+from otmetrics.errors import OptionError
+
+from .options import INPUT, resolved_device
 from .train import trainer
 
 
@@ -49,7 +52,15 @@ def sample(run: Path, target: Path, num: int, seed: int) -> None:
 
 @click.command()
 @click.argument("run", type=INPUT)
+@click.option("--data", metavar="NAME", help="Where the run's data lie now, if they have moved.")
 @click.option("--data-root", type=INPUT, help="Where torchvision's data sets lie.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda[:i]",
+    help="Where networks and maths run; auto takes CUDA where there is one.",
+)
 @click.option(
     "--json",
     "json_target",
@@ -58,7 +69,9 @@ def sample(run: Path, target: Path, num: int, seed: int) -> None:
     metavar="[FILE]",
     help="JSON on stdout instead of the table, or into FILE beside it.",
 )
-def evaluate(run: Path, data_root: Path | None, json_target: str | None) -> None:
+def evaluate(
+    run: Path, data: str | None, data_root: Path | None, device: str, json_target: str | None
+) -> None:
     """Score the best generator of RUN against held-out samples, with floors.
 
     As many samples as in the evaluations of the run and by its extractor, from other noise.
@@ -73,9 +86,12 @@ def evaluate(run: Path, data_root: Path | None, json_target: str | None) -> None
 
     if json_target not in (None, "-"):
         check_target(Path(str(json_target)))
-    generator, config, _ = loaded(run)
-    data = load_data(config.data, root=data_root, size=config.size or None)
-    report, modes = Evaluator(config, data, torch.device("cpu")).report(generator)
+    place = torch.device(resolved_device(device))
+    generator, config, known = loaded(run)
+    samples = load_data(data or config.data, root=data_root, size=config.size or None)
+    _check_shape(samples.shape, known.shape, run)
+    samples = dataclasses.replace(samples, scaling=known.scaling)
+    report, modes = Evaluator(config, samples, place).report(generator.to(place))
     if json_target != "-":
         print_report(report)
         if modes is not None:
@@ -86,3 +102,11 @@ def evaluate(run: Path, data_root: Path | None, json_target: str | None) -> None
             click.echo(f"modes: {modes.covered} of {modes.num_modes}{shares}, KL {kl} nats")
     if json_target is not None:
         print_json(report, json_target)
+
+
+def _check_shape(shape: tuple[int, ...], made: tuple[int, ...], run: Path) -> None:
+    """Raise unless samples have the shape of those that a run makes."""
+    if shape != made:
+        raise OptionError(
+            f"`data` must have samples of shape {made}, as `{run}` makes, got {shape}."
+        )

@@ -173,6 +173,9 @@ def run_training(
             out if first else None, progress=progress, warn=warn, tensorboard=not no_tensorboard
         )
         state = trained(config, samples, out, reporter=reporter, **rest)
+    if state.step < config.steps:
+        click.echo(f"{out}: stopped after step {state.step}; go on with --resume", err=True)
+        raise click.Abort
     if first:
         best = state.best
         click.echo(f"{out}: {state.step} steps of {name} on {data}; best at {int(best['step'])}:")
@@ -197,32 +200,42 @@ def _first_alone(on_cpu: bool) -> Iterator[None]:
 def _progress(
     quiet: bool,
 ) -> Iterator[tuple[Callable[[int, int, str], None] | None, Callable[[str], None] | None]]:
-    """A bar with the last losses and score, and a place for warnings, on stderr."""
+    """A bar above the last losses and score, and a place for warnings, on stderr."""
     if quiet:
         yield None, None
         return
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
-        TextColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class Bars(Progress):
+        """Bars, and a line below that has the terminal's whole width."""
+
+        line = ""
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            """All of it."""
+            yield from super().get_renderables()
+            yield Text(self.line)
 
     console = Console(stderr=True)
     columns = (
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.description}"),
     )
-    bars = Progress(*columns, console=console)
+    bars = Bars(*columns, console=console)
     task = bars.add_task("", total=None)
 
     def update(done: int, total: int, text: str) -> None:
         bars.start()  # not before, so that an early error stands alone
-        bars.update(task, completed=done, total=total, description=text)
+        bars.line = text
+        bars.update(task, completed=done, total=total)
 
     try:
         yield update, lambda line: console.print(f"warning: {line}", markup=False)

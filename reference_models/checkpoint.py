@@ -12,7 +12,7 @@ from otmetrics.errors import DataError, OptionError
 from .config import TrainConfig, changes
 from .files import replaced
 
-VERSION = 1
+VERSION = 2
 LAST, BEST = "checkpoint.pt", "best.pt"
 
 
@@ -58,27 +58,30 @@ def load(path: Path) -> dict[str, Any]:
             f"`{path}` is no checkpoint or is damaged ({type(error).__name__}): "
             f"copy {BEST} over it, if that is whole, or train anew."
         ) from error
-    needed = {"config", "hash", "processes", "step", "images", "best", "best_average"}
+    needed = {"config", "hash", "processes", "samples", "step", "images", "best", "best_average"}
     if not isinstance(state, dict) or state.get("version") != VERSION or needed - state.keys():
         raise DataError(f"`{path}` is no checkpoint of this version ({VERSION}): train anew.")
     return state
 
 
-def check_same_run(state: dict[str, Any], config: TrainConfig, processes: int, path: Path) -> None:
+def check_same_run(
+    state: dict[str, Any], config: TrainConfig, setting: dict[str, Any], path: Path
+) -> None:
     """Raise unless a checkpoint was made with this configuration.
 
     Args:
         state: What `load` gave.
         config: The configuration that shall go on.
-        processes: The number of processes that shall, each of which draws its own samples.
+        setting: What else decides the weights: the number of "processes", each of which draws its
+            own samples, and the fingerprint of the "samples".
         path: Where the state comes from, for the message.
 
     Raises:
         OptionError: If the configurations differ; the message names what does.
     """
-    old = state["config"] | {"processes": state["processes"]}
-    new = config.to_dict() | {"processes": processes}
-    if state["hash"] != config.hash or old["processes"] != processes:
+    old = state["config"] | {key: state[key] for key in setting}
+    new = config.to_dict() | setting
+    if state["hash"] != config.hash or old != new:
         differences = "; ".join(changes(old, new)) or "their formats"
         raise OptionError(
             f"`{path}` was made with another configuration ({differences}): give the same options, "

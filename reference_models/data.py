@@ -1,6 +1,7 @@
 """What a generator learns: training and held-out samples by name, and the networks' units."""
 
 import difflib
+import hashlib
 import importlib
 import os
 import sys
@@ -47,6 +48,7 @@ NAMES = (*MIXTURES, "digits", *OFFICIAL)
 _NUM_POINTS = 100_000, 10_000
 _NUM_STACKED = 128_000, 26_000
 _FEWEST_FILES = 20
+_FINGERPRINTED = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,14 @@ class Data:
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample: (D,) or (C, H, W)."""
         return tuple(self.train.shape[1:])
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits of the number of samples and of a thousand of them."""
+        found = hashlib.sha256(str((self.train.dtype, tuple(self.train.shape))).encode())
+        some = self.train[:: len(self.train) // _FINGERPRINTED + 1]
+        found.update(some.contiguous().numpy().tobytes())
+        return found.hexdigest()[:12]
 
     def to_network(self, samples: Tensor) -> Tensor:
         """Samples in the units of the networks.

@@ -92,12 +92,16 @@ def networks(shape: tuple[int, ...], *, latent: int, width: int, architecture: s
 
 
 class MLPGenerator(nn.Module):
-    """Three hidden layers; the last one is linear for points, tanh for images."""
+    """Three hidden layers; the last one is linear for points, tanh for images.
+
+    Its units are off on half of what they see: where many are, samples do not move with the noise,
+    and modes become sharp much sooner than with units that leak.
+    """
 
     def __init__(self, latent: int, shape: tuple[int, ...], width: int) -> None:
         super().__init__()
         size = torch.Size(shape).numel()
-        layers = _hidden(latent, width, 3, "none")
+        layers = _hidden(latent, width, 3, "none", nn.ReLU)
         self.body = nn.Sequential(*layers, nn.Linear(width, size))
         self.squash = nn.Tanh() if len(shape) == 3 else nn.Identity()
         self.shape = shape
@@ -221,7 +225,13 @@ def resnet_critic(shape: tuple[int, ...], width: int, normalization: str) -> Cri
     return Critic(body, width, normalization)
 
 
-def _hidden(size: int, width: int, num: int, normalization: str) -> list[nn.Module]:
+def _hidden(
+    size: int,
+    width: int,
+    num: int,
+    normalization: str,
+    activation: Callable[[], nn.Module] = lambda: nn.LeakyReLU(0.2),
+) -> list[nn.Module]:
     """Hidden layers of an MLP."""
     layers: list[nn.Module] = []
     for before in (size, *[width] * (num - 1)):
@@ -230,7 +240,7 @@ def _hidden(size: int, width: int, num: int, normalization: str) -> list[nn.Modu
             layers.append(nn.BatchNorm1d(width))
         elif normalization == "layer":
             layers.append(nn.LayerNorm(width))
-        layers.append(nn.LeakyReLU(0.2))
+        layers.append(activation())
     return layers
 
 

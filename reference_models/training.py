@@ -19,6 +19,7 @@ from .data import Data
 from .evaluation import Evaluator, better
 from .export import export
 from .health import Health
+from .interruption import deferred_interrupts
 from .networks import networks
 from .reporter import LOG, Reporter
 from .sampling import noise_of
@@ -81,7 +82,8 @@ def train(
 
     Each process takes its own batches; gradients are averaged over processes. All random numbers of
     a step follow from seed, process and step: a run that is stopped anywhere and resumed has the
-    same weights, to the bit on the CPU.
+    same weights, to the bit on the CPU. In one process the first Ctrl-C or SIGTERM waits for the
+    step to end and for its checkpoint.
 
     Args:
         config: The run.
@@ -95,7 +97,7 @@ def train(
         checkpoint_every: Steps between checkpoints; 0 for twenty in a run.
 
     Returns:
-        The last state.
+        The last state, of an earlier step than the configuration's last where a signal came.
 
     Raises:
         OptionError: If the folder holds a run and `resume` is not set, or the run is another one,
@@ -106,7 +108,8 @@ def train(
     """
     accelerator = Accelerator(cpu=device == "cpu")
     state = initial_state(config, data, accelerator.device)
-    if not _resumed(state, config, out, resume, allow_change, accelerator.num_processes):
+    setting = {"processes": accelerator.num_processes, "samples": data.fingerprint}
+    if not _resumed(state, config, setting, out, resume, allow_change):
         _check_new(out)
     log_every = log_every or max(1, config.steps // 200)
     checkpoint_every = checkpoint_every or max(1, config.steps // 20)
@@ -121,26 +124,32 @@ def train(
     def save(path: Path) -> None:
         whole = state.to_dict()
         health.check_weights(state.step, whole)
-        checkpoint.save(path, whole | {"processes": accelerator.num_processes}, config)
+        checkpoint.save(path, whole | setting, config)
 
+    alone = accelerator.num_processes == 1  # several would stop at different steps, and wait
     try:
-        while state.step < config.steps:
-            logs = one_step(state, config, data, accelerator)
-            step, done = state.step, state.step == config.steps
-            health.note(logs)
-            if step % log_every == 0 or done:
-                reporter.log(step, state.images, health.checked(step, logs))
-            if evaluator and (step % eval_every == 0 or done):
-                scores = evaluator(state.average)
-                reporter.scores(step, state.images, scores, state.average, health.judged(scores))
-                if better(config.select, scores, state.best):
-                    state.best = scores | {"step": float(step)}
-                    state.best_average = copy.deepcopy(state.average.state_dict())
-                    save(out / checkpoint.BEST)
-                    export(out, state.best_average, config, data, step)
-            if evaluator and (step % checkpoint_every == 0 or done):
-                save(out / checkpoint.LAST)
-                reporter.flush()
+        with deferred_interrupts(alone) as interrupted:
+            stop = False
+            while state.step < config.steps and not stop:
+                logs = one_step(state, config, data, accelerator)
+                step, done = state.step, state.step == config.steps
+                stop = interrupted()
+                health.note(logs)
+                if step % log_every == 0 or done:
+                    reporter.log(step, state.images, health.checked(step, logs))
+                if evaluator and (step % eval_every == 0 or done):
+                    scores = evaluator(state.average)
+                    reporter.scores(
+                        step, state.images, scores, state.average, health.judged(scores)
+                    )
+                    if better(config.select, scores, state.best):
+                        state.best = scores | {"step": float(step)}
+                        state.best_average = copy.deepcopy(state.average.state_dict())
+                        save(out / checkpoint.BEST)
+                        export(out, state.best_average, config, data, step)
+                if evaluator and (step % checkpoint_every == 0 or done or stop):
+                    save(out / checkpoint.LAST)
+                    reporter.flush()
     except (DataError, OptionError):
         raise
     except ValueError as error:  # what a solver or a score says of samples that are not finite
@@ -153,7 +162,12 @@ def train(
 
 
 def _resumed(
-    state: State, config: TrainConfig, out: Path, resume: bool, allow_change: bool, processes: int
+    state: State,
+    config: TrainConfig,
+    setting: dict[str, Any],
+    out: Path,
+    resume: bool,
+    allow_change: bool,
 ) -> bool:
     """Take up the last checkpoint of a folder, if there is one."""
     last = out / checkpoint.LAST
@@ -163,7 +177,7 @@ def _resumed(
         raise OptionError(f"`{out}` holds a run: set `resume`, or name another folder.")
     stored = checkpoint.load(last)
     if not allow_change:
-        checkpoint.check_same_run(stored, config, processes, last)
+        checkpoint.check_same_run(stored, config, setting, last)
     try:
         state.load(stored)
     except (RuntimeError, ValueError, KeyError) as error:
@@ -230,7 +244,7 @@ def one_step(
     Returns:
         Losses and what the objective logs, scalars without graph.
     """
-    _seed(config.seed, accelerator.process_index, state.step)
+    _seed(config.seed, accelerator, state.step)
     share = 1 - state.step / config.steps if config.lr_decay == "linear" else 1.0
     objective = config.objective
     logs: dict[str, Tensor] = {}
@@ -269,10 +283,14 @@ def _batches(
         yield data.to_network(data.train[ids]).to(device), noise_of(config, size).to(device)
 
 
-def _seed(seed: int, process: int, step: int) -> None:
-    """Seed torch's generators for one step of one process."""
-    own = int(hashed(torch.tensor(process), seed))
-    torch.manual_seed(int(hashed(torch.tensor(step), own)))
+def _seed(seed: int, accelerator: Accelerator, step: int) -> None:
+    """Seed the generators of the CPU and of this process's GPU for one step."""
+    own = int(hashed(torch.tensor(accelerator.process_index), seed))
+    value = int(hashed(torch.tensor(step), own))
+    # Not `torch.manual_seed`: without a GPU it notes the whole stack each time, a tenth of a step.
+    torch.default_generator.manual_seed(value)
+    if accelerator.device.type == "cuda":
+        torch.cuda.manual_seed(value)
 
 
 def _precision(config: TrainConfig, device: torch.device) -> torch.autocast:
@@ -284,7 +302,8 @@ def _optimizer(parameters: Any, rate: float, config: TrainConfig) -> torch.optim
     """The optimiser of one side."""
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(parameters, lr=rate, alpha=config.beta2)
-    return torch.optim.Adam(parameters, lr=rate, betas=(config.beta1, config.beta2))
+    betas = config.beta1, config.beta2
+    return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
 
 
 def _descend(

@@ -119,6 +119,21 @@ def option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
     return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
 
 
+def check_choices(objective: Objective) -> None:
+    """Raise unless every option that has choices takes one of them.
+
+    Args:
+        objective: An objective that is a dataclass.
+
+    Raises:
+        ValueError: If an option does not.
+    """
+    for field in dataclasses.fields(objective):  # type: ignore[arg-type]
+        choices, value = field.metadata.get("choices"), getattr(objective, field.name)
+        if choices and value not in choices:
+            raise ValueError(f"`{field.name}` must be one of {', '.join(choices)}, got {value!r}.")
+
+
 def halves(samples: Tensor) -> tuple[Tensor, Tensor]:
     """Two independent batches that stand one behind the other.
 

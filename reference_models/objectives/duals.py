@@ -107,7 +107,12 @@ def rounded(density: Tensor) -> Tensor:
 
 @torch.no_grad()
 def solved_potentials(
-    smoothing: Smoothing, real: Tensor, fake: Tensor, cost: Tensor, tolerance: float
+    smoothing: Smoothing,
+    real: Tensor,
+    fake: Tensor,
+    cost: Tensor,
+    tolerance: float,
+    order: float = 2.0,
 ) -> tuple[Tensor, Tensor]:
     """Potentials that solve each of a batch of problems.
 
@@ -115,35 +120,43 @@ def solved_potentials(
         smoothing: The regulariser.
         real: Points (B, N, D).
         fake: Points (B, M, D).
-        cost: Their squared distances (B, N, M) in float64.
+        cost: Their costs |x - y|^p (B, N, M) in float64.
         tolerance: Largest L1 error of a marginal.
+        order: p.
 
     Returns:
         phi (B, N) and psi (B, M) in float64.
     """
     if smoothing.kind == "kl":
-        return kl_potentials(real, fake, smoothing.lam, tolerance)
+        return kl_potentials(real, fake, smoothing.lam, tolerance, order=order)
     solved = [l2_potentials(matrix, smoothing.lam, tolerance) for matrix in cost]
     phi, psi = zip(*solved, strict=True)
     return torch.stack(phi), torch.stack(psi)
 
 
 def kl_potentials(
-    real: Tensor, fake: Tensor, lam: float, tolerance: float, max_iterations: int = 1000
+    real: Tensor,
+    fake: Tensor,
+    lam: float,
+    tolerance: float,
+    max_iterations: int = 1000,
+    *,
+    order: float = 2.0,
 ) -> tuple[Tensor, Tensor]:
     """Potentials of entropic transport, by the library's solver.
 
     Args:
-        real: Points (B, N, D), whose squared distances are the cost.
+        real: Points (B, N, D).
         fake: Points (B, M, D).
         lam: Regularisation.
         tolerance: Largest L1 error of a marginal.
         max_iterations: Most iterations.
+        order: p of the cost |x - y|^p.
 
     Returns:
         phi (B, N) and psi (B, M) in float64, whose density has mass one.
     """
-    options = SinkhornOptions(2.0, lam, False, tolerance, max_iterations)
+    options = SinkhornOptions(order, lam, False, tolerance, max_iterations)
     a, b = (
         torch.full(side.shape[:2], 1 / side.shape[1], dtype=torch.float64, device=side.device)
         for side in (real, fake)

@@ -11,9 +11,15 @@ from otmetrics.functional import cost_matrix
 from otmetrics.functional.checks import check_at_least, check_positive, check_share
 
 from ..networks import Critic
-from .base import Loss, Objective, halves, option
+from .base import Loss, Objective, check_choices, halves, option
 from .duals import Smoothing, kl_potentials
-from .transport import check_choices, flat, learned_features, on_sphere
+from .transport import (
+    ORDER,
+    check_cost_order,
+    flat,
+    learned_features,
+    on_sphere,
+)
 
 _PAIRS = ((0, 2), (0, 3), (1, 2), (1, 3), (0, 1), (2, 3))  # of X, X', Y, Y'
 _WEIGHTS = (1.0, 1.0, 1.0, 1.0, -2.0, -2.0)
@@ -34,7 +40,8 @@ class OTGAN(Objective):
     samples; it found 200 unstable.
 
     Attributes:
-        cost: Whether the cost is learned, or (|x - y|^2 / D) / 2 on samples of D numbers.
+        cost: Whether the cost is learned, or (|x - y|^2 / 2 D)^(p / 2) on samples of D numbers.
+        order: p of a cost that is not learned; see `SWG`.
         epsilon: Regularisation of M, in the units of C.
         num_generator_steps: Generator steps for one critic step.
         tolerance: Largest L1 error of a marginal of M.
@@ -51,12 +58,14 @@ class OTGAN(Objective):
     independent_halves: ClassVar[bool] = True
 
     cost: str = option("cosine", "Cost learned on features, or of the samples.", ("cosine", "data"))
+    order: float = option(2.0, ORDER)
     epsilon: float = option(1 / 500, "Regularisation epsilon of the plans, in units of the cost.")
     num_generator_steps: int = option(3, "Generator steps for one critic step.")
     tolerance: float = option(1e-3, "Largest L1 error of a marginal of a plan.")
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_cost_order(self.order, self.cost)
         check_positive("epsilon", self.epsilon)
         check_at_least("num_generator_steps", self.num_generator_steps, 1)
         check_share("tolerance", self.tolerance)
@@ -84,9 +93,9 @@ class OTGAN(Objective):
             real, fake = flat(real) / 2**0.5, flat(fake) / 2**0.5
         batches = *halves(real), *halves(fake)
         x, y = (torch.stack([batches[pair[side]] for pair in _PAIRS]) for side in (0, 1))
-        cost = cost_matrix(x, y)
+        cost = cost_matrix(x, y, order=self.order)
         with torch.no_grad():
-            potentials = kl_potentials(x, y, self.epsilon, self.tolerance, _MOST)
+            potentials = kl_potentials(x, y, self.epsilon, self.tolerance, _MOST, order=self.order)
             density = Smoothing("kl", self.epsilon).dual(*potentials, cost.double())[1]
             error = (density.mean(2) - 1).abs().mean(1).max()
         transport = (density.to(cost) * cost).mean((1, 2))

@@ -12,9 +12,16 @@ from otmetrics.functional import cost_matrix
 from otmetrics.functional.checks import check_at_least, check_flag, check_share
 
 from ..networks import Critic
-from .base import Loss, Objective, halves, option
+from .base import Loss, Objective, check_choices, halves, option
 from .duals import Smoothing, solved_potentials
-from .transport import check_choices, flat, full, learned_features, on_sphere
+from .transport import (
+    ORDER,
+    check_cost_order,
+    flat,
+    full,
+    learned_features,
+    on_sphere,
+)
 from .wasserstein import warmed_up
 
 
@@ -97,7 +104,8 @@ class ROTGAN(Objective):
     Attributes:
         regulariser: I.
         inner: Whether potentials are solved for on each batch, or networks.
-        cost: |x - y|^2 / D on samples of D numbers, or learned.
+        cost: (|x - y|^2 / D)^(p / 2) on samples of D numbers, or learned.
+        order: p of a cost that is not learned; see `SWG`.
         lam: lambda as a share of the mean cost, 0 for 0.1 with networks, else for 0.01 on samples
             and 0.02 on features.
         self_terms: Whether to subtract the terms of each law with itself; "kl" only.
@@ -118,6 +126,7 @@ class ROTGAN(Objective):
     regulariser: str = option("kl", "Regulariser I of the plan.", ("kl", "l2"))
     inner: str = option("batch", "Potentials of each batch, or networks.", ("batch", "net"))
     cost: str = option("data", "Cost of the samples, or learned on features.", ("data", "cosine"))
+    order: float = option(2.0, ORDER)
     lam: float = option(0.0, "Regularisation lambda as a share of the mean cost; 0 for our choice.")
     self_terms: bool = option(False, "Subtract the terms of each law with itself.")
     num_dual_steps: int = option(5, "Steps of the potentials' networks a generator step.")
@@ -127,6 +136,7 @@ class ROTGAN(Objective):
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_cost_order(self.order, self.cost)
         if self.lam != 0:
             check_share("lam", self.lam)
         check_flag("self_terms", self.self_terms)
@@ -191,10 +201,10 @@ class ROTGAN(Objective):
             if self.inner == "net":
                 feasible = batch.smoothing.dual(*self._solved(batch), cost)[1]
             gap = (batch.smoothing.primal(feasible, cost) - dual).clamp_min(0)
-            # |grad c| = 2 |x - y| / D, or |v(x) - v(y)| for features on the sphere.
-            scale = 2.0 if self.cost == "cosine" else 4 / fake[0].numel()
+            # |grad c| = p c^(1 - 1 / p) / D^(1 / 2), or |v(x) - v(y)| for features on the sphere.
+            scale = 2**0.5 if self.cost == "cosine" else self.order / fake[0].numel() ** 0.5
             moving = gap.new_tensor([problem.moving for problem in self._problems])
-            steepest = moving * (scale * cost.amax((1, 2))).sqrt()
+            steepest = moving * scale * cost.amax((1, 2)) ** (1 - 1 / self.order)
             sizes = gap.new_tensor([abs(problem.weight) for problem in self._problems])
             logs = {
                 "dual_gap": (sizes * gap).sum(),
@@ -223,7 +233,7 @@ class ROTGAN(Objective):
             points = [flat(side) for side in samples]
         pairs = [problem.sides for problem in self._problems]
         x, y = (torch.stack([points[pair[k]] for pair in pairs]).double() for k in (0, 1))
-        cost = cost_matrix(x, y)
+        cost = cost_matrix(x, y, order=self.order)
         crosses = [k for k, problem in enumerate(self._problems) if problem.weight > 0]
         mean = float(cost.detach()[crosses].mean())
         smoothing = Smoothing(self.regulariser, self._share * mean if mean > 0 else 1.0)
@@ -250,4 +260,6 @@ class ROTGAN(Objective):
 
     def _solved(self, batch: _Batch) -> tuple[Tensor, Tensor]:
         """Those of the batch itself."""
-        return solved_potentials(batch.smoothing, batch.x, batch.y, batch.cost, self.tolerance)
+        return solved_potentials(
+            batch.smoothing, batch.x, batch.y, batch.cost, self.tolerance, self.order
+        )

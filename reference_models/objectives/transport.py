@@ -1,6 +1,5 @@
 """Transport costs as the loss of the generator, on the samples or on features of a critic."""
 
-import dataclasses
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from otmetrics.functional.checks import (
     check_not_negative,
     check_order,
     check_positive,
+    check_share,
 )
 from otmetrics.functional.debiasing import SinkhornOptions
 from otmetrics.functional.sinkhorn import divergence_from
@@ -24,27 +24,32 @@ from otmetrics.solvers import Exact, Sliced
 
 from ..networks import Critic
 from .adversarial import critic_of, cross_entropy
-from .base import Loss, Objective, option
+from .base import Loss, Objective, check_choices, option
 from .wasserstein import clip
 
+ORDER = "Order p of the cost |x - y|^p."
+"""Help of the options of that name."""
+
 _SPACES = ("critic", "data")
-_ORDER = "Order p of the cost |x - y|^p."
 _GAMMA = "Weight of penalties on the gradients of a critic at real and fake; 0 for none."
 
 
-def check_choices(objective: Objective) -> None:
-    """Raise unless every option that has choices takes one of them.
+def check_cost_order(order: float, cost: str) -> None:
+    """Raise unless an order goes with a cost.
 
     Args:
-        objective: An objective that is a dataclass.
+        order: The order p.
+        cost: "cosine" for a learned one.
 
     Raises:
-        ValueError: If an option does not.
+        ValueError: If it does not.
     """
-    for field in dataclasses.fields(objective):  # type: ignore[arg-type]
-        choices, value = field.metadata.get("choices"), getattr(objective, field.name)
-        if choices and value not in choices:
-            raise ValueError(f"`{field.name}` must be one of {', '.join(choices)}, got {value!r}.")
+    check_order(order)
+    if cost == "cosine" and order != 2:
+        raise ValueError(
+            f'`order` must be 2 for `cost` "cosine", which is half of a squared distance, got '
+            f"{order!r}."
+        )
 
 
 def flat(samples: Tensor) -> Tensor:
@@ -165,7 +170,7 @@ class SWG(_Primal):
         Deshpande, Zhang, Schwing, Generative modeling using the sliced Wasserstein distance, 2018.
     """
 
-    order: float = option(2.0, _ORDER)
+    order: float = option(2.0, ORDER)
     space: str = option("critic", "Compare features of a critic, or samples.", _SPACES)
     num_projections: int = option(1000, "Number L of random directions.")
     debiased: bool = option(False, "Estimate from halves, without bias between batches.")
@@ -239,7 +244,7 @@ class ExactOT(_Primal):
         2020.
     """
 
-    order: float = option(2.0, _ORDER)
+    order: float = option(2.0, ORDER)
     space: str = option("data", "Compare samples, or features of a critic.", _SPACES)
     gamma: float = option(0.0, _GAMMA)
 
@@ -270,6 +275,7 @@ class SinkhornGAN(Objective):
         order: p; see `SWG`.
         cost: Whether the cost is that of the samples, or learned.
         epsilon: Regularisation as a share of the mean cost.
+        tolerance: Largest L1 error of a marginal, without `unrolled`.
         unrolled: Iterations to differentiate through; 0 for the envelope theorem.
         clip: The limit c of a learned cost.
 
@@ -282,9 +288,10 @@ class SinkhornGAN(Objective):
         2019, equation (3).
     """
 
-    order: float = option(2.0, _ORDER)
+    order: float = option(2.0, ORDER)
     cost: str = option("data", "Cost of the samples, or learned on features.", ("data", "critic"))
     epsilon: float = option(0.05, "Regularisation epsilon as a share of the mean cost.")
+    tolerance: float = option(1e-4, "Largest L1 error of a marginal.")
     unrolled: int = option(0, "Iterations to differentiate through; 0 for the envelope theorem.")
     clip: float = option(0.01, "Limit c of the weights of a learned cost.")
 
@@ -292,6 +299,7 @@ class SinkhornGAN(Objective):
         check_order(self.order)
         check_choices(self)
         check_positive("epsilon", self.epsilon)
+        check_share("tolerance", self.tolerance)
         check_at_least("unrolled", self.unrolled, 0)
         check_positive("clip", self.clip)
 
@@ -333,7 +341,7 @@ class SinkhornGAN(Objective):
                 )
                 return Loss(value, {})
             warnings.simplefilter("ignore", ConvergenceWarning)  # it would repeat at every step
-            options = SinkhornOptions(self.order, self.epsilon)
+            options = SinkhornOptions(self.order, self.epsilon, tolerance=self.tolerance)
             result, _ = divergence_from(real, fake, options, None)
             converged = result.cost.new_tensor(float(result.converged))
             return Loss(result.cost, {"converged": converged})

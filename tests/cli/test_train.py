@@ -184,6 +184,54 @@ def test_samples_replace_nothing(otmetrics, digits, tmp_path):
         assert words in finished.stderr
 
 
+def test_other_samples_under_the_same_name_are_another_run(otmetrics, tmp_path):
+    points, moved = tmp_path / "points.npz", tmp_path / "moved.npz"
+    np.savez(points, np.random.default_rng(0).normal(size=(400, 3)))
+    name = ("--data", f"npz:{points}")
+    arguments = ("train", "exact-ot", *name, "--out", tmp_path / "run", *TINY, "-q")
+    assert otmetrics(*arguments).code == 0
+    points.rename(moved)
+    assert otmetrics("evaluate", tmp_path / "run").code == 3
+    finished = otmetrics("evaluate", tmp_path / "run", "--data", f"npz:{moved}", "--device", "cpu")
+    assert finished.code == 0, finished.stderr
+    flat = otmetrics("evaluate", tmp_path / "run", "--data", "ring8")
+    assert flat.code == 2
+    assert "--data must have samples of shape (3,)" in flat.stderr
+    np.savez(points, np.random.default_rng(1).normal(size=(400, 3)))
+    refused = otmetrics(*arguments, "--resume")
+    assert refused.code == 2
+    assert "samples '" in refused.stderr
+    assert otmetrics(*arguments, "--resume", "--allow-change").code == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_keeps_its_last_step(otmetrics, tmp_path, number):
+    out = tmp_path / "run"
+    options = ["--batch-size", "16", "--width", "8", "--eval-num", "40", "--steps", "1000000"]
+    command = [sys.executable, "-m", "otmetrics", "train", "exact-ot", "--data", "ring8"]
+    process = subprocess.Popen(
+        [*command, "--out", str(out), *options, "--log-every", "1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A background shell hands down an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    log, deadline = out / "log.jsonl", time.monotonic() + 60
+    while not log.exists() or len(log.read_text().splitlines()) < 20:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in stderr
+    assert "Traceback" not in stderr
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert checkpoint.load(out / checkpoint.LAST)["step"] == steps[-1] < 50_000
+    assert f"stopped after step {steps[-1]}" in stderr
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 def test_a_process_that_is_killed_goes_on_to_the_same_weights(tmp_path):
     """SIGKILL, which nothing can catch, at a moment of the run's own."""

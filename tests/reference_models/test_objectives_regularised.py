@@ -32,8 +32,8 @@ def sides(size: int = 8) -> tuple[Tensor, Tensor]:
     return cloud(size, 2, seed=1), 0.8 * cloud(size, 2, seed=2) + 0.7
 
 
-def mean_cost(real: Tensor, fake: Tensor) -> float:
-    return float(cost_matrix(flat(real), flat(fake)).mean())
+def mean_cost(real: Tensor, fake: Tensor, order: float = 2) -> float:
+    return float(cost_matrix(flat(real), flat(fake), order=order).mean())
 
 
 def made(objective: ROTGAN, width: int = 16) -> Any:
@@ -204,10 +204,14 @@ def test_the_gradient_errs_by_no_more_than_the_gap_allows(kind: str) -> None:
         assert gap < 1e-8 or error > 0.01 * steepest * math.sqrt(2 * gap / lam)
 
 
+@pytest.mark.parametrize("order", [1.0, 2.0])
 @pytest.mark.parametrize(("kind", "self_terms"), [("kl", False), ("kl", True), ("l2", False)])
-def test_the_logged_bound_holds_at_every_tolerance(kind: str, self_terms: bool) -> None:
+def test_the_logged_bound_holds_at_every_tolerance(
+    kind: str, self_terms: bool, order: float
+) -> None:
     real, fake = sides(24)
     options: dict[str, Any] = {"regulariser": kind, "self_terms": self_terms, "lam": 0.02}
+    options["order"] = order
     exact = gradient_of(ROTGAN(tolerance=1e-11, **options), NOTHING, real, fake)
     bounds = []
     for tolerance in (0.5, 0.1, 1e-2, 1e-4, 1e-6, 1e-8):
@@ -221,16 +225,19 @@ def test_the_logged_bound_holds_at_every_tolerance(kind: str, self_terms: bool) 
     assert logs["dual_gap"] < 1e-6
 
 
-def test_the_logged_bound_is_its_formula() -> None:
+@KINDS
+@pytest.mark.parametrize("order", [1.0, 2.0, 3.0])
+def test_the_logged_bound_is_its_formula(kind: str, order: float) -> None:
     real, fake = sides(10)
-    for kind in ("kl", "l2"):
-        objective = ROTGAN(regulariser=kind, lam=0.1, tolerance=0.05)
-        logs = objective.generator_loss(NOTHING, real, fake).logs
-        # |grad c| of |x - y|^2 / D in a sample, the largest of all pairs.
-        steepest = max(2 * (x - y).norm().item() / 2 for x in real for y in fake)
-        lam = 0.1 * mean_cost(real, fake)
-        expected = steepest * math.sqrt(2 * logs["dual_gap"].item() / lam)
-        assert logs["gradient_bound"].item() == pytest.approx(expected, rel=1e-6)
+    objective = ROTGAN(regulariser=kind, order=order, lam=0.1, tolerance=0.05)
+    logs = objective.generator_loss(NOTHING, real, fake).logs
+    # |grad c| of (|x - y|^2 / 2)^(p / 2) in a sample, the largest of all pairs, by autograd.
+    points = fake.repeat_interleave(10, 0).requires_grad_()
+    cost = (real.repeat(10, 1) - points).norm(dim=1) ** order / 2 ** (order / 2)
+    (slopes,) = torch.autograd.grad(cost.sum(), points)
+    lam = 0.1 * mean_cost(real, fake, order)
+    expected = slopes.norm(dim=1).max().item() * math.sqrt(2 * logs["dual_gap"].item() / lam)
+    assert logs["gradient_bound"].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_logged_bound_of_self_terms_is_a_sum() -> None:
@@ -258,13 +265,15 @@ def test_the_logged_bound_of_self_terms_is_a_sum() -> None:
 
 
 @KINDS
-def test_the_loss_is_the_regularised_cost_and_its_gradient(kind: str) -> None:
+@pytest.mark.parametrize("order", [1.0, 2.0])
+def test_the_loss_is_the_regularised_cost_and_its_gradient(kind: str, order: float) -> None:
     real, fake = sides(9)
-    lam = 0.3 * mean_cost(real, fake)
-    objective = ROTGAN(regulariser=kind, lam=0.3, tolerance=1e-10)
+    lam = 0.3 * mean_cost(real, fake, order)
+    objective = ROTGAN(regulariser=kind, order=order, lam=0.3, tolerance=1e-10)
 
     def naive(points: Tensor) -> float:
-        cost = oracles.costs(real.numpy(), points.numpy(), 2) / 2  # over the dimension
+        root = math.sqrt(2)  # of the dimension
+        cost = oracles.costs(real.numpy() / root, points.numpy() / root, order)
         a = oracles.uniform(9)
         if kind == "kl":
             return oracles.entropic(cost, a, a, lam)[0]

@@ -324,11 +324,11 @@ def test_ot_gan_is_its_six_terms(cost: str) -> None:
         assert ascent.item() == pytest.approx(-loss.value.item())
 
 
-@pytest.mark.parametrize("cost", ["cosine", "data"])
-def test_plans_of_ot_gan_carry_no_gradient(cost: str) -> None:
+@pytest.mark.parametrize(("cost", "order"), [("cosine", 2.0), ("data", 2.0), ("data", 1.0)])
+def test_plans_of_ot_gan_carry_no_gradient(cost: str, order: float) -> None:
     """The slope of <M, C> with M held fixed, which is that of the entropic cost."""
     real, fake = sides(12)
-    objective = OTGAN(cost=cost, epsilon=0.4, tolerance=1e-10)
+    objective = OTGAN(cost=cost, order=order, epsilon=0.4, tolerance=1e-10)
     nets = with_features().requires_grad_(False) if cost == "cosine" else NOTHING
 
     def naive(samples: Tensor) -> float:
@@ -342,7 +342,7 @@ def test_plans_of_ot_gan_carry_no_gradient(cost: str) -> None:
         total, a = 0.0, oracles.uniform(6)
         x, x2, y, y2 = (part / math.sqrt(2) for side in points for part in (side[:6], side[6:]))
         for weight, u, v in ((1, x, y), (1, x, y2), (1, x2, y), (1, x2, y2), (-2, y, y2)):
-            costs = oracles.costs(u, v, 2)
+            costs = oracles.costs(u, v, order)
             total += weight * oracles.entropic(costs, a, a, 0.4)[0]
         return total
 
@@ -375,6 +375,7 @@ def test_ot_gan_is_zero_on_average_where_the_laws_agree_and_positive_else() -> N
         (lambda: SWG(debiased=1), "`debiased` must be"),
         (lambda: ExactOT(space=""), "`space`"),
         (lambda: SinkhornGAN(epsilon=0.0), "`epsilon`"),
+        (lambda: SinkhornGAN(tolerance=0.0), "`tolerance`"),
         (lambda: SinkhornGAN(unrolled=-1), "`unrolled` must be an integer >= 0"),
         (lambda: SinkhornGAN(clip=0.0), "`clip`"),
         (lambda: SinkhornGAN(cost="cosine"), "`cost` must be one of data, critic"),
@@ -382,6 +383,8 @@ def test_ot_gan_is_zero_on_average_where_the_laws_agree_and_positive_else() -> N
         (lambda: OTGAN(tolerance=2.0), "`tolerance`"),
         (lambda: OTGAN(num_generator_steps=0), "`num_generator_steps`"),
         (lambda: OTGAN(cost="critic"), "`cost` must be one of cosine, data"),
+        (lambda: OTGAN(cost="data", order=0.5), "`order`"),
+        (lambda: OTGAN(order=1.0), '`order` must be 2 for `cost` "cosine"'),
     ],
 )
 def test_options_are_checked(make: Any, message: str) -> None:
