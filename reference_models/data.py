@@ -2,15 +2,9 @@
 
 import difflib
 import hashlib
-import importlib
 import os
-import sys
-import warnings
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,9 +13,8 @@ from otmetrics import images as reading
 from otmetrics.errors import DataError, OptionError
 from otmetrics.features import Preprocessing
 from otmetrics.functional.checks import check_seed
-from otmetrics.images._archives import loaded_array
-from otmetrics.images.arrays import checked_features
 
+from .official import OFFICIAL, Files, Labelled, celeba, classified, digits
 from .points import Mixture, Scaling, grid25, ring8, standardisation
 from .stacked import triples
 
@@ -32,15 +25,6 @@ FOLDER_SIDES = (32, 64)
 """Sides to which the images of a folder can be resized; the last is the default."""
 
 MIXTURES = {"ring8": ring8, "grid25": grid25}
-
-OFFICIAL = {
-    "mnist": "MNIST",
-    "fashion_mnist": "FashionMNIST",
-    "cifar10": "CIFAR10",
-    "celeba": "CelebA",
-    "stacked_mnist": "MNIST",
-}
-"""Names of the data that torchvision reads, each with its class there."""
 
 NAMES = (*MIXTURES, "digits", *OFFICIAL)
 """All names but folder:PATH and npz:PATH."""
@@ -185,10 +169,7 @@ def load_data(
     if name == "digits":
         return _digits(seed)
     if name in OFFICIAL:
-        files = _Files(name, root, download)
-        if name == "celeba":
-            return _celeba(files)
-        return _stacked(files, seed) if name == "stacked_mnist" else _classified(files)
+        return _official(Files(name, root, download), seed)
     raise OptionError(_unknown(name))
 
 
@@ -272,9 +253,9 @@ def _read(source: reading.ImageSource, size: int) -> Tensor:
 
 def _array(name: str, path: Path, seed: int) -> Data:
     """Load a file of points or images."""
-    array, _ = loaded_array(path)
+    array, _ = reading.loaded_array(path)
     if array.ndim == 2:
-        points = torch.from_numpy(checked_features(array, path).astype("float64"))
+        points = torch.from_numpy(reading.checked_features(array, path).astype("float64"))
         train, held_out = _tenth_held_out(path, points, seed)
         scaling = standardisation(train)
         if not torch.isfinite(scaling.scale).all():
@@ -295,111 +276,22 @@ def _array(name: str, path: Path, seed: int) -> Data:
 # --- data of other packages -------------------------------------------------------------------
 
 
-class _Files(NamedTuple):
-    """Files of torchvision's that were asked for."""
-
-    name: str
-    root: str | Path | None
-    download: bool
-
-    def opened(self, *parts: dict[str, Any]) -> list[Any]:
-        """Open parts of the data set, or say what is missing."""
-        if self.root is None:
-            raise OptionError(
-                f"`{self.name}` needs the folder of its files: name it with --data-root, and add "
-                "--download to fetch them."
-            )
-        kind = getattr(_module("torchvision.datasets", self.name), OFFICIAL[self.name])
-        try:
-            # numpy warns of old pickles, and older versions report a download on stdout
-            with warnings.catch_warnings(), redirect_stdout(sys.stderr):
-                warnings.simplefilter("ignore")
-                return [kind(self.root, download=self.download, **part) for part in parts]
-        except Exception as error:  # torchvision raises nearly anything on damaged files
-            raise DataError(self.problem(error)) from error
-
-    def problem(self, error: Exception) -> str:
-        """Say what is wrong with the files and what to do about it."""
-        detail = " ".join(str(error).split()) or type(error).__name__
-        if self.download:
-            return (
-                f"`{self.name}` could not be fetched into `{self.root}` or read there ({detail}): "
-                "check the connection, or put its files there as torchvision lays them out."
-            )
-        return (
-            f"`{self.root}` does not hold the sound files of {self.name} as torchvision lays them "
-            f"out ({detail}): check --data-root, or add --download to fetch them."
-        )
-
-
-def _module(module: str, data: str) -> ModuleType:
-    """Import a module of a package that only training needs."""
-    try:
-        return importlib.import_module(module)
-    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
-        raise DataError(
-            f"`{data}` needs the package of {module}, which cannot be imported ({error}): "
-            'pip install "otmetrics[train]".'
-        ) from error
-
-
 def _digits(seed: int) -> Data:
-    """Load scikit-learn's digits, whose values run from 0 to 16."""
-    digits = _module("sklearn.datasets", "digits").load_digits()
-    images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
-    labels = torch.from_numpy(digits.target).long()
+    """Load scikit-learn's digits."""
+    images, labels = digits()
     train, held_out = _split(len(images), 5, seed)
     return Data("digits", images[train], images[held_out], (labels[train], labels[held_out]))
 
 
-def _classified(files: _Files) -> Data:
-    """Load MNIST, Fashion-MNIST or CIFAR-10."""
-    images, labels = [], []
-    for part in files.opened({"train": True}, {"train": False}):
-        pixels, classes = torch.as_tensor(part.data), torch.as_tensor(part.targets).long()
-        if len(pixels) != len(classes):
-            raise DataError(
-                f"`{files.root}` holds {len(pixels)} images and {len(classes)} labels of "
-                f"{files.name}: fetch its files again."
-            )
-        images.append(pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2))
-        labels.append(classes)
-    train, held_out = (part.contiguous() for part in images)
-    return Data(files.name, train, held_out, (labels[0], labels[1]))
-
-
-def _stacked(files: _Files, seed: int) -> Data:
-    """Draw triples of the digits of MNIST."""
-    digits = _classified(files)
-    assert digits.labels is not None
-    generator = torch.Generator().manual_seed(seed)
-    images = digits.train, digits.held_out
-    (train, labels), (held_out, held_out_labels) = (
-        triples(*digit, num=num, generator=generator)
-        for *digit, num in zip(images, digits.labels, _NUM_STACKED, strict=True)
-    )
-    return Data(files.name, train, held_out, (labels, held_out_labels))
-
-
-@dataclass(frozen=True)
-class _Faces:
-    """Aligned images of CelebA, 178 x 218 pixels."""
-
-    folder: Path
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read(self, index: int) -> reading.DecodedImage:
-        """Decode one."""
-        return reading.decoded_image(self.folder / self.names[index])
-
-
-def _celeba(files: _Files) -> Data:
-    """Load the faces."""
-    train, everything = files.opened({"split": "train"}, {"split": "all"})
-    folder = Path(everything.root, everything.base_folder, "img_align_celeba")
-    others = sorted(set(everything.filename) - set(train.filename))
-    known, kept = (_read(_Faces(folder, tuple(n)), 64) for n in (train.filename, others))
-    return Data(files.name, known, kept)
+def _official(files: Files, seed: int) -> Data:
+    """Load what torchvision reads."""
+    if files.name == "celeba":
+        return Data(files.name, *(_read(faces, 64) for faces in celeba(files)))
+    train, held_out = classified(files)
+    if files.name == "stacked_mnist":
+        generator = torch.Generator().manual_seed(seed)
+        train, held_out = (
+            Labelled(*triples(*part, num=num, generator=generator))
+            for part, num in zip((train, held_out), _NUM_STACKED, strict=True)
+        )
+    return Data(files.name, train.images, held_out.images, (train.labels, held_out.labels))

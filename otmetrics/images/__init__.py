@@ -1,6 +1,7 @@
 """Folders, archives and arrays -> checked uint8 images: the only reader of image files."""
 
-from otmetrics.images.arrays import FeatureArray, ImageArray
+from otmetrics.images.archives import loaded_array
+from otmetrics.images.arrays import FeatureArray, ImageArray, checked_features
 from otmetrics.images.batches import ReadingReport, batches
 from otmetrics.images.decode import MAX_PIXELS, DecodedImage, decoded_image
 from otmetrics.images.demo import write_demo
@@ -17,7 +18,9 @@ __all__ = [
     "ImageSource",
     "ReadingReport",
     "batches",
+    "checked_features",
     "decoded_image",
+    "loaded_array",
     "opened",
     "write_demo",
     "write_png",

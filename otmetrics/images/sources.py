@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 from typing import Protocol
 
 from otmetrics.errors import DataError
-from otmetrics.images._archives import loaded_array
+from otmetrics.images.archives import loaded_array
 from otmetrics.images.arrays import FeatureArray, ImageArray, checked_features
 from otmetrics.images.decode import DecodedImage, decoded_image
 

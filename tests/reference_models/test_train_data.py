@@ -1,6 +1,5 @@
 """Data by name: layouts made on the fly and read by the code that reads the real ones."""
 
-import hashlib
 import math
 import pickle
 import struct
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from layouts import write_celeba, write_cifar10
 from otmetrics.reference_models import data as module
 from otmetrics.reference_models.data import NAMES, load_data, mixture_data
 from otmetrics.reference_models.points import ring8
@@ -44,54 +44,21 @@ def write_mnist(root, name="MNIST"):
     return raw
 
 
-def md5(path):
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-
-
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
-    """Four images a batch, with torchvision's checksums replaced by theirs."""
-    from torchvision.datasets import CIFAR10
-
-    folder = tmp_path / CIFAR10.base_folder
-    folder.mkdir()
-    batches = [f"data_batch_{number}" for number in range(1, 6)]
+    """Four images a batch."""
     pixels = RNG.integers(0, 256, (6, 4, 3, 32, 32), np.uint8)
-    for batch, images in zip([*batches, "test_batch"], pixels, strict=True):
-        content = {"data": images.reshape(4, -1), "labels": [1, 0, 9, 5]}
-        (folder / batch).write_bytes(pickle.dumps(content, protocol=2))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
-    monkeypatch.setattr(CIFAR10, "train_list", [[name, md5(folder / name)] for name in batches])
-    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5(folder / "test_batch")]])
-    meta = CIFAR10.meta | {"md5": md5(folder / "batches.meta")}
-    monkeypatch.setattr(CIFAR10, "meta", meta)
+    write_cifar10(tmp_path, monkeypatch, pixels, [1, 0, 9, 5])
     return tmp_path, pixels
 
 
 @pytest.fixture
 def celeba(tmp_path, monkeypatch):
     """Nine faces of one grey each, between red bars that the crop takes away."""
-    from torchvision.datasets import CelebA
-
-    folder = tmp_path / CelebA.base_folder
-    (folder / "img_align_celeba").mkdir(parents=True)
-    names = [f"{number:06d}.jpg" for number in range(1, 10)]
-    for number, name in enumerate(names):
-        face = np.full((218, 178, 3), 20 * number, np.uint8)
+    faces = [np.full((218, 178, 3), 20 * number, np.uint8) for number in range(9)]
+    for face in faces:
         face[:10] = face[-10:] = 255, 0, 0
-        Image.fromarray(face).save(folder / "img_align_celeba" / name, quality=95)
-    table = {
-        "list_eval_partition.txt": ([], [[int(n >= 5) + int(n >= 7)] for n in range(9)]),
-        "identity_CelebA.txt": ([], [[n] for n in range(9)]),
-        "list_bbox_celeba.txt": (["9", "image_id x_1 y_1 width height"], [[1, 2, 3, 4]] * 9),
-        "list_landmarks_align_celeba.txt": (["9", "lefteye_x lefteye_y"], [[69, 111]] * 9),
-        "list_attr_celeba.txt": (["9", "Bald Smiling"], [[-1, 1]] * 9),
-    }
-    for file, (head, rows) in table.items():
-        lines = [f"{name} {' '.join(map(str, row))}" for name, row in zip(names, rows, strict=True)]
-        (folder / file).write_text("\n".join([*head, *lines]) + "\n")
-    sums = [("id", md5(folder / file), file) for file in table]
-    monkeypatch.setattr(CelebA, "file_list", [("id", "0", "img_align_celeba.zip"), *sums])
+    write_celeba(tmp_path, monkeypatch, faces, [0, 0, 0, 0, 0, 1, 1, 2, 2])
     return tmp_path
 
 
