@@ -54,8 +54,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        kept = spoken(str(error), cli.commands.values())  # what the trainer says of its checkpoint
+        click.echo(f"interrupted: {kept}" if kept else "interrupted", err=True)
         code = INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe has gone; keep Python from complaining about it at exit.

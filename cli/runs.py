@@ -23,7 +23,7 @@ def models(preset: str | None) -> None:
     A run is evaluated by the library's scores against held-out samples: points as they are, digits
     of 8 pixels as pixels, other images by efficientnet_lite0. The evaluator is the score that keeps
     the best checkpoint. Minutes are those of a run as the preset has it,
-    evaluations included, on two cores of a laptop's speed; "-" was not measured.
+    evaluations included, on two cores; "-" was not measured.
     """
     with trainer():
         from otmetrics.reference_models.presets import PRESETS, settings_of
@@ -127,7 +127,9 @@ def evaluate(
         check_target(Path(str(json_target)))
     place = torch.device(resolved_device(device))
     generator, config, known = loaded(run)
-    samples = load_data(data or config.data, root=data_root, size=config.size or None)
+    name = data or config.data
+    size = known.shape[1] if name.startswith("folder:") and len(known.shape) == 3 else None
+    samples = load_data(name, root=data_root, size=size)
     _check_shape(samples.shape, known.shape, run)
     samples = dataclasses.replace(samples, scaling=known.scaling)
     report, modes = Evaluator(config, samples, place).report(generator.to(place))

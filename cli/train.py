@@ -33,7 +33,9 @@ _RUN_OPTIONS = (
         ["--resume"], is_flag=True, help="Go on from the last checkpoint in RUN, if it has one."
     ),
     click.Option(
-        ["--allow-change"], is_flag=True, help="Resume although the options differ from RUN's."
+        ["--allow-change"],
+        is_flag=True,
+        help="Resume although options or samples differ from RUN's.",
     ),
     click.Option(
         ["--device"],
@@ -173,9 +175,6 @@ def run_training(
             out if first else None, progress=progress, warn=warn, tensorboard=not no_tensorboard
         )
         state = trained(config, samples, out, reporter=reporter, **rest)
-    if state.step < config.steps:
-        click.echo(f"{out}: stopped after step {state.step}; go on with --resume", err=True)
-        raise click.Abort
     if first:
         best = state.best
         click.echo(f"{out}: {state.step} steps of {name} on {data}; best at {int(best['step'])}:")

@@ -81,6 +81,11 @@ def check_same_run(
     """
     old = state["config"] | {key: state[key] for key in setting}
     new = config.to_dict() | setting
+    if old["samples"] != new["samples"] and old | {"samples": new["samples"]} == new:
+        raise OptionError(
+            f"`{path}` was made with other samples under the name of `data`: give those, or "
+            "`allow_change` to go on with the new ones."
+        )
     if state["hash"] != config.hash or old != new:
         differences = "; ".join(changes(old, new)) or "their formats"
         raise OptionError(

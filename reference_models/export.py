@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from .files import replaced
 from .networks import networks
 from .points import Scaling
 
+VERSION = 2
 FILE = "generator.safetensors"
 
 
@@ -37,7 +39,8 @@ def export(
     """
     from safetensors.torch import save
 
-    record = {"config": config.to_dict(), "shape": data.shape, "step": step, "scaling": None}
+    record = {"version": VERSION, "config": config.to_dict(), "shape": data.shape, "step": step}
+    record["scaling"] = None
     if data.scaling is not None:
         record["scaling"] = [values.tolist() for values in data.scaling]
     path = out / FILE
@@ -70,7 +73,7 @@ def loaded(run: Path) -> tuple[nn.Module, TrainConfig, Data]:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            record = json.loads(file.metadata()["otmetrics"])
+            record = _record(file.metadata()["otmetrics"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         config = config_from(record["config"])
         shape = tuple(record["shape"])
@@ -90,3 +93,11 @@ def loaded(run: Path) -> tuple[nn.Module, TrainConfig, Data]:
         ) from error
     nothing = torch.empty(0, *shape, dtype=torch.uint8 if scaling is None else torch.float64)
     return generator.eval(), config, Data(config.data, nothing, nothing, scaling=scaling)
+
+
+def _record(text: str) -> dict[str, Any]:
+    """What a file says of its generator; a ValueError for one of another version."""
+    record = json.loads(text)
+    if record["version"] != VERSION:
+        raise ValueError(f"version {record['version']}, not {VERSION}")
+    return record

@@ -11,7 +11,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def deferred_interrupts(wanted: bool) -> Iterator[Callable[[], bool]]:
-    """Note the first Ctrl-C or SIGTERM; a second one does what it did before.
+    """Note the first Ctrl-C and the first SIGTERM; a second one does what it did before.
 
     Outside the main thread, where Python takes no signals, nothing changes.
 
@@ -25,21 +25,21 @@ def deferred_interrupts(wanted: bool) -> Iterator[Callable[[], bool]]:
     if not wanted or threading.current_thread() is not threading.main_thread():
         yield lambda: asked
         return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    # Ignored: a job that a shell put in the background. None: not Python's, nor to be put back.
+    before = {
+        n: handler for n, handler in handlers.items() if handler not in (signal.SIG_IGN, None)
+    }
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
-        restore()
+        signal.signal(number, before[signal.Signals(number)])
 
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as of a job that a shell put in the background
-            signal.signal(number, note)
+    for number in before:
+        signal.signal(number, note)
     try:
         yield lambda: asked
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)

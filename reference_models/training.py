@@ -83,7 +83,7 @@ def train(
     Each process takes its own batches; gradients are averaged over processes. All random numbers of
     a step follow from seed, process and step: a run that is stopped anywhere and resumed has the
     same weights, to the bit on the CPU. In one process the first Ctrl-C or SIGTERM waits for the
-    step to end and for its checkpoint.
+    step to end, with its evaluation if it has one, and for its checkpoint.
 
     Args:
         config: The run.
@@ -91,13 +91,14 @@ def train(
         out: Folder of the run, made here.
         reporter: Where losses, scores and samples go.
         resume: Whether to go on from the folder's last checkpoint; from the start if it has none.
-        allow_change: Whether to go on although the configuration is another one.
+        allow_change: Whether to go on although the configuration, the samples or the number of
+            processes are others.
         device: "auto", or "cpu" where a GPU shall not be taken.
         log_every: Steps between rows of the log; 0 for 200 rows in a run.
         checkpoint_every: Steps between checkpoints; 0 for twenty in a run.
 
     Returns:
-        The last state, of an earlier step than the configuration's last where a signal came.
+        The last state.
 
     Raises:
         OptionError: If the folder holds a run and `resume` is not set, or the run is another one,
@@ -105,6 +106,7 @@ def train(
         DataError: If a file cannot be read or written.
         DivergedError: If a loss or a weight is no longer finite; the last checkpoint is from
             before that.
+        KeyboardInterrupt: After the checkpoint of the step in which a signal came.
     """
     accelerator = Accelerator(cpu=device == "cpu")
     state = initial_state(config, data, accelerator.device)
@@ -129,11 +131,9 @@ def train(
     alone = accelerator.num_processes == 1  # several would stop at different steps, and wait
     try:
         with deferred_interrupts(alone) as interrupted:
-            stop = False
-            while state.step < config.steps and not stop:
+            while state.step < config.steps:
                 logs = one_step(state, config, data, accelerator)
                 step, done = state.step, state.step == config.steps
-                stop = interrupted()
                 health.note(logs)
                 if step % log_every == 0 or done:
                     reporter.log(step, state.images, health.checked(step, logs))
@@ -147,9 +147,12 @@ def train(
                         state.best_average = copy.deepcopy(state.average.state_dict())
                         save(out / checkpoint.BEST)
                         export(out, state.best_average, config, data, step)
+                stop = interrupted()
                 if evaluator and (step % checkpoint_every == 0 or done or stop):
                     save(out / checkpoint.LAST)
                     reporter.flush()
+                if stop and not done:
+                    raise KeyboardInterrupt(f"`{out}` is kept to step {step}: `resume` goes on.")
     except (DataError, OptionError):
         raise
     except ValueError as error:  # what a solver or a score says of samples that are not finite
@@ -284,13 +287,15 @@ def _batches(
 
 
 def _seed(seed: int, accelerator: Accelerator, step: int) -> None:
-    """Seed the generators of the CPU and of this process's GPU for one step."""
+    """Seed the generators of the CPU and of this process's device for one step."""
     own = int(hashed(torch.tensor(accelerator.process_index), seed))
     value = int(hashed(torch.tensor(step), own))
     # Not `torch.manual_seed`: without a GPU it notes the whole stack each time, a tenth of a step.
     torch.default_generator.manual_seed(value)
     if accelerator.device.type == "cuda":
         torch.cuda.manual_seed(value)
+    elif accelerator.device.type != "cpu":
+        torch.manual_seed(value)
 
 
 def _precision(config: TrainConfig, device: torch.device) -> torch.autocast:

@@ -5,14 +5,13 @@
 Each preset is trained as `otmetrics train PRESET --data NAME --seed SEED` does it, on one thread in
 one of `--jobs` processes. The averaged generator of its last step is scored on 2500 samples by the
 rules of `otmetrics.reference_models.points`, and by exact and sliced distances to as many held-out
-samples. A row has means over the seeds; `floor` is samples of the law itself. What is done
-lies in `--out`, and is not done again.
+samples. A row has means over the seeds; `floor` is samples of the law itself. What is done with
+the same settings lies in `--out`, and is not done again.
 """
 
 import argparse
 import json
 import statistics
-import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -46,26 +45,18 @@ def scored(samples: torch.Tensor, data: Data) -> dict[str, float]:
 
 def one_run(preset: str, name: str, seed: int, out: Path, steps: int | None) -> dict[str, Any]:
     """Train and score once, or read what was found before."""
-    folder = out / f"{preset}-{name}-{seed}"
-    result = folder / "result.json"
-    if result.exists():
-        return json.loads(result.read_text())
     torch.set_num_threads(1)
     data = load_data(name)
     options = {"seed": seed} | ({} if steps is None else {"steps": steps})
     config = config_for(preset, data, options, {})
-    start = time.perf_counter()
-    state = train(
-        config,
-        data,
-        folder,
-        reporter=Reporter(folder, tensorboard=False),
-        resume=True,
-        allow_change=False,
-        device="cpu",
-    )
-    seconds = time.perf_counter() - start
+    folder = out / f"{preset}-{name}-{seed}-{config.hash[:8]}"
+    result = folder / "result.json"
+    if result.exists():
+        return json.loads(result.read_text())
+    reporter = Reporter(folder, tensorboard=False)
+    state = train(config, data, folder, reporter=reporter, resume=True, device="cpu")
     found = scored(generated(state.average, config, data, NUM, seed=12345 + seed), data)
+    seconds = reporter.rows[-1]["seconds"]
     found |= {"preset": preset, "data": name, "seed": seed, "seconds": seconds}
     result.write_text(json.dumps(found))
     return found

@@ -5,12 +5,11 @@
 DATA holds MNIST as torchvision lays it out. Each preset is trained as `otmetrics train PRESET
 --data mnist` does it, one after the other, with all cores. Its best generator is scored as
 `otmetrics evaluate` does it, and draws 64 samples into `--figures`, none of them chosen. What is
-done lies in `--out`, and is not done again.
+done with the same settings lies in `--out`, and is not done again.
 """
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +31,22 @@ def one_run(
     preset: str, data: Data, out: Path, figures: Path, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Train, score and draw once, or read what was found before."""
-    folder = out / preset
-    result = folder / "result.json"
-    if result.exists():
-        return json.loads(result.read_text())
     config = config_for(preset, data, options, {})
-    start = time.perf_counter()
-    reporter = Reporter(folder, tensorboard=False)
-    train(config, data, folder, reporter=reporter, resume=True, device="cpu")
-    seconds = time.perf_counter() - start
-    generator, config, known = loaded(folder)
-    report, _ = Evaluator(config, data, torch.device("cpu")).report(generator)
+    folder = out / f"{preset}-{config.hash[:8]}"
+    result = folder / "result.json"
+    if not result.exists():
+        reporter = Reporter(folder, tensorboard=False)
+        train(config, data, folder, reporter=reporter, resume=True, device="cpu")
+        report, _ = Evaluator(config, data, torch.device("cpu")).report(loaded(folder)[0])
+        found = {"preset": preset, "steps": config.steps, "seconds": reporter.rows[-1]["seconds"]}
+        result.write_text(json.dumps(found | report.to_dict()))
+    generator, _, known = loaded(folder)
     figures.mkdir(parents=True, exist_ok=True)
-    samples = generated(generator, config, known, NUM_SHOWN, config.seed)
-    grid(figures / f"mnist-{preset}.png", samples)
-    found = report.to_dict() | {"preset": preset, "seconds": seconds, "steps": config.steps}
-    result.write_text(json.dumps(found))
-    return found
+    grid(
+        figures / f"mnist-{preset}.png",
+        generated(generator, config, known, NUM_SHOWN, config.seed),
+    )
+    return json.loads(result.read_text())
 
 
 def row(found: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ class _Batch(NamedTuple):
 
     Attributes:
         samples: Both samples of each.
-        x: Points (K, N, D) in float64, whose squared distances are the cost.
+        x: Points (K, N, D) in float64, the p-th powers of whose distances are the cost.
         y: Points (K, M, D).
         cost: Costs (K, N, M) with their graph.
         smoothing: Their regulariser.

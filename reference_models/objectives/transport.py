@@ -27,7 +27,7 @@ from .adversarial import critic_of, cross_entropy
 from .base import Loss, Objective, check_choices, option
 from .wasserstein import clip
 
-ORDER = "Order p of the cost |x - y|^p."
+ORDER = "Order p of the cost |x - y|^p; of one that is learned as a cosine, 2."
 """Help of the options of that name."""
 
 _SPACES = ("critic", "data")
@@ -291,7 +291,7 @@ class SinkhornGAN(Objective):
     order: float = option(2.0, ORDER)
     cost: str = option("data", "Cost of the samples, or learned on features.", ("data", "critic"))
     epsilon: float = option(0.05, "Regularisation epsilon as a share of the mean cost.")
-    tolerance: float = option(1e-4, "Largest L1 error of a marginal.")
+    tolerance: float = option(1e-5, "Largest L1 error of a marginal.")
     unrolled: int = option(0, "Iterations to differentiate through; 0 for the envelope theorem.")
     clip: float = option(0.01, "Limit c of the weights of a learned cost.")
 

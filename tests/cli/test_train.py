@@ -200,8 +200,27 @@ def test_other_samples_under_the_same_name_are_another_run(otmetrics, tmp_path):
     np.savez(points, np.random.default_rng(1).normal(size=(400, 3)))
     refused = otmetrics(*arguments, "--resume")
     assert refused.code == 2
-    assert "samples '" in refused.stderr
+    assert "was made with other samples under the name of --data" in refused.stderr
     assert otmetrics(*arguments, "--resume", "--allow-change").code == 0
+
+
+def test_a_folder_is_evaluated_at_the_size_of_the_run(otmetrics, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (150, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", images=images)
+    (tmp_path / "folder").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "folder" / f"{number:03d}.png")
+    few = (*TINY, "--steps", 1, "--eval-features", "pixels", "-q")
+    for made, other in (
+        ("npz:{}/images.npz", "folder:{}/folder"),
+        ("folder:{}/folder", "npz:{}/images.npz"),
+    ):
+        out = tmp_path / made[:3]
+        size = ("--size", 32) if made.startswith("folder") else ()
+        run = otmetrics("train", "swg", "--data", made.format(tmp_path), "--out", out, *few, *size)
+        assert run.code == 0, run.stderr
+        scored = otmetrics("evaluate", out, "--data", other.format(tmp_path))
+        assert scored.code == 0, scored.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
@@ -217,19 +236,22 @@ def test_a_run_that_is_interrupted_keeps_its_last_step(otmetrics, tmp_path, numb
         # A background shell hands down an ignored SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    log, deadline = out / "log.jsonl", time.monotonic() + 60
-    while not log.exists() or len(log.read_text().splitlines()) < 20:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
+    log, deadline = out / "log.jsonl", time.monotonic() + 180
+    try:
+        while not log.exists() or len(log.read_text().splitlines()) < 20:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
     assert process.returncode == 130
-    assert "--resume" in stderr
     assert "Traceback" not in stderr
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert checkpoint.load(out / checkpoint.LAST)["step"] == steps[-1] < 50_000
-    assert f"stopped after step {steps[-1]}" in stderr
+    assert f"interrupted: `{out}` is kept to step {steps[-1]}: --resume goes on." in stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")

@@ -244,6 +244,16 @@ def test_the_exported_generator_is_the_average_at_its_best_step(tmp_path: Path) 
     assert torch.equal(samples[:3], generated(generator, config, blank, 3, seed=3))
 
 
+def test_a_generator_of_another_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "VERSION", 1)
+        run(configured("exact-ot", points(), steps=2), points(), tmp_path)
+    with pytest.raises(DataError, match=r"no generator of this version.*version 1, not 2"):
+        export.loaded(tmp_path)
+
+
 @pytest.mark.parametrize("name", EVALUATED)
 def test_every_score_may_choose_the_best(name: str, tmp_path: Path) -> None:
     data = points()

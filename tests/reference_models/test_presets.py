@@ -1,0 +1,39 @@
+"""Presets: what they say of themselves, and options that replace theirs."""
+
+import pytest
+from otmetrics.reference_models.objectives import OTGAN, ROTGAN
+from otmetrics.reference_models.presets import KINDS, PRESETS, config_for, settings_of
+from training_cases import images, points
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_settings_of_every_kind(name: str) -> None:
+    found = settings_of(name)
+    assert list(found) == list(KINDS)
+    assert all(settings["steps"] >= 1000 for settings in found.values())
+    assert all(minutes > 0 for minutes in PRESETS[name].minutes.values())
+    assert PRESETS[name].minutes.keys() <= KINDS.keys()
+
+
+def test_small_images_have_settings_of_their_own() -> None:
+    small = config_for("wgan-gp", images((1, 28, 28)), {}, {})
+    large = config_for("wgan-gp", images((3, 32, 32)), {}, {})
+    assert (small.architecture, large.architecture) == ("dcgan", "resnet")
+    assert small.steps < large.steps
+
+
+def test_what_was_fitted_to_one_choice_does_not_bind_another() -> None:
+    """On points costs have the order 1, and plans a weight: both go with those of samples."""
+    own = config_for("rot-gan", points(), {}, {}).objective
+    assert isinstance(own, ROTGAN)
+    assert (own.order, own.lam) == (1.0, 0.02)
+    assert config_for("rot-gan", points(), {}, {"cost": "data"}).objective == own
+    learned = config_for("ot-gan", points(), {}, {"cost": "cosine"}).objective
+    assert isinstance(learned, OTGAN)
+    assert learned.order == 2
+    networks = config_for("rot-gan", points(), {}, {"inner": "net"}).objective
+    assert isinstance(networks, ROTGAN)
+    assert networks.lam == 0
+    chosen = config_for("rot-gan", points(), {}, {"inner": "net", "lam": 0.3}).objective
+    assert isinstance(chosen, ROTGAN)
+    assert chosen.lam == 0.3
