@@ -1,7 +1,8 @@
 """The bundled models: an objective, its paper, and the settings that it has for each kind of data.
 
 `KINDS` has what all presets share on a kind of data; a preset says what differs for images, after
-its paper, and for points. Settings for images were run for some steps only, never to their end.
+its paper, for those of 28 pixels, and for points. Those for larger images were run for some steps
+only, never to their end.
 """
 
 import dataclasses
@@ -30,12 +31,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "digits": {"architecture": "mlp", "width": 128, "latent": 32, "batch_size": 128, "steps": 5000},
     "28": {
         "architecture": "dcgan",
-        "width": 32,
+        "width": 16,
         "latent": 64,
         "batch_size": 64,
         "steps": 5000,
         "eval_num": 1000,
-        "eval_every": 1000,
+        "eval_every": 2000,
     },
     "32": {
         "architecture": "resnet",
@@ -82,6 +83,7 @@ PRESETS: dict[str, Preset] = {
         "Radford, Metz, Chintala, Unsupervised representation learning with DCGANs, 2016",
         "non-saturating cross-entropy",
         {"lr_generator": 2e-4, "lr_critic": 2e-4, "beta1": 0.5, "beta2": 0.999},
+        small={"steps": 8000},
     ),
     "sngan": Preset(
         "Miyato et al., Spectral normalization for GANs, 2018",
@@ -118,12 +120,25 @@ PRESETS: dict[str, Preset] = {
             "lr_critic": 2e-3,
             "steps": 12_000,
         },
+        {
+            "num_critic_steps": 2,
+            "lr_generator": 5e-4,
+            "lr_critic": 5e-4,
+            "beta1": 0.5,
+            "steps": 5000,
+        },
     ),
     "wgan-qc": Preset(
         "Liu, Gu, Samaras, Wasserstein GAN with quadratic transport cost, 2019",
         "critic regressed on the exact potentials of the batch",
         {"beta1": 0.5, "beta2": 0.999},
-        {"lr_generator": 3e-4, "lr_critic": 3e-3},
+        {
+            "lr_generator": 3e-4,
+            "lr_critic": 3e-3,
+            "beta1": 0.5,
+            "beta2": 0.999,
+            "steps": 5000,
+        },
     ),
     "rot-gan": Preset(
         "Sanjabi, Ba, Razaviyayn, Lee, On the convergence and robustness of training GANs with "
@@ -137,6 +152,16 @@ PRESETS: dict[str, Preset] = {
             "lr_generator": 4e-3,
             "ema_images": 100_000,
             "steps": 4000,
+        },
+        {
+            "order": 1.0,
+            "lam": 0.02,
+            "tolerance": 0.02,
+            "batch_size": 256,
+            "lr_generator": 1e-3,
+            "beta1": 0.0,
+            "beta2": 0.99,
+            "steps": 6000,
         },
     ),
     "sinkhorn-gan": Preset(
@@ -166,6 +191,13 @@ PRESETS: dict[str, Preset] = {
             "ema_images": 100_000,
             "steps": 4500,
         },
+        {
+            "tolerance": 0.02,
+            "batch_size": 128,
+            "lr_generator": 5e-4,
+            "lr_critic": 5e-4,
+            "steps": 1800,
+        },
     ),
     "swg": Preset(
         "Deshpande, Zhang, Schwing, Generative modeling using the sliced Wasserstein distance, "
@@ -181,6 +213,7 @@ PRESETS: dict[str, Preset] = {
             "ema_images": 1_000_000,
             "steps": 20_000,
         },
+        {"gamma": 0.1, "lr_generator": 5e-4, "lr_critic": 5e-4, "steps": 4500},
     ),
     "max-swg": Preset(
         "Deshpande et al., Max-sliced Wasserstein distance and its use for GANs, 2019",
