@@ -133,8 +133,8 @@ PRESETS: dict[str, Preset] = {
         "critic regressed on the exact potentials of the batch",
         {"beta1": 0.5, "beta2": 0.999},
         {
-            "lr_generator": 3e-4,
-            "lr_critic": 3e-3,
+            "lr_generator": 1e-4,
+            "lr_critic": 1e-3,
             "beta1": 0.5,
             "beta2": 0.999,
             "steps": 5000,
