@@ -37,8 +37,8 @@ def models(preset: str | None) -> None:
             for name, item in PRESETS.items()
         ]
         print_table(header, models, left=(0, 3))
-        for evaluator, names in _by_evaluator({name: settings_of(name) for name in PRESETS}):
-            click.echo(f"evaluator of {names}: {evaluator}")
+        for evaluator, which in _by_evaluator({name: settings_of(name) for name in PRESETS}):
+            click.echo(f"evaluator of {which}: {evaluator}")
         return
     settings = settings_of(preset)
     names = list(dict.fromkeys(name for found in settings.values() for name in found))

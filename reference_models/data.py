@@ -284,7 +284,8 @@ def _digits(seed: int) -> Data:
 def _official(files: Files, seed: int) -> Data:
     """Load what torchvision reads."""
     if files.name == "celeba":
-        return Data(files.name, *(_read(faces, 64) for faces in celeba(files)))
+        learned, others = (_read(faces, 64) for faces in celeba(files))
+        return Data(files.name, learned, others)
     train, held_out = classified(files)
     if files.name == "stacked_mnist":
         generator = torch.Generator().manual_seed(seed)
