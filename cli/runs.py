@@ -23,7 +23,7 @@ def models(preset: str | None) -> None:
     A run is evaluated by the library's scores against held-out samples: points as they are, digits
     of 8 pixels as pixels, other images by efficientnet_lite0. The evaluator is the score that keeps
     the best checkpoint. Minutes are those of a run as the preset has it,
-    evaluations included, on two cores; "-" was not measured.
+    evaluations included, on one core; "-" was not measured.
     """
     with trainer():
         from otmetrics.reference_models.presets import PRESETS, settings_of
