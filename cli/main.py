@@ -55,7 +55,8 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
-        kept = spoken(str(error), cli.commands.values())  # what the trainer says of its checkpoint
+        # What the trainer says of its checkpoint; click wraps it.
+        kept = spoken(str(error.__cause__ or error), cli.commands.values())
         click.echo(f"interrupted: {kept}" if kept else "interrupted", err=True)
         code = INTERRUPTED
     except BrokenPipeError:
