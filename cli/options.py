@@ -25,6 +25,14 @@ class _Path(click.Path):
 
 INPUT = _Path(path_type=Path)
 
+DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda[:i]",
+    help="Where network and maths run; auto takes CUDA where there is one.",
+)
+
 _EXTRACTION = (
     click.option(
         "--features",
@@ -49,13 +57,7 @@ _EXTRACTION = (
         show_default=True,
         help="Decides every draw: samples, floors, directions.",
     ),
-    click.option(
-        "--device",
-        default="auto",
-        show_default=True,
-        metavar="auto|cpu|cuda[:i]",
-        help="Where network and maths run; auto takes CUDA where there is one.",
-    ),
+    DEVICE,
     click.option("--batch-size", type=int, default=32, show_default=True, help="Images per batch."),
     click.option(
         "--skip-corrupt",

@@ -9,7 +9,7 @@ import click
 
 from otmetrics.errors import OptionError
 
-from .options import INPUT, resolved_device
+from .options import DEVICE, INPUT, resolved_device
 from .train import trainer
 
 _TIMED = ("points", "28")
@@ -93,13 +93,7 @@ def sample(run: Path, target: Path, num: int, seed: int) -> None:
 @click.argument("run", type=INPUT)
 @click.option("--data", metavar="NAME", help="Where the run's data lie now, if they have moved.")
 @click.option("--data-root", type=INPUT, help="Where torchvision's data sets lie.")
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="auto|cpu|cuda[:i]",
-    help="Where networks and maths run; auto takes CUDA where there is one.",
-)
+@DEVICE
 @click.option(
     "--json",
     "json_target",

@@ -10,7 +10,7 @@ from otmetrics.errors import OptionError
 from otmetrics.functional.checks import check_at_least, check_positive, check_seed
 
 from .objectives import OBJECTIVES
-from .objectives.base import Objective, option
+from .objectives.base import Objective, check_choices, option
 
 EVALUATED = (
     "sliced_wasserstein",
@@ -86,13 +86,7 @@ class TrainConfig:
             if not 0 <= value < 1:
                 raise OptionError(f"`{name}` must be in [0, 1), got {value!r}.")
         _checked(check_seed, self.seed)
-        for field in dataclasses.fields(self):
-            choices = field.metadata.get("choices")
-            if choices and getattr(self, field.name) not in choices:
-                raise OptionError(
-                    f"`{field.name}` must be one of {', '.join(choices)}, "
-                    f"got {getattr(self, field.name)!r}."
-                )
+        _checked(check_choices, self)
 
     @property
     def preset(self) -> str:

@@ -94,8 +94,8 @@ def networks(shape: tuple[int, ...], *, latent: int, width: int, architecture: s
 class MLPGenerator(nn.Module):
     """Three hidden layers; the last one is linear for points, tanh for images.
 
-    Rectified units: where they are off, samples do not move with the noise, and modes became sharp
-    several times sooner than with units that leak.
+    Rectified units: where they are off, samples do not move with the noise, which makes modes sharp
+    sooner than units that leak do.
     """
 
     def __init__(self, latent: int, shape: tuple[int, ...], width: int) -> None:

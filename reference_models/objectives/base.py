@@ -119,17 +119,17 @@ def option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
     return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
 
 
-def check_choices(objective: Objective) -> None:
+def check_choices(options: Any) -> None:
     """Raise unless every option that has choices takes one of them.
 
     Args:
-        objective: An objective that is a dataclass.
+        options: A dataclass whose fields are made by `option`, or have no metadata.
 
     Raises:
         ValueError: If an option does not.
     """
-    for field in dataclasses.fields(objective):  # type: ignore[arg-type]
-        choices, value = field.metadata.get("choices"), getattr(objective, field.name)
+    for field in dataclasses.fields(options):
+        choices, value = field.metadata.get("choices"), getattr(options, field.name)
         if choices and value not in choices:
             raise ValueError(f"`{field.name}` must be one of {', '.join(choices)}, got {value!r}.")
 
