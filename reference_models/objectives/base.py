@@ -147,10 +147,27 @@ def halves(samples: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def gradient_norms(critic: Critic, samples: Tensor) -> Tensor:
-    """Lengths (B,) of the gradients of the scores, differentiable in the critic.
+def gradients(critic: Critic, samples: Tensor) -> Tensor:
+    """Gradients (B, D) of the scores, flattened, differentiable in the critic.
 
-    Computed in float32 also under autocast, with a slope at 0 that is not infinite.
+    Computed in float32 also under autocast.
+
+    Args:
+        critic: The critic.
+        samples: Where to take the gradients (B, ...).
+
+    Returns:
+        The gradients.
+    """
+    with torch.autocast(samples.device.type, enabled=False):
+        dtype = torch.promote_types(samples.dtype, torch.float32)
+        points = samples.detach().to(dtype).requires_grad_()
+        (slopes,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
+        return slopes.flatten(1)
+
+
+def gradient_norms(critic: Critic, samples: Tensor) -> Tensor:
+    """Lengths (B,) of `gradients`, with a slope at 0 that is not infinite.
 
     Args:
         critic: The critic.
@@ -159,8 +176,16 @@ def gradient_norms(critic: Critic, samples: Tensor) -> Tensor:
     Returns:
         The lengths.
     """
-    with torch.autocast(samples.device.type, enabled=False):
-        dtype = torch.promote_types(samples.dtype, torch.float32)
-        points = samples.detach().to(dtype).requires_grad_()
-        (slopes,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
-        return (slopes.flatten(1).square().sum(1) + 1e-12).sqrt()
+    return lengths(gradients(critic, samples))
+
+
+def lengths(vectors: Tensor) -> Tensor:
+    """Lengths (B,) of vectors (B, D), with a slope at 0 that is not infinite.
+
+    Args:
+        vectors: The vectors.
+
+    Returns:
+        The lengths, at least 1e-6.
+    """
+    return (vectors.square().sum(1) + 1e-12).sqrt()

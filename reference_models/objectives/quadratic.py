@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from otmetrics.functional import exact_result
-from otmetrics.functional.checks import check_positive
+from otmetrics.functional.checks import check_at_least, check_flag, check_positive
 
 from .adversarial import ScoreObjective, critic_of, score_logs
-from .base import Loss, gradient_norms, option
+from .base import Loss, check_choices, gradients, lengths, option
+from .wasserstein import warmed_up
 
 
 class Targets(NamedTuple):
@@ -19,13 +20,13 @@ class Targets(NamedTuple):
     Attributes:
         real: Its scores f(x_i) of real samples, (B,).
         fake: Its scores g(y_j) of fake samples, (B,).
-        slopes: The lengths of its gradients at y_j, (B,).
+        gradients: Its gradients at y_j, (B, D).
         cost: The optimal cost E f(x) - E g(y) of the batch.
     """
 
     real: Tensor
     fake: Tensor
-    slopes: Tensor
+    gradients: Tensor
     cost: Tensor
 
 
@@ -44,7 +45,7 @@ def targets(real: Tensor, fake: Tensor, scale: float) -> Targets:
         scale: K.
 
     Returns:
-        Its values, all of which together have mean 0, and the lengths of its gradients.
+        Its values, all of which together have mean 0, and its gradients.
     """
     x, y = real.flatten(1), fake.flatten(1)
     result = exact_result(x, y)
@@ -55,8 +56,7 @@ def targets(real: Tensor, fake: Tensor, scale: float) -> Targets:
     centre = (f.mean() - g.mean()) / 2
     on_real, on_fake = (f - centre) * scale / 2, (-g - centre) * scale / 2
     matched = x[result.plan.to_dense().argmax(0)]
-    slopes = scale * torch.linalg.vector_norm(matched - y, dim=1)
-    return Targets(on_real.to(x), on_fake.to(x), slopes, result.cost * scale / 2)
+    return Targets(on_real.to(x), on_fake.to(x), scale * (matched - y), result.cost * scale / 2)
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,17 @@ class WGANQC(ScoreObjective):
     critic needs no Lipschitz bound. It learns g, and of f only the mean.
 
     Ours: the library's exact solver takes the place of a linear program with a warm start; the
-    regulariser is float32 also under autocast.
+    regulariser is float32 also under autocast. With match="vector" it is
+    Lambda / (8 K) mean_j |grad D(y_j) - K (T_j - y_j)|^2, which fits the direction too: where
+    batches disagree, the gradient learns their mean, while lengths, which have no sign, keep it
+    from zero even where both laws agree.
 
     Attributes:
         scale: K, 0 for one over the dimension of a sample.
         gamma: Weight of the regulariser.
+        match: What it fits: length, as in the paper, or vector.
+        num_critic_steps: Critic steps a generator step, each with a batch and a dual of its own.
+        warm_up: Whether the first 25 generator steps and every 500th take 100 critic steps.
 
     Raises:
         ValueError: If an option breaks its rule.
@@ -90,11 +96,21 @@ class WGANQC(ScoreObjective):
 
     scale: float = option(0.0, "Scale K of the cost K / 2 |x - y|^2; 0 for 1 / dimension.")
     gamma: float = option(0.1, "Weight gamma of the optimal transport regulariser.")
+    match: str = option("length", "What of the slopes it fits.", ("length", "vector"))
+    num_critic_steps: int = option(1, "Critic steps a generator step.")
+    warm_up: bool = option(False, "Take 100 critic steps at first and at every 500th step.")
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.scale != 0:
             check_positive("scale", self.scale)
         check_positive("gamma", self.gamma)
+        check_at_least("num_critic_steps", self.num_critic_steps, 1)
+        check_flag("warm_up", self.warm_up)
+
+    def critic_steps(self, step: int) -> int:
+        """More of them in the warm-up."""
+        return warmed_up(step, self.num_critic_steps) if self.warm_up else self.num_critic_steps
 
     def critic_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
         """L_D, with the cost of the batch as "transport" and the regulariser as "otr"."""
@@ -102,9 +118,12 @@ class WGANQC(ScoreObjective):
         goal = targets(real, fake, scale)
         critic = critic_of(networks)
         on_real, on_fake = critic(real), critic(fake)
-        slopes = gradient_norms(critic, fake)
-        misfit = (slopes - goal.slopes) / (2 * scale**0.5)
-        otr = 4 * scale**0.5 * self.gamma / 2 * misfit.square().mean()
+        found = gradients(critic, fake)
+        if self.match == "vector":
+            misfit = (found - goal.gradients).square().sum(1)
+        else:
+            misfit = (lengths(found) - lengths(goal.gradients)).square()
+        otr = 4 * scale**0.5 * self.gamma / 2 * misfit.mean() / (4 * scale)
         regression = (on_real.mean() - goal.real.mean()).square() / 2
         regression = regression + (on_fake - goal.fake).square().mean() / 2
         logs = {"transport": goal.cost, "otr": otr.detach(), "regression": regression.detach()}

@@ -1,5 +1,7 @@
 """WGAN-QC: the exact dual of a batch as the goal of a regression, and its signs."""
 
+from typing import Any
+
 import numpy as np
 import oracles
 import pytest
@@ -43,7 +45,7 @@ def test_the_gradient_of_the_optimal_critic_points_to_the_match() -> None:
     goal = targets(real, fake, scale)
     _, plan = oracles.transport(half_costs(real, fake, scale).numpy())
     way = real[plan.argmax(0)] - fake
-    torch.testing.assert_close(goal.slopes, scale * way.norm(dim=1))
+    torch.testing.assert_close(goal.gradients, scale * way)
 
     def scores(points: Tensor) -> Tensor:
         return (goal.real[:, None] - half_costs(real, points, scale)).amax(0)
@@ -58,27 +60,31 @@ def test_the_gradient_of_the_optimal_critic_points_to_the_match() -> None:
     score = alone.real[0] - half_costs(real[:1], point, scale)[0, 0]
     (gradient,) = torch.autograd.grad(score, point)
     torch.testing.assert_close(gradient, scale * (real[:1] - fake[:1]))
-    torch.testing.assert_close(gradient.norm(dim=1), alone.slopes)
+    torch.testing.assert_close(gradient, alone.gradients)
     torch.testing.assert_close(score[None], alone.fake)
 
 
-def test_the_loss_is_its_formula() -> None:
+@pytest.mark.parametrize("match", ["length", "vector"])
+def test_the_loss_is_its_formula(match: str) -> None:
     real, fake = cloud(8, 2, seed=1).float(), cloud(8, 2, seed=2).float() + 1
     torch.manual_seed(0)
     critic = networks((2,), latent=2, width=8, architecture="mlp").critic("none")
     scale, gamma = 2.0, 0.3
-    found = WGANQC(scale=scale, gamma=gamma).critic_loss(
+    found = WGANQC(scale=scale, gamma=gamma, match=match).critic_loss(
         nn.ModuleDict({"critic": critic}), real, fake
     )
     goal = targets(real, fake, scale)
     slopes = []
     for point in fake:
         point = point[None].clone().requires_grad_()
-        slopes.append(torch.autograd.grad(critic(point).sum(), point)[0].norm().item())
+        slopes.append(torch.autograd.grad(critic(point).sum(), point)[0][0].numpy())
     x, y = critic(real).detach().numpy(), critic(fake).detach().numpy()
     _, plan = oracles.transport(half_costs(real.double(), fake.double(), scale).numpy())
-    distance = np.linalg.norm(real.numpy()[plan.argmax(0)] - fake.numpy(), axis=1)
-    misfit = np.array(slopes) / (2 * scale**0.5) - scale**0.5 / 2 * distance
+    found_slopes, way = np.array(slopes), real.numpy()[plan.argmax(0)] - fake.numpy()
+    if match == "length":
+        found_slopes, way = (np.linalg.norm(each, axis=1) for each in (found_slopes, way))
+    misfit = found_slopes / (2 * scale**0.5) - scale**0.5 / 2 * way
+    misfit = np.abs(misfit) if match == "length" else np.linalg.norm(misfit, axis=1)
     regulariser = 4 * scale**0.5 * gamma * (misfit**2).mean() / 2
     expected = (x.mean() - goal.real.numpy().mean()) ** 2 / 2
     expected += ((y - goal.fake.numpy()) ** 2).mean() / 2 + regulariser
@@ -130,13 +136,38 @@ def test_a_fitted_critic_has_the_gradient_of_the_optimum() -> None:
     )
 
 
+def test_only_vectors_see_a_critic_that_points_the_wrong_way() -> None:
+    """With the mirrored gradient lengths fit; the misfit of vectors is twice the length."""
+    fake, shift = cloud(8, 2, seed=3).float(), torch.tensor([3.0, 4.0])
+    critic = Critic(nn.Flatten(), 2, "none")
+    with torch.no_grad():
+        critic.head.weight.copy_(-shift[None] / 2)
+    nets = nn.ModuleDict({"critic": critic})
+    found = {
+        match: WGANQC(match=match, gamma=1.0).critic_loss(nets, fake + shift, fake).logs["otr"]
+        for match in ("length", "vector")
+    }
+    assert found["length"].item() == pytest.approx(0, abs=1e-9)
+    # Slopes of length K 5 = 2.5; Lambda / (8 K) = sqrt(1/2) with K = 1/2.
+    assert found["vector"].item() == pytest.approx(0.5**0.5 * 5.0**2, rel=1e-5)
+
+
+def test_critic_steps() -> None:
+    assert [WGANQC().critic_steps(step) for step in (0, 30, 500)] == [1, 1, 1]
+    warm = WGANQC(num_critic_steps=3, warm_up=True)
+    assert [warm.critic_steps(step) for step in (0, 24, 25, 500, 501)] == [100, 100, 3, 100, 3]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"match": "angle"}, "`match` must be one of length, vector, got 'angle'"),
+        ({"num_critic_steps": 0}, "`num_critic_steps` must be"),
+        ({"warm_up": 1}, "`warm_up` must be"),
         ({"scale": -1.0}, "`scale` must be a positive finite number, got -1.0"),
         ({"gamma": 0.0}, "`gamma` must be"),
     ],
 )
-def test_options_are_checked(options: dict[str, float], message: str) -> None:
+def test_options_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WGANQC(**options)
