@@ -1,19 +1,21 @@
 """A wish to stop that waits until nothing is lost by it."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_NOTED = b"\nStopping as soon as this step is kept; once more to stop at once.\n"
 
 
 @contextmanager
 def deferred_interrupts(wanted: bool) -> Iterator[Callable[[], bool]]:
     """Note the first Ctrl-C and the first SIGTERM; a second one does what it did before.
 
-    Outside the main thread, where Python takes no signals, nothing changes.
+    A line on the standard error says that it was noted. Outside the main thread, where Python takes no signals, nothing changes.
 
     Args:
         wanted: Whether to; else nothing changes either.
@@ -35,6 +37,8 @@ def deferred_interrupts(wanted: bool) -> Iterator[Callable[[], bool]]:
         nonlocal asked
         asked = True
         signal.signal(number, before[signal.Signals(number)])
+        with suppress(OSError):  # closed
+            os.write(2, _NOTED)  # unbuffered: a print may be what was interrupted
 
     for number in before:
         signal.signal(number, note)

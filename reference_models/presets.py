@@ -148,7 +148,7 @@ PRESETS: dict[str, Preset] = {
             "beta2": 0.999,
             "steps": 6000,
         },
-        minutes={"points": 2.6},
+        minutes={"points": 3.4},
     ),
     "rot-gan": Preset(
         "Sanjabi, Ba, Razaviyayn, Lee, On the convergence and robustness of training GANs with "
@@ -206,9 +206,9 @@ PRESETS: dict[str, Preset] = {
         {
             "tolerance": 0.02,
             "batch_size": 128,
-            "lr_generator": 5e-4,
-            "lr_critic": 5e-4,
-            "steps": 1800,
+            "lr_generator": 2e-3,
+            "lr_critic": 1e-3,
+            "steps": 1700,
         },
         minutes={"points": 3.2},
     ),
@@ -226,7 +226,13 @@ PRESETS: dict[str, Preset] = {
             "ema_images": 1_000_000,
             "steps": 20_000,
         },
-        {"gamma": 0.1, "lr_generator": 5e-4, "lr_critic": 5e-4, "steps": 4500},
+        {
+            "batch_size": 128,
+            "lr_generator": 2e-3,
+            "lr_critic": 5e-4,
+            "beta2": 0.99,
+            "steps": 5000,
+        },
         minutes={"points": 3.3},
     ),
     "max-swg": Preset(

@@ -10,11 +10,14 @@ from otmetrics.reference_models.interruption import deferred_interrupts
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 
 
-def test_the_first_one_waits_and_the_second_one_does_not() -> None:
+def test_the_first_one_waits_and_the_second_one_does_not(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     with deferred_interrupts(True) as interrupted:
         assert not interrupted()
         signal.raise_signal(signal.SIGINT)
         assert interrupted()
+        assert "once more to stop at once" in capfd.readouterr().err
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
