@@ -34,8 +34,8 @@ def cli() -> None:
     Your data:   otmetrics score real/ fake/
 
     Results go to stdout, everything else to stderr. Exit codes: 0 done, 2 usage, 3 bad data or
-    place to write, 4 a solver did not converge (its value is printed with its state),
-    130 interrupted; 1 with a traceback is an error in your own network, or a bug.
+    place to write, 4 a solver did not converge (its value is printed with its state) or a training
+    diverged, 130 interrupted; 1 with a traceback is an error in your own network, or a bug.
     """  # noqa: D301 - \b is click's mark for text that keeps its lines
 
 

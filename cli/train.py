@@ -111,9 +111,10 @@ def _command(name: str) -> click.Command:
     preset, kind = PRESETS[name], OBJECTIVES[name]
     own = dataclasses.fields(kind)  # type: ignore[arg-type]
     common = [item for item in dataclasses.fields(TrainConfig) if "help" in item.metadata]
-    formula = inspect.cleandoc(kind.__doc__ or "").split("\n\n", 2)
+    described, _, _ = inspect.cleandoc(kind.__doc__ or "").partition("\n\nAttributes:")
+    _, *formulas = (" ".join(part.split()) for part in described.split("\n\n"))
     defaults = f"What options are by default depends on the data: otmetrics models {name}"
-    parts = [f"Train {name}: {preset.loss}.", preset.paper + ".", *formula[1:2], defaults]
+    parts = [f"Train {name}: {preset.loss}.", preset.paper + ".", *formulas, defaults]
     about = "\n\n".join(parts)
 
     def run(**given: Any) -> None:

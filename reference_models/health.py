@@ -98,6 +98,19 @@ class Health:
             lines += self._new(name, text if bad else "")
         return lines
 
+    def remember(self, rows: list[dict[str, Any]]) -> None:
+        """Take in the log of a run that goes on, so that warnings know its best scores.
+
+        Args:
+            rows: Rows of its log up to its checkpoint.
+        """
+        for row in rows:
+            prefix = "score/"
+            scores = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+            self.judged(scores)
+            if "spread" in row:
+                self._of_spread(row["step"], row["spread"])
+
     def _of_spread(self, step: int, spread: float) -> list[str]:
         """A warning where fake samples spread much less or much more than real ones."""
         text = ""

@@ -15,7 +15,8 @@ _NOTED = b"\nStopping as soon as this step is kept; once more to stop at once.\n
 def deferred_interrupts(wanted: bool) -> Iterator[Callable[[], bool]]:
     """Note the first Ctrl-C and the first SIGTERM; a second one does what it did before.
 
-    A line on the standard error says that it was noted. Outside the main thread, where Python takes no signals, nothing changes.
+    A line on the standard error says that it was noted. Outside the main thread, where Python takes
+    no signals, nothing changes.
 
     Args:
         wanted: Whether to; else nothing changes either.

@@ -150,7 +150,7 @@ def dcgan_critic(shape: tuple[int, ...], width: int, normalization: str) -> Crit
     """Strided convolutions down to 4 x 4 (28 pixels: 7 x 7); features are what remains, flat."""
     channels, size = shape[0], shape[1]
     end, num = (7, 2) if size == 28 else (4, {32: 3, 64: 4}[size])
-    if size == 28:  # half of the layers, so that its size is near that of the generator
+    if size == 28:  # the generator has a third layer of weights, that of the noise
         width *= 2
     widths = [channels, *(width * 2**i for i in range(num))]
     layers: list[nn.Module] = []

@@ -102,13 +102,18 @@ def train(
 
     Raises:
         OptionError: If the folder holds a run and `resume` is not set, or the run is another one,
-            or the folder holds something else.
+            or the folder holds something else, or accelerate is set to mixed precision.
         DataError: If a file cannot be read or written.
         DivergedError: If a loss or a weight is no longer finite; the last checkpoint is from
             before that.
         KeyboardInterrupt: After the checkpoint of the step in which a signal came.
     """
     accelerator = Accelerator(cpu=device == "cpu")
+    if accelerator.mixed_precision != "no":
+        raise OptionError(
+            f"mixed precision {accelerator.mixed_precision!r} of accelerate is not read: set "
+            "`precision`, which is part of the run, and leave accelerate's at no."
+        )
     state = initial_state(config, data, accelerator.device)
     setting = {"processes": accelerator.num_processes, "samples": data.fingerprint}
     if not _resumed(state, config, setting, out, resume, allow_change):
@@ -120,6 +125,7 @@ def train(
     health = Health(out)
     accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
     reporter.start(config, data, state.step)
+    health.remember(reporter.rows)
     if evaluator and state.best:
         _restore_best(out, state, config, data)
 

@@ -148,8 +148,7 @@ class SWG(_Primal):
 
     L_G = SW_p^p = E_theta W_p^p(theta . h(x), theta . h(y)), theta uniform on the unit sphere, new
     in each step; h are the features of a critic with L_D = E softplus(-D(x)) + E softplus(D(y)), or
-    the samples themselves. There the mean is multiplied by D^(p / 2): at p = 2 a shift of all D
-    numbers of a sample by s costs s^2.
+    the samples themselves, where at p = 2 a shift of all D numbers of a sample by s costs s^2.
 
     Ours: directions come in orthonormal blocks and with control variates, so that 1000 of them do
     for the 10 000 independent ones of the paper.

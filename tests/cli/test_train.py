@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from otmetrics.reference_models import checkpoint
+from otmetrics.reference_models.export import loaded
 from otmetrics.reference_models.presets import PRESETS
+from otmetrics.reference_models.sampling import noise_of
 from PIL import Image
 
 TINY = ("--steps", 8, "--batch-size", 16, "--width", 8, "--eval-num", 40, "--eval-every", 4)
@@ -92,6 +94,12 @@ def test_points_are_in_their_own_coordinates(otmetrics, tmp_path):
     fake = np.load(tmp_path / "fake.npz")["features"]
     assert fake.shape == (500, 2)
     assert fake.dtype == np.float64
+    # The networks' unit is the standard deviation of the mixture: its modes have 8 on an axis.
+    generator, config, _ = loaded(out)
+    noise = noise_of(config, 500, torch.Generator().manual_seed(config.seed))
+    with torch.no_grad():
+        outputs = generator(noise[:250]).double().numpy()
+    np.testing.assert_allclose(fake[:250], outputs * np.sqrt(8 + 0.05**2), rtol=1e-5, atol=1e-7)
     real = tmp_path / "real.npy"
     np.save(real, np.random.default_rng(0).normal(0, 3, (500, 2)))
     assert otmetrics("score", real, tmp_path / "fake.npz", "--metrics", "wasserstein").code == 0
@@ -113,14 +121,19 @@ def test_evaluate_has_floors_and_modes(otmetrics, tmp_path):
 
 
 def test_models_and_help_tell_what_there_is(otmetrics):
-    table = otmetrics("models").stdout
+    table = "".join(otmetrics("models").stdout.split())
     for name, preset in PRESETS.items():
-        assert name in table
+        assert f"{name}{preset.minutes['points']:.1f}" in table
+        assert "".join(preset.paper.split()) in table
         help_text = "".join(otmetrics("train", name, "--help").stdout.split())
         assert "".join(preset.loss.split()) in help_text  # lines break at hyphens too
         assert "--batch-size" in help_text
     text = otmetrics("train", "wgan-gp", "--help").stdout
     assert "lambda E (|grad f(z)| - 1)^2" in text
+    assert "Ours: the penalty is float32" in text
+    regression = otmetrics("train", "wgan-qc", "--help").stdout
+    assert "L_D = 1/2 (mean D(x) - mean f)^2" in regression
+    assert "L_G = -E D(y)" in regression
     assert "--penalty" in text
     settings = otmetrics("models", "wgan-gp").stdout
     assert "steps" in settings

@@ -94,6 +94,7 @@ def test_digits_are_compared_as_pixels_without_being_asked() -> None:
         ("wasserstein", {"wasserstein": 0.4}, {"wasserstein": 0.4}, False),
         ("wasserstein", {"wasserstein": float("nan")}, {"wasserstein": 0.4}, False),
         ("wasserstein", {"wasserstein": 0.5}, {}, True),
+        ("wasserstein", {"wasserstein": 0.5}, {"wasserstein": float("nan")}, True),
     ],
 )
 def test_better(name: str, scores: dict, best: dict, expected: bool) -> None:

@@ -48,6 +48,17 @@ def test_spread_is_said_once_until_it_changes(tmp_path: Path) -> None:
     assert "collapse" in Health(tmp_path).checked(5000, scalars(spread=0.03))[1][0]
 
 
+def test_a_run_that_goes_on_knows_its_best_scores(tmp_path: Path) -> None:
+    health = Health(tmp_path)
+    rows = [{"step": 1, "spread": 1.0}, {"step": 2, "score/modes": 8.0, "score/recall": 0.9}]
+    health.remember(rows)
+    assert len(health.judged({"modes": 1.0, "recall": 0.1})) == 2
+    assert "collapse" in health.checked(3, scalars(spread=0.01))[1][0]
+    said = Health(tmp_path)
+    said.remember([*rows, {"step": 3, "score/modes": 1.0, "score/recall": 0.1}])
+    assert said.judged({"modes": 1.0, "recall": 0.1}) == []  # before the run was stopped
+
+
 def test_scores_that_turn_bad_are_said(tmp_path: Path) -> None:
     health = Health(tmp_path)
     good = {"sliced_wasserstein": 0.1, "recall": 0.9, "modes": 8.0, "precision": 0.5}

@@ -58,6 +58,6 @@ def test_cifar10(name: str, otmetrics: Runner, cifar10: Path) -> None:
     check_run(otmetrics, name, "cifar10", cifar10, 32)
 
 
-@pytest.mark.parametrize("name", ["sngan", "wgan-gp", "swg", "rot-gan", "ot-gan"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_celeba(name: str, otmetrics: Runner, celeba: Path) -> None:
     check_run(otmetrics, name, "celeba", celeba, 64)

@@ -1,6 +1,7 @@
 """Presets: what they say of themselves, and options that replace theirs."""
 
 import pytest
+from otmetrics.reference_models.networks import networks
 from otmetrics.reference_models.objectives import OTGAN, ROTGAN
 from otmetrics.reference_models.presets import KINDS, PRESETS, config_for, settings_of
 from training_cases import images, points
@@ -12,7 +13,21 @@ def test_settings_of_every_kind(name: str) -> None:
     assert list(found) == list(KINDS)
     assert all(settings["steps"] >= 1000 for settings in found.values())
     assert all(minutes > 0 for minutes in PRESETS[name].minutes.values())
+    assert "points" in PRESETS[name].minutes
     assert PRESETS[name].minutes.keys() <= KINDS.keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_generators_and_critics_are_of_one_size(kind: str) -> None:
+    """Within a factor of three: at 28 pixels the generator has a third layer, of the noise."""
+    shape = {"points": (2,), "digits": (1, 8, 8), "28": (1, 28, 28)}.get(kind, (3, 32, 32))
+    shape = (3, 64, 64) if kind == "64" else shape
+    made = {name: KINDS[kind][name] for name in ("latent", "width", "architecture")}
+    pair = networks(shape, **made)
+    sizes = [
+        sum(p.numel() for p in net.parameters()) for net in (pair.generator(), pair.critic("none"))
+    ]
+    assert 1 / 3 < sizes[0] / sizes[1] < 3
 
 
 def test_small_images_have_settings_of_their_own() -> None:
