@@ -84,7 +84,7 @@ PRESETS: dict[str, Preset] = {
         "non-saturating cross-entropy",
         {"lr_generator": 2e-4, "lr_critic": 2e-4, "beta1": 0.5, "beta2": 0.999},
         small={"steps": 8000},
-        minutes={"points": 1.5},
+        minutes={"points": 1.5, "28": 8.9},
     ),
     "sngan": Preset(
         "Miyato et al., Spectral normalization for GANs, 2018",
@@ -131,7 +131,7 @@ PRESETS: dict[str, Preset] = {
             "beta1": 0.5,
             "steps": 5000,
         },
-        minutes={"points": 2.2},
+        minutes={"points": 2.2, "28": 10.9},
     ),
     "wgan-qc": Preset(
         "Liu, Gu, Samaras, Wasserstein GAN with quadratic transport cost, 2019",
@@ -210,7 +210,7 @@ PRESETS: dict[str, Preset] = {
             "lr_critic": 1e-3,
             "steps": 1700,
         },
-        minutes={"points": 3.2},
+        minutes={"points": 3.2, "28": 11.7},
     ),
     "swg": Preset(
         "Deshpande, Zhang, Schwing, Generative modeling using the sliced Wasserstein distance, "
@@ -233,7 +233,7 @@ PRESETS: dict[str, Preset] = {
             "beta2": 0.99,
             "steps": 5000,
         },
-        minutes={"points": 3.3},
+        minutes={"points": 3.3, "28": 12.2},
     ),
     "max-swg": Preset(
         "Deshpande et al., Max-sliced Wasserstein distance and its use for GANs, 2019",

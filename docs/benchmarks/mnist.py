@@ -5,7 +5,7 @@
 DATA holds MNIST as torchvision lays it out. Each preset is trained as `otmetrics train PRESET
 --data mnist` does it, one after the other, with all cores. Its best generator is scored as
 `otmetrics evaluate` does it, and draws 64 samples into `--figures`, none of them chosen. What is
-done with the same settings lies in `--out`, and is not done again.
+done with the same settings lies in `--out`, and is not done again: other code wants another folder.
 """
 
 import argparse
