@@ -139,3 +139,33 @@ def manifold(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, float, 
     density = np.mean([sum(inside[i][j] for i in rows) for j in columns]) / k
     coverage = np.mean([any(inside[i][j] for j in columns) for i in rows])
     return float(precision), float(recall), float(density), float(coverage)
+
+
+def power_areas(points: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """Areas of {x: <x, p_i> + h_i largest} in [-1/2, 1/2]^2, the square cut by each half-plane."""
+    areas = []
+    for i, point in enumerate(points):
+        polygon = [np.array(corner) / 2 for corner in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+        for j, other in enumerate(points):
+            if j != i:
+                sides = [x @ (point - other) + heights[i] - heights[j] for x in polygon]
+                polygon = _cut(polygon, sides)
+        edges = zip(polygon, polygon[1:] + polygon[:1], strict=True)
+        areas.append(sum(a[0] * b[1] - a[1] * b[0] for a, b in edges) / 2)
+    return np.array(areas)
+
+
+def _cut(polygon: list[np.ndarray], sides: list[float]) -> list[np.ndarray]:
+    """The part of a convex polygon where a linear function, known at its corners, is >= 0."""
+    kept = []
+    for k, corner in enumerate(polygon):
+        after, side, next_side = (
+            polygon[(k + 1) % len(polygon)],
+            sides[k],
+            sides[(k + 1) % len(sides)],
+        )
+        if side >= 0:
+            kept.append(corner)
+        if side * next_side < 0:
+            kept.append(corner + (after - corner) * side / (side - next_side))
+    return kept

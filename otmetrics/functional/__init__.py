@@ -25,6 +25,11 @@ from otmetrics.functional.max_sliced import (
 )
 from otmetrics.functional.mind import monge_inception_distance
 from otmetrics.functional.result import TransportResult
+from otmetrics.functional.semidiscrete import (
+    SemiDiscreteResult,
+    laguerre_cells,
+    semidiscrete_result,
+)
 from otmetrics.functional.sinkhorn import entropic_cost, sinkhorn_divergence, sinkhorn_result
 from otmetrics.functional.sliced import sliced_result, sliced_wasserstein
 from otmetrics.functional.univariate import univariate_cost
@@ -35,6 +40,7 @@ __all__ = [
     "ManifoldScores",
     "MaxSlicedResult",
     "PrecisionRecall",
+    "SemiDiscreteResult",
     "TransportResult",
     "barycentric_projection",
     "cost_matrix",
@@ -46,12 +52,14 @@ __all__ = [
     "frechet_distance",
     "frechet_distance_from_moments",
     "kernel_distance",
+    "laguerre_cells",
     "manifold_scores",
     "max_sliced_result",
     "max_sliced_wasserstein",
     "monge_inception_distance",
     "precision_recall",
     "random_directions",
+    "semidiscrete_result",
     "sinkhorn_divergence",
     "sinkhorn_result",
     "sliced_result",
