@@ -94,9 +94,9 @@ def check_target(path: Path) -> None:
         raise DataError(f"`{path}` cannot be written: check its permissions.")
 
 
-def print_json(report: ScoreReport, target: str) -> None:
-    """Write the report as JSON to stdout ("-") or to a file, whole or not at all."""
-    text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
+def print_json(report: ScoreReport, target: str, **more: Any) -> None:
+    """Write the report, and more beside it, as JSON to stdout ("-") or to a file, or not at all."""
+    text = json.dumps(report.to_dict() | more, indent=2, allow_nan=False)
     if target == "-":
         click.echo(text)
         return

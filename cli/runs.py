@@ -122,6 +122,7 @@ def evaluate(
     place = torch.device(resolved_device(device))
     generator, config, known = loaded(run)
     name = data or config.data
+    _check_kind(name, config.data, run)
     size = known.shape[1] if name.startswith("folder:") and len(known.shape) == 3 else None
     samples = load_data(name, root=data_root, size=size)
     _check_shape(samples.shape, known.shape, run)
@@ -136,7 +137,13 @@ def evaluate(
             kl = "-" if modes.kl is None else f"{modes.kl:.3g}"
             click.echo(f"modes: {modes.covered} of {modes.num_modes}{shares}, KL {kl} nats")
     if json_target is not None:
-        print_json(report, json_target)
+        print_json(report, json_target, **({} if modes is None else {"modes": modes._asdict()}))
+
+
+def _check_kind(name: str, learned: str, run: Path) -> None:
+    """Raise where two named data sets differ; files may have moved into others."""
+    if ":" not in name + learned and name != learned:
+        raise OptionError(f"`data` must be {learned}, which `{run}` learned from, got {name}.")
 
 
 def _check_shape(shape: tuple[int, ...], made: tuple[int, ...], run: Path) -> None:

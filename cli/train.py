@@ -1,7 +1,9 @@
 """`otmetrics train`, one subcommand a preset, with the options of its objective."""
 
 import dataclasses
+import difflib
 import inspect
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +32,10 @@ _RUN_OPTIONS = (
         ["--download"], is_flag=True, help="Fetch torchvision's data set if it is missing."
     ),
     click.Option(
-        ["--resume"], is_flag=True, help="Go on from the last checkpoint in RUN, if it has one."
+        ["--resume"],
+        is_flag=True,
+        help="Go on from the last checkpoint in RUN, if it has one. Options that are not given are "
+        "those of RUN.",
     ),
     click.Option(
         ["--allow-change"],
@@ -68,8 +73,11 @@ class _Presets(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of a preset."""
-        if cmd_name not in self.list_commands(ctx):
-            return None
+        known = self.list_commands(ctx)
+        if cmd_name not in known:
+            near = difflib.get_close_matches(cmd_name.lower(), known, n=2)
+            advice = f"did you mean {' or '.join(near)}?" if near else "see otmetrics models."
+            raise OptionError(f"there is no preset {cmd_name!r}: {advice}")
         return _command(cmd_name)
 
 
@@ -167,6 +175,8 @@ def run_training(
     for key in ("log_every", "checkpoint_every"):
         if rest.get(key, 0) < 0:
             raise OptionError(f"`{key}` must be an integer >= 0, got {rest[key]}.")
+    if rest.get("resume"):
+        options, objective = _as_before(out, name, options, objective)
     size = options.get("size") or None
     with _first_alone(rest.get("device") == "cpu"):
         samples = load_data(data, root=data_root, download=download, size=size)
@@ -182,6 +192,21 @@ def run_training(
         for key, value in best.items():
             if key != "step":
                 click.echo(f"  {key:20} {value:.4g}")
+
+
+def _as_before(
+    out: Path, name: str, options: dict[str, Any], objective: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options that are given, and those of the run in a folder, if it is one of the preset."""
+    try:
+        before = json.loads((out / "config.json").read_text(encoding="utf-8"))
+        if before.pop("preset") != name:
+            return options, objective
+        objective = before.pop("objective") | objective
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return options, objective  # training says what is wrong with the folder
+    before = {key: value for key, value in before.items() if key not in ("data", "hash")}
+    return before | options, objective
 
 
 @contextmanager

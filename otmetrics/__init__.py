@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOME` says the same at run
     from otmetrics.scoring import score as score
     from otmetrics.scoring import score_features as score_features
     from otmetrics.solvers import Exact as Exact
+    from otmetrics.solvers import SemiDiscrete as SemiDiscrete
     from otmetrics.solvers import Sinkhorn as Sinkhorn
     from otmetrics.solvers import Sliced as Sliced
 
@@ -87,7 +88,7 @@ _HOME = {
     "score_report": ("Floor", "Score", "ScoreReport"),
     "scores": ("METRICS", "Scoring"),
     "scoring": ("score", "score_features"),
-    "solvers": ("Exact", "Sinkhorn", "Sliced"),
+    "solvers": ("Exact", "SemiDiscrete", "Sinkhorn", "Sliced"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

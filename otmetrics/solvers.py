@@ -21,6 +21,12 @@ from otmetrics.functional.directions import seeded
 from otmetrics.functional.exact import exact_result
 from otmetrics.functional.optimum import ExactOptions, check_exact_options
 from otmetrics.functional.result import TransportResult
+from otmetrics.functional.semidiscrete import (
+    SemiDiscreteOptions,
+    SemiDiscreteResult,
+    check_semidiscrete_options,
+    semidiscrete_result,
+)
 from otmetrics.functional.sinkhorn import check_sinkhorn_options, sinkhorn_result
 from otmetrics.functional.sliced import SlicedOptions, check_sliced_options, sliced_result
 
@@ -255,3 +261,57 @@ class Sinkhorn:
     def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
         """S^(1/p), in the units of the features, scalar or (B,), differentiable in both clouds."""
         return self.solve(real, fake).value
+
+
+@dataclass(frozen=True)
+class SemiDiscrete:
+    """Transport from a continuous source to weighted points; see `functional.semidiscrete_result`.
+
+    Attributes:
+        source: "cube", uniform on [-1/2, 1/2]^D; "ball", uniform on the unit ball; "gaussian".
+        tolerance: Largest relative misfit of the share of a cell and its weight.
+        max_samples: Most samples of a step and of the measurement of the shares.
+        max_rounds: Most rounds of 60 steps.
+        memory_limit: Bytes of a block of scores; None for 64 MiB.
+        seed: Of all samples.
+
+    Raises:
+        ValueError: If an option breaks its rule.
+    """
+
+    source: str = "cube"
+    tolerance: float = 0.25
+    max_samples: int = 2**21
+    max_rounds: int = 6
+    memory_limit: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_semidiscrete_options(self._options)
+        check_seed(self.seed)
+
+    @property
+    def _options(self) -> SemiDiscreteOptions:
+        """All but the seed."""
+        return SemiDiscreteOptions(
+            self.source, self.tolerance, self.max_samples, self.max_rounds, self.memory_limit
+        )
+
+    def solve(self, points: Tensor, *, weights: Tensor | None = None) -> SemiDiscreteResult:
+        """Solve for the heights of the Brenier potential, the shares of its cells and W_2.
+
+        Args:
+            points: Points (M, D).
+            weights: Positive weights (M,); None for uniform.
+
+        Returns:
+            Heights, shares, cost, energy and convergence.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        return semidiscrete_result(
+            points, weights=weights, **self._options._asdict(), generator=generator
+        )
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """W_2 between source and points alone, in the units of the points."""
+        return self.solve(points).value

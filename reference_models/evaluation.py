@@ -54,7 +54,7 @@ class Evaluator:
         self.extractor = _extractor(config.eval_features, data, device)
         order = torch.Generator().manual_seed(config.seed)
         ids = torch.randperm(len(data.held_out), generator=order)[: config.eval_num]
-        self.real = self._features(data.held_out[ids.sort().values])
+        self.real = self._features(data.held_out[ids.sort().values], f"<{data.name}, held out>")
         self.classifier: nn.Module | None = None
         if data.name == "stacked_mnist":
             self.classifier = _stacked_classifier(data, config.seed)
@@ -93,12 +93,13 @@ class Evaluator:
             exact_max=most,
             sinkhorn_max=most,
         )
-        report = score_features(self.real, self._features(fake), scoring=scoring)
+        name = f"<samples of {self.config.preset}>"
+        report = score_features(self.real, self._features(fake, name), scoring=scoring)
         return report, self._modes(generator, fake, other)
 
-    def _features(self, samples: Tensor) -> FeatureSet:
-        """Features of samples as `Data` holds them."""
-        source = {"path": f"<{self.data.name}>", "kind": "tensor", "used": len(samples)}
+    def _features(self, samples: Tensor, name: str) -> FeatureSet:
+        """Features of samples as `Data` holds them, and what they are called."""
+        source = {"path": name, "kind": "tensor", "used": len(samples)}
         source["available"] = len(samples)
         if self.extractor is None:
             return FeatureSet(samples.double(), {"extractor": "none"}, source)

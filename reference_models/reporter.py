@@ -93,6 +93,15 @@ class Reporter:
             shown = [f"{name} {value:.3g}" for name, value in values.items() if "loss" in name]
             self.progress(step, self.config.steps, "  ".join([*shown, self._last_score]))
 
+    def evaluating(self, step: int) -> None:
+        """Tell that an evaluation has begun, which may take minutes.
+
+        Args:
+            step: The step.
+        """
+        if self.progress is not None:
+            self.progress(step, self.config.steps, "evaluating ...")
+
     def scores(
         self,
         step: int,

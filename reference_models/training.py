@@ -144,6 +144,7 @@ def train(
                 if step % log_every == 0 or done:
                     reporter.log(step, state.images, health.checked(step, logs))
                 if evaluator and (step % eval_every == 0 or done):
+                    reporter.evaluating(step)
                     scores = evaluator(state.average)
                     reporter.scores(
                         step, state.images, scores, state.average, health.judged(scores)

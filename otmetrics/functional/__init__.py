@@ -10,6 +10,7 @@ from otmetrics.functional.exact import (
 )
 from otmetrics.functional.frechet import frechet_distance, frechet_distance_from_moments
 from otmetrics.functional.kernel import kernel_distance
+from otmetrics.functional.laguerre import laguerre_cells
 from otmetrics.functional.manifold import (
     DensityCoverage,
     ManifoldScores,
@@ -25,11 +26,7 @@ from otmetrics.functional.max_sliced import (
 )
 from otmetrics.functional.mind import monge_inception_distance
 from otmetrics.functional.result import TransportResult
-from otmetrics.functional.semidiscrete import (
-    SemiDiscreteResult,
-    laguerre_cells,
-    semidiscrete_result,
-)
+from otmetrics.functional.semidiscrete import SemiDiscreteResult, semidiscrete_result
 from otmetrics.functional.sinkhorn import entropic_cost, sinkhorn_divergence, sinkhorn_result
 from otmetrics.functional.sliced import sliced_result, sliced_wasserstein
 from otmetrics.functional.univariate import univariate_cost

@@ -14,8 +14,8 @@ from otmetrics.functional.checks import (
     checked_clouds,
     checked_weights,
 )
-from otmetrics.functional.cost import ieee_matmul
 from otmetrics.functional.exact import exact_result
+from otmetrics.functional.laguerre import BLOCK, cells
 from otmetrics.functional.result import root
 from otmetrics.functional.sources import SOURCES, sample_parts, second_moment, source_samples
 
@@ -24,7 +24,6 @@ _FEWEST = 4096  # samples of a step
 _STEPS = 60  # of a round, whose second half is averaged
 _RATE = 0.1  # of the first round, in the error of the first heights
 _DECAY = 0.9  # of both moments of Adam
-_BLOCK = 2**26  # bytes of scores, at most a share of `memory_limit`
 
 
 class SemiDiscreteResult(NamedTuple):
@@ -197,33 +196,6 @@ def semidiscrete_result(
     )
 
 
-@torch.no_grad()
-def laguerre_cells(
-    samples: Tensor, points: Tensor, heights: Tensor, *, memory_limit: float | None = None
-) -> Tensor:
-    """The cell of each sample: the i with the largest <x, p_i> + h_i, the first of equal ones.
-
-    Time O(N M D), memory O(N + M) and blocks of scores.
-
-    Args:
-        samples: Samples x (N, D).
-        points: Points p (M, D).
-        heights: Heights h (M,).
-        memory_limit: Bytes of a block of scores; None for 64 MiB.
-
-    Returns:
-        Indices (N,), int64.
-
-    Raises:
-        TypeError: If samples or points are not floating tensors.
-        ValueError: If shapes do not fit each other.
-    """
-    if isinstance(points, Tensor) and heights.shape != points.shape[:1]:
-        raise ValueError(f"`heights` must have shape ({len(points)},), got {tuple(heights.shape)}.")
-    samples, points = checked_clouds(samples, points)
-    return _cells(samples, points, heights, int(memory_limit or _BLOCK))
-
-
 def _named_points(points: Tensor) -> tuple[Tensor, Tensor]:
     """Points as a cloud that is checked; errors name the argument."""
     try:
@@ -243,7 +215,7 @@ def _standardised(
     moment = weights @ (exact - centre).square().sum(1)
     own = second_moment(options.source, points.shape[1])
     scale = torch.where(moment > 0, (moment / own).sqrt(), 1.0)
-    block = int(options.memory_limit or _BLOCK)
+    block = int(options.memory_limit or BLOCK)
     unit = ((exact - centre) / scale).to(points.dtype)
     return _Problem(unit, weights, options.source, block, generator), centre, scale
 
@@ -312,7 +284,7 @@ def _measured(problem: _Problem, heights: Tensor, size: int) -> _Measured:
         problem.source, points.shape[1], size, part, generator=problem.generator
     ):
         samples = samples.to(points.device)
-        ids = _cells(samples.to(points.dtype), points, heights, problem.block)
+        ids = cells(samples.to(points.dtype), points, heights, problem.block)
         counts += ids.bincount(minlength=len(points))
         # |x - p_i|^2 less the potential of p_i: the smallest over all i.
         own = (samples - exact[ids]).square().sum(1) - dual[ids]
@@ -321,15 +293,6 @@ def _measured(problem: _Problem, heights: Tensor, size: int) -> _Measured:
     high, own, square = (sums / size).unbind()
     spread = ((square - own**2).clamp_min(0) / size).sqrt()
     return _Measured(counts.double() / size, high, own + problem.weights @ dual, spread)
-
-
-def _cells(samples: Tensor, points: Tensor, heights: Tensor, block: int) -> Tensor:
-    """`laguerre_cells` of checked arguments."""
-    rows = max(1, block // (points.element_size() * len(points)))
-    offsets = heights.to(points)
-    with ieee_matmul(points.device):
-        parts = [torch.addmm(offsets, part, points.T).argmax(1) for part in samples.split(rows)]
-    return torch.cat(parts)
 
 
 def _needed(problem: _Problem, options: SemiDiscreteOptions) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import exact_result, laguerre_cells, semidiscrete_result
 from otmetrics.functional.sources import SOURCES, sample_parts, second_moment, source_samples
+from otmetrics.solvers import SemiDiscrete
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -186,6 +187,21 @@ def test_one_seed_one_result() -> None:
     before = torch.random.get_rng_state()
     semidiscrete_result(points)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_solver_gives_the_same_numbers() -> None:
+    points, weights = cloud(15, 2, seed=8), shares(15)
+    options = {"source": "ball", "tolerance": 0.2, "max_samples": 2**16, "max_rounds": 2}
+    found = SemiDiscrete(**options, seed=3).solve(points, weights=weights)
+    own = semidiscrete_result(points, weights=weights, **options, generator=seeded(3))
+    assert torch.equal(found.heights, own.heights)
+    assert found.message == own.message
+    assert torch.equal(SemiDiscrete(seed=3)(points), SemiDiscrete(seed=3).solve(points).value)
+    assert SemiDiscrete(source="ball") == SemiDiscrete("ball")
+    with pytest.raises(ValueError, match="`source` must be"):
+        SemiDiscrete(source="disc")
+    with pytest.raises(ValueError, match="`seed`"):
+        SemiDiscrete(seed=-1)
 
 
 def test_float32_points() -> None:

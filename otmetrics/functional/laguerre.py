@@ -1,0 +1,56 @@
+"""Cells of a Brenier potential, where one of its planes is the highest."""
+
+import torch
+from torch import Tensor
+
+from otmetrics.functional.checks import checked_clouds
+from otmetrics.functional.cost import ieee_matmul
+
+BLOCK = 2**26
+"""Bytes of scores at a time, unless the caller says otherwise."""
+
+
+@torch.no_grad()
+def laguerre_cells(
+    samples: Tensor, points: Tensor, heights: Tensor, *, memory_limit: float | None = None
+) -> Tensor:
+    """The cell of each sample: the i with the largest <x, p_i> + h_i, the first of equal ones.
+
+    Time O(N M D), memory O(N + M) and blocks of scores.
+
+    Args:
+        samples: Samples x (N, D).
+        points: Points p (M, D).
+        heights: Heights h (M,).
+        memory_limit: Bytes of a block of scores; None for 64 MiB.
+
+    Returns:
+        Indices (N,), int64.
+
+    Raises:
+        TypeError: If samples or points are not floating tensors.
+        ValueError: If shapes do not fit each other.
+    """
+    if isinstance(points, Tensor) and heights.shape != points.shape[:1]:
+        raise ValueError(f"`heights` must have shape ({len(points)},), got {tuple(heights.shape)}.")
+    samples, points = checked_clouds(samples, points)
+    return cells(samples, points, heights, int(memory_limit or BLOCK))
+
+
+def cells(samples: Tensor, points: Tensor, heights: Tensor, block: int) -> Tensor:
+    """`laguerre_cells` of checked arguments.
+
+    Args:
+        samples: Samples (N, D).
+        points: Points (M, D) of the same dtype.
+        heights: Heights (M,).
+        block: Bytes of a block of scores.
+
+    Returns:
+        Indices (N,), int64.
+    """
+    rows = max(1, block // (points.element_size() * len(points)))
+    offsets = heights.to(points)
+    with ieee_matmul(points.device):
+        parts = [torch.addmm(offsets, part, points.T).argmax(1) for part in samples.split(rows)]
+    return torch.cat(parts)
