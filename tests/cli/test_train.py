@@ -108,6 +108,17 @@ def test_points_are_in_their_own_coordinates(otmetrics, tmp_path):
     assert "must end in .npz for points" in refused.stderr
 
 
+def test_a_twelfth_of_the_first_run_finds_all_modes(otmetrics, tmp_path):
+    """What README trains, 1000 steps of it; all of them make nearly every sample a good one."""
+    out = tmp_path / "run"
+    options = ("--steps", 1000, "--eval-every", 1000, "--no-tensorboard", "-q")
+    assert otmetrics("train", "wgan-gp", "--data", "ring8", "--out", out, *options).code == 0
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["score/modes"] == 8
+    assert rows[-1]["score/modes_kl"] < 0.05
+    assert rows[-1]["score/high_quality"] > 0.4
+
+
 def test_evaluate_has_floors_and_modes(otmetrics, tmp_path):
     out = tmp_path / "run"
     assert otmetrics("train", "swg", "--data", "ring8", "--out", out, *TINY, "-q").code == 0
