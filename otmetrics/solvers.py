@@ -272,7 +272,7 @@ class SemiDiscrete:
         tolerance: Largest relative misfit of the share of a cell and its weight.
         max_samples: Most samples of a step and of the measurement of the shares.
         max_rounds: Most rounds of 60 steps.
-        memory_limit: Bytes of a block of scores; None for 64 MiB.
+        memory_limit: Bytes of a block of scores; None for 4 MiB.
         seed: Of all samples.
 
     Raises:

@@ -6,8 +6,8 @@ from torch import Tensor
 from otmetrics.functional.checks import checked_clouds
 from otmetrics.functional.cost import ieee_matmul
 
-BLOCK = 2**26
-"""Bytes of scores at a time, unless the caller says otherwise."""
+BLOCK = 2**22
+"""Bytes of scores at a time, unless the caller says otherwise: few enough for a cache."""
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def laguerre_cells(
         samples: Samples x (N, D).
         points: Points p (M, D).
         heights: Heights h (M,).
-        memory_limit: Bytes of a block of scores; None for 64 MiB.
+        memory_limit: Bytes of a block of scores; None for 4 MiB.
 
     Returns:
         Indices (N,), int64.
@@ -52,5 +52,5 @@ def cells(samples: Tensor, points: Tensor, heights: Tensor, block: int) -> Tenso
     rows = max(1, block // (points.element_size() * len(points)))
     offsets = heights.to(points)
     with ieee_matmul(points.device):
-        parts = [torch.addmm(offsets, part, points.T).argmax(1) for part in samples.split(rows)]
+        parts = [torch.addmm(offsets, part, points.T).max(1).indices for part in samples.split(rows)]
     return torch.cat(parts)

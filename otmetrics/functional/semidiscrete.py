@@ -143,7 +143,7 @@ def semidiscrete_result(
             cells, is half of it.
         max_samples: Most samples of a step and of a measurement.
         max_rounds: Most rounds of 60 steps; 0 measures the first heights.
-        memory_limit: Bytes of a block of scores; None for 64 MiB.
+        memory_limit: Bytes of a block of scores; None for 4 MiB.
         generator: CPU generator of all samples; None seeds one with 0.
 
     Returns:
