@@ -52,5 +52,5 @@ def cells(samples: Tensor, points: Tensor, heights: Tensor, block: int) -> Tenso
     rows = max(1, block // (points.element_size() * len(points)))
     offsets = heights.to(points)
     with ieee_matmul(points.device):
-        parts = [torch.addmm(offsets, part, points.T).max(1).indices for part in samples.split(rows)]
-    return torch.cat(parts)
+        ids = [torch.addmm(offsets, part, points.T).max(1).indices for part in samples.split(rows)]
+    return torch.cat(ids)
