@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from otmetrics.functional.checks import checked_clouds
+from otmetrics.functional.checks import check_positive, checked_clouds
 from otmetrics.functional.cost import ieee_matmul
 
 BLOCK = 2**22
@@ -29,10 +29,12 @@ def laguerre_cells(
 
     Raises:
         TypeError: If samples or points are not floating tensors.
-        ValueError: If shapes do not fit each other.
+        ValueError: If shapes do not fit each other, or the limit is not positive.
     """
     if isinstance(points, Tensor) and heights.shape != points.shape[:1]:
         raise ValueError(f"`heights` must have shape ({len(points)},), got {tuple(heights.shape)}.")
+    if memory_limit is not None:
+        check_positive("memory_limit", memory_limit)
     samples, points = checked_clouds(samples, points)
     return cells(samples, points, heights, int(memory_limit or BLOCK))
 

@@ -119,6 +119,10 @@ def test_the_map_sends_each_share_to_its_point() -> None:
     assert (counts - found.volumes).abs().max() < 5 * noise + 5 * found.volume_errors.max()
     small = laguerre_cells(samples, points, found.heights, memory_limit=4000)
     assert torch.equal(small, cells)
+    with pytest.raises(ValueError, match="`memory_limit` must be"):
+        laguerre_cells(samples, points, found.heights, memory_limit=-1)
+    with pytest.raises(ValueError, match="`heights` must have shape"):
+        laguerre_cells(samples, points, found.heights[:3])
 
 
 def test_rounds_fit_what_first_heights_do_not() -> None:
