@@ -198,15 +198,22 @@ def _as_before(
     out: Path, name: str, options: dict[str, Any], objective: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options that are given, and those of the run in a folder, if it is one of the preset."""
+    from otmetrics.reference_models.config import TrainConfig
+    from otmetrics.reference_models.objectives import OBJECTIVES
+
+    def known(values: dict[str, Any], kind: type) -> dict[str, Any]:
+        """Without what the folder says beside options, or what another version had."""
+        names = [item.name for item in dataclasses.fields(kind) if "help" in item.metadata]
+        return {key: values[key] for key in names if key in values}
+
     try:
         before = json.loads((out / "config.json").read_text(encoding="utf-8"))
-        if before.pop("preset") != name:
+        if before["preset"] != name:
             return options, objective
-        objective = before.pop("objective") | objective
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        objective = known(before["objective"], OBJECTIVES[name]) | objective
+    except (OSError, ValueError, KeyError, TypeError):
         return options, objective  # training says what is wrong with the folder
-    before = {key: value for key, value in before.items() if key not in ("data", "hash")}
-    return before | options, objective
+    return known(before, TrainConfig) | options, objective
 
 
 @contextmanager

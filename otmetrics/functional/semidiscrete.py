@@ -90,6 +90,7 @@ class _Measured(NamedTuple):
     highest: Tensor
     cost: Tensor
     spread: Tensor
+    size: int
 
 
 def check_semidiscrete_options(options: SemiDiscreteOptions) -> None:
@@ -292,7 +293,7 @@ def _measured(problem: _Problem, heights: Tensor, size: int) -> _Measured:
         sums += torch.stack([high.sum(), own.sum(), own.square().sum()])
     high, own, square = (sums / size).unbind()
     spread = ((square - own**2).clamp_min(0) / size).sqrt()
-    return _Measured(counts.double() / size, high, own + problem.weights @ dual, spread)
+    return _Measured(counts.double() / size, high, own + problem.weights @ dual, spread, size)
 
 
 def _needed(problem: _Problem, options: SemiDiscreteOptions) -> int:
@@ -326,9 +327,8 @@ def _result(
     """In the units of the points, with a verdict."""
     points, weights = target
     measured, problem, centre, scale = found
-    size = _FEWEST if len(problem.points) == 1 else _needed(problem, options)
     residual = float(((measured.volumes - problem.weights).abs() / problem.weights).max())
-    error = _noise(problem.weights, size)
+    error = _noise(problem.weights, measured.size)
     converged = _fits(measured.volumes, problem.weights, options.tolerance)
     own = second_moment(options.source, points.shape[1])
     # |x - s q - c|^2 = s |x - q|^2 + (1 - s) |x|^2 + s (s - 1) |q|^2 + |c|^2 + terms of mean 0.
@@ -351,12 +351,12 @@ def _result(
         standard_error=(scale * measured.spread).to(points.dtype),
         heights=heights - weights @ heights,
         volumes=volumes,
-        volume_errors=(volumes * (1 - volumes) / size).sqrt(),
+        volume_errors=(volumes * (1 - volumes) / measured.size).sqrt(),
         energy=scale * measured.highest,
         residual=residual,
         residual_error=error,
         num_empty=empty,
-        num_samples=size,
+        num_samples=measured.size,
         num_iterations=steps,
         converged=converged,
         message=message,

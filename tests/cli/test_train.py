@@ -197,9 +197,13 @@ def test_resume_takes_the_options_of_the_run(otmetrics, tmp_path):
     assert "steps 8 -> 10" in more.stderr
     longer = otmetrics(*arguments, "--resume", "--steps", 10, "--allow-change")
     assert "10 steps of swg" in longer.stdout
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    file = tmp_path / "run" / "config.json"
+    config = json.loads(file.read_text())
     assert (config["steps"], config["batch_size"]) == (10, 16)
     assert config["objective"]["num_projections"] == 7
+    # What another version of the package may have written.
+    file.write_text(json.dumps(config | {"gone": 1, "objective": config["objective"] | {"old": 2}}))
+    assert otmetrics(*arguments, "--resume").code == 0
 
 
 def test_resume_says_what_changed(otmetrics, digits):
