@@ -24,6 +24,7 @@ from otmetrics.functional.result import TransportResult
 from otmetrics.functional.semidiscrete import (
     SemiDiscreteOptions,
     SemiDiscreteResult,
+    SemiDiscreteStart,
     check_semidiscrete_options,
     semidiscrete_result,
 )
@@ -297,19 +298,27 @@ class SemiDiscrete:
             self.source, self.tolerance, self.max_samples, self.max_rounds, self.memory_limit
         )
 
-    def solve(self, points: Tensor, *, weights: Tensor | None = None) -> SemiDiscreteResult:
+    def solve(
+        self,
+        points: Tensor,
+        *,
+        weights: Tensor | None = None,
+        start: SemiDiscreteStart | None = None,
+    ) -> SemiDiscreteResult:
         """Solve for the heights of the Brenier potential, the shares of its cells and W_2.
 
         Args:
             points: Points (M, D).
             weights: Positive weights (M,); None for uniform.
+            start: The `start` of a result for the same points and weights by this solver, or one of
+                more rounds, to go on from.
 
         Returns:
             Heights, shares, cost, energy and convergence.
         """
         generator = torch.Generator().manual_seed(self.seed)
         return semidiscrete_result(
-            points, weights=weights, **self._options._asdict(), generator=generator
+            points, weights=weights, **self._options._asdict(), start=start, generator=generator
         )
 
     def __call__(self, points: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Naive, independent answers in numpy and scipy: slow, short, sharing nothing with the library."""
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -169,3 +170,45 @@ def _cut(polygon: list[np.ndarray], sides: list[float]) -> list[np.ndarray]:
         if side * next_side < 0:
             kept.append(corner + (after - corner) * side / (side - next_side))
     return kept
+
+
+def face_angles(points: np.ndarray, moment: float) -> np.ndarray:
+    """Angles (M, M) between the planes <x, p> of points in units of mean 0 and a second moment."""
+    centred = points - points.mean(0)
+    unit = centred / math.sqrt((centred**2).sum(1).mean() / moment)
+    angles = np.empty((len(unit), len(unit)))
+    for i, one in enumerate(unit):
+        for j, two in enumerate(unit):
+            cosine = (one @ two + 1) / math.sqrt((one @ one + 1) * (two @ two + 1))
+            angles[i, j] = math.acos(min(1.0, cosine))
+    return angles
+
+
+def extended_map(
+    samples: np.ndarray,
+    points: np.ndarray,
+    heights: np.ndarray,
+    centres: np.ndarray,
+    *,
+    moment: float,
+    rule: str,
+    max_angle: float,
+    num_faces: int,
+    share: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes of the samples that are kept, which they are, and angles of the two highest faces."""
+    whole = face_angles(points, moment)
+    codes, kept, angles = [], [], []
+    for x in samples:
+        order = np.argsort(-(points @ x + heights))[:num_faces]
+        near = [i for i in order if whole[order[0], i] <= max_angle]
+        angles.append(whole[order[0], order[1]])
+        kept.append(len(near) > 1)
+        if not kept[-1]:
+            continue
+        if rule == "two-face":
+            codes.append((1 - share) * points[near[0]] + share * points[near[1]])
+        else:
+            inverse = np.array([1 / np.linalg.norm(x - centres[i]) for i in near])
+            codes.append(inverse @ points[near] / inverse.sum())
+    return np.array(codes), np.array(kept), np.array(angles)

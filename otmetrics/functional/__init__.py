@@ -8,6 +8,7 @@ from otmetrics.functional.exact import (
     exact_transport,
     exact_wasserstein,
 )
+from otmetrics.functional.extension import ExtendedMap, extended_map, neighbour_angles
 from otmetrics.functional.frechet import frechet_distance, frechet_distance_from_moments
 from otmetrics.functional.kernel import kernel_distance
 from otmetrics.functional.laguerre import laguerre_cells
@@ -26,7 +27,11 @@ from otmetrics.functional.max_sliced import (
 )
 from otmetrics.functional.mind import monge_inception_distance
 from otmetrics.functional.result import TransportResult
-from otmetrics.functional.semidiscrete import SemiDiscreteResult, semidiscrete_result
+from otmetrics.functional.semidiscrete import (
+    SemiDiscreteResult,
+    SemiDiscreteStart,
+    semidiscrete_result,
+)
 from otmetrics.functional.sinkhorn import entropic_cost, sinkhorn_divergence, sinkhorn_result
 from otmetrics.functional.sliced import sliced_result, sliced_wasserstein
 from otmetrics.functional.univariate import univariate_cost
@@ -34,10 +39,12 @@ from otmetrics.functional.unrolled import unrolled_sinkhorn_divergence
 
 __all__ = [
     "DensityCoverage",
+    "ExtendedMap",
     "ManifoldScores",
     "MaxSlicedResult",
     "PrecisionRecall",
     "SemiDiscreteResult",
+    "SemiDiscreteStart",
     "TransportResult",
     "barycentric_projection",
     "cost_matrix",
@@ -46,6 +53,7 @@ __all__ = [
     "exact_result",
     "exact_transport",
     "exact_wasserstein",
+    "extended_map",
     "frechet_distance",
     "frechet_distance_from_moments",
     "kernel_distance",
@@ -54,6 +62,7 @@ __all__ = [
     "max_sliced_result",
     "max_sliced_wasserstein",
     "monge_inception_distance",
+    "neighbour_angles",
     "precision_recall",
     "random_directions",
     "semidiscrete_result",

@@ -54,6 +54,33 @@ def checked_clouds(
     return real.to(dtype), fake.to(dtype)
 
 
+def checked_cloud(name: str, cloud: Tensor) -> Tensor:
+    """Return one cloud (N, D) in a floating dtype of at least 32 bits.
+
+    Args:
+        name: The argument's name, for the message.
+        cloud: Its value.
+
+    Returns:
+        The cloud.
+
+    Raises:
+        TypeError: If it is not a floating tensor.
+        ValueError: If it is not (N, D) with N, D >= 1, or a value is NaN, infinite, or too large or
+            all too small for squares to fit float64.
+    """
+    check_tensor(name, cloud)
+    if cloud.ndim != 2:
+        raise ValueError(f"`{name}` must have shape (N, D), got {tuple(cloud.shape)}.")
+    largest = _largest_value(name, cloud, 1, 2.0)
+    if 0 < largest < _SMALLEST_POWER**0.5:
+        raise ValueError(
+            f"`{name}` must be large enough for its squares to fit float64, "
+            f"got values up to {largest:.1e}: scale it up."
+        )
+    return cloud.to(torch.promote_types(cloud.dtype, torch.float32))
+
+
 def _largest_value(name: str, cloud: Tensor, min_samples: int, order: float) -> float:
     """The largest size of a value; raise unless (N, D) or (B, N, D) are floating and finite."""
     check_tensor(name, cloud)

@@ -8,22 +8,44 @@ import torch
 from torch import Tensor
 
 from otmetrics.errors import ConvergenceWarning
+from otmetrics.functional.brenier import (
+    ROUND,
+    Measured,
+    Problem,
+    after_round,
+    first_heights,
+    measured_heights,
+)
 from otmetrics.functional.checks import (
     check_at_least,
     check_positive,
-    checked_clouds,
+    checked_cloud,
     checked_weights,
 )
-from otmetrics.functional.exact import exact_result
-from otmetrics.functional.laguerre import BLOCK, cells
+from otmetrics.functional.laguerre import BLOCK
 from otmetrics.functional.result import root
-from otmetrics.functional.sources import SOURCES, sample_parts, second_moment, source_samples
+from otmetrics.functional.sources import (
+    SOURCES,
+    second_moment,
+    standardised,
+)
 
-_EXACT = 4096  # points up to which the first heights come from four samples a point
 _FEWEST = 4096  # samples of a step
-_STEPS = 60  # of a round, whose second half is averaged
 _RATE = 0.1  # of the first round, in the error of the first heights
-_DECAY = 0.9  # of both moments of Adam
+
+
+class SemiDiscreteStart(NamedTuple):
+    """Where rounds of `semidiscrete_result` go on.
+
+    Attributes:
+        heights: Heights (M,) in float64.
+        rate: How far a step moves a height at most, in their units.
+        num_iterations: Steps so far, a multiple of `ROUND`.
+    """
+
+    heights: Tensor
+    rate: float
+    num_iterations: int
 
 
 class SemiDiscreteResult(NamedTuple):
@@ -36,6 +58,7 @@ class SemiDiscreteResult(NamedTuple):
         heights: h (M,) in float64, of weighted mean 0.
         volumes: Shares w_i of the source in the cells {x: <x, p_i> + h_i largest}, (M,).
         volume_errors: Their standard errors, as of independent samples, (M,).
+        centres: Means of the source in the cells (M, D), of the samples in each; NaN where none is.
         energy: E u(x) - sum_i b_i h_i, which the heights minimise.
         residual: max_i |w_i - b_i| / b_i, of fresh samples.
         residual_error: What the noise of the volumes alone keeps `residual` below with probability
@@ -43,6 +66,7 @@ class SemiDiscreteResult(NamedTuple):
         num_empty: Cells that no sample fell into.
         num_samples: Samples that volumes, energy and cost were measured by.
         num_iterations: Steps of the heights.
+        rate: How far a step of the next round moves a height at most, in the units of heights.
         converged: Whether `residual` is at most the tolerance and no cell is empty.
         message: One line for people.
     """
@@ -53,14 +77,21 @@ class SemiDiscreteResult(NamedTuple):
     heights: Tensor
     volumes: Tensor
     volume_errors: Tensor
+    centres: Tensor
     energy: Tensor
     residual: float
     residual_error: float
     num_empty: int
     num_samples: int
     num_iterations: int
+    rate: float
     converged: bool
     message: str
+
+    @property
+    def start(self) -> SemiDiscreteStart:
+        """What another call goes on from."""
+        return SemiDiscreteStart(self.heights, self.rate, self.num_iterations)
 
 
 class SemiDiscreteOptions(NamedTuple):
@@ -71,26 +102,6 @@ class SemiDiscreteOptions(NamedTuple):
     max_samples: int = 2**21
     max_rounds: int = 6
     memory_limit: float | None = None
-
-
-class _Problem(NamedTuple):
-    """Different points in units of the source, their weights, the source, bytes of a block."""
-
-    points: Tensor
-    weights: Tensor
-    source: str
-    block: int
-    generator: torch.Generator
-
-
-class _Measured(NamedTuple):
-    """Means over samples, in the units of a problem."""
-
-    volumes: Tensor
-    highest: Tensor
-    cost: Tensor
-    spread: Tensor
-    size: int
 
 
 def check_semidiscrete_options(options: SemiDiscreteOptions) -> None:
@@ -121,6 +132,7 @@ def semidiscrete_result(
     max_samples: int = 2**21,
     max_rounds: int = 6,
     memory_limit: float | None = None,
+    start: SemiDiscreteStart | None = None,
     generator: torch.Generator | None = None,
 ) -> SemiDiscreteResult:
     """Optimal transport of order 2 from a continuous law to M weighted points.
@@ -143,8 +155,10 @@ def semidiscrete_result(
         tolerance: Largest max_i |w_i - b_i| / b_i. Samples are added until their noise, over all
             cells, is half of it.
         max_samples: Most samples of a step and of a measurement.
-        max_rounds: Most rounds of 60 steps; 0 measures the first heights.
+        max_rounds: Most rounds of 60 steps, with those of `start`; 0 measures the first heights.
         memory_limit: Bytes of a block of scores; None for 4 MiB.
+        start: The `start` of a result for the same points, weights, source and seed, to go on from
+            with at least one round. Rounds one by one give what all of them at once do.
         generator: CPU generator of all samples; None seeds one with 0.
 
     Returns:
@@ -173,131 +187,94 @@ def semidiscrete_result(
     """
     options = SemiDiscreteOptions(source, tolerance, max_samples, max_rounds, memory_limit)
     check_semidiscrete_options(options)
-    if isinstance(points, Tensor) and points.ndim != 2:
-        raise ValueError(f"`points` must have shape (M, D), got {tuple(points.shape)}.")
-    points, _ = _named_points(points)
+    points = checked_cloud("points", points)
     b = checked_weights("weights", weights, points)
     if b is None:
         b = torch.full((len(points),), 1 / len(points), dtype=torch.float64, device=points.device)
     if (b == 0).any():
         raise ValueError("`weights` must be > 0: leave out points without weight.")
+    if start is not None:
+        _check_start(start, b, max_rounds)
     generator = generator or torch.Generator().manual_seed(0)
+    seed = int(torch.randint(2**62, (), generator=generator))
     different, inverse = torch.unique(points, dim=0, return_inverse=True)
     merged = b.new_zeros(len(different)).index_add_(0, inverse, b)
-    problem, centre, scale = _standardised(different, merged, options, generator)
-    heights, measured, steps = _solved(problem, options)
-    shares = b / merged[inverse]
-    return _result(
-        (points, b),
-        (scale * heights)[inverse],
-        shares * measured.volumes[inverse],
-        (measured, problem, centre, scale),
-        steps,
-        options,
+    unit, centre, scale = standardised(different, merged, source)
+    problem = Problem(unit, merged, source, int(memory_limit or BLOCK), seed)
+    if start is not None:
+        heights = merged.new_empty(len(merged)).index_copy_(0, inverse, start.heights.to(merged))
+        start = start._replace(heights=heights / scale, rate=start.rate / float(scale))
+    heights, measured, steps, rate = _solved(problem, options, start)
+    residual, empty = _misfit(problem, measured)
+    noise = _noise(merged, measured.size)
+    volumes = b / merged[inverse] * measured.volumes[inverse]
+    heights = (scale * heights)[inverse]
+    # |x - s q - c|^2 = s |x - q|^2 + (1 - s) |x|^2 + s (s - 1) |q|^2 + |c|^2 + terms of mean 0.
+    moment = merged @ unit.double().square().sum(1)
+    own = second_moment(source, points.shape[1])
+    cost = scale * measured.cost + (1 - scale) * own + scale * (scale - 1) * moment
+    cost = (cost + centre.square().sum()).clamp_min(0)
+    return SemiDiscreteResult(
+        value=root(cost, 2).to(points.dtype),
+        cost=cost.to(points.dtype),
+        standard_error=(scale * measured.spread).to(points.dtype),
+        heights=heights - b @ heights,
+        volumes=volumes,
+        volume_errors=(volumes * (1 - volumes) / measured.size).sqrt(),
+        centres=measured.centres[inverse].to(points.dtype),
+        energy=scale * measured.highest,
+        residual=residual,
+        residual_error=noise,
+        num_empty=empty,
+        num_samples=measured.size,
+        num_iterations=steps,
+        rate=float(scale) * rate,
+        converged=_fits(residual, empty, tolerance),
+        message=_message((residual, noise, empty), tolerance),
     )
 
 
-def _named_points(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Points as a cloud that is checked; errors name the argument."""
-    try:
-        return checked_clouds(points, points)
-    except (TypeError, ValueError) as error:
-        text = str(error).replace("`real` and `fake`", "`points`").replace("`real`", "`points`")
-        raise type(error)(text) from None
+def _check_start(start: SemiDiscreteStart, weights: Tensor, max_rounds: int) -> None:
+    """Raise unless rounds can go on from there."""
+    if start.heights.shape != weights.shape:
+        raise ValueError(
+            f"`start` must have a height for each of {len(weights)} points, "
+            f"got {len(start.heights)}."
+        )
+    if start.num_iterations >= ROUND * max_rounds:
+        raise ValueError(
+            f"`max_rounds` must be above the {start.num_iterations // ROUND} of `start`, "
+            f"got {max_rounds}."
+        )
 
 
-def _standardised(
-    points: Tensor, weights: Tensor, options: SemiDiscreteOptions, generator: torch.Generator
-) -> tuple[_Problem, Tensor, Tensor]:
-    """Points with mean 0 and the source's second moment; what they were moved and scaled by."""
-    # <x, p> changes by <x, mean>, one number for all, and by a factor, which heights have too.
-    exact = points.double()
-    centre = weights @ exact
-    moment = weights @ (exact - centre).square().sum(1)
-    own = second_moment(options.source, points.shape[1])
-    scale = torch.where(moment > 0, (moment / own).sqrt(), 1.0)
-    block = int(options.memory_limit or BLOCK)
-    unit = ((exact - centre) / scale).to(points.dtype)
-    return _Problem(unit, weights, options.source, block, generator), centre, scale
-
-
-def _solved(problem: _Problem, options: SemiDiscreteOptions) -> tuple[Tensor, _Measured, int]:
-    """Heights, what was measured of them, and steps."""
-    m = len(problem.points)
-    if m == 1:
-        heights = problem.weights.new_zeros(1)
-        return heights, _measured(problem, heights, _FEWEST), 0
-    heights, error = _first(problem)
-    needed = _needed(problem, options)
-    measured, steps = _measured(problem, heights, needed), 0
-    for number in range(options.max_rounds):
-        if _fits(measured.volumes, problem.weights, options.tolerance):
+def _solved(
+    problem: Problem, options: SemiDiscreteOptions, start: SemiDiscreteStart | None
+) -> tuple[Tensor, Measured, int, float]:
+    """Heights, what was measured of them, steps and the next rate."""
+    needed, measured = _needed(problem, options), None
+    if start is None:
+        generator = problem.generator(0)
+        heights, error = first_heights(problem, generator)
+        measured = measured_heights(problem, heights, needed, generator)
+        start = SemiDiscreteStart(heights, _RATE * error, 0)
+    heights, rate, steps = start
+    for number in range(steps // ROUND, options.max_rounds):
+        if measured is not None and _fits(*_misfit(problem, measured), options.tolerance):
             break
-        size = min(max(_FEWEST, 10 * m * 2**number), options.max_samples)
-        heights = _round(problem, heights, _RATE * error / 2**number, size)
-        measured, steps = _measured(problem, heights, needed), steps + _STEPS
-    return heights, measured, steps
+        generator = problem.generator(number + 1)
+        size = max(_FEWEST, 10 * len(problem.points) * 2**number)
+        heights = after_round(problem, heights, rate, min(size, options.max_samples), generator)
+        measured = measured_heights(problem, heights, needed, generator)
+        steps, rate = steps + ROUND, rate / 2
+    assert measured is not None
+    return heights, measured, steps, rate
 
 
-def _first(problem: _Problem) -> tuple[Tensor, Tensor]:
-    """The mean of the heights of two samples of the source, and how far both are apart."""
-    m, dimension = problem.points.shape
-    size = max(1000, 4 * m if m <= _EXACT else m)
-    pair = []
-    for _ in range(2):
-        samples = source_samples(problem.source, dimension, size, generator=problem.generator)
-        samples = samples.to(problem.points)
-        result = exact_result(samples, problem.points, fake_weights=problem.weights)
-        assert result.potentials is not None
-        # Of g_i >= |x - p_i|^2 - f(x) with equality on the cell: h_i = (g_i - |p_i|^2) / 2.
-        heights = (result.potentials[1].double() - problem.points.double().square().sum(1)) / 2
-        pair.append(heights - problem.weights @ heights)
-    error = (pair[0] - pair[1]).square().mean().sqrt()
-    return (pair[0] + pair[1]) / 2, error
-
-
-def _round(problem: _Problem, heights: Tensor, rate: Tensor, size: int) -> Tensor:
-    """Adam with a falling rate; the mean of the heights of the second half of the steps."""
-    first, second = torch.zeros_like(heights), torch.zeros_like(heights)
-    total = torch.zeros_like(heights)
-    for step in range(1, _STEPS + 1):
-        gradient = _measured(problem, heights, size).volumes - problem.weights
-        gradient /= problem.weights
-        first.lerp_(gradient, 1 - _DECAY)
-        second.lerp_(gradient.square(), 1 - _DECAY)
-        unbiased = 1 - _DECAY**step
-        move = first / unbiased / ((second / unbiased).sqrt() + 0.1)
-        heights = heights - rate * (1 - step / (_STEPS + 1)) * move
-        if step > _STEPS // 2:
-            total += heights
-    heights = total / (_STEPS - _STEPS // 2)
-    return heights - problem.weights @ heights
-
-
-def _measured(problem: _Problem, heights: Tensor, size: int) -> _Measured:
-    """Volumes, mean of u and of the dual cost, by fresh samples."""
-    points, exact = problem.points, problem.points.double()
-    dual = 2 * heights + exact.square().sum(1)
-    counts = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-    sums = exact.new_zeros(3)
-    part = max(1, problem.block // (8 * points.shape[1]))
-    for samples in sample_parts(
-        problem.source, points.shape[1], size, part, generator=problem.generator
-    ):
-        samples = samples.to(points.device)
-        ids = cells(samples.to(points.dtype), points, heights, problem.block)
-        counts += ids.bincount(minlength=len(points))
-        # |x - p_i|^2 less the potential of p_i: the smallest over all i.
-        own = (samples - exact[ids]).square().sum(1) - dual[ids]
-        high = (samples * exact[ids]).sum(1) + heights[ids]
-        sums += torch.stack([high.sum(), own.sum(), own.square().sum()])
-    high, own, square = (sums / size).unbind()
-    spread = ((square - own**2).clamp_min(0) / size).sqrt()
-    return _Measured(counts.double() / size, high, own + problem.weights @ dual, spread, size)
-
-
-def _needed(problem: _Problem, options: SemiDiscreteOptions) -> int:
+def _needed(problem: Problem, options: SemiDiscreteOptions) -> int:
     """Samples whose noise is half of the tolerance."""
+    if len(problem.points) == 1:
+        return _FEWEST
     noise = _noise(problem.weights, 1)
     wanted = math.ceil((noise / (options.tolerance / 2)) ** 2)
     return min(max(_FEWEST, wanted), options.max_samples)
@@ -311,53 +288,27 @@ def _noise(weights: Tensor, size: int) -> float:
     return float(quantile * ((1 - least) / least / size).sqrt())
 
 
-def _fits(volumes: Tensor, weights: Tensor, tolerance: float) -> bool:
+def _misfit(problem: Problem, measured: Measured) -> tuple[float, int]:
+    """The largest |w_i - b_i| / b_i, and the number of empty cells."""
+    residual = ((measured.volumes - problem.weights).abs() / problem.weights).max()
+    return float(residual), int((measured.volumes == 0).sum())
+
+
+def _fits(residual: float, num_empty: int, tolerance: float) -> bool:
     """Whether all volumes are near their weights."""
-    return bool(((volumes - weights).abs() <= tolerance * weights).all() & (volumes > 0).all())
+    return residual <= tolerance and not num_empty
 
 
-def _result(
-    target: tuple[Tensor, Tensor],
-    heights: Tensor,
-    volumes: Tensor,
-    found: tuple[_Measured, _Problem, Tensor, Tensor],
-    steps: int,
-    options: SemiDiscreteOptions,
-) -> SemiDiscreteResult:
-    """In the units of the points, with a verdict."""
-    points, weights = target
-    measured, problem, centre, scale = found
-    residual = float(((measured.volumes - problem.weights).abs() / problem.weights).max())
-    error = _noise(problem.weights, measured.size)
-    converged = _fits(measured.volumes, problem.weights, options.tolerance)
-    own = second_moment(options.source, points.shape[1])
-    # |x - s q - c|^2 = s |x - q|^2 + (1 - s) |x|^2 + s (s - 1) |q|^2 + |c|^2 + terms of mean 0.
-    moment = problem.weights @ problem.points.double().square().sum(1)
-    cost = scale * measured.cost + (1 - scale) * own + scale * (scale - 1) * moment
-    cost = (cost + centre.square().sum()).clamp_min(0)
-    empty = int((measured.volumes == 0).sum())
-    message = (
-        f"volumes within {residual:.1%} of their weights (noise {error:.1%}), {empty} cells empty"
+def _message(measured: tuple[float, float, int], tolerance: float) -> str:
+    """One line of the misfit, its noise and the empty cells; a warning where they do not do."""
+    residual, noise, empty = measured
+    text = (
+        f"volumes within {residual:.1%} of their weights (noise {noise:.1%}), {empty} cells empty"
     )
-    if not converged:
-        message += (
-            f": not within `tolerance` {options.tolerance:g}; raise `max_samples`, `max_rounds` or "
+    if not _fits(residual, empty, tolerance):
+        text += (
+            f": not within `tolerance` {tolerance:g}; raise `max_samples`, `max_rounds` or "
             "`tolerance`"
         )
-        warnings.warn(f"semi-discrete transport: {message}.", ConvergenceWarning, stacklevel=3)
-    return SemiDiscreteResult(
-        value=root(cost, 2).to(points.dtype),
-        cost=cost.to(points.dtype),
-        standard_error=(scale * measured.spread).to(points.dtype),
-        heights=heights - weights @ heights,
-        volumes=volumes,
-        volume_errors=(volumes * (1 - volumes) / measured.size).sqrt(),
-        energy=scale * measured.highest,
-        residual=residual,
-        residual_error=error,
-        num_empty=empty,
-        num_samples=measured.size,
-        num_iterations=steps,
-        converged=converged,
-        message=message,
-    )
+        warnings.warn(f"semi-discrete transport: {text}.", ConvergenceWarning, stacklevel=3)
+    return text

@@ -26,6 +26,29 @@ def second_moment(source: str, dimension: int) -> float:
     return moments[source]
 
 
+def standardised(points: Tensor, weights: Tensor, source: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Points with mean 0 and the second moment of a source.
+
+    Cells stay what they are: <x, p> changes by <x, mean>, one number for all points, and by a
+    factor, which heights take too.
+
+    Args:
+        points: Points (M, D).
+        weights: Weights (M,) in float64 that sum to 1.
+        source: One of `SOURCES`.
+
+    Returns:
+        The points, their mean (D,) and the factor that they were divided by, both in float64; the
+        factor is 1 for points without spread.
+    """
+    exact = points.double()
+    centre = weights @ exact
+    moment = weights @ (exact - centre).square().sum(1)
+    own = second_moment(source, points.shape[1])
+    scale = torch.where(moment > 0, (moment / own).sqrt(), 1.0)
+    return ((exact - centre) / scale).to(points.dtype), centre, scale
+
+
 def source_samples(
     source: str, dimension: int, num_samples: int, *, generator: torch.Generator
 ) -> Tensor:
@@ -48,6 +71,25 @@ def source_samples(
     """
     (samples,) = sample_parts(source, dimension, num_samples, num_samples, generator=generator)
     return samples
+
+
+def random_samples(
+    source: str, dimension: int, num_samples: int, *, generator: torch.Generator
+) -> Tensor:
+    """Independent samples of a source.
+
+    Args:
+        source: One of `SOURCES`.
+        dimension: D.
+        num_samples: N.
+        generator: A CPU generator.
+
+    Returns:
+        Samples (N, D) in float64, on the CPU.
+    """
+    numbers = dimension + (source == "ball")
+    uniform = torch.rand(num_samples, numbers, generator=generator, dtype=torch.float64)
+    return _of_uniform(source, uniform)
 
 
 def sample_parts(

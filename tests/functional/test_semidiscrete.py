@@ -142,6 +142,34 @@ def test_rounds_fit_what_first_heights_do_not() -> None:
     assert found.energy <= first.energy + 3 * noise
 
 
+def test_rounds_one_by_one_are_those_at_once() -> None:
+    """Also of points that are equal, whose heights are merged."""
+    points = cloud(60, 6, seed=1)
+    points = torch.cat([points, points[:3]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        whole = semidiscrete_result(points, tolerance=0.02, max_samples=8192, max_rounds=3)
+        found = semidiscrete_result(points, tolerance=0.02, max_samples=8192, max_rounds=0)
+        assert found.start.num_iterations == 0
+        for rounds in (1, 2, 3):
+            found = semidiscrete_result(
+                points, tolerance=0.02, max_samples=8192, max_rounds=rounds, start=found.start
+            )
+            assert found.num_iterations == 60 * rounds
+    torch.testing.assert_close(found.heights, whole.heights)
+    torch.testing.assert_close(found.cost, whole.cost)
+    assert found.rate == pytest.approx(whole.rate)
+    solver = SemiDiscrete(tolerance=0.5, max_rounds=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        more = solver.solve(points, start=SemiDiscrete(max_rounds=0).solve(points).start)
+    assert more.num_iterations == 60
+    with pytest.raises(ValueError, match="`max_rounds` must be above the 3 of `start`, got 3"):
+        semidiscrete_result(points, max_rounds=3, start=found.start)
+    with pytest.raises(ValueError, match="`start` must have a height for each of 60 points"):
+        semidiscrete_result(points[:60], start=found.start)
+
+
 # --- other units, equal points, seeds ---------------------------------------------------------
 
 
