@@ -120,14 +120,16 @@ def evaluate(
     if json_target not in (None, "-"):
         check_target(Path(str(json_target)))
     place = torch.device(resolved_device(device))
-    generator, config, known = loaded(run)
+    sampler, config, known = loaded(run)
     name = data or config.data
     _check_kind(name, config.data, run)
     size = known.shape[1] if name.startswith("folder:") and len(known.shape) == 3 else None
     samples = load_data(name, root=data_root, size=size)
     _check_shape(samples.shape, known.shape, run)
     samples = dataclasses.replace(samples, scaling=known.scaling)
-    report, modes = Evaluator(config, samples, place).report(generator.to(place))
+    evaluator = Evaluator(config, samples, place)
+    report, modes = evaluator.report(sampler.to(place))
+    codes = evaluator.code_scores(sampler)
     if json_target != "-":
         print_report(report)
         if modes is not None:
@@ -136,8 +138,26 @@ def evaluate(
             )
             kl = "-" if modes.kl is None else f"{modes.kl:.3g}"
             click.echo(f"modes: {modes.covered} of {modes.num_modes}{shares}, KL {kl} nats")
+        if codes is not None:
+            _print_codes(codes)
     if json_target is not None:
-        print_json(report, json_target, **({} if modes is None else {"modes": modes._asdict()}))
+        found = {"modes": modes, "codes": codes}
+        more = {name: part._asdict() for name, part in found.items() if part is not None}
+        print_json(report, json_target, **more)
+
+
+def _print_codes(codes: Any) -> None:
+    """What the codes of an autoencoder say."""
+    click.echo(f"reconstruction: {codes.reconstruction:.4g} mean squared error of held-out samples")
+    click.echo(
+        f"codes: {codes.kept:.1%} of the noise kept; {codes.distance:.2f} times as far from "
+        f"training codes as those of held-out samples, {codes.copies:.1%} copies"
+    )
+    if codes.purity is not None:
+        click.echo(
+            f"classes: {codes.purity:.1%} of samples between codes of one class, "
+            f"{codes.purity_unfiltered:.1%} without the angle"
+        )
 
 
 def _check_kind(name: str, learned: str, run: Path) -> None:

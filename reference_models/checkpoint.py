@@ -12,7 +12,7 @@ from otmetrics.errors import DataError, OptionError
 from .config import TrainConfig, changes
 from .files import replaced
 
-VERSION = 2
+VERSION = 3
 LAST, BEST = "checkpoint.pt", "best.pt"
 
 

@@ -87,6 +87,12 @@ class TrainConfig:
                 raise OptionError(f"`{name}` must be in [0, 1), got {value!r}.")
         _checked(check_seed, self.seed)
         _checked(check_choices, self)
+        coding = self.objective.coding_steps(self.steps)
+        if coding >= self.steps:
+            raise OptionError(
+                f"`steps` must be above the {coding} of the autoencoder, got {self.steps}: one "
+                "step is the transport, those behind it train the generator."
+            )
 
     @property
     def preset(self) -> str:

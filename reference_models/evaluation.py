@@ -14,10 +14,12 @@ from otmetrics.score_report import ScoreReport
 from otmetrics.scores import Scoring
 from otmetrics.scoring import score_features
 
+from .codes import CodeScores, code_scores, reconstruction
 from .config import EVALUATED, HIGHER_IS_BETTER, TrainConfig
 from .data import Data
 from .points import ModeScores
-from .sampling import generated
+from .priors import TransportPrior
+from .sampling import Sampler, generated
 
 _BATCH = 250
 _FEWEST = 12  # held-out samples, so that halves have floors
@@ -54,15 +56,27 @@ class Evaluator:
         self.extractor = _extractor(config.eval_features, data, device)
         order = torch.Generator().manual_seed(config.seed)
         ids = torch.randperm(len(data.held_out), generator=order)[: config.eval_num]
-        self.real = self._features(data.held_out[ids.sort().values], f"<{data.name}, held out>")
+        self.held_out = data.held_out[ids.sort().values]
+        self.real = self._features(self.held_out, f"<{data.name}, held out>")
         self.classifier: nn.Module | None = None
         if data.name == "stacked_mnist":
             self.classifier = _stacked_classifier(data, config.seed)
 
-    def __call__(self, generator: nn.Module) -> dict[str, float]:
-        """Scores by name, without floors, exact and Sinkhorn ones of 1000 samples; see `report`."""
-        report, modes = self.report(generator, floor=False, most=_QUICK, again=False)
+    def __call__(self, sampler: Sampler) -> dict[str, float]:
+        """Scores by name, without floors, exact and Sinkhorn ones of 1000 samples; see `report`.
+
+        Args:
+            sampler: Generator and prior in evaluation mode, on any device.
+
+        Returns:
+            The scores; of an autoencoder whose codes have no law yet the error of rebuilt samples.
+        """
+        if not sampler.prior.known:
+            return {"reconstruction": self._reconstruction(sampler)}
+        report, modes = self.report(sampler, floor=False, most=_QUICK, again=False)
         values = {name: score.value for name, score in report.scores.items()}
+        if sampler.encoder is not None:
+            values["reconstruction"] = self._reconstruction(sampler)
         if modes is None:
             return values
         found = {"high_quality": modes.high_quality, "modes_kl": modes.kl}
@@ -70,12 +84,12 @@ class Evaluator:
         return values | {"modes": float(modes.covered)} | known
 
     def report(
-        self, generator: nn.Module, *, floor: bool = True, most: int = 10_000, again: bool = True
+        self, sampler: Sampler, *, floor: bool = True, most: int = 10_000, again: bool = True
     ) -> tuple[ScoreReport, ModeScores | None]:
         """Score a generator.
 
         Args:
-            generator: A generator in evaluation mode, on any device.
+            sampler: Generator and prior in evaluation mode, on any device.
             floor: Whether to compute floors too.
             most: Most samples a side of exact and Sinkhorn distances.
             again: Whether to take other noise than the evaluations that chose the generator.
@@ -84,7 +98,7 @@ class Evaluator:
             All scores, and the modes where the data has known ones.
         """
         seed, other = hashed(torch.arange(2) + _STREAM + 2 * again, self.config.seed).tolist()
-        fake = generated(generator, self.config, self.data, len(self.real), seed)
+        fake = generated(sampler, self.data, len(self.real), seed)
         scoring = Scoring(
             metrics=EVALUATED,
             floor=floor,
@@ -95,7 +109,24 @@ class Evaluator:
         )
         name = f"<samples of {self.config.preset}>"
         report = score_features(self.real, self._features(fake, name), scoring=scoring)
-        return report, self._modes(generator, fake, other)
+        return report, self._modes(sampler, fake, other)
+
+    def code_scores(self, sampler: Sampler) -> CodeScores | None:
+        """What the codes of a generator say: see `codes.CodeScores`.
+
+        Args:
+            sampler: Generator and prior in evaluation mode, on any device.
+
+        Returns:
+            The scores; None for a generator of noise.
+        """
+        if not isinstance(sampler.prior, TransportPrior):
+            return None
+        return code_scores(sampler, self.data, self.held_out, self.config.seed)
+
+    def _reconstruction(self, sampler: Sampler) -> float:
+        """Mean squared error of the held-out samples, in the networks' units."""
+        return reconstruction(sampler, self.data, self.held_out)
 
     def _features(self, samples: Tensor, name: str) -> FeatureSet:
         """Features of samples as `Data` holds them, and what they are called."""
@@ -108,7 +139,7 @@ class Evaluator:
             parts = [self.extractor(part).cpu() for part in images.split(_BATCH)]
         return FeatureSet(torch.cat(parts), self.extractor.protocol, source)
 
-    def _modes(self, generator: nn.Module, fake: Tensor, seed: int) -> ModeScores | None:
+    def _modes(self, sampler: Sampler, fake: Tensor, seed: int) -> ModeScores | None:
         """The published scores of mixtures, and of stacked MNIST on its 26 000 samples."""
         if self.data.mixture is not None:
             return self.data.mixture.mode_scores(fake)
@@ -116,7 +147,7 @@ class Evaluator:
             return None
         from .stacked import NUM_SCORED, stacked_scores
 
-        images = generated(generator, self.config, self.data, NUM_SCORED, seed)
+        images = generated(sampler, self.data, NUM_SCORED, seed)
         return stacked_scores(images, self.classifier)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from otmetrics.errors import DataError
 
@@ -14,19 +14,21 @@ from .data import Data
 from .files import replaced
 from .networks import networks
 from .points import Scaling
+from .priors import prior_of
+from .sampling import Sampler
 
-VERSION = 2
+VERSION = 3
 FILE = "generator.safetensors"
 
 
 def export(
-    out: Path, average: dict[str, Tensor], config: TrainConfig, data: Data, step: int
+    out: Path, sampler: dict[str, Tensor], config: TrainConfig, data: Data, step: int
 ) -> Path:
     """Write a generator, whole or not at all.
 
     Args:
         out: Folder of the run.
-        average: State of the averaged generator.
+        sampler: State of generator, prior and encoder.
         config: Its run.
         data: Its data, for shape and units.
         step: Of which step it is.
@@ -44,22 +46,22 @@ def export(
     if data.scaling is not None:
         record["scaling"] = [values.tolist() for values in data.scaling]
     path = out / FILE
-    tensors = {name: value.contiguous().cpu() for name, value in average.items()}
+    tensors = {name: value.contiguous().cpu() for name, value in sampler.items()}
     content = save(tensors, metadata={"otmetrics": json.dumps(record)})
     with replaced(path) as partial:
         partial.write_bytes(content)
     return path
 
 
-def loaded(run: Path) -> tuple[nn.Module, TrainConfig, Data]:
-    """Read a generator.
+def loaded(run: Path) -> tuple[Sampler, TrainConfig, Data]:
+    """Read a generator, and what it needs to be sampled.
 
     Args:
         run: Folder of a run, or a file that `export` wrote.
 
     Returns:
-        The generator in evaluation mode on the CPU, its configuration, and data without samples,
-        which know shape and units.
+        Generator and prior in evaluation mode on the CPU, their configuration, and data without
+        samples, which know shape and units.
 
     Raises:
         DataError: If the file is missing or damaged.
@@ -80,8 +82,10 @@ def loaded(run: Path) -> tuple[nn.Module, TrainConfig, Data]:
         pair = networks(
             shape, latent=config.latent, width=config.width, architecture=config.architecture
         )
-        generator = pair.generator()
-        generator.load_state_dict(tensors)
+        codes = tensors.get("prior.points")
+        prior = prior_of(config, 0 if codes is None else len(codes))
+        sampler = Sampler(pair.generator(), prior, None if codes is None else pair.encoder())
+        sampler.load_state_dict(tensors)
         scaling = None
         if record["scaling"] is not None:
             centre, scale = (torch.tensor(v, dtype=torch.float64) for v in record["scaling"])
@@ -92,7 +96,7 @@ def loaded(run: Path) -> tuple[nn.Module, TrainConfig, Data]:
             f"{error}): export it again by training on."
         ) from error
     nothing = torch.empty(0, *shape, dtype=torch.uint8 if scaling is None else torch.float64)
-    return generator.eval(), config, Data(config.data, nothing, nothing, scaling=scaling)
+    return sampler.eval(), config, Data(config.data, nothing, nothing, scaling=scaling)
 
 
 def _record(text: str) -> dict[str, Any]:

@@ -47,10 +47,12 @@ class Pair(NamedTuple):
     Attributes:
         generator: Called without arguments.
         critic: Called with a normalisation of its hidden layers, one of `NORMALIZATIONS`.
+        encoder: Called without arguments: samples to codes (B, latent), by the layers of a critic.
     """
 
     generator: Callable[[], nn.Module]
     critic: Callable[[str], Critic]
+    encoder: Callable[[], nn.Module]
 
 
 def networks(shape: tuple[int, ...], *, latent: int, width: int, architecture: str) -> Pair:
@@ -72,6 +74,7 @@ def networks(shape: tuple[int, ...], *, latent: int, width: int, architecture: s
         return Pair(
             lambda: MLPGenerator(latent, shape, width),
             lambda normalization: mlp_critic(shape, width, normalization),
+            lambda: encoder(mlp_critic(shape, width, "layer"), shape, latent),
         )
     if len(shape) != 3 or shape[1] != shape[2] or shape[1] not in (28, 32, 64):
         raise OptionError(
@@ -82,13 +85,34 @@ def networks(shape: tuple[int, ...], *, latent: int, width: int, architecture: s
         return Pair(
             lambda: DCGANGenerator(latent, shape, width),
             lambda normalization: dcgan_critic(shape, width, normalization),
+            lambda: encoder(dcgan_critic(shape, width, "layer"), shape, latent),
         )
     if architecture == "resnet":
         return Pair(
             lambda: ResNetGenerator(latent, shape, width),
             lambda normalization: resnet_critic(shape, width, normalization),
+            lambda: encoder(resnet_critic(shape, width, "layer"), shape, latent),
         )
     raise OptionError(f"`architecture` must be mlp, dcgan or resnet, got {architecture!r}.")
+
+
+def encoder(critic: Critic, shape: tuple[int, ...], latent: int) -> nn.Module:
+    """The layers of a critic up to its last feature maps, and a linear layer to codes.
+
+    Args:
+        critic: Layer-normalised, so that a code depends on no other sample.
+        shape: Shape of a sample.
+        latent: Dimension of the codes.
+
+    Returns:
+        Samples (B, *shape) to codes (B, latent).
+    """
+    layers = list(critic.body.children())
+    if any(isinstance(layer, nn.AdaptiveAvgPool2d) for layer in layers):
+        layers = [*layers[:-2], nn.Flatten()]  # where things are is part of a code
+    body = nn.Sequential(*layers)
+    num_features = body(torch.zeros(1, *shape)).shape[1]
+    return nn.Sequential(body, nn.Linear(num_features, latent))
 
 
 class MLPGenerator(nn.Module):

@@ -38,11 +38,11 @@ def write_samples(run: Path, target: Path, *, num: int, seed: int = 0) -> str:
         check_seed(seed)
     except ValueError as error:
         raise OptionError(str(error)) from error
-    generator, config, data = loaded(run)
+    sampler, _, data = loaded(run)
     points = len(data.shape) == 1
     _check_target(target, points)
     try:
-        samples = generated(generator, config, data, num, seed)
+        samples = generated(sampler, data, num, seed)
     except RuntimeError as error:  # torch's word for memory
         raise OptionError(f"`num` must be smaller, got {num}: {error}") from error
     try:

@@ -249,6 +249,34 @@ PRESETS: dict[str, Preset] = {
         {"order": 1.0, "lr_generator": 2e-3},
         minutes={"points": 2.3},
     ),
+    "ae-ot": Preset(
+        "An et al., AE-OT: a new generative model based on extended semi-discrete optimal "
+        "transport, 2020",
+        "error of an autoencoder, whose codes noise is transported to",
+        {"beta1": 0.9, "beta2": 0.999, "num_codes": 10_000},
+        {"beta1": 0.9, "beta2": 0.999, "num_codes": 2000},
+        {"steps": 8000, "num_codes": 5000, "lr_autoencoder": 2e-3},
+    ),
+    "ae-ot-gan": Preset(
+        "An et al., AE-OT-GAN: training GANs from data specific latent distribution, 2020",
+        "minus the mean score, and errors of rebuilt samples; noise as in ae-ot",
+        {
+            "lr_generator": 2e-4,
+            "lr_critic": 2e-4,
+            "beta1": 0.5,
+            "beta2": 0.999,
+            "num_codes": 10_000,
+        },
+        {
+            "num_codes": 2000,
+            "content": 1e4,
+            "lr_generator": 1e-4,
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "steps": 4000,
+        },
+        {"steps": 6000, "num_codes": 5000, "lr_autoencoder": 2e-3},
+    ),
 }
 """By name, in the order of `OBJECTIVES`."""
 

@@ -10,14 +10,15 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor
 
 from otmetrics.errors import DataError
 
 from .config import TrainConfig
 from .data import Data
 from .files import replaced, writing
-from .sampling import generated
+from .sampling import Sampler, generated
 
 LOG, TABLE, SAMPLES = "log.jsonl", "log.csv", "samples"
 _SHOWN_IMAGES, _SHOWN_POINTS = 64, 2500
@@ -93,6 +94,17 @@ class Reporter:
             shown = [f"{name} {value:.3g}" for name, value in values.items() if "loss" in name]
             self.progress(step, self.config.steps, "  ".join([*shown, self._last_score]))
 
+    def note(self, step: int, logs: dict[str, Tensor]) -> None:
+        """Show numbers of a round of transport, which is part of a step.
+
+        Args:
+            step: The step before it.
+            logs: Scalars.
+        """
+        if self.progress is not None:
+            shown = (f"{name} {float(logs[name]):.3g}" for name in ("misfit", "empty_cells"))
+            self.progress(step, self.config.steps, "  ".join(["transport:", *shown]))
+
     def evaluating(self, step: int) -> None:
         """Tell that an evaluation has begun, which may take minutes.
 
@@ -107,7 +119,7 @@ class Reporter:
         step: int,
         images: int,
         scores: dict[str, float],
-        generator: nn.Module,
+        sampler: Sampler,
         warnings: list[str],
     ) -> None:
         """A row of scores, and samples.
@@ -116,18 +128,23 @@ class Reporter:
             step: The step.
             images: Fake samples so far.
             scores: Scores by name.
-            generator: The generator that has them, for the same noise at each call.
+            sampler: What has them: it draws the same noise at each call; while it has no prior,
+                held-out samples are shown beside what is rebuilt of their codes.
             warnings: What they warn of.
         """
         self._row(step, images, {f"score/{name}": value for name, value in scores.items()})
         self._warn(step, warnings)
-        self._last_score = f"{self.config.select} {scores[self.config.select]:.4g}"
+        shown = self.config.select if self.config.select in scores else next(iter(scores))
+        self._last_score = f"{shown} {scores[shown]:.4g}"
         if self.out is None:
             return
         from .pictures import show
 
         num = _SHOWN_POINTS if len(self.data.shape) == 1 else _SHOWN_IMAGES
-        samples = generated(generator, self.config, self.data, num, self.config.seed)
+        if sampler.prior.known:
+            samples = generated(sampler, self.data, num, self.config.seed)
+        else:
+            samples = _beside(self.data.held_out[:num], sampler, self.data)
         path = self.out / SAMPLES / f"step_{step:07d}.png"
         with writing(path):
             show(path, samples, self.data)
@@ -176,6 +193,14 @@ class Reporter:
         if self.warn is not None:
             for line in warnings:
                 self.warn(f"step {step}: {line}")
+
+
+def _beside(samples: Tensor, sampler: Sampler, data: Data) -> Tensor:
+    """Images each before what is rebuilt of it, as many as there were; points only rebuilt."""
+    rebuilt = data.from_network(sampler.rebuilt(samples, data))
+    if samples.ndim != 4:
+        return rebuilt
+    return torch.stack([samples, rebuilt], 1).flatten(0, 1)[: len(samples)]
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -3,36 +3,63 @@
 import torch
 from torch import Tensor, nn
 
-from .config import TrainConfig
 from .data import Data
+from .priors import Prior
 
 _BATCH = 100
 
 
-def noise_of(config: TrainConfig, num: int, generator: torch.Generator | None = None) -> Tensor:
-    """Noise of a run, on the CPU.
+class Sampler(nn.Module):
+    """A generator, the law of what it is given, and the encoder of its codes.
 
     Args:
-        config: The run.
-        num: How much.
-        generator: A CPU generator; None for torch's own.
-
-    Returns:
-        Standard normal or uniform on [-1, 1], (num, latent).
+        generator: Noise or codes (B, latent) to samples in the networks' units.
+        prior: Where they come from.
+        encoder: Samples to codes; None for a generator of noise.
     """
-    if config.noise == "uniform":
-        return 2 * torch.rand(num, config.latent, generator=generator) - 1
-    return torch.randn(num, config.latent, generator=generator)
+
+    def __init__(self, generator: nn.Module, prior: Prior, encoder: nn.Module | None) -> None:
+        super().__init__()
+        self.generator, self.prior, self.encoder = generator, prior, encoder
+
+    @torch.no_grad()
+    def codes(self, samples: Tensor, data: Data) -> Tensor:
+        """Codes of samples.
+
+        Args:
+            samples: Samples (N, *shape) as in `data.train`.
+            data: The data, for its units.
+
+        Returns:
+            float32 (N, latent), on the device of the networks.
+        """
+        assert self.encoder is not None, "noise has no codes"
+        device = next(self.generator.parameters()).device
+        parts = samples.split(_BATCH)
+        return torch.cat([self.encoder(data.to_network(part).to(device)) for part in parts])
+
+    @torch.no_grad()
+    def rebuilt(self, samples: Tensor, data: Data) -> Tensor:
+        """What the generator makes of the codes of samples.
+
+        Args:
+            samples: Samples (N, *shape) as in `data.train`.
+            data: The data, for its units.
+
+        Returns:
+            float32 (N, *shape) in the networks' units, on the CPU.
+        """
+        parts = self.codes(samples, data).split(_BATCH)
+        return torch.cat([self.generator(part).float().cpu() for part in parts])
 
 
 @torch.no_grad()
-def generated(generator: nn.Module, config: TrainConfig, data: Data, num: int, seed: int) -> Tensor:
+def generated(sampler: Sampler, data: Data, num: int, seed: int) -> Tensor:
     """Samples in the form and the coordinates of the data.
 
     Args:
-        generator: The generator, in evaluation mode.
-        config: Its run.
-        data: Its data, or what `export.loaded` gives instead.
+        sampler: Generator and prior, in evaluation mode.
+        data: The data, or what `export.loaded` gives instead.
         num: How many.
         seed: Decides the noise.
 
@@ -40,9 +67,9 @@ def generated(generator: nn.Module, config: TrainConfig, data: Data, num: int, s
         Points float64 (num, D) or images uint8 (num, C, H, W), on the CPU.
     """
     source = torch.Generator().manual_seed(seed)
-    device = next(generator.parameters()).device
+    device = next(sampler.generator.parameters()).device
     samples = torch.empty(num, *data.shape, dtype=data.train.dtype)
     for part in samples.split(_BATCH):  # whole batches, so that more samples begin with these
-        outputs = generator(noise_of(config, _BATCH, source).to(device))
+        outputs = sampler.generator(sampler.prior.sample(_BATCH, source).to(device))
         part.copy_(data.from_network(outputs[: len(part)].float()))
     return samples

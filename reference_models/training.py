@@ -1,17 +1,12 @@
 """The training loop, whole on one page: critic steps, a generator step, average, log, evaluate."""
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
 
 from otmetrics.errors import DataError, OptionError
-from otmetrics.functional.hashing import hashed
 
 from . import checkpoint
 from .config import TrainConfig
@@ -20,50 +15,9 @@ from .evaluation import Evaluator, better
 from .export import export
 from .health import Health
 from .interruption import deferred_interrupts
-from .networks import networks
 from .reporter import LOG, Reporter
-from .sampling import noise_of
-
-_RAMP = 0.05  # half-life of the average early in a run, as a share of the images seen
-
-
-@dataclass
-class State:
-    """What changes in a run, and lies in its checkpoints."""
-
-    generator: nn.Module
-    average: nn.Module
-    networks: nn.ModuleDict
-    generator_optimizer: torch.optim.Optimizer
-    critic_optimizer: torch.optim.Optimizer | None
-    step: int = 0
-    images: int = 0
-    best: dict[str, float] = field(default_factory=dict)
-    best_average: dict[str, Tensor] = field(default_factory=dict)
-
-    def modules(self) -> dict[str, Any]:
-        """All that has a state_dict, by name."""
-        parts = {
-            "generator": self.generator,
-            "average": self.average,
-            "networks": self.networks,
-            "generator_optimizer": self.generator_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-        }
-        return {name: part for name, part in parts.items() if part is not None}
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `checkpoint.save`."""
-        states = {name: part.state_dict() for name, part in self.modules().items()}
-        counts = {"step": self.step, "images": self.images}
-        return states | counts | {"best": self.best, "best_average": self.best_average}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """From `checkpoint.load`."""
-        for name, part in self.modules().items():
-            part.load_state_dict(state[name])
-        self.step, self.images = state["step"], state["images"]
-        self.best, self.best_average = state["best"], state["best_average"]
+from .state import State, initial_state
+from .steps import one_step
 
 
 def train(
@@ -121,6 +75,7 @@ def train(
     log_every = log_every or max(1, config.steps // 200)
     checkpoint_every = checkpoint_every or max(1, config.steps // 20)
     eval_every = config.eval_every or max(1, config.steps // 10)
+    coding = config.objective.coding_steps(config.steps)
     evaluator = Evaluator(config, data, accelerator.device) if accelerator.is_main_process else None
     health = Health(out)
     accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
@@ -138,24 +93,28 @@ def train(
     try:
         with deferred_interrupts(alone) as interrupted:
             while state.step < config.steps:
+                before = state.step
                 logs = one_step(state, config, data, accelerator)
                 step, done = state.step, state.step == config.steps
                 health.note(logs)
-                if step % log_every == 0 or done:
+                if step == before:  # a round of the transport, with more of them to come
+                    reporter.note(step, logs)
+                marked = done or step == coding + 1 > 1  # its end is logged and evaluated too
+                if step > before and (marked or step % log_every == 0):
                     reporter.log(step, state.images, health.checked(step, logs))
-                if evaluator and (step % eval_every == 0 or done):
+                if evaluator and step > before and (marked or step % eval_every == 0):
                     reporter.evaluating(step)
-                    scores = evaluator(state.average)
-                    reporter.scores(
-                        step, state.images, scores, state.average, health.judged(scores)
-                    )
-                    if better(config.select, scores, state.best):
+                    sampler = state.sampler
+                    scores = evaluator(sampler)
+                    reporter.scores(step, state.images, scores, sampler, health.judged(scores))
+                    if config.select in scores and better(config.select, scores, state.best):
                         state.best = scores | {"step": float(step)}
                         state.best_average = copy.deepcopy(state.average.state_dict())
                         save(out / checkpoint.BEST)
-                        export(out, state.best_average, config, data, step)
+                        export(out, state.best_sampler, config, data, step)
                 stop = interrupted()
-                if evaluator and (step % checkpoint_every == 0 or done or stop):
+                kept = marked or step == coding  # each round, and the codes before the first
+                if evaluator and (kept or stop or step % checkpoint_every == 0):
                     save(out / checkpoint.LAST)
                     reporter.flush()
                 if stop and not done:
@@ -206,150 +165,7 @@ def _check_new(out: Path) -> None:
 
 def _restore_best(out: Path, state: State, config: TrainConfig, data: Data) -> None:
     """Put the best generator back; one from a later step than the run's is none of its."""
-    export(out, state.best_average, config, data, int(state.best["step"]))
+    export(out, state.best_sampler, config, data, int(state.best["step"]))
     best = out / checkpoint.BEST
     if best.exists() and checkpoint.load(best)["step"] > state.step:
         best.unlink()
-
-
-def initial_state(config: TrainConfig, data: Data, device: torch.device) -> State:
-    """Networks and optimisers before the first step.
-
-    Args:
-        config: The run.
-        data: Its data, for their shape.
-        device: Where the networks go.
-
-    Returns:
-        The state.
-    """
-    torch.manual_seed(config.seed)  # the same on all processes
-    pair = networks(
-        data.shape, latent=config.latent, width=config.width, architecture=config.architecture
-    )
-    generator = pair.generator().to(device)
-    nets = config.objective.networks(pair.critic).to(device)
-    average = copy.deepcopy(generator).eval().requires_grad_(False)
-    trained = list(nets.parameters())
-    return State(
-        generator,
-        average,
-        nets,
-        _optimizer(generator.parameters(), config.lr_generator, config),
-        _optimizer(trained, config.lr_critic, config) if trained else None,
-    )
-
-
-def one_step(
-    state: State, config: TrainConfig, data: Data, accelerator: Accelerator
-) -> dict[str, Tensor]:
-    """Train the critic as often as the objective asks for, then the generator once.
-
-    Args:
-        state: The state, which this changes.
-        config: The run.
-        data: Its data.
-        accelerator: Device and processes.
-
-    Returns:
-        Losses and what the objective logs, scalars without graph.
-    """
-    _seed(config.seed, accelerator, state.step)
-    share = 1 - state.step / config.steps if config.lr_decay == "linear" else 1.0
-    objective = config.objective
-    logs: dict[str, Tensor] = {}
-    batches = _batches(config, data, accelerator.device)
-    for _ in range(objective.critic_steps(state.step)):
-        real, noise = next(batches)
-        with _precision(config, accelerator.device):
-            with torch.no_grad():
-                fake = state.generator(noise)
-            value, more = objective.critic_loss(state.networks, real, fake.float())
-        _descend(state.critic_optimizer, value, config.lr_critic * share, accelerator)
-        logs |= {"critic_loss": value.detach(), **more}
-        logs |= objective.after_critic_step(state.networks)
-    real, noise = next(batches)
-    state.networks.requires_grad_(False)
-    with _precision(config, accelerator.device):
-        fake = state.generator(noise)
-        value, more = objective.generator_loss(state.networks, real, fake.float())
-    _descend(state.generator_optimizer, value, config.lr_generator * share, accelerator)
-    state.networks.requires_grad_(True)
-    images = len(fake) * accelerator.num_processes
-    state.step += 1
-    state.images += images
-    _follow(state, config, images)
-    spread = (fake.detach().float().var(0).sum() / real.var(0).sum().clamp_min(1e-12)).sqrt()
-    return logs | {"generator_loss": value.detach(), **more, "spread": spread}
-
-
-def _batches(
-    config: TrainConfig, data: Data, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Real samples in the networks' units, drawn with replacement, and noise."""
-    size = config.batch_size * (2 if config.objective.independent_halves else 1)
-    while True:
-        ids = torch.randint(len(data.train), (size,))
-        yield data.to_network(data.train[ids]).to(device), noise_of(config, size).to(device)
-
-
-def _seed(seed: int, accelerator: Accelerator, step: int) -> None:
-    """Seed the generators of the CPU and of this process's device for one step."""
-    own = int(hashed(torch.tensor(accelerator.process_index), seed))
-    value = int(hashed(torch.tensor(step), own))
-    # Not `torch.manual_seed`: without a GPU it notes the whole stack each time, a tenth of a step.
-    torch.default_generator.manual_seed(value)
-    if accelerator.device.type == "cuda":
-        torch.cuda.manual_seed(value)
-    elif accelerator.device.type != "cpu":
-        torch.manual_seed(value)
-
-
-def _precision(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """Autocast to bfloat16 if asked for."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
-
-
-def _optimizer(parameters: Any, rate: float, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of one side."""
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=rate, alpha=config.beta2)
-    betas = config.beta1, config.beta2
-    return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
-
-
-def _descend(
-    optimizer: torch.optim.Optimizer | None, loss: Tensor, rate: float, accelerator: Accelerator
-) -> None:
-    """One step down the gradient, averaged over processes."""
-    assert optimizer is not None, "critic steps need networks"
-    optimizer.zero_grad()
-    loss.backward()
-    if accelerator.num_processes > 1:
-        _average_gradients(optimizer, accelerator)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-
-
-def _average_gradients(optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> None:
-    """All gradients in one message."""
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
-    held = [gradient for gradient in gradients if gradient is not None]
-    whole = accelerator.reduce(torch.cat([gradient.flatten() for gradient in held]), "mean")
-    parts = whole.split([gradient.numel() for gradient in held])
-    for gradient, part in zip(held, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
-
-
-@torch.no_grad()
-def _follow(state: State, config: TrainConfig, images: int) -> None:
-    """Move the average towards the generator; early on its half-life is short."""
-    half_life = min(config.ema_images, _RAMP * state.images)
-    share = 1 - 0.5 ** (images / half_life)
-    targets = state.generator.state_dict()
-    for name, value in state.average.state_dict().items():
-        if value.is_floating_point():
-            value.lerp_(targets[name], share)
-        else:
-            value.copy_(targets[name])

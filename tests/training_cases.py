@@ -18,6 +18,12 @@ SMALL: dict[str, Any] = {
     "eval_every": 6,
 }
 
+FEW: dict[str, dict[str, Any]] = {
+    "ae-ot": {"num_codes": 40},
+    "ae-ot-gan": {"num_codes": 40},
+}
+"""Options of objectives that are as small."""
+
 
 class Stopped(Exception):  # noqa: N818 - it stands for a kill
     """The end of a run that nobody asked it for."""
@@ -26,7 +32,8 @@ class Stopped(Exception):  # noqa: N818 - it stands for a kill
 def configured(
     preset: str, data: Data, objective: dict[str, Any] | None = None, **options: Any
 ) -> TrainConfig:
-    return config_for(preset, data, SMALL | options, objective or {})
+    own = FEW.get(preset, {}) | (objective or {})
+    return config_for(preset, data, SMALL | options, own)
 
 
 def stopping(step: int) -> Any:

@@ -55,7 +55,7 @@ def one_run(preset: str, name: str, seed: int, out: Path, steps: int | None) -> 
         return json.loads(result.read_text())
     reporter = Reporter(folder, tensorboard=False)
     state = train(config, data, folder, reporter=reporter, resume=True, device="cpu")
-    found = scored(generated(state.average, config, data, NUM, seed=12345 + seed), data)
+    found = scored(generated(state.sampler, data, NUM, seed=12345 + seed), data)
     seconds = reporter.rows[-1]["seconds"]
     found |= {"preset": preset, "data": name, "seed": seed, "seconds": seconds}
     result.write_text(json.dumps(found))

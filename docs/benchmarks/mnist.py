@@ -40,11 +40,11 @@ def one_run(
         report, _ = Evaluator(config, data, torch.device("cpu")).report(loaded(folder)[0])
         found = {"preset": preset, "steps": config.steps, "seconds": reporter.rows[-1]["seconds"]}
         result.write_text(json.dumps(found | report.to_dict()))
-    generator, _, known = loaded(folder)
+    sampler, _, known = loaded(folder)
     figures.mkdir(parents=True, exist_ok=True)
     grid(
         figures / f"mnist-{preset}.png",
-        generated(generator, config, known, NUM_SHOWN, config.seed),
+        generated(sampler, known, NUM_SHOWN, config.seed),
     )
     return json.loads(result.read_text())
 

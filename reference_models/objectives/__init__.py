@@ -1,6 +1,7 @@
 """What the bundled models minimise, by name; see `base` for what the training loop asks of it."""
 
 from .adversarial import DCGAN, R3GAN, SNGAN
+from .autoencoded import AEOT, AEOTGAN
 from .base import Loss, Objective, option
 from .energy import OTGAN
 from .quadratic import WGANQC
@@ -21,9 +22,13 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "swg": SWG,
     "max-swg": MaxSWG,
     "exact-ot": ExactOT,
+    "ae-ot": AEOT,
+    "ae-ot-gan": AEOTGAN,
 }
 
 __all__ = [
+    "AEOT",
+    "AEOTGAN",
     "DCGAN",
     "OBJECTIVES",
     "OTGAN",

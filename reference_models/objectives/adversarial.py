@@ -45,6 +45,23 @@ def cross_entropy(networks: nn.ModuleDict, real: Tensor, fake: Tensor, gamma: fl
     return Loss(value + penalty.value, score_logs(on_real, on_fake) | penalty.logs)
 
 
+def hinge(networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
+    """Hinge loss E max(0, 1 - D(x)) + E max(0, 1 + D(y)) of a critic.
+
+    Args:
+        networks: Networks with a critic D.
+        real: Samples x (B, ...).
+        fake: Samples y (B, ...).
+
+    Returns:
+        The loss, with the mean scores of both sides.
+    """
+    critic = critic_of(networks)
+    on_real, on_fake = critic(real), critic(fake)
+    value = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
+    return Loss(value, score_logs(on_real, on_fake))
+
+
 def zero_centred(critic: Critic, real: Tensor, fake: Tensor, gamma: float) -> Loss:
     """Penalties gamma / 2 (E |grad D(x)|^2 + E |grad D(y)|^2), in float32 also under autocast.
 
@@ -149,10 +166,7 @@ class SNGAN(ScoreObjective):
 
     def critic_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
         """L_D."""
-        critic = critic_of(networks)
-        on_real, on_fake = critic(real), critic(fake)
-        value = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
-        return Loss(value, score_logs(on_real, on_fake))
+        return hinge(networks, real, fake)
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,42 @@ class Objective:
         normalization: Of the hidden layers of the critic, unless its networks need another one.
         independent_halves: Whether real and fake each hold two independent batches, one behind the
             other, where the objective compares batches of one law.
+        paired: Whether the fake samples of a generator step are followed by as many that the
+            generator made of the codes of the real ones.
     """
 
     normalization: ClassVar[str] = "none"
     independent_halves: ClassVar[bool] = False
+    paired: ClassVar[bool] = False
+
+    def coding_steps(self, steps: int) -> int:
+        """Steps at the start that train the generator as the decoder of an autoencoder.
+
+        The step that follows them transports noise to the codes of training samples; from then on
+        codes are what the generator is given.
+
+        Args:
+            steps: Steps of the whole run.
+
+        Returns:
+            How many; 0 for an objective without codes.
+        """
+        return 0
+
+    def coding_loss(self, real: Tensor, rebuilt: Tensor) -> Loss:
+        """Loss of encoder and generator in these steps.
+
+        Args:
+            real: Samples (B, ...) in the networks' units.
+            rebuilt: What the generator made of their codes, with the graph of both.
+
+        Returns:
+            The loss.
+
+        Raises:
+            NotImplementedError: If there are none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no autoencoder.")
 
     def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
         """What is trained beside the generator.
@@ -94,7 +126,7 @@ class Objective:
         Args:
             networks: What `networks` made.
             real: Samples as in `critic_loss`.
-            fake: Samples with the graph of the generator.
+            fake: Samples with the graph of the generator; twice as many where `paired`.
 
         Returns:
             The loss.

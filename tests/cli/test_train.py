@@ -13,7 +13,6 @@ import torch
 from otmetrics.reference_models import checkpoint
 from otmetrics.reference_models.export import loaded
 from otmetrics.reference_models.presets import PRESETS
-from otmetrics.reference_models.sampling import noise_of
 from PIL import Image
 
 TINY = ("--steps", 8, "--batch-size", 16, "--width", 8, "--eval-num", 40, "--eval-every", 4)
@@ -95,10 +94,10 @@ def test_points_are_in_their_own_coordinates(otmetrics, tmp_path):
     assert fake.shape == (500, 2)
     assert fake.dtype == np.float64
     # The networks' unit is the standard deviation of the mixture: its modes have 8 on an axis.
-    generator, config, _ = loaded(out)
-    noise = noise_of(config, 100, torch.Generator().manual_seed(0))
+    sampler, _, _ = loaded(out)
+    noise = sampler.prior.sample(100, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        outputs = generator(noise).double().numpy()
+        outputs = sampler.generator(noise).double().numpy()
     np.testing.assert_allclose(fake[:100], outputs * np.sqrt(8 + 0.05**2), rtol=1e-5, atol=1e-7)
     real = tmp_path / "real.npy"
     np.save(real, np.random.default_rng(0).normal(0, 3, (500, 2)))
@@ -135,6 +134,38 @@ def test_evaluate_has_floors_and_modes(otmetrics, tmp_path):
     assert "--data must be ring8" in other.stderr
     report = json.loads(otmetrics("evaluate", out, "--json").stdout)
     assert report["scores"]["recall"]["floor"] is not None
+
+
+def test_a_decoder_is_trained_sampled_and_evaluated_as_any_other(otmetrics, tmp_path):
+    """With what its codes say; a resumed run has the options of its objective."""
+    out = tmp_path / "run"
+    few = ("--num-codes", 30, "--angle", 2.0)
+    command = ("train", "ae-ot-gan", "--data", "ring8", "--out", out)
+    finished = otmetrics(*command, *TINY, *few)
+    assert finished.code == 0, finished.stderr
+    assert "warning" not in finished.stderr
+    report = otmetrics("evaluate", out)
+    assert report.code == 0
+    assert "mean squared error of held-out samples" in report.stdout
+    assert "of the noise kept" in report.stdout
+    assert "samples between codes of one class" in report.stdout
+    codes = json.loads(otmetrics("evaluate", out, "--json").stdout)["codes"]
+    assert 0 < codes["kept"] <= 1
+    assert codes["purity"] <= 1
+    assert otmetrics("sample", out, tmp_path / "fake.npz", "--num", 150).code == 0
+    fake = np.load(tmp_path / "fake.npz")["features"]
+    assert len(np.unique(fake, axis=0)) == 150
+    assert otmetrics(*command, "--resume", "-q").code == 0
+    refused = otmetrics(*command, "--resume", "--angle", 3.0)
+    assert refused.code == 2
+    assert "angle 2.0 -> 3.0" in refused.stderr
+    few = ("--autoencoder-share", 0.99)
+    short = otmetrics("train", "ae-ot-gan", "--data", "ring8", "--out", tmp_path / "o", *TINY, *few)
+    assert short.code == 2
+    assert "--steps must be above the" in short.stderr
+    assert not (tmp_path / "o").exists()
+    no_codes = json.loads((out / "config.json").read_text())
+    assert no_codes["objective"]["num_codes"] == 30
 
 
 def test_models_and_help_tell_what_there_is(otmetrics):

@@ -35,7 +35,7 @@ def clusters(num: int = 4, size: int = 4) -> tuple[Tensor, Tensor]:
 def test_it_is_the_formula(rule: str, source: str) -> None:
     points, samples = cloud(25, 3, seed=1), drawn(200, 3, source)
     result = semidiscrete_result(points, source=source, tolerance=0.5)
-    limit = neighbour_angles(points, source=source).median().item()
+    limit = neighbour_angles(points, num_neighbors=1, source=source).median().item()
     options: dict[str, Any] = {"rule": rule, "max_angle": limit, "num_faces": 6, "share": 0.3}
     found = extended_map(
         samples, points, result.heights, centres=result.centres, source=source, **options
@@ -90,17 +90,20 @@ def test_no_sample_crosses_a_break(rule: str) -> None:
 
 def test_neighbour_angles_are_those_of_the_nearest_planes() -> None:
     points = cloud(60, 4, seed=2)
-    found = neighbour_angles(points)
-    whole = oracles.face_angles(points.numpy(), second_moment("cube", 4))
-    np.fill_diagonal(whole, 9.0)
-    np.testing.assert_allclose(found.numpy(), whole.min(1), atol=1e-12)
-    torch.testing.assert_close(neighbour_angles(points, memory_limit=500), found)
-    torch.testing.assert_close(neighbour_angles(7 * points - 3), found, rtol=1e-9, atol=0)
-    twice = neighbour_angles(torch.cat([points, points[:1]]))
-    assert twice[0] == 0
-    assert twice[-1] == 0
+    whole = np.sort(oracles.face_angles(points.numpy(), second_moment("cube", 4)), axis=1)
+    for k in (1, 5, 59):
+        found = neighbour_angles(points, num_neighbors=k)
+        np.testing.assert_allclose(found.numpy(), whole[:, k], atol=1e-12)
+    torch.testing.assert_close(neighbour_angles(points, num_neighbors=99), found)
+    nearest = neighbour_angles(points)
+    torch.testing.assert_close(neighbour_angles(points, memory_limit=500), nearest)
+    torch.testing.assert_close(neighbour_angles(7 * points - 3), nearest, rtol=1e-9, atol=0)
+    twice = neighbour_angles(torch.cat([points, points[:1]]), num_neighbors=1)
+    assert (twice == 0).nonzero().flatten().tolist() == [0, 60]
     tiny = torch.tensor([[0.0, 0.0], [1e-7, 0.0], [1.0, 0.0]], dtype=torch.float64)
-    assert 0 < neighbour_angles(tiny)[0] < 1e-6
+    assert 0 < neighbour_angles(tiny, num_neighbors=1)[0] < 1e-6
+    with pytest.raises(ValueError, match="`num_neighbors` must be"):
+        neighbour_angles(points, num_neighbors=0)
 
 
 def test_a_limit_for_each_face() -> None:

@@ -7,6 +7,8 @@ import torch
 from otmetrics.reference_models.config import EVALUATED
 from otmetrics.reference_models.data import Data, load_data
 from otmetrics.reference_models.evaluation import Evaluator, better
+from otmetrics.reference_models.priors import NoisePrior
+from otmetrics.reference_models.sampling import Sampler
 from torch import Tensor, nn
 from training_cases import configured, images, points
 
@@ -29,6 +31,10 @@ class Fixed(nn.Module):
         return self.samples[: len(noise)]
 
 
+def sampler(generator: nn.Module) -> Sampler:
+    return Sampler(generator, NoisePrior("normal", 2), None)
+
+
 def test_real_samples_are_held_out_ones() -> None:
     """A generator that repeats them has distance 0, one that repeats training samples has not."""
     data = points()
@@ -37,16 +43,16 @@ def test_real_samples_are_held_out_ones() -> None:
     held_out = {tuple(row) for row in data.held_out.tolist()}
     assert {tuple(row) for row in evaluator.real.features.tolist()} <= held_out
     copied = data.to_network(evaluator.real.features)
-    scores = evaluator(Fixed(torch.cat([copied, copied, copied])))
+    scores = evaluator(sampler(Fixed(torch.cat([copied, copied, copied]))))
     assert scores["wasserstein"] < 1e-6
-    assert evaluator(Fixed(data.to_network(data.train[:600])))["wasserstein"] > 0.01
+    assert evaluator(sampler(Fixed(data.to_network(data.train[:600]))))["wasserstein"] > 0.01
 
 
 def test_scores_are_those_of_the_library() -> None:
     data = points()
     evaluator = Evaluator(configured("exact-ot", data, eval_num=100), data, CPU)
     fake = data.to_network(data.train[:600])
-    scores = evaluator(Fixed(fake))
+    scores = evaluator(sampler(Fixed(fake)))
     assert set(EVALUATED) < set(scores)
     expected = Sliced(seed=0).solve(evaluator.real.features, data.from_network(fake[:100])).value
     assert scores["sliced_wasserstein"] == pytest.approx(float(expected), rel=1e-12)
@@ -59,9 +65,9 @@ def test_noise_is_the_same_at_each_call_and_another_in_the_end() -> None:
     generator = Fixed(data.to_network(data.train[:600]))
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    evaluator(generator)
-    evaluator(generator)
-    report, modes = evaluator.report(generator)
+    evaluator(sampler(generator))
+    evaluator(sampler(generator))
+    report, modes = evaluator.report(sampler(generator))
     assert torch.equal(generator.noise[0], generator.noise[1])
     assert not torch.equal(generator.noise[0], generator.noise[2])
     assert torch.equal(torch.get_rng_state(), state)

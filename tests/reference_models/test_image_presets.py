@@ -11,6 +11,11 @@ from otmetrics.reference_models.presets import PRESETS
 
 RNG = np.random.default_rng(0)
 SHORT = ("--steps", 20, "--batch-size", 4, "--width", 8, "--eval-num", 20, "--eval-every", 20)
+FEW: dict[str, tuple] = {
+    **dict.fromkeys(("wgan", "rot-gan"), ("--no-warm-up",)),  # which is 100 steps at first
+    "ae-ot": ("--num-codes", 20),
+    "ae-ot-gan": ("--num-codes", 20),
+}
 
 
 @pytest.fixture
@@ -39,8 +44,7 @@ def check_run(otmetrics: Runner, name: str, data: str, root: Path, side: int) ->
     out = root / "run"
     arguments = ("train", name, "--data", data, "--data-root", root, "--out", out, *SHORT)
     rest = ("--eval-features", "pixels", "--no-tensorboard", "--quiet")
-    few = ("--no-warm-up",) if name in ("wgan", "rot-gan") else ()  # which is 100 steps at first
-    finished = otmetrics(*arguments, *rest, *few)
+    finished = otmetrics(*arguments, *rest, *FEW.get(name, ()))
     assert finished.code == 0, finished.stderr
     config = json.loads((out / "config.json").read_text())
     assert config["architecture"] == "resnet"

@@ -10,6 +10,8 @@ from otmetrics.reference_models.data import load_data
 from otmetrics.reference_models.evaluation import Evaluator
 from otmetrics.reference_models.points import divergence_floor
 from otmetrics.reference_models.presets import config_for
+from otmetrics.reference_models.priors import NoisePrior
+from otmetrics.reference_models.sampling import Sampler
 from otmetrics.reference_models.stacked import (
     NUM_SCORED,
     accuracy,
@@ -195,7 +197,7 @@ def test_evaluations_count_the_modes_of_a_generator(monkeypatch):
             kept = data.held_out[known]
             return data.to_network(kept[rows % len(kept)])
 
-    scores = evaluator(Copies())
+    scores = evaluator(Sampler(Copies(), NoisePrior("normal", config.latent), None))
     # 27 modes own most samples; a digit in two hundred is misread.
     assert scores["modes"] >= 27
     assert scores["modes_kl"] == pytest.approx(math.log(1000 / 27), abs=0.2)
