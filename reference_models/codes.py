@@ -56,8 +56,8 @@ def code_scores(sampler: Sampler, data: Data, held_out: Tensor, seed: int) -> Co
         for filtered in (True, False)
     )
     labels = _labels(prior, data)
-    unit = _nearest(sampler.codes(held_out, data), prior.points).median()
-    distances = _nearest(drawn.codes, prior.points) / unit
+    unit = nearest(sampler.codes(held_out, data), prior.points).median()
+    distances = nearest(drawn.codes, prior.points) / unit
     return CodeScores(
         reconstruction=reconstruction(sampler, data, held_out),
         kept=float(drawn.kept.double().mean()),
@@ -102,8 +102,16 @@ def _purity(drawn: ExtendedMap, labels: Tensor) -> float:
     return float((~other.any(1)).double().mean())
 
 
-def _nearest(codes: Tensor, points: Tensor) -> Tensor:
-    """Distance of each code to the nearest point."""
+def nearest(codes: Tensor, points: Tensor) -> Tensor:
+    """Distance of each code to the nearest point.
+
+    Args:
+        codes: (N, D).
+        points: (M, D).
+
+    Returns:
+        Distances (N,).
+    """
     # |x - p|^2 = |x|^2 - 2 (<x, p> - |p|^2 / 2): the nearest point is that of a cell.
     ids = laguerre_cells(codes, points, -points.square().sum(1) / 2)
     return (codes - points[ids]).norm(dim=1)

@@ -19,11 +19,12 @@ EVALUATED = (
     "frechet_distance",
     "precision",
     "recall",
+    "density",
     "coverage",
 )
 """Scores of an evaluation, each of which may choose the best checkpoint."""
 
-HIGHER_IS_BETTER = {"precision", "recall", "coverage", "modes", "high_quality"}
+HIGHER_IS_BETTER = {"precision", "recall", "density", "coverage", "modes", "high_quality"}
 """Those that grow with the quality of samples."""
 
 

@@ -70,7 +70,7 @@ class TransportPrior(nn.Module):
     points: Tensor  # float32 (M, D)
     heights: Tensor  # float64 (M,)
     centres: Tensor  # float32 (M, D)
-    max_angles: Tensor  # float64 (M,)
+    angles: Tensor  # float64 (M,): with the fifth nearest code
     progress: Tensor  # float64 (3,): steps, -1 before the first heights; rate; whether it is known
 
     def __init__(self, objective: AEOT, num: int, latent: int) -> None:
@@ -80,7 +80,7 @@ class TransportPrior(nn.Module):
         self.register_buffer("points", torch.zeros(num, latent))
         self.register_buffer("heights", torch.zeros(num, dtype=torch.float64))
         self.register_buffer("centres", torch.zeros(num, latent))
-        self.register_buffer("max_angles", torch.zeros(num, dtype=torch.float64))
+        self.register_buffer("angles", torch.zeros(num, dtype=torch.float64))
         self.register_buffer("progress", torch.tensor([-1.0, 0.0, 0.0], dtype=torch.float64))
 
     @property
@@ -114,9 +114,7 @@ class TransportPrior(nn.Module):
                 "the autoencoder gives all samples one code: give it more steps, or a lower "
                 "`lr_autoencoder`."
             )
-        if self.objective.angle:
-            angles = neighbour_angles(self.points, source=self.objective.source)
-            self.max_angles.copy_(self.objective.angle * angles)
+        self.angles.copy_(neighbour_angles(self.points, source=self.objective.source))
         return self._solved(None, 0, seed)
 
     def advance(self, seed: int) -> dict[str, Tensor]:
@@ -191,7 +189,7 @@ class TransportPrior(nn.Module):
             self.heights,
             centres=self.centres,
             source=options.source,
-            max_angle=self.max_angles if filtered and options.angle else 0.0,
+            max_angle=options.angle * self.angles if filtered and options.angle else 0.0,
             num_faces=options.num_faces,
             rule=options.rule,
             share=options.share,

@@ -105,14 +105,15 @@ class Reporter:
             shown = (f"{name} {float(logs[name]):.3g}" for name in ("misfit", "empty_cells"))
             self.progress(step, self.config.steps, "  ".join(["transport:", *shown]))
 
-    def evaluating(self, step: int) -> None:
-        """Tell that an evaluation has begun, which may take minutes.
+    def begun(self, step: int, what: str) -> None:
+        """Tell that something has begun that may take minutes.
 
         Args:
             step: The step.
+            what: What, in a word.
         """
         if self.progress is not None:
-            self.progress(step, self.config.steps, "evaluating ...")
+            self.progress(step, self.config.steps, f"{what} ...")
 
     def scores(
         self,

@@ -115,7 +115,7 @@ def accuracy(classifier: nn.Module, images: Tensor, labels: Tensor) -> float:
         ValueError: If images and labels do not fit each other.
     """
     _check_digits(images, labels)
-    return float((_digits(classifier, images) == labels.cpu()).double().mean())
+    return float((read_digits(classifier, images) == labels.cpu()).double().mean())
 
 
 def stacked_scores(images: Tensor, classifier: nn.Module) -> ModeScores:
@@ -144,7 +144,7 @@ def stacked_scores(images: Tensor, classifier: nn.Module) -> ModeScores:
         networks", NeurIPS 2018.
     """
     _check_images(images, channels=3)
-    digits = _digits(classifier, images.reshape(-1, 1, 28, 28)).view(-1, 3)
+    digits = read_digits(classifier, images.reshape(-1, 1, 28, 28)).view(-1, 3)
     counts = torch.bincount(digits @ _PLACES, minlength=NUM_MODES)
     return ModeScores(
         covered=int((counts > 0).sum()),
@@ -155,8 +155,16 @@ def stacked_scores(images: Tensor, classifier: nn.Module) -> ModeScores:
 
 
 @torch.inference_mode()
-def _digits(classifier: nn.Module, images: Tensor) -> Tensor:
-    """Read digits (N,) off images (N, 1, 28, 28), on the CPU."""
+def read_digits(classifier: nn.Module, images: Tensor) -> Tensor:
+    """Read digits off images.
+
+    Args:
+        classifier: Maps uint8 images (N, 1, 28, 28) to logits (N, 10).
+        images: uint8 (N, 1, 28, 28).
+
+    Returns:
+        Digits (N,), on the CPU.
+    """
     device = next((weight.device for weight in classifier.parameters()), images.device)
     batches = images.split(_ROWS_AT_A_TIME)
     return torch.cat([classifier(batch.to(device)).argmax(1).cpu() for batch in batches])

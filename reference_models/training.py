@@ -94,6 +94,8 @@ def train(
         with deferred_interrupts(alone) as interrupted:
             while state.step < config.steps:
                 before = state.step
+                if before == coding > 0:
+                    reporter.begun(before, "transporting")
                 logs = one_step(state, config, data, accelerator)
                 step, done = state.step, state.step == config.steps
                 health.note(logs)
@@ -103,7 +105,7 @@ def train(
                 if step > before and (marked or step % log_every == 0):
                     reporter.log(step, state.images, health.checked(step, logs))
                 if evaluator and step > before and (marked or step % eval_every == 0):
-                    reporter.evaluating(step)
+                    reporter.begun(step, "evaluating")
                     sampler = state.sampler
                     scores = evaluator(sampler)
                     reporter.scores(step, state.images, scores, sampler, health.judged(scores))

@@ -29,9 +29,9 @@ training.Data.to_network = lambda self, samples: drawn.append(samples) or to_net
 def full(*arguments):
     raise DataError("the disk is full")
 
-if len(sys.argv) > 2:
+if len(sys.argv) > 3:
     training.checkpoint.save = full
-config = configured("wgan-gp", data, steps=4, eval_every=2)
+config = configured(sys.argv[2], data, steps=4, eval_every=2)
 reporter = Reporter(out if rank == 0 else None, tensorboard=False)
 options = {"device": "cpu", "checkpoint_every": 2}
 state = training.train(config, data, out, reporter=reporter, **options)
@@ -53,7 +53,7 @@ def processes(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_both_hold_the_same_weights_from_samples_of_their_own(tmp_path: Path) -> None:
-    finished = processes(tmp_path)
+    finished = processes(tmp_path, "wgan-gp")
     assert finished.returncode == 0, finished.stderr
     one, two = (torch.load(tmp_path / "run" / f"rank{r}.pt", weights_only=True) for r in (0, 1))
     assert one["images"] == two["images"] == 4 * 16 * 2
@@ -69,9 +69,20 @@ def test_both_hold_the_same_weights_from_samples_of_their_own(tmp_path: Path) ->
     assert not torch.equal(first, next(iter(alone.generator.state_dict().values())))
 
 
+def test_both_transport_noise_to_the_same_codes(tmp_path: Path) -> None:
+    finished = processes(tmp_path, "ae-ot-gan")
+    assert finished.returncode == 0, finished.stderr
+    one, two = (torch.load(tmp_path / "run" / f"rank{r}.pt", weights_only=True) for r in (0, 1))
+    assert one["step"] == 4
+    assert not torch.equal(one["drawn"], two["drawn"])
+    for part in ("generator", "encoder", "prior", "networks"):
+        for name, value in one[part].items():
+            assert torch.equal(value, two[part][name])
+
+
 def test_one_that_fails_ends_both(tmp_path: Path) -> None:
     start = time.monotonic()
-    finished = processes(tmp_path, "full")
+    finished = processes(tmp_path, "wgan-gp", "full")
     assert finished.returncode != 0
     assert "the disk is full" in finished.stderr
     assert time.monotonic() - start < 150
