@@ -140,7 +140,7 @@ class AEOTGAN(AEOT):
     paired: ClassVar[bool] = True
 
     autoencoder_share: float = option(0.5, "Share of all steps that train the autoencoder.")
-    content: float = option(10.0, "Weight of the squared error of rebuilt samples, per value.")
+    content: float = option(1.0, "Weight of the squared error of rebuilt samples, per value.")
     feature: float = option(0.1, "Weight of that of their features in the critic, per feature.")
     num_critic_steps: int = option(1, "Critic steps a generator step.")
 
