@@ -46,11 +46,17 @@ class TrainConfig:
     )
     width: int = option(128, "Hidden units of an MLP; channels at the finest resolution.")
     latent: int = option(2, "Dimension of the noise.")
-    noise: str = option("normal", "Law of the noise.", choices=("normal", "uniform"))
+    noise: str = option(
+        "normal",
+        "Law of the noise; decoders of codes have --source.",
+        choices=("normal", "uniform"),
+    )
     steps: int = option(5000, "Generator steps.")
     batch_size: int = option(256, "Samples of each side in a step, on each process.")
     optimizer: str = option("adam", "Optimiser of both sides.", choices=("adam", "rmsprop"))
-    lr_generator: float = option(1e-4, "Learning rate of the generator.")
+    lr_generator: float = option(
+        1e-4, "Learning rate of the generator; autoencoders have their own."
+    )
     lr_critic: float = option(1e-4, "Learning rate of the critic and of dual networks.")
     beta1: float = option(0.5, "First moment decay of Adam.")
     beta2: float = option(0.9, "Second moment decay of Adam; smoothing of RMSprop.")

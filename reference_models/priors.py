@@ -15,6 +15,7 @@ from otmetrics.functional import (
     semidiscrete_result,
 )
 from otmetrics.functional.brenier import ROUND
+from otmetrics.functional.extension import face_normals
 from otmetrics.functional.sources import random_samples
 
 from .config import TrainConfig
@@ -76,6 +77,7 @@ class TransportPrior(nn.Module):
     def __init__(self, objective: AEOT, num: int, latent: int) -> None:
         super().__init__()
         self.objective = objective
+        self._normals: Tensor | None = None  # of the points, once they are known
         self.register_buffer("ids", torch.zeros(num, dtype=torch.int64))
         self.register_buffer("points", torch.zeros(num, latent))
         self.register_buffer("heights", torch.zeros(num, dtype=torch.float64))
@@ -109,6 +111,8 @@ class TransportPrior(nn.Module):
         """
         self.ids.copy_(ids)
         self.points.copy_(codes)
+        if len(codes) < 2:
+            raise OptionError(f"transport needs at least 2 training samples, got {len(codes)}.")
         if bool((self.points == self.points[0]).all()):
             raise OptionError(
                 "the autoencoder gives all samples one code: give it more steps, or a lower "
@@ -148,24 +152,40 @@ class TransportPrior(nn.Module):
             )
         self.heights.copy_(found.heights)
         self.centres.copy_(found.centres.nan_to_num(_FAR))
-        known = found.converged or rounds >= options.max_rounds
+        within = found.residual <= max(options.tolerance, found.residual_error)
+        known = (within and not found.num_empty) or rounds >= options.max_rounds
         numbers = [found.num_iterations, found.rate, known]
         self.progress.copy_(torch.tensor(numbers, dtype=torch.float64))
         logs = {
-            "transport": found.value,
-            "misfit": torch.tensor(found.residual),
-            "misfit_noise": torch.tensor(found.residual_error),
-            "empty_cells": torch.tensor(float(found.num_empty)),
+            "transport": float(found.value),
+            "misfit": found.residual,
+            "misfit_noise": found.residual_error,
+            "empty_cells": float(found.num_empty),
         }
-        if not known:
-            return logs
+        if known:
+            logs["kept"] = self.checked_share(seed)
+        device = self.points.device
+        return {name: torch.tensor(value, device=device) for name, value in logs.items()}
+
+    def checked_share(self, seed: int) -> float:
+        """The share of the noise that is kept.
+
+        Args:
+            seed: Decides the noise.
+
+        Returns:
+            The share of 10 000 samples.
+
+        Raises:
+            OptionError: If `angle` rejects nearly all noise.
+        """
         kept = self.mapped(_TRIED, torch.Generator().manual_seed(seed)).kept.double().mean()
         if kept < _LEAST:
             raise OptionError(
-                f"`angle` {options.angle:g} keeps {float(kept):.2%} of the noise: give a larger "
-                "one, or 0 for no filter."
+                f"`angle` {self.objective.angle:g} keeps {float(kept):.2%} of the noise: give a "
+                "larger one, or 0 for no filter."
             )
-        return logs | {"kept": kept}
+        return float(kept)
 
     def mapped(
         self, num: int, generator: torch.Generator | None = None, *, filtered: bool = True
@@ -182,17 +202,21 @@ class TransportPrior(nn.Module):
         """
         options = self.objective
         generator = generator or torch.default_generator
+        if self._normals is None or self._normals.device != self.points.device:
+            self._normals = face_normals(self.points, source=options.source)
+        centres = self.centres.where(self.centres != _FAR, float("nan"))
         noise = random_samples(options.source, self.points.shape[1], num, generator=generator)
         return extended_map(
             noise.to(self.points),
             self.points,
             self.heights,
-            centres=self.centres,
+            centres=centres,
             source=options.source,
             max_angle=options.angle * self.angles if filtered and options.angle else 0.0,
             num_faces=options.num_faces,
             rule=options.rule,
             share=options.share,
+            normals=self._normals,
             generator=generator,
         )
 

@@ -37,12 +37,11 @@ def one_step(
     Returns:
         Losses and what the objective logs, scalars without graph.
     """
-    coding = config.objective.coding_steps(config.steps)
-    if state.step < coding:
+    if state.prior.known:
+        return _adversarial_step(state, config, data, accelerator)
+    if state.step < config.objective.coding_steps(config.steps):
         return _coding_step(state, config, data, accelerator)
-    if not state.prior.known:
-        return _transport_round(state, config, data, accelerator)
-    return _adversarial_step(state, config, data, accelerator)
+    return _transport_round(state, config, data, accelerator)
 
 
 def _adversarial_step(

@@ -9,12 +9,13 @@ from accelerate import Accelerator
 from otmetrics.errors import DataError, OptionError
 
 from . import checkpoint
-from .config import TrainConfig
+from .config import TrainConfig, config_from
 from .data import Data
 from .evaluation import Evaluator, better
 from .export import export
 from .health import Health
 from .interruption import deferred_interrupts
+from .priors import TransportPrior
 from .reporter import LOG, Reporter
 from .state import State, initial_state
 from .steps import one_step
@@ -156,7 +157,23 @@ def _resumed(
             f"`{last}` holds networks or optimisers of another kind or size: only options that "
             "leave them as they are can change in a run."
         ) from error
+    if isinstance(state.prior, TransportPrior):
+        _check_stage(state, state.prior, config, config_from(stored["config"]), last)
     return True
+
+
+def _check_stage(
+    state: State, prior: TransportPrior, config: TrainConfig, old: TrainConfig, last: Path
+) -> None:
+    """Raise where other options would train an autoencoder whose codes have a law already."""
+    before, now = (one.objective.coding_steps(one.steps) for one in (old, config))
+    if before != now and (prior.begun or state.step > now):
+        raise OptionError(
+            f"`{last}` is beyond the {before} steps of its autoencoder, which would be {now}: "
+            "choose `steps` and `autoencoder_share` so that they stay, or train anew."
+        )
+    if prior.known:
+        prior.checked_share(config.seed)
 
 
 def _check_new(out: Path) -> None:

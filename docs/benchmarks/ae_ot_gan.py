@@ -45,7 +45,10 @@ def one_run(root: Path, out: Path, content: float, feature: float) -> str:
     result = folder / "result.json"
     if not result.exists():
         if not folder.exists():
-            shutil.copytree(out / "begun", folder)
+            copied = folder.with_name(f".{folder.name}")
+            shutil.rmtree(copied, ignore_errors=True)
+            shutil.copytree(out / "begun", copied)
+            copied.rename(folder)
         trained(data, folder, {"steps": STEPS}, {"content": content, "feature": feature})
         sampler, config, _ = loaded(folder)
         evaluator = Evaluator(config, data, torch.device("cpu"))

@@ -65,6 +65,8 @@ def check_extended_options(options: ExtendedOptions) -> None:
     check_not_negative("share", options.share)
     if options.share > 1:
         raise ValueError(f"`share` must be at most 1, got {options.share!r}.")
+    if options.share and options.rule != "two-face":
+        raise ValueError(f"`share` must be 0 for {options.rule}, got {options.share!r}.")
 
 
 @torch.no_grad()
@@ -79,6 +81,7 @@ def extended_map(
     num_faces: int = 20,
     rule: str = "two-face",
     share: float = 0.0,
+    normals: Tensor | None = None,
     memory_limit: float | None = None,
     generator: torch.Generator | None = None,
 ) -> ExtendedMap:
@@ -95,7 +98,7 @@ def extended_map(
       the distance of x to the centre of its cell.
 
     Angles are those of points that have the mean and the second moment of the source, so that they
-    do not depend on units. Time O(N M D), memory O(N k D) and blocks of scores.
+    do not depend on units. Time O(N M D), memory O(N (k + D) + M D) and blocks.
 
     Args:
         samples: Samples x of the source (N, D).
@@ -108,7 +111,8 @@ def extended_map(
         num_faces: k, at most M of which are looked at.
         rule: "two-face" or "inverse-distance".
         share: r of "two-face" in (0, 1]; 0 draws r uniformly for each sample.
-        memory_limit: Bytes of a block of scores; None for 4 MiB.
+        normals: The `face_normals` of the points, for many maps of the same ones.
+        memory_limit: Bytes of a block of scores and of one of normals; None for 4 and 64 MiB.
         generator: CPU generator of uniform r; None seeds one with 0.
 
     Returns:
@@ -134,29 +138,72 @@ def extended_map(
     options = ExtendedOptions(source, num_faces, rule, share)
     check_extended_options(options)
     samples, points = checked_cloud("samples", samples), _checked_points(points)
+    if samples.shape[1] != points.shape[1] or samples.device != points.device:
+        raise ValueError(
+            "`samples` and `points` must have the same number of features D and one device, got "
+            f"{tuple(samples.shape)} on {samples.device} and {tuple(points.shape)} on "
+            f"{points.device}."
+        )
     samples, points = checked_clouds(samples, points)
-    if heights.shape != points.shape[:1]:
-        raise ValueError(f"`heights` must have shape ({len(points)},), got {tuple(heights.shape)}.")
+    if heights.shape != points.shape[:1] or not torch.isfinite(heights).all():
+        raise ValueError(
+            f"`heights` must be finite and have shape ({len(points)},), got {tuple(heights.shape)}."
+        )
     limits = _limits(max_angle, points)
     if rule == "inverse-distance" and (centres is None or centres.shape != points.shape):
         raise ValueError(f"`centres` must have shape {tuple(points.shape)} for inverse distances.")
     if memory_limit is not None:
         check_positive("memory_limit", memory_limit)
-    faces = _highest(samples, points, heights, options, int(memory_limit or BLOCK))
-    normals = _normals(points, source)
-    angles = _angles(normals[faces[:, :1]], normals[faces])
-    within = angles <= limits[faces[:, :1]]
-    within[:, 0] = True
-    if rule == "two-face":
-        generator = generator or torch.Generator().manual_seed(0)
-        shares = _two_faces(within, share, generator)
-    else:
-        assert centres is not None
-        shares = _inverse_distances(samples, centres.to(points)[faces], within)
-    kept = (shares[:, 1:] > 0).any(1)
-    shares = shares[kept].to(points.dtype)
-    codes = torch.einsum("nk,nkd->nd", shares, points[faces[kept]])
-    return ExtendedMap(codes, kept, faces[kept], shares, angles[:, 1])
+    if normals is None:
+        normals = face_normals(points, source=source)
+    if normals.shape != (len(points), points.shape[1] + 1):
+        raise ValueError(f"`normals` must be those of `points`, got shape {tuple(normals.shape)}.")
+    generator = generator or torch.Generator().manual_seed(0)
+    drawn = torch.rand(len(samples), 1, dtype=torch.float64, generator=generator)
+    drawn = (
+        drawn.to(points.device) if share == 0 else torch.full_like(drawn, share).to(points.device)
+    )
+    rows = max(1, int(memory_limit or 16 * BLOCK) // (8 * num_faces * (points.shape[1] + 1)))
+    parts = []
+    for part, shares in zip(samples.split(rows), drawn.split(rows), strict=True):
+        faces = _highest(part, points, heights, num_faces, int(memory_limit or BLOCK))
+        angles = _angles(normals[faces[:, :1]], normals[faces])
+        within = angles <= limits[faces[:, :1]]
+        within[:, 0] = True
+        if rule == "two-face":
+            mixed = _two_faces(within, shares)
+        else:
+            assert centres is not None
+            mixed = _inverse_distances(part, centres.to(points)[faces], within)
+        kept = (mixed[:, 1:] > 0).any(1)
+        mixed, faces = mixed[kept].to(points.dtype), faces[kept]
+        with ieee_matmul(points.device):
+            codes = torch.einsum("nk,nkd->nd", mixed, points[faces])
+        parts.append(ExtendedMap(codes, kept, faces, mixed, angles[:, 1]))
+    return ExtendedMap(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def face_normals(points: Tensor, *, source: str = "cube") -> Tensor:
+    """Unit normals of the planes over points in the units of the source.
+
+    Args:
+        points: Points (M, D).
+        source: The source they are transported from.
+
+    Returns:
+        Normals (M, D + 1) in float64.
+
+    Raises:
+        TypeError: If the points are not a floating tensor.
+        ValueError: If there is one point only, or the source is none.
+    """
+    check_extended_options(ExtendedOptions(source))
+    points = _checked_points(points)
+    weights = torch.full((len(points),), 1 / len(points), dtype=torch.float64, device=points.device)
+    unit, _, _ = standardised(points.double(), weights, source)
+    normals = torch.cat([unit, -unit.new_ones(len(unit), 1)], 1)
+    return torch.nn.functional.normalize(normals, dim=1)
 
 
 @torch.no_grad()
@@ -190,7 +237,7 @@ def neighbour_angles(
     if memory_limit is not None:
         check_positive("memory_limit", memory_limit)
     points = _checked_points(points)
-    normals = _normals(points, source)
+    normals = face_normals(points, source=source)
     rows = max(1, int(memory_limit or BLOCK) // (8 * len(points)))
     found = []
     for begin, part in zip(range(0, len(points), rows), normals.split(rows), strict=False):
@@ -225,11 +272,11 @@ def _limits(max_angle: float | Tensor, points: Tensor) -> Tensor:
 
 
 def _highest(
-    samples: Tensor, points: Tensor, heights: Tensor, options: ExtendedOptions, block: int
+    samples: Tensor, points: Tensor, heights: Tensor, num_faces: int, block: int
 ) -> Tensor:
     """The highest faces (N, k) at each sample, in order."""
     rows = max(1, block // (points.element_size() * len(points)))
-    offsets, num = heights.to(points), min(options.num_faces, len(points))
+    offsets, num = heights.to(points), min(num_faces, len(points))
     with ieee_matmul(points.device):
         ids = [
             torch.addmm(offsets, part, points.T).topk(num, 1).indices
@@ -238,26 +285,17 @@ def _highest(
     return torch.cat(ids)
 
 
-def _normals(points: Tensor, source: str) -> Tensor:
-    """Unit normals (M, D + 1) in float64 of planes over points in the units of the source."""
-    weights = torch.full((len(points),), 1 / len(points), dtype=torch.float64, device=points.device)
-    unit, _, _ = standardised(points.double(), weights, source)
-    normals = torch.cat([unit, -unit.new_ones(len(unit), 1)], 1)
-    return torch.nn.functional.normalize(normals, dim=1)
-
-
 def _angles(first: Tensor, second: Tensor) -> Tensor:
     """Angles of unit vectors (..., D); of small ones a cosine would have no digits left."""
     apart, together = (first - second).norm(dim=-1), (first + second).norm(dim=-1)
     return 2 * torch.atan2(apart, together)
 
 
-def _two_faces(within: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def _two_faces(within: Tensor, shares: Tensor) -> Tensor:
     """Shares of the own face and of the highest other one within the angle."""
     others = within[:, 1:]
     chosen = others & (others.cumsum(1) == 1)
-    drawn = torch.rand(len(within), 1, dtype=torch.float64, generator=generator)
-    part = chosen.double() * (drawn.to(within.device) if share == 0 else share)
+    part = chosen.double() * shares
     return torch.cat([1 - part.sum(1, keepdim=True), part], 1)
 
 

@@ -11,6 +11,7 @@ from cases import cloud
 from torch import Tensor
 
 from otmetrics.functional import extended_map, neighbour_angles, semidiscrete_result
+from otmetrics.functional.extension import face_normals
 from otmetrics.functional.sources import SOURCES, random_samples, second_moment
 
 
@@ -36,7 +37,8 @@ def test_it_is_the_formula(rule: str, source: str) -> None:
     points, samples = cloud(25, 3, seed=1), drawn(200, 3, source)
     result = semidiscrete_result(points, source=source, tolerance=0.5)
     limit = neighbour_angles(points, num_neighbors=1, source=source).median().item()
-    options: dict[str, Any] = {"rule": rule, "max_angle": limit, "num_faces": 6, "share": 0.3}
+    options: dict[str, Any] = {"rule": rule, "max_angle": limit, "num_faces": 6}
+    options["share"] = 0.3 if rule == "two-face" else 0.0
     found = extended_map(
         samples, points, result.heights, centres=result.centres, source=source, **options
     )
@@ -171,6 +173,9 @@ def test_float32_and_blocks() -> None:
     whole = extended_map(samples, points, heights, max_angle=0.8)
     parts = extended_map(samples, points, heights, max_angle=0.8, memory_limit=1000)
     torch.testing.assert_close(whole.codes, parts.codes)
+    normals = face_normals(points)
+    again = extended_map(samples, points, heights, max_angle=0.8, normals=normals)
+    assert torch.equal(again.codes, whole.codes)
     single = extended_map(samples.float(), points.float(), heights, max_angle=0.8)
     assert single.codes.dtype == torch.float32
     assert torch.equal(single.kept, whole.kept)
@@ -203,9 +208,16 @@ def test_centres_are_those_of_the_cells() -> None:
         ({"share": -0.5}, ValueError, "`share` must be"),
         ({"rule": "inverse-distance"}, ValueError, "`centres` must have shape"),
         ({"memory_limit": 0}, ValueError, "`memory_limit` must be"),
-        ({"heights": torch.zeros(2)}, ValueError, "`heights` must have shape"),
+        ({"heights": torch.zeros(2)}, ValueError, "`heights` must be finite and have shape"),
+        ({"heights": torch.full((3,), math.nan)}, ValueError, "`heights` must be finite"),
+        ({"normals": torch.zeros(3, 2)}, ValueError, "`normals` must be those of `points`"),
+        ({"rule": "inverse-distance", "share": 0.5}, ValueError, "`share` must be 0 for inverse"),
         ({"points": torch.zeros(1, 2)}, ValueError, "M >= 2"),
-        ({"samples": torch.zeros(4, 3)}, ValueError, "same number of features"),
+        (
+            {"samples": torch.zeros(4, 3)},
+            ValueError,
+            "`samples` and `points` must have the same number",
+        ),
         ({"samples": torch.zeros(4, 2, dtype=torch.int64)}, TypeError, "`samples`"),
     ],
 )

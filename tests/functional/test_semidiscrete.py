@@ -12,7 +12,12 @@ from cases import cloud
 from torch import Tensor
 
 from otmetrics.errors import ConvergenceWarning
-from otmetrics.functional import exact_result, laguerre_cells, semidiscrete_result
+from otmetrics.functional import (
+    SemiDiscreteStart,
+    exact_result,
+    laguerre_cells,
+    semidiscrete_result,
+)
 from otmetrics.functional.sources import SOURCES, sample_parts, second_moment, source_samples
 from otmetrics.solvers import SemiDiscrete
 
@@ -123,6 +128,8 @@ def test_the_map_sends_each_share_to_its_point() -> None:
         laguerre_cells(samples, points, found.heights, memory_limit=-1)
     with pytest.raises(ValueError, match="`heights` must have shape"):
         laguerre_cells(samples, points, found.heights[:3])
+    with pytest.raises(ValueError, match="`samples` and `points` must have the same number"):
+        laguerre_cells(samples[:, :2], points, found.heights)
 
 
 def test_rounds_fit_what_first_heights_do_not() -> None:
@@ -144,18 +151,18 @@ def test_rounds_fit_what_first_heights_do_not() -> None:
 
 def test_rounds_one_by_one_are_those_at_once() -> None:
     """Also of points that are equal, whose heights are merged."""
-    points = cloud(60, 6, seed=1)
+    points = cloud(30, 4, seed=1)
     points = torch.cat([points, points[:3]])
+    options: dict[str, Any] = {"tolerance": 0.015, "max_samples": 2**20}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        whole = semidiscrete_result(points, tolerance=0.02, max_samples=8192, max_rounds=3)
-        found = semidiscrete_result(points, tolerance=0.02, max_samples=8192, max_rounds=0)
+        whole = semidiscrete_result(points, **options, max_rounds=2)
+        found = semidiscrete_result(points, **options, max_rounds=0)
         assert found.start.num_iterations == 0
-        for rounds in (1, 2, 3):
-            found = semidiscrete_result(
-                points, tolerance=0.02, max_samples=8192, max_rounds=rounds, start=found.start
-            )
+        for rounds in (1, 2):
+            found = semidiscrete_result(points, **options, max_rounds=rounds, start=found.start)
             assert found.num_iterations == 60 * rounds
+    assert whole.num_iterations == 120
     torch.testing.assert_close(found.heights, whole.heights)
     torch.testing.assert_close(found.cost, whole.cost)
     assert found.rate == pytest.approx(whole.rate)
@@ -164,10 +171,31 @@ def test_rounds_one_by_one_are_those_at_once() -> None:
         warnings.simplefilter("ignore", ConvergenceWarning)
         more = solver.solve(points, start=SemiDiscrete(max_rounds=0).solve(points).start)
     assert more.num_iterations == 60
-    with pytest.raises(ValueError, match="`max_rounds` must be above the 3 of `start`, got 3"):
-        semidiscrete_result(points, max_rounds=3, start=found.start)
-    with pytest.raises(ValueError, match="`start` must have a height for each of 60 points"):
-        semidiscrete_result(points[:60], start=found.start)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ((torch.zeros(30), 0.1, 180), "`max_rounds` must be above the 3 of `start`, got 3"),
+        ((torch.zeros(29), 0.1, 60), "`start` must have a height for each of 30 points"),
+        ((torch.full((30,), math.nan), 0.1, 60), "`start` must have finite heights"),
+        ((torch.zeros(30), -0.1, 60), "`start` must have finite heights, a rate >= 0"),
+        ((torch.zeros(30), 0.1, 7), "whole rounds of 60 steps, got rate 0.1 and 7 steps"),
+    ],
+)
+def test_a_start_is_that_of_a_result(start: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        semidiscrete_result(cloud(30, 4, seed=1), max_rounds=3, start=SemiDiscreteStart(*start))
+
+
+def test_steps_end_where_the_misfit_is_noise() -> None:
+    """Few samples cannot tell whether cells fit to the tolerance; more rounds would not help."""
+    points = cloud(60, 6, seed=1)
+    with pytest.warns(ConvergenceWarning, match="raise `max_samples` or `tolerance`"):
+        found = semidiscrete_result(points, tolerance=0.02, max_samples=8192, max_rounds=50)
+    assert found.num_iterations < 600
+    assert 0.02 < found.residual <= found.residual_error
+    assert not found.converged
 
 
 # --- other units, equal points, seeds ---------------------------------------------------------
