@@ -28,7 +28,7 @@ class State:
         generator_optimizer: That of generator and encoder.
         critic_optimizer: That of `networks`; None where they are none.
         step: Steps so far.
-        images: Fake samples so far.
+        images: Fake samples so far, rebuilt ones among them.
         best: Scores of the best evaluation, with its step.
         best_average: The average that has them.
     """

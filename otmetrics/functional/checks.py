@@ -81,6 +81,31 @@ def checked_cloud(name: str, cloud: Tensor) -> Tensor:
     return cloud.to(torch.promote_types(cloud.dtype, torch.float32))
 
 
+def checked_samples(samples: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return samples of a source and the points it is transported to, in one dtype.
+
+    Args:
+        samples: Samples (N, D).
+        points: Points (M, D).
+
+    Returns:
+        Both, promoted to one dtype of at least 32 bits.
+
+    Raises:
+        TypeError: If either is not a floating tensor.
+        ValueError: If either breaks a rule of `checked_cloud`, or dimensions or devices differ.
+    """
+    samples, points = checked_cloud("samples", samples), checked_cloud("points", points)
+    if samples.shape[1] != points.shape[1] or samples.device != points.device:
+        raise ValueError(
+            "`samples` and `points` must have the same number of features D and one device, got "
+            f"{tuple(samples.shape)} on {samples.device} and {tuple(points.shape)} on "
+            f"{points.device}."
+        )
+    dtype = torch.promote_types(samples.dtype, points.dtype)
+    return samples.to(dtype), points.to(dtype)
+
+
 def _largest_value(name: str, cloud: Tensor, min_samples: int, order: float) -> float:
     """The largest size of a value; raise unless (N, D) or (B, N, D) are floating and finite."""
     check_tensor(name, cloud)

@@ -11,7 +11,7 @@ from otmetrics.functional.checks import (
     check_not_negative,
     check_positive,
     checked_cloud,
-    checked_clouds,
+    checked_samples,
 )
 from otmetrics.functional.cost import ieee_matmul
 from otmetrics.functional.laguerre import BLOCK
@@ -137,14 +137,7 @@ def extended_map(
     """
     options = ExtendedOptions(source, num_faces, rule, share)
     check_extended_options(options)
-    samples, points = checked_cloud("samples", samples), _checked_points(points)
-    if samples.shape[1] != points.shape[1] or samples.device != points.device:
-        raise ValueError(
-            "`samples` and `points` must have the same number of features D and one device, got "
-            f"{tuple(samples.shape)} on {samples.device} and {tuple(points.shape)} on "
-            f"{points.device}."
-        )
-    samples, points = checked_clouds(samples, points)
+    samples, points = checked_samples(samples, _checked_points(points))
     if heights.shape != points.shape[:1] or not torch.isfinite(heights).all():
         raise ValueError(
             f"`heights` must be finite and have shape ({len(points)},), got {tuple(heights.shape)}."

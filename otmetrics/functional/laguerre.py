@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from otmetrics.functional.checks import check_positive, checked_cloud, checked_clouds
+from otmetrics.functional.checks import check_positive, checked_samples
 from otmetrics.functional.cost import ieee_matmul
 
 BLOCK = 2**22
@@ -35,14 +35,7 @@ def laguerre_cells(
         raise ValueError(f"`heights` must have shape ({len(points)},), got {tuple(heights.shape)}.")
     if memory_limit is not None:
         check_positive("memory_limit", memory_limit)
-    samples, points = checked_cloud("samples", samples), checked_cloud("points", points)
-    if samples.shape[1] != points.shape[1] or samples.device != points.device:
-        raise ValueError(
-            "`samples` and `points` must have the same number of features D and one device, got "
-            f"{tuple(samples.shape)} on {samples.device} and {tuple(points.shape)} on "
-            f"{points.device}."
-        )
-    samples, points = checked_clouds(samples, points)
+    samples, points = checked_samples(samples, points)
     return cells(samples, points, heights, int(memory_limit or BLOCK))
 
 

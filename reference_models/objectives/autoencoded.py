@@ -34,7 +34,8 @@ class AEOT(Objective):
     Ours: angles are compared with that of each code and its fifth nearest one, not with one number
     of radians for all, which would reject classes that are spread out more often than others. Codes
     are not penalised, encoders normalise layers and see no other samples of a batch, and the
-    decoder is not refined on fixed codes: rates fall to 0 instead.
+    decoder is not refined on fixed codes: rates fall to 0 instead. Of a run's options `noise`,
+    `lr_generator` and `lr_critic` have no part in it.
 
     Attributes:
         num_codes: Codes M of the transport map.
@@ -109,8 +110,9 @@ class AEOTGAN(AEOT):
     phi the F features before the last layer of D. The encoder f stays: what the two last terms
     compare are training samples x and what the generator makes of their codes.
 
-    Ours: the paper's text gives no weights; `content` and `feature` were chosen by the ablation in
-    the docs. D has spectral norm one in every layer, as in SNGAN.
+    Ours: the paper's text gives no weights; `content` and `feature` were chosen by the ablation on
+    digits in the docs; on points, whose decoder is exact, `content` holds it there. D has spectral
+    norm one in every layer, as in SNGAN. `noise` of a run has no part in it: w has `source`.
 
     Attributes:
         num_codes: Codes M of the transport map.

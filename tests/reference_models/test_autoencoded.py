@@ -286,6 +286,18 @@ def test_another_angle_holds_from_where_a_run_goes_on(tmp_path: Path) -> None:
     assert wide.prior.mapped(200).kept.all()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("rule", ["two-face", "inverse-distance"])
+def test_stages_on_a_device(rule: str, tmp_path: Path) -> None:
+    data = points()
+    config = coded("ae-ot-gan", data, objective={"rule": rule})
+    state = run(config, data, tmp_path / "run", device="auto")
+    assert state.step == 12
+    assert state.prior.points.is_cuda
+    assert state.best["recall"] >= 0
+
+
 def test_codes_that_are_not_finite_end_the_run(tmp_path: Path) -> None:
     data = points()
     config = coded("ae-ot", data, objective={"lr_autoencoder": 1e30}, lr_decay="none")
