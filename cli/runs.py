@@ -151,7 +151,7 @@ def _print_codes(codes: Any) -> None:
     click.echo(f"reconstruction: {codes.reconstruction:.4g} mean squared error of held-out samples")
     click.echo(
         f"codes: {codes.kept:.1%} of the noise kept; {codes.distance:.2f} times as far from "
-        f"training codes as those of held-out samples, {codes.copies:.1%} copies"
+        f"training codes as those of held-out samples, {codes.copies:.1%} copies (within a tenth)"
     )
     if codes.purity is not None:
         click.echo(

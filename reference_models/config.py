@@ -51,7 +51,7 @@ class TrainConfig:
         "Law of the noise; decoders of codes have --source.",
         choices=("normal", "uniform"),
     )
-    steps: int = option(5000, "Generator steps.")
+    steps: int = option(5000, "Generator steps; of decoders those of all stages.")
     batch_size: int = option(256, "Samples of each side in a step, on each process.")
     optimizer: str = option("adam", "Optimiser of both sides.", choices=("adam", "rmsprop"))
     lr_generator: float = option(

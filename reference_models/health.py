@@ -15,6 +15,7 @@ from .config import HIGHER_IS_BETTER
 _COLLAPSED, _SCATTERED = 0.2, 5.0  # spread of fake samples in units of that of real ones
 _WORSE = 3.0  # a score in units of its best value
 _FEWER = 0.5  # modes or recall in units of their best value
+_UNEQUAL = 1.0  # largest relative misfit of a code's share of the noise
 _EARLY = 1000  # steps that a new generator has to spread out
 
 
@@ -58,6 +59,8 @@ class Health:
         if self._finite is not None and not bool(self._finite):
             wrong = [name for name, value in values.items() if not math.isfinite(value)]
             self.stop(step, " and ".join(wrong) or "a loss since the last row of the log")
+        if "misfit" in values:
+            return values, self._of_transport(values)
         return values, self._of_spread(step, values.get("spread", 1.0))
 
     def check_weights(self, step: int, state: dict[str, Any]) -> None:
@@ -110,6 +113,16 @@ class Health:
             self.judged(scores)
             if "spread" in row:
                 self._of_spread(row["step"], row["spread"])
+
+    def _of_transport(self, values: dict[str, float]) -> list[str]:
+        """A warning where cells are far from equal shares of the noise."""
+        misfit, empty = values["misfit"], int(values["empty_cells"])
+        bad = empty or misfit > max(_UNEQUAL, values["misfit_noise"])
+        text = (
+            f"shares of codes in the noise are off by up to {misfit:.0%}, {empty} have none: the "
+            "transport needs a higher `max_rounds`"
+        )
+        return self._new("transport", text if bad else "")
 
     def _of_spread(self, step: int, spread: float) -> list[str]:
         """A warning where fake samples spread much less or much more than real ones."""

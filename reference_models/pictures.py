@@ -55,8 +55,10 @@ def curves(out: Path, rows: list[dict[str, Any]]) -> None:
             for key, value in row.items():
                 if key not in _NOT_CURVES and key.startswith("score/") == scores:
                     chosen.setdefault(key.removeprefix("score/"), []).append((row["step"], value))
-        if chosen:
-            _panels(out / name, chosen)
+        most = max((len(points) for points in chosen.values()), default=0)
+        curves = {key: points for key, points in chosen.items() if len(points) > 1 or most == 1}
+        if curves:
+            _panels(out / name, curves)
 
 
 def _panels(path: Path, lines: dict[str, list[tuple[int, float]]]) -> None:

@@ -256,6 +256,7 @@ PRESETS: dict[str, Preset] = {
         {"beta1": 0.9, "beta2": 0.999, "num_codes": 10_000},
         {"beta1": 0.9, "beta2": 0.999, "num_codes": 2000},
         {"steps": 8000, "num_codes": 5000, "lr_autoencoder": 2e-3},
+        {"points": 2.5, "28": 7.4},
     ),
     "ae-ot-gan": Preset(
         "An et al., AE-OT-GAN: training GANs from data specific latent distribution, 2020",
@@ -276,6 +277,7 @@ PRESETS: dict[str, Preset] = {
             "steps": 4000,
         },
         {"steps": 6000, "num_codes": 5000, "lr_autoencoder": 2e-3},
+        {"points": 3.2, "28": 15.9},
     ),
 }
 """By name, in the order of `OBJECTIVES`."""
@@ -315,7 +317,10 @@ def config_for(
     Raises:
         OptionError: If the name is unknown or an option breaks its rule.
     """
-    return TrainConfig(data=data.name, **_merged(name, kind_of(data), options, objective))
+    kind = kind_of(data)
+    if kind == "points" and name in ("ae-ot", "ae-ot-gan"):
+        options = {"latent": data.shape[0]} | options  # codes of fewer axes would lose some
+    return TrainConfig(data=data.name, **_merged(name, kind, options, objective))
 
 
 def settings_of(name: str) -> dict[str, dict[str, Any]]:

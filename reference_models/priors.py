@@ -141,7 +141,7 @@ class TransportPrior(nn.Module):
         """Solve, and measure what is kept at the end."""
         options = self.objective
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the log has its numbers
+            warnings.simplefilter("ignore", ConvergenceWarning)  # training says it, of the last one
             found = semidiscrete_result(
                 self.points,
                 source=options.source,

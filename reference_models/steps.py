@@ -93,7 +93,7 @@ def _coding_step(
         value, more = objective.coding_loss(real, rebuilt)
     _descend(state.generator_optimizer, value, objective.lr_autoencoder * share, accelerator)
     _advance(state, config, len(real) * accelerator.num_processes)
-    return {"coding_loss": value.detach(), **more, "spread": _spread(rebuilt, real)}
+    return {"coding_loss": value.detach(), **more}
 
 
 def _transport_round(

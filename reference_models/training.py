@@ -96,7 +96,7 @@ def train(
             while state.step < config.steps:
                 before = state.step
                 if before == coding > 0:
-                    reporter.begun(before, "transporting")
+                    reporter.begun(before, "transporting noise to codes, a round")
                 logs = one_step(state, config, data, accelerator)
                 step, done = state.step, state.step == config.steps
                 health.note(logs)

@@ -106,6 +106,24 @@ def checked_samples(samples: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     return samples.to(dtype), points.to(dtype)
 
 
+def check_heights(heights: Tensor, points: Tensor) -> None:
+    """Raise unless there is a finite height for each point.
+
+    Args:
+        heights: Heights (M,).
+        points: Points (M, D).
+
+    Raises:
+        TypeError: If the heights are not a tensor.
+        ValueError: If they have another shape, or are not finite.
+    """
+    check_tensor("heights", heights)
+    if heights.shape != points.shape[:1]:
+        raise ValueError(f"`heights` must have shape ({len(points)},), got {tuple(heights.shape)}.")
+    if not torch.isfinite(heights).all():
+        raise ValueError("`heights` must be finite, got NaN or infinite values.")
+
+
 def _largest_value(name: str, cloud: Tensor, min_samples: int, order: float) -> float:
     """The largest size of a value; raise unless (N, D) or (B, N, D) are floating and finite."""
     check_tensor(name, cloud)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from otmetrics.functional.checks import (
     check_at_least,
+    check_heights,
     check_not_negative,
     check_positive,
     checked_cloud,
@@ -138,10 +139,7 @@ def extended_map(
     options = ExtendedOptions(source, num_faces, rule, share)
     check_extended_options(options)
     samples, points = checked_samples(samples, _checked_points(points))
-    if heights.shape != points.shape[:1] or not torch.isfinite(heights).all():
-        raise ValueError(
-            f"`heights` must be finite and have shape ({len(points)},), got {tuple(heights.shape)}."
-        )
+    check_heights(heights, points)
     limits = _limits(max_angle, points)
     if rule == "inverse-distance" and (centres is None or centres.shape != points.shape):
         raise ValueError(f"`centres` must have shape {tuple(points.shape)} for inverse distances.")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from otmetrics.functional.checks import check_positive, checked_samples
+from otmetrics.functional.checks import check_heights, check_positive, checked_samples
 from otmetrics.functional.cost import ieee_matmul
 
 BLOCK = 2**22
@@ -28,14 +28,14 @@ def laguerre_cells(
         Indices (N,), int64.
 
     Raises:
-        TypeError: If samples or points are not floating tensors.
-        ValueError: If shapes do not fit each other, or the limit is not positive.
+        TypeError: If samples or points are not floating tensors, or heights are no tensor.
+        ValueError: If shapes do not fit each other, a value is not finite, or the limit is not
+            positive.
     """
-    if isinstance(points, Tensor) and heights.shape != points.shape[:1]:
-        raise ValueError(f"`heights` must have shape ({len(points)},), got {tuple(heights.shape)}.")
     if memory_limit is not None:
         check_positive("memory_limit", memory_limit)
     samples, points = checked_samples(samples, points)
+    check_heights(heights, points)
     return cells(samples, points, heights, int(memory_limit or BLOCK))
 
 

@@ -241,6 +241,11 @@ def semidiscrete_result(
 
 def _check_start(start: SemiDiscreteStart, weights: Tensor, max_rounds: int) -> None:
     """Raise unless rounds can go on from there."""
+    if not isinstance(start, SemiDiscreteStart):
+        raise TypeError(
+            f"`start` must be a SemiDiscreteStart, got {type(start).__name__}: take `start` of a "
+            "result."
+        )
     if start.heights.shape != weights.shape:
         raise ValueError(
             f"`start` must have a height for each of {len(weights)} points, "
@@ -275,7 +280,7 @@ def _solved(
         if measured is not None and _fits(*_misfit(problem, measured), attainable):
             break
         generator = problem.generator(number + 1)
-        size = max(_FEWEST, 10 * len(problem.points) * 2**number)
+        size = max(_FEWEST, 10 * len(problem.points)) * 2**number
         heights = after_round(problem, heights, rate, min(size, options.max_samples), generator)
         measured = measured_heights(problem, heights, needed, generator)
         steps, rate = steps + ROUND, rate / 2

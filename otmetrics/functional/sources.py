@@ -66,9 +66,13 @@ def source_samples(
     Returns:
         Samples (N, D) in float64, on the CPU.
 
+    Raises:
+        ValueError: If the source is none.
+
     References:
         Owen, Scrambling Sobol' and Niederreiter-Xing points, 1998.
     """
+    _check_source(source)
     (samples,) = sample_parts(source, dimension, num_samples, num_samples, generator=generator)
     return samples
 
@@ -86,7 +90,11 @@ def random_samples(
 
     Returns:
         Samples (N, D) in float64, on the CPU.
+
+    Raises:
+        ValueError: If the source is none.
     """
+    _check_source(source)
     numbers = dimension + (source == "ball")
     uniform = torch.rand(num_samples, numbers, generator=generator, dtype=torch.float64)
     return _of_uniform(source, uniform)
@@ -121,6 +129,12 @@ def sample_parts(
         else:
             uniform = sobol.draw(size, dtype=torch.float64)
         yield _of_uniform(source, uniform)
+
+
+def _check_source(source: str) -> None:
+    """Raise unless a source is known."""
+    if source not in SOURCES:
+        raise ValueError(f"`source` must be one of {', '.join(SOURCES)}, got {source!r}.")
 
 
 def _of_uniform(source: str, uniform: Tensor) -> Tensor:

@@ -58,7 +58,9 @@ class AEOT(Objective):
         and generative model, 2019.
     """
 
-    num_codes: int = option(5000, "Codes of the transport map, of random training samples.")
+    num_codes: int = option(
+        5000, "Codes of the transport map, of random training samples; all if there are fewer."
+    )
     source: str = option("cube", "Law of the noise that is transported.", choices=SOURCES)
     tolerance: float = option(0.5, "Largest relative misfit of the share of a cell.")
     max_rounds: int = option(3, "Most rounds of 60 steps of the heights, each on twice the noise.")
@@ -68,7 +70,9 @@ class AEOT(Objective):
     )
     num_faces: int = option(20, "Highest faces that are looked at for a neighbour.")
     rule: str = option("two-face", "How codes of neighbouring cells are mixed.", choices=RULES)
-    share: float = option(0.0, "Share of the neighbour's code in two-face; 0 draws it uniformly.")
+    share: float = option(
+        0.0, "Share, up to 1, of the neighbour's code in two-face; 0 draws it uniformly."
+    )
     lr_autoencoder: float = option(1e-3, "Learning rate of encoder and decoder.")
 
     def __post_init__(self) -> None:

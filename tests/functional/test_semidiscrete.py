@@ -18,7 +18,13 @@ from otmetrics.functional import (
     laguerre_cells,
     semidiscrete_result,
 )
-from otmetrics.functional.sources import SOURCES, sample_parts, second_moment, source_samples
+from otmetrics.functional.sources import (
+    SOURCES,
+    random_samples,
+    sample_parts,
+    second_moment,
+    source_samples,
+)
 from otmetrics.solvers import SemiDiscrete
 
 
@@ -54,6 +60,12 @@ def test_sources_stay_in_their_support() -> None:
     # |x|^D is uniform.
     quantiles = (lengths**5).quantile(torch.tensor([0.25, 0.5, 0.75]).double())
     assert quantiles.tolist() == pytest.approx([0.25, 0.5, 0.75], abs=0.01)
+
+
+@pytest.mark.parametrize("drawn", [source_samples, random_samples])
+def test_a_source_has_a_name(drawn: Any) -> None:
+    with pytest.raises(ValueError, match="`source` must be one of cube, ball, gaussian, got 'no'"):
+        drawn("no", 3, 10, generator=seeded())
 
 
 def test_parts_are_the_whole_and_calls_are_fresh() -> None:
@@ -186,6 +198,13 @@ def test_rounds_one_by_one_are_those_at_once() -> None:
 def test_a_start_is_that_of_a_result(start: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         semidiscrete_result(cloud(30, 4, seed=1), max_rounds=3, start=SemiDiscreteStart(*start))
+
+
+def test_a_result_is_no_start() -> None:
+    points = cloud(30, 4, seed=1)
+    result: Any = semidiscrete_result(points, tolerance=0.5)
+    with pytest.raises(TypeError, match="take `start` of a result"):
+        semidiscrete_result(points, start=result)
 
 
 def test_steps_end_where_the_misfit_is_noise() -> None:

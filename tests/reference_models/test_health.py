@@ -72,3 +72,17 @@ def test_scores_that_turn_bad_are_said(tmp_path: Path) -> None:
     assert len(health.judged(bad)) == 3
     assert "5.0 times its best" in lines[0]
     assert "modes has fallen from 8 to 1" in lines[1]
+
+
+def test_codes_without_their_share_of_the_noise_are_said(tmp_path: Path) -> None:
+    health = Health(tmp_path)
+    logs = {"misfit": 0.4, "misfit_noise": 0.2, "empty_cells": 0.0}
+    told = [
+        health.checked(5, {k: torch.tensor(v) for k, v in (logs | more).items()})[1]
+        for more in ({}, {"misfit": 2.0}, {}, {"misfit": 2.0, "misfit_noise": 3.0})
+    ]
+    assert [len(lines) for lines in told] == [0, 1, 0, 0]
+    assert "off by up to 200%, 0 have none" in told[1][0]
+    empty = {k: torch.tensor(v) for k, v in (logs | {"empty_cells": 3.0}).items()}
+    (line,) = health.checked(6, empty)[1]
+    assert "3 have none: the transport needs a higher `max_rounds`" in line

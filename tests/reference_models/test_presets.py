@@ -1,6 +1,8 @@
 """Presets: what they say of themselves, and options that replace theirs."""
 
 import pytest
+import torch
+from otmetrics.reference_models.data import Data
 from otmetrics.reference_models.networks import networks
 from otmetrics.reference_models.objectives import OTGAN, ROTGAN
 from otmetrics.reference_models.presets import KINDS, PRESETS, config_for, settings_of
@@ -52,3 +54,12 @@ def test_what_was_fitted_to_one_choice_does_not_bind_another() -> None:
     chosen = config_for("rot-gan", points(), {}, {"inner": "net", "lam": 0.3}).objective
     assert isinstance(chosen, ROTGAN)
     assert chosen.lam == 0.3
+
+
+def test_codes_of_points_have_their_dimension() -> None:
+    plane, wide = points(), torch.zeros(20, 7, dtype=torch.float64)
+    data = Data("npz:wide", wide, wide)
+    assert config_for("ae-ot", plane, {}, {}).latent == 2
+    assert config_for("ae-ot-gan", data, {}, {}).latent == 7
+    assert config_for("ae-ot", data, {"latent": 3}, {}).latent == 3
+    assert config_for("wgan-gp", data, {}, {}).latent == 2
