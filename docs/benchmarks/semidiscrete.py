@@ -29,6 +29,7 @@ from otmetrics.functional import (
     neighbour_angles,
     semidiscrete_result,
 )
+from otmetrics.functional.extension import face_normals
 from otmetrics.functional.sources import random_samples, source_samples
 
 CASES = ("grid25-1000", "law64-1000", "law64-5000", "law64-20000")
@@ -180,16 +181,20 @@ def show_cells(plane: Plane, axis) -> None:
     pixels = torch.cartesian_prod(ticks, ticks)
     cells = laguerre_cells(pixels, plane.points, plane.result.heights)
     modes = torch.cdist(plane.points, plane.mixture.centres).argmin(1)
-    found = extended_map(pixels, plane.points, plane.result.heights, num_faces=2)
+    normals = face_normals(plane.points)
     order = torch.randperm(len(plane.mixture.centres), generator=torch.Generator().manual_seed(2))
     shades = 0.85 + 0.15 * torch.rand(len(plane.points), generator=torch.Generator().manual_seed(3))
     colours = torch.tensor(colormaps["tab20"](order[modes[cells]] % 20))[:, :3].float()
     image = (0.5 + 0.5 * colours) * shades[cells][:, None]
     grid = cells.view(num, num)
-    border = torch.zeros(num, num, dtype=torch.bool)
-    border[:-1] |= grid[:-1] != grid[1:]
-    border[:, :-1] |= grid[:, :-1] != grid[:, 1:]
-    singular = border.flatten() & (found.angles > BREAK * plane.limits[cells])
+    singular = torch.zeros(num, num, dtype=torch.bool)
+    for one, two, at in (
+        (grid[:-1], grid[1:], singular[:-1]),
+        (grid[:, :-1], grid[:, 1:], singular[:, :-1]),
+    ):
+        apart = (normals[one] - normals[two]).norm(dim=2)
+        angles = 2 * torch.atan2(apart, (normals[one] + normals[two]).norm(dim=2))
+        at |= angles > BREAK * plane.limits[one]
     thick = singular.view(1, 1, num, num).float()
     thick = torch.nn.functional.max_pool2d(thick, 3, 1, 1).flatten() > 0
     image[thick] = 0
