@@ -32,7 +32,7 @@ from otmetrics.functional import (
 from otmetrics.functional.extension import face_normals
 from otmetrics.functional.sources import random_samples, source_samples
 
-CASES = ("grid25-1000", "law64-1000", "law64-5000", "law64-20000")
+CASES = ("grid25-1000", "law64-1000", "law64-20000")
 NUM = 2500
 LARGE = 10_000  # points beyond which one round is taken, and no public recipe
 BREAK = 4  # limits of the angle, beyond which the picture is black

@@ -130,6 +130,7 @@ def extended_map(
         two faces. Ours: the highest faces stand for the nearest centres, in both rules.
 
     Example:
+        >>> from otmetrics.functional import semidiscrete_result
         >>> points = torch.tensor([[0.0], [1.0], [5.0]])
         >>> result = semidiscrete_result(points)
         >>> x = torch.tensor([[-0.2], [0.17]])
