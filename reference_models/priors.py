@@ -95,6 +95,15 @@ class TransportPrior(nn.Module):
         """Whether it can be sampled."""
         return bool(self.progress[2])
 
+    def take(self, state: dict[str, Tensor]) -> None:
+        """Take over the state of another process.
+
+        Args:
+            state: Its `state_dict`.
+        """
+        self.load_state_dict(state)
+        self._normals = None
+
     def begin(self, ids: Tensor, codes: Tensor, seed: int) -> dict[str, Tensor]:
         """Take codes, and solve for the first heights.
 

@@ -109,7 +109,7 @@ def _transport_round(
     else:
         logs = prior.advance(seed)
     if accelerator.num_processes > 1:  # the last digits may be others elsewhere
-        prior.load_state_dict(broadcast(prior.state_dict()))
+        prior.take(broadcast(prior.state_dict()))
     if prior.known:
         state.generator_optimizer.state.clear()  # moments of another loss
         state.step += 1

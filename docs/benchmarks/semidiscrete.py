@@ -6,10 +6,10 @@ The first table solves for points of a mixture, and of a law of eight dimensions
 last column is the recipe of the public AE-OT code for the same time: Adam from equal heights,
 without bias correction, on ten samples a point that stay the same until the misfit has not shrunk
 for thirty steps, and are doubled then; at the better of two rates. Beyond 10 000 points there is
-one round of steps, and no such column. Misfits are those of the shares
-of cells on fresh samples, their noise what cells of equal shares would have there at 95 %. Cases
-run in one process: the memory is the most that it has had so far. The
-second table and `--figures` map the unit square to the modes of ring8 and grid25.
+one round of steps, and no such column. Misfits are those of the shares of cells on fresh samples,
+their noise what cells of equal shares would have there at 95 %. Cases run in one process: the
+memory is the most that it has had so far. The second table and `--figures` map the unit square to
+the modes of ring8 and grid25.
 """
 
 import argparse
@@ -29,14 +29,13 @@ from otmetrics.functional import (
     neighbour_angles,
     semidiscrete_result,
 )
-from otmetrics.functional.extension import face_normals
+from otmetrics.functional.extension import RULES, face_normals
 from otmetrics.functional.sources import random_samples, source_samples
 
 CASES = ("grid25-1000", "law64-1000", "law64-20000")
 NUM = 2500
 LARGE = 10_000  # points beyond which one round is taken, and no public recipe
 BREAK = 4  # limits of the angle, beyond which the picture is black
-RULES = ("two-face", "inverse-distance")
 
 
 def points_of(case: str) -> Tensor:

@@ -16,7 +16,7 @@ from otmetrics.functional.checks import (
 )
 from otmetrics.functional.cost import ieee_matmul
 from otmetrics.functional.laguerre import BLOCK
-from otmetrics.functional.sources import SOURCES, standardised
+from otmetrics.functional.sources import check_source, standardised
 
 RULES = ("two-face", "inverse-distance")
 """How the points of a sample's faces are mixed."""
@@ -58,8 +58,7 @@ def check_extended_options(options: ExtendedOptions) -> None:
     Raises:
         ValueError: If one does not.
     """
-    if options.source not in SOURCES:
-        raise ValueError(f"`source` must be one of {', '.join(SOURCES)}, got {options.source!r}.")
+    check_source(options.source)
     check_at_least("num_faces", options.num_faces, 2)
     if options.rule not in RULES:
         raise ValueError(f"`rule` must be one of {', '.join(RULES)}, got {options.rule!r}.")

@@ -24,11 +24,7 @@ from otmetrics.functional.checks import (
 )
 from otmetrics.functional.laguerre import BLOCK
 from otmetrics.functional.result import root
-from otmetrics.functional.sources import (
-    SOURCES,
-    second_moment,
-    standardised,
-)
+from otmetrics.functional.sources import check_source, second_moment, standardised
 
 _FEWEST = 4096  # samples of a step
 _RATE = 0.1  # of the first round, in the error of the first heights
@@ -113,8 +109,7 @@ def check_semidiscrete_options(options: SemiDiscreteOptions) -> None:
     Raises:
         ValueError: If one does not.
     """
-    if options.source not in SOURCES:
-        raise ValueError(f"`source` must be one of {', '.join(SOURCES)}, got {options.source!r}.")
+    check_source(options.source)
     check_positive("tolerance", options.tolerance)
     check_at_least("max_samples", options.max_samples, _FEWEST)
     check_at_least("max_rounds", options.max_rounds, 0)

@@ -72,7 +72,7 @@ def source_samples(
     References:
         Owen, Scrambling Sobol' and Niederreiter-Xing points, 1998.
     """
-    _check_source(source)
+    check_source(source)
     (samples,) = sample_parts(source, dimension, num_samples, num_samples, generator=generator)
     return samples
 
@@ -94,7 +94,7 @@ def random_samples(
     Raises:
         ValueError: If the source is none.
     """
-    _check_source(source)
+    check_source(source)
     numbers = dimension + (source == "ball")
     uniform = torch.rand(num_samples, numbers, generator=generator, dtype=torch.float64)
     return _of_uniform(source, uniform)
@@ -131,8 +131,15 @@ def sample_parts(
         yield _of_uniform(source, uniform)
 
 
-def _check_source(source: str) -> None:
-    """Raise unless a source is known."""
+def check_source(source: str) -> None:
+    """Raise unless a source is known.
+
+    Args:
+        source: Its name.
+
+    Raises:
+        ValueError: If it is not one of `SOURCES`.
+    """
     if source not in SOURCES:
         raise ValueError(f"`source` must be one of {', '.join(SOURCES)}, got {source!r}.")
 
