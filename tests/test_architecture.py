@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"errors"},
+    {"errors", "precision"},
     {"functional"},
     {"solvers"},
     {"features", "images"},

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from otmetrics.features.resampling import resampled
 
 RESIZE_MODES = ("bicubic", "bilinear", "tf1")
 
@@ -76,11 +77,12 @@ class Preprocessing:
         """
         _check_images(images)
         batch = images if images.ndim == 4 else images[None]
-        unit = batch.float() / 255 if batch.dtype == torch.uint8 else batch.float()
+        # In place where the tensor is ours: fresh memory costs more than the arithmetic.
+        unit = batch.float().div_(255) if batch.dtype == torch.uint8 else batch.float()
         if self.size is not None:
             unit = self._fit(unit, self.size)
         mean, std = (unit.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        inputs = (unit - mean) / std
+        inputs = (unit - mean).div_(std)
         return inputs if images.ndim == 4 else inputs[0]
 
     @property
@@ -127,19 +129,7 @@ def _resize(images: Tensor, shape: tuple[int, int], mode: str) -> Tensor:
         return images
     if mode == "tf1":
         return _blend(_blend(images, shape[1], dim=-1), shape[0], dim=-2)
-    # One image at a time keeps the float64 copies small and in the cache: four times faster for
-    # photographs.
-    resized = [_antialiased(image[None], shape, mode) for image in images]
-    return torch.cat(resized) if resized else images.new_empty((0, 3, *shape))
-
-
-def _antialiased(image: Tensor, shape: tuple[int, int], mode: str) -> Tensor:
-    """Pillow's filter on float channels."""
-    # torch computes the filter weights in the dtype of the image: float32 is 7e-3 grey levels away
-    # from Pillow, float64 3e-5. Apple's MPS has no float64.
-    exact = image if image.device.type == "mps" else image.double()
-    resized = F.interpolate(exact, size=shape, mode=mode, antialias=True, align_corners=False)
-    return resized.clamp(0, 1).float()
+    return resampled(images, shape, mode).clamp_(0, 1)
 
 
 def _blend(images: Tensor, size: int, dim: int) -> Tensor:

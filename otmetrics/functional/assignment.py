@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from otmetrics.functional.certificate import Optimum, dual
-from otmetrics.functional.cost import ieee_matmul
 from otmetrics.functional.pairs import MatrixPairs
 from otmetrics.functional.start import near_potentials
 from otmetrics.functional.threads import in_threads
+from otmetrics.precision import ieee_float32
 
 _CHUNK = 2**19  # costs of a batch at a time: 4 MB, of the size of a cache
 _NEAR = 16  # pairs a row that settle most potentials
@@ -107,7 +107,7 @@ def assignments(real: Tensor, fake: Tensor, order: float) -> Tensor:
     for start in range(0, size, step):
         part = slice(start, start + step)
         x, y, cost = real[part] - centre[part], fake[part] - centre[part], costs[part]
-        with ieee_matmul(real.device):
+        with ieee_float32(real.device):
             torch.bmm(x, y.mT, out=cost)
         cost.mul_(-2).add_(y.square().sum(2)[:, None]).add_(x.square().sum(2)[:, :, None])
         if order != 2:

@@ -1,73 +1,19 @@
 """Pairwise costs |x - y|^p that keep their digits: centred, clamped, exact where points meet."""
 
 import os
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from otmetrics.functional.checks import check_order, checked_clouds
+from otmetrics.precision import ieee_float32
 
 # Below this share of |x|^2 + |y|^2 the matrix-product form has lost half of its digits,
 # so the entry is recomputed from the difference of its two points.
 _CANCELLATION = 1e-6
 _BLOCK_ELEMENTS = 2**24
 _MODEST = 4e9  # bytes for costs where the memory of the machine is unknown
-
-_LOCK = threading.Lock()
-_inside = 0  # threads that need IEEE products now
-_before: list[str] = []
-
-
-@contextmanager
-def ieee_matmul(device: torch.device) -> Iterator[None]:
-    """Compute float32 matrix products as IEEE float32: no autocast, no TF32, no bfloat16.
-
-    Args:
-        device: Where the products run.
-
-    Yields:
-        Nothing; the former settings are back at the end, also after an error.
-    """
-    with torch.autocast(device.type, enabled=False), _ieee_precision():
-        yield
-
-
-@contextmanager
-def _ieee_precision() -> Iterator[None]:
-    """Set the precision of matrix products by the API that this torch has, and set it back.
-
-    The two APIs must not be mixed: once the caller has used the newer one, the older one raises.
-    """
-    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch before 2.9
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-        return
-    global _inside, _before
-    mkldnn: Any = torch.backends.mkldnn
-    backends: list[Any] = [torch.backends.cuda.matmul, mkldnn.matmul]
-    # The setting is the process's: the first thread in sets it, the last one out sets it back.
-    with _LOCK:
-        if not _inside:
-            _before = [backend.fp32_precision for backend in backends]
-            for backend in backends:
-                backend.fp32_precision = "ieee"
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _LOCK:
-            _inside -= 1
-            if not _inside:
-                for backend, precision in zip(backends, _before, strict=True):
-                    backend.fp32_precision = precision
 
 
 def centred(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,7 +45,7 @@ def squared_distances(real: Tensor, fake: Tensor) -> Tensor:
         Distances (N, M), >= 0, differentiable in both clouds.
     """
     norms = real.square().sum(-1)[:, None] + fake.square().sum(-1)[None, :]
-    with ieee_matmul(real.device):
+    with ieee_float32(real.device):
         squared = norms.addmm(real, fake.T, alpha=-2).clamp_min_(0)
     close = squared.detach() <= norms.detach().mul_(_CANCELLATION)
     rows, columns = close.nonzero(as_tuple=True)

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from otmetrics.functional.cost import ieee_matmul, memory_budget, pairwise_costs, row_blocks
+from otmetrics.functional.cost import memory_budget, pairwise_costs, row_blocks
 from otmetrics.functional.entropic import Term, Wanted, entropic_term
 from otmetrics.functional.gibbs import GibbsKernel, Workspace
+from otmetrics.precision import ieee_float32
 
 _FEW_PAIRS = 2**20  # up to so many float64 costs next to nothing
 # Beyond these float32 does not suffice.
@@ -106,7 +107,7 @@ def entropic_batch(
         group = real[part].detach(), fake[part].detach(), a[part], b[part]
         warm = None if start is None else (start[0][part], start[1][part])
         wanted = Wanted(options.tolerance, options.max_iterations, bounds, gradients)
-        with ieee_matmul(real.device):
+        with ieee_float32(real.device):
             solved.append(_group(*group, options, wanted, workspace, debiased, warm))
     return solved[0] if len(solved) == 1 else _joined(solved)
 

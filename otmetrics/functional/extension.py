@@ -14,9 +14,9 @@ from otmetrics.functional.checks import (
     checked_cloud,
     checked_samples,
 )
-from otmetrics.functional.cost import ieee_matmul
 from otmetrics.functional.laguerre import BLOCK
 from otmetrics.functional.sources import check_source, standardised
+from otmetrics.precision import ieee_float32
 
 RULES = ("two-face", "inverse-distance")
 """How the points of a sample's faces are mixed."""
@@ -168,7 +168,7 @@ def extended_map(
             mixed = _inverse_distances(part, centres.to(points)[faces], within)
         kept = (mixed[:, 1:] > 0).any(1)
         mixed, faces = mixed[kept].to(points.dtype), faces[kept]
-        with ieee_matmul(points.device):
+        with ieee_float32(points.device):
             codes = torch.einsum("nk,nkd->nd", mixed, points[faces])
         parts.append(ExtendedMap(codes, kept, faces, mixed, angles[:, 1]))
     return ExtendedMap(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -268,7 +268,7 @@ def _highest(
     """The highest faces (N, k) at each sample, in order."""
     rows = max(1, block // (points.element_size() * len(points)))
     offsets, num = heights.to(points), min(num_faces, len(points))
-    with ieee_matmul(points.device):
+    with ieee_float32(points.device):
         ids = [
             torch.addmm(offsets, part, points.T).topk(num, 1).indices
             for part in samples.split(rows)

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from otmetrics.functional.cost import ieee_matmul, power
+from otmetrics.functional.cost import power
+from otmetrics.precision import ieee_float32
 
 _CACHED = 2**19  # entries that one step of elementwise work takes, so that they stay in the cache
 _BLOCK = 2**25  # most entries of a block of rows where costs or kernel are not stored
@@ -184,7 +185,7 @@ class GibbsKernel:
         a, b = a.to(x.dtype)[..., None], b.to(x.dtype)[..., None]
         by_row = torch.empty_like(x) if wanted[0] else None
         by_column = torch.zeros_like(y) if wanted[1] else None
-        with ieee_matmul(x.device):
+        with ieee_float32(x.device):
             for rows, costs, kernel in self._kernels():
                 if order != 2:
                     self._times_slopes(kernel, costs)
@@ -240,7 +241,7 @@ class GibbsKernel:
     def _costs_into(self, out: Tensor, rows: slice) -> Tensor:
         """Costs of some rows."""
         x, squares = self.x[:, rows], (self.norms[0][:, rows], self.norms[1])
-        with ieee_matmul(x.device):
+        with ieee_float32(x.device):
             torch.bmm(x, self.y.mT, out=out)
         step = max(1, _CACHED // (out.shape[0] * out.shape[2]))
         for part in _pieces(out.shape[1], step):
@@ -302,7 +303,7 @@ def _squares(cloud: Tensor) -> Tensor:
 def _product(matrix: Tensor, vector: Tensor) -> Tensor:
     """Matrices (B, N, M), perhaps transposed, times float64 vectors (B, M), in their dtype."""
     vector = vector.to(matrix.dtype)
-    with ieee_matmul(matrix.device):
+    with ieee_float32(matrix.device):
         if len(matrix) == 1:
             return torch.mv(matrix[0], vector[0]).double()[None]
         return torch.bmm(vector[:, None], matrix.mT)[:, 0].double()

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from otmetrics.functional.checks import check_positive, checked_clouds
-from otmetrics.functional.cost import centred, ieee_matmul, row_blocks, squared_distances
+from otmetrics.functional.cost import centred, row_blocks, squared_distances
+from otmetrics.precision import ieee_float32
 
 
 def kernel_distance(
@@ -96,7 +97,7 @@ def _mmd(x: Tensor, y: Tensor, kernel: str, bandwidth: float | None) -> Tensor:
     else:
 
         def values(a: Tensor, b: Tensor) -> Tensor:
-            with ieee_matmul(a.device):
+            with ieee_float32(a.device):
                 return (a @ b.T / dimension + 1) ** 3
 
         own_x, own_y = (((c.square().sum(1) / dimension + 1) ** 3).sum() for c in (x, y))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from otmetrics.functional.checks import check_heights, check_positive, checked_samples
-from otmetrics.functional.cost import ieee_matmul
+from otmetrics.precision import ieee_float32
 
 BLOCK = 2**22
 """Bytes of scores at a time, unless the caller says otherwise: few enough for a cache."""
@@ -53,6 +53,6 @@ def cells(samples: Tensor, points: Tensor, heights: Tensor, block: int) -> Tenso
     """
     rows = max(1, block // (points.element_size() * len(points)))
     offsets = heights.to(points)
-    with ieee_matmul(points.device):
+    with ieee_float32(points.device):
         ids = [torch.addmm(offsets, part, points.T).max(1).indices for part in samples.split(rows)]
     return torch.cat(ids)

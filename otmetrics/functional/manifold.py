@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from otmetrics.functional.checks import check_at_least, checked_clouds
-from otmetrics.functional.cost import ieee_matmul, row_blocks
+from otmetrics.functional.cost import row_blocks
+from otmetrics.precision import ieee_float32
 
 
 class PrecisionRecall(NamedTuple):
@@ -176,7 +177,7 @@ def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Squared distances in blocks of rows of x."""
     norms = y.square().sum(1)
     for rows in row_blocks(len(x), len(y)):
-        with ieee_matmul(x.device):
+        with ieee_float32(x.device):
             products = x[rows] @ y.T
         yield rows, (x[rows].square().sum(1, keepdim=True) + norms - 2 * products).clamp_min_(0)
 

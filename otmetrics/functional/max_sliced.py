@@ -15,9 +15,10 @@ from otmetrics.functional.checks import (
     checked_clouds,
     checked_weights,
 )
-from otmetrics.functional.cost import centred, ieee_matmul
+from otmetrics.functional.cost import centred
 from otmetrics.functional.result import TransportResult, root, stacked
 from otmetrics.functional.univariate import cumulative, merged_quantiles, ranking_of
+from otmetrics.precision import ieee_float32
 
 _NUM_RANDOM = 256  # random directions, of which the best become starts
 _POWER_STEPS = 10
@@ -213,7 +214,7 @@ def _solved(
     if b is not None:
         fake, b = fake[b > 0], b[b > 0]
     real, fake = centred(real, fake)
-    with torch.no_grad(), ieee_matmul(real.device):
+    with torch.no_grad(), ieee_float32(real.device):
         problem = _problem(real.detach(), fake.detach(), a, b)
         starts = _starts(problem, normal, options)
         direction, promise, num_iterations = _ascended(problem, starts, options)

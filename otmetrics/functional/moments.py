@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from otmetrics.functional.cost import ieee_matmul
+from otmetrics.precision import ieee_float32
 
 
 class Moments(NamedTuple):
@@ -43,7 +43,7 @@ def moments(features: Tensor) -> Moments:
     rows = features.double()
     mean = rows.mean(0)
     rows = rows - mean
-    with ieee_matmul(rows.device):
+    with ieee_float32(rows.device):
         return Moments(torch.tensor(len(rows), device=rows.device), mean, rows.T @ rows)
 
 

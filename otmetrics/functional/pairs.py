@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from otmetrics.functional.cloud import Cloud
-from otmetrics.functional.cost import ieee_matmul, power
+from otmetrics.functional.cost import power
+from otmetrics.precision import ieee_float32
 
 _BLOCK = 2**21  # entries of a block: 8 MB in float32, of the size of a cache
 _CHUNK = 2**17  # numbers in the differences of exact costs: 1 MB
@@ -99,7 +100,7 @@ class CloudPairs:
     def lower_in_float64(self, rows: Tensor) -> Tensor:
         """The same by a product in float64."""
         norms = self._norms[0][rows, None] + self._norms[1]
-        with ieee_matmul(self.device):
+        with ieee_float32(self.device):
             scale = -2 * self._unit**2
             squared = norms.addmm(self._real.at(rows), self._whole_fake.T, alpha=scale)
         errors = norms.mul_(self._relative_error(torch.float64))
@@ -119,7 +120,7 @@ class CloudPairs:
         if self._stored is not None:
             return _power(self._stored[rows][:, columns], self._order)
         norms = self._row_norms[rows, None] + self._column_norms[columns]
-        with ieee_matmul(self.device):
+        with ieee_float32(self.device):
             squared = norms.addmm_(self._rows[rows], self._columns[columns].T, alpha=-2)
         return _power(squared.clamp_min_(0), self._order)
 
@@ -144,7 +145,7 @@ class CloudPairs:
     def _squared(self, rows: slice, out: Tensor) -> Tensor:
         """Squared distances of some rows by one matrix product."""
         torch.add(self._row_norms[rows, None], self._column_norms, out=out)
-        with ieee_matmul(self.device):
+        with ieee_float32(self.device):
             out.addmm_(self._rows[rows], self._columns.T, alpha=-2)
         return out.clamp_min_(0)
 

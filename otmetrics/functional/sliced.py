@@ -16,7 +16,6 @@ from otmetrics.functional.checks import (
     checked_clouds,
     checked_weights,
 )
-from otmetrics.functional.cost import ieee_matmul
 from otmetrics.functional.directions import (
     FEWEST_BLOCKS,
     block_size,
@@ -33,6 +32,7 @@ from otmetrics.functional.slices import (
     measured,
     split_costs_along,
 )
+from otmetrics.precision import ieee_float32
 
 _FAR = 16.0  # squared distance of the mean from the origin, in variances, from which clouds move
 _ENOUGH = 1024  # points that tell where a cloud is
@@ -345,7 +345,7 @@ def _mean(cloud: Tensor, weights: Tensor | None) -> Tensor:
     """Mean (..., D) in float64. Any vector near it would serve as well."""
     if weights is None:
         return cloud.mean(-2).double()
-    with ieee_matmul(cloud.device):
+    with ieee_float32(cloud.device):
         return (weights.to(cloud.dtype).unsqueeze(-2) @ cloud).squeeze(-2).double()
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otmetrics.functional.cost import ieee_matmul
 from otmetrics.functional.univariate import line_costs, mean_square, sorted_values
+from otmetrics.precision import ieee_float32
 
 _CHUNK_ELEMENTS = 2**24  # values that a chunk projects: fewer are slower, more not faster
 
@@ -77,7 +77,7 @@ class _Measured(torch.autograd.Function):
             along = torch.autograd.grad(
                 numbers, [lines[side] for side in needed], gradient[..., part, :]
             )
-            with ieee_matmul(real.device):
+            with ieee_float32(real.device):
                 for total, line in zip(totals, along, strict=True):
                     total += line.mT @ chunk
         by_side = dict(zip(needed, totals, strict=True))
@@ -86,7 +86,7 @@ class _Measured(torch.autograd.Function):
 
 def _projected(real: Tensor, fake: Tensor, chunk: Tensor) -> tuple[Tensor, Tensor]:
     """Both clouds along some directions, (..., C, N) and (..., C, M)."""
-    with ieee_matmul(real.device):
+    with ieee_float32(real.device):
         return chunk @ real.mT, chunk @ fake.mT
 
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from otmetrics.functional.checks import check_at_least, check_seed
-from otmetrics.functional.cost import ieee_matmul
 from otmetrics.functional.directions import random_directions, seeded
 from otmetrics.functional.moments import Moments, merged_moments, moments
 from otmetrics.functional.reservoir import Reservoir, lowest, merged_reservoirs
 from otmetrics.functional.sketch import NUM_BINS, Sketch, merged_sketches, sketch
 from otmetrics.metrics.rows import appended
+from otmetrics.precision import ieee_float32
 
 Memory = dict[str, Any]
 
@@ -221,7 +221,7 @@ class QuantileSketch:
             features.device,
         )
         rows, columns = features.double(), max(1, _CHUNK_NUMBERS // len(features))
-        with ieee_matmul(features.device):
+        with ieee_float32(features.device):
             parts = [sketch(some @ rows.T) for some in _directions(*options).split(columns)]
         return Sketch(*map(torch.cat, zip(*parts, strict=True)))._asdict()
 

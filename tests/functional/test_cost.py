@@ -1,15 +1,13 @@
 """Pairwise costs keep their digits, near and far from the origin."""
 
-import subprocess
-import sys
-
 import oracles
 import pytest
 import torch
 from cases import ORDERS, cloud, relative_tolerance
 
 from otmetrics.functional import cost_matrix
-from otmetrics.functional.cost import centred, ieee_matmul, row_blocks, squared_distances
+from otmetrics.functional.cost import centred, row_blocks, squared_distances
+from otmetrics.precision import ieee_float32
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -95,51 +93,11 @@ def test_row_blocks_cover_every_row_once(rows: int, columns: int) -> None:
     )
 
 
-PRECISIONS = {
-    "untouched": "pass",
-    "older": "torch.set_float32_matmul_precision('medium')",
-    "older, CUDA": "torch.backends.cuda.matmul.allow_tf32 = True",
-    "newer": "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
-    "newer, all": "torch.backends.fp32_precision = 'tf32'",
-}
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_matmul_is_ieee_and_the_setting_comes_back(precision: str) -> None:
-    # In a process of its own: torch refuses to mix its two ways to say this.
-    if "newer" in precision and not hasattr(torch.backends, "fp32_precision"):
-        pytest.skip("this torch has the older setting only")
-    code = f"""
-import torch
-from otmetrics.functional.cost import ieee_matmul
-{PRECISIONS[precision]}
-
-def settings():
-    if hasattr(torch.backends, "fp32_precision"):
-        found = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
-        return [backend.fp32_precision for backend in found]
-    return torch.get_float32_matmul_precision()
-
-before = settings()
-x = torch.randn(200, 200, generator=torch.Generator().manual_seed(0))
-exact = x.double() @ x.double()
-try:
-    with ieee_matmul(torch.device("cpu")):
-        # 200 products of size one: IEEE float32 is off by 1e-5, bfloat16 by 1e-2.
-        assert (x @ x - exact).abs().max() < 1e-3
-        raise RuntimeError("inside")
-except RuntimeError as error:
-    assert str(error) == "inside"
-assert settings() == before
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_autocast_does_not_reach_inside() -> None:
     x, y = cloud(9, 4, seed=1, dtype=torch.float32), cloud(8, 4, seed=2, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = squared_distances(x, y)
-        with pytest.raises(RuntimeError, match="inside"), ieee_matmul(torch.device("cpu")):
+        with pytest.raises(RuntimeError, match="inside"), ieee_float32(torch.device("cpu")):
             raise RuntimeError("inside")
         assert torch.is_autocast_enabled("cpu")
     assert torch.equal(inside, squared_distances(x, y))
