@@ -12,7 +12,7 @@ from torch import Tensor
 
 from otmetrics.errors import DataError, OptionError
 from otmetrics.feature_set import FeatureSet, check_comparable, check_extractors
-from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, load_extractor
+from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, load_extractor, pipeline
 from otmetrics.functional.checks import check_at_least, check_seed
 from otmetrics.images import FeatureArray, ImageFolder, ImageSource, ReadingReport, batches, opened
 
@@ -32,7 +32,11 @@ class Extraction:
         num: Use this many samples of each input, drawn at random; None for all.
         seed: Seed of the draw.
         device: "cpu", "cuda" or "cuda:i".
+        dtype: In what the network computes: "float32", or "bfloat16" for speed on a GPU.
+        runtime: What runs the network on a CPU, as for `load_extractor`; None for the fastest that
+            agrees with torch.
         batch_size: Images per batch; changes speed and memory only.
+        num_threads: Threads that read images; None for what suits the device.
         skip_corrupt: Leave out unreadable images instead of stopping.
 
     Raises:
@@ -45,7 +49,10 @@ class Extraction:
     num: int | None = None
     seed: int = 0
     device: str = "cpu"
+    dtype: str = "float32"
+    runtime: str | None = None
     batch_size: int = 32
+    num_threads: int | None = None
     skip_corrupt: bool = False
 
     def __post_init__(self) -> None:
@@ -53,6 +60,8 @@ class Extraction:
             check_at_least("num", self.num, 2)
         check_seed(self.seed)
         check_at_least("batch_size", self.batch_size, 1)
+        if self.num_threads is not None:
+            check_at_least("num_threads", self.num_threads, 1)
 
 
 def extracted(
@@ -166,7 +175,12 @@ def _extractor(name: str, path: str | Path, options: Extraction) -> FrozenExtrac
         )
     try:
         return load_extractor(
-            name, weights=options.weights, resize=options.resize, device=options.device
+            name,
+            weights=options.weights,
+            resize=options.resize,
+            device=options.device,
+            runtime=options.runtime,
+            dtype=options.dtype,
         )
     except DataError:
         raise
@@ -197,19 +211,20 @@ def _computed(
     """Read, transform and pass the picked images through the network."""
     report = ReadingReport()
     task = f"features of {path}"
+    work = pipeline(extractor, options.batch_size)
     stream = batches(
         source,
-        # In the reading threads and on the CPU; a user's module takes the images as they are.
-        transform=extractor.preprocessing or (lambda image: image),
-        batch_size=min(options.batch_size, len(pick)),
+        transform=work.prepare,
+        batch_size=options.batch_size,
         indices=pick,
         skip_corrupt=options.skip_corrupt,
+        num_threads=options.num_threads or work.num_threads,
+        uniform=work.uniform,
         report=report,
     )
     parts = []
-    for inputs in stream:
-        with torch.no_grad():
-            parts.append(extractor.features(inputs).cpu())
+    for features in work.features(stream):
+        parts.append(features)
         if progress is not None:
             progress(task, report.read + len(report.skipped), len(pick))
     _check_enough(path, report.read, at_least)
@@ -224,6 +239,7 @@ def _computed(
         "formats": dict(sorted(Counter(_format(source.names[index]) for index in pick).items())),
         "transparent": report.transparent,
         "skipped": report.skipped,
+        "runtime": extractor.runtime_name,
     }
     return FeatureSet(features, extractor.protocol, record)
 

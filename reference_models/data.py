@@ -241,7 +241,7 @@ def _read(source: reading.ImageSource, size: int) -> Tensor:
     threads, done = min(8, os.cpu_count() or 1), 0
     try:
         for batch in reading.batches(source, transform=square, batch_size=256, num_threads=threads):
-            images[done : done + len(batch)] = batch
+            images[done : done + len(batch)] = torch.stack(batch)
             done += len(batch)
     except DataError as error:  # training has no option to leave files out
         advice = str(error).replace("pass --skip-corrupt to leave such files out", "remove it")

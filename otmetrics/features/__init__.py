@@ -8,6 +8,7 @@ from otmetrics.features.catalog import (
     is_available,
     load_extractor,
 )
+from otmetrics.features.pipeline import Pipeline, pipeline
 from otmetrics.features.preprocessing import RESIZE_MODES, Preprocessing
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "RESIZE_MODES",
     "ExtractorInfo",
     "FrozenExtractor",
+    "Pipeline",
     "Preprocessing",
     "is_available",
     "load_extractor",
+    "pipeline",
 ]

@@ -41,7 +41,8 @@ def timm_backbone(model: str, weights: str | Path | None = None) -> FrozenExtrac
         network = timm.create_model(model, pretrained=False, num_classes=0)
         _load_without_classifier(network, Path(weights))
     num_features = getattr(network, "head_hidden_size", None)
-    return FrozenExtractor(network, _timm_preprocessing(network), f"timm:{model}", num_features)
+    preprocessing = _timm_preprocessing(network)
+    return FrozenExtractor(network, preprocessing, f"timm:{model}", num_features, runtime="auto")
 
 
 def is_cached(model: str) -> bool:

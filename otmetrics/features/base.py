@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from otmetrics.errors import DataError
 from otmetrics.features.preprocessing import Preprocessing
+from otmetrics.features.runtime import CompiledNetwork, Runtime, openvino_name
 from otmetrics.features.weights import state_sha256
+from otmetrics.precision import ieee_float32
 
 
 class FrozenExtractor(nn.Module):
@@ -27,12 +29,17 @@ class FrozenExtractor(nn.Module):
       autocast do not change its float32;
     - images and inputs on another device are moved to the network's.
 
+    Where no gradient is asked for, a CPU runs the network as OpenVINO compiles it; its features
+    agree with the network's to float32 rounding.
+
     Args:
         network: Maps a batch of inputs to features (N, D). It is frozen, put in eval mode and cast
             to float32 in place.
         preprocessing: Maps images to inputs; None hands the images to the network as they are.
         name: What to call the extractor in records and messages.
         num_features: D, where it is known beforehand.
+        runtime: How a CPU runs the network without gradients; "torch" leaves it as it is.
+        dtype: In what the network computes: float32, or bfloat16 for speed on a GPU that has it.
 
     Attributes:
         num_features: D; None until the first batch where nobody said it.
@@ -51,6 +58,9 @@ class FrozenExtractor(nn.Module):
         preprocessing: Preprocessing | None,
         name: str,
         num_features: int | None = None,
+        *,
+        runtime: str = "torch",
+        dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
         # nn.Module's own __setattr__ would make the network a submodule that parents see.
@@ -61,6 +71,10 @@ class FrozenExtractor(nn.Module):
         self.preprocessing = preprocessing
         self.name = name
         self.num_features = num_features
+        self.runtime = Runtime(runtime)
+        self.dtype = torch.float32
+        if dtype != torch.float32:
+            self.set_dtype(dtype)
         self._resting_device = torch.device("cpu")
         self.training = False
 
@@ -83,8 +97,15 @@ class FrozenExtractor(nn.Module):
             "extractor": self.name,
             "weights_sha256": self.weights_sha256,
             "resize": resize,
-            "dtype": "as given" if isinstance(self.network, nn.Identity) else "float32",
+            "dtype": "as given" if isinstance(self.network, nn.Identity) else str(self.dtype)[6:],
         }
+
+    @property
+    def runtime_name(self) -> str:
+        """What runs the network where no gradient is asked for, for the record of a score."""
+        compiled = self.compiled()
+        device = "" if self.device.type == "cpu" else f", {self.device.type}"
+        return openvino_name() if compiled else f"torch {torch.__version__}{device}"
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Return the network inputs of `images`, on the network's device.
@@ -108,7 +129,7 @@ class FrozenExtractor(nn.Module):
             raise ValueError(
                 f"`images` must be (N, 3, H, W), got {tuple(images.shape)}; use images[None]."
             )
-        with torch.autocast(self.device.type, enabled=False):
+        with ieee_float32(self.device):
             return self.preprocessing(images)
 
     def features(self, inputs: Tensor) -> Tensor:
@@ -126,10 +147,39 @@ class FrozenExtractor(nn.Module):
                 input.
         """
         inputs = inputs.to(self.device)
-        with torch.autocast(self.device.type, enabled=False):
-            features = _checked_features(self.network(inputs), len(inputs), self.name)
+        compiled = self._compiled_for(inputs)
+        if compiled is not None:
+            features = compiled(inputs)
+        elif self.dtype == torch.float32:
+            with ieee_float32(self.device):
+                features = self.network(inputs)
+        else:
+            with torch.autocast(self.device.type, enabled=False):
+                features = self.network(inputs.to(self.dtype))
+        features = _checked_features(features, len(inputs), self.name)
         self.num_features = features.shape[1]
         return features
+
+    def compiled(self) -> CompiledNetwork | None:
+        """Return the network as compiled for a CPU; compiling takes a second, once.
+
+        Returns:
+            The compiled network, for inputs without gradients; None where torch runs it.
+        """
+        size = self.preprocessing and self.preprocessing.size
+        if self.device.type != "cpu" or not size or self.dtype != torch.float32:
+            return None
+        return self.runtime.compiled(self.network, (3, size, size))
+
+    def _compiled_for(self, inputs: Tensor) -> CompiledNetwork | None:
+        """The compiled network, where it can do these inputs."""
+        graph = torch.is_grad_enabled() and (
+            inputs.requires_grad or any(p.requires_grad for p in self.network.parameters())
+        )
+        if graph or inputs.ndim != 4 or not len(inputs) or inputs.dtype != torch.float32:
+            return None
+        compiled = self.compiled()
+        return compiled if compiled and inputs.shape[1:] == compiled.shape else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features of `images`.
@@ -142,6 +192,21 @@ class FrozenExtractor(nn.Module):
             (N, D), float32 (float64 features given to `none` stay so), on the network's device.
         """
         return self.features(self.preprocess(images))
+
+    def set_dtype(self, dtype: torch.dtype) -> "FrozenExtractor":
+        """Let the network compute in another dtype; features are float32 all the same.
+
+        Args:
+            dtype: torch.float32 or torch.bfloat16; the record has it, and the hash of the weights
+                as they were in float32.
+
+        Returns:
+            The extractor.
+        """
+        _ = self.weights_sha256
+        self.network.to(dtype)
+        self.dtype = dtype
+        return self
 
     def train(self, mode: bool = True) -> "FrozenExtractor":
         """Do nothing: a frozen extractor stays in eval mode.

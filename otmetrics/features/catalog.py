@@ -9,6 +9,7 @@ from torch import nn
 
 from otmetrics.features import backbones, efficientnet, inception
 from otmetrics.features.base import FrozenExtractor
+from otmetrics.features.runtime import Runtime
 from otmetrics.features.user_module import user_module
 
 DEFAULT_EXTRACTOR = "efficientnet_lite0"
@@ -30,6 +31,7 @@ class ExtractorInfo:
             machine, without network access and heavy imports.
         takes_weights: Whether it reads a weights file.
         resizes: Whether it resizes the images.
+        compiles: Whether a CPU may run it compiled.
     """
 
     name: str
@@ -41,7 +43,10 @@ class ExtractorInfo:
     is_available: Callable[[str], bool] = lambda argument: True
     takes_weights: bool = True
     resizes: bool = True
+    compiles: bool = False
 
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 EXTRACTORS = {
     info.name: info
@@ -54,6 +59,7 @@ EXTRACTORS = {
             description="ImageNet classifier that is installed with otmetrics; works offline",
             load=lambda _, weights: efficientnet.efficientnet_lite0(weights),
             is_available=lambda _: efficientnet.find_weights() is not None,
+            compiles=True,
         ),
         ExtractorInfo(
             name="inception",
@@ -63,6 +69,7 @@ EXTRACTORS = {
             description="the network of FID; published numbers need resize tf1",
             load=lambda _, weights: inception.inception(weights),
             is_available=lambda _: inception.is_available(),
+            compiles=True,
         ),
         ExtractorInfo(
             name="timm:MODEL",
@@ -72,6 +79,7 @@ EXTRACTORS = {
             description="any timm backbone, e.g. timm:vit_small_patch14_dinov2.lvd142m (DINOv2)",
             load=backbones.timm_backbone,
             is_available=backbones.is_cached,
+            compiles=True,
         ),
         ExtractorInfo(
             name="module:package.name:attr",
@@ -112,6 +120,8 @@ def load_extractor(
     weights: str | Path | None = None,
     resize: str | None = None,
     device: str | torch.device = "cpu",
+    runtime: str | None = None,
+    dtype: str = "float32",
 ) -> FrozenExtractor:
     """Build an extractor by name.
 
@@ -120,6 +130,9 @@ def load_extractor(
         weights: Weights file to use instead of the published one.
         resize: One of `RESIZE_MODES` instead of the extractor's own.
         device: Where the network shall be.
+        runtime: What runs it on a CPU: "openvino", "torch", or "auto", which takes the first where
+            it agrees with the second; None for the extractor's own choice.
+        dtype: "float32", or "bfloat16", which is faster on a GPU and less exact.
 
     Returns:
         The frozen extractor.
@@ -139,6 +152,16 @@ def load_extractor(
     extractor = info.load(argument, weights)
     if resize is not None and extractor.preprocessing is not None:
         extractor.preprocessing = replace(extractor.preprocessing, resize=resize)
+    if runtime is not None:
+        if runtime == "openvino" and not info.compiles:
+            raise ValueError(f"`runtime` must be torch for {name!r}, which is not compiled.")
+        extractor.runtime = Runtime(runtime if info.compiles else "torch")
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    if dtype != "float32":
+        if not any(True for _ in extractor.network.parameters()):
+            raise ValueError(f"`dtype` must be float32 for {name!r}, which has no weights.")
+        extractor.set_dtype(DTYPES[dtype])
     return extractor.to(device)
 
 

@@ -1,6 +1,7 @@
 """From images to network inputs: resize, crop, normalise; exact, differentiable and recorded."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -77,12 +78,12 @@ class Preprocessing:
         """
         _check_images(images)
         batch = images if images.ndim == 4 else images[None]
-        # In place where the tensor is ours: fresh memory costs more than the arithmetic.
-        unit = batch.float().div_(255) if batch.dtype == torch.uint8 else batch.float()
         if self.size is not None:
-            unit = self._fit(unit, self.size)
-        mean, std = (unit.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        inputs = (unit - mean).div_(std)
+            batch = self._fit(batch, self.size)
+        # In one pass, and in place where the tensor is ours: memory costs more than arithmetic.
+        top = _top(images)
+        mean, std = (_levels(values, top, str(batch.device)) for values in (self.mean, self.std))
+        inputs = (batch.float() - mean).div_(std)
         return inputs if images.ndim == 4 else inputs[0]
 
     @property
@@ -123,13 +124,25 @@ def _check_images(images: Tensor) -> None:
         )
 
 
+@lru_cache(maxsize=64)
+def _levels(values: tuple[float, ...], top: float, device: str) -> Tensor:
+    """Values per channel on the scale up to `top`, (3, 1, 1)."""
+    with torch.inference_mode(False):
+        return torch.tensor([top * value for value in values], device=device).view(3, 1, 1)
+
+
+def _top(images: Tensor) -> float:
+    """The value of white."""
+    return 255.0 if images.dtype == torch.uint8 else 1.0
+
+
 def _resize(images: Tensor, shape: tuple[int, int], mode: str) -> Tensor:
-    """Resize float32 (N, 3, H, W) in [0, 1] to `shape`."""
+    """Resize (N, 3, H, W) to `shape`, in its own range."""
     if tuple(images.shape[-2:]) == shape:
         return images
     if mode == "tf1":
-        return _blend(_blend(images, shape[1], dim=-1), shape[0], dim=-2)
-    return resampled(images, shape, mode).clamp_(0, 1)
+        return _blend(_blend(images.float(), shape[1], dim=-1), shape[0], dim=-2)
+    return resampled(images, shape, mode).clamp_(0, _top(images))
 
 
 def _blend(images: Tensor, size: int, dim: int) -> Tensor:

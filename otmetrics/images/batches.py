@@ -46,31 +46,35 @@ def batches(
     batch_size: int,
     indices: Sequence[int] | None = None,
     skip_corrupt: bool = False,
-    num_threads: int = 2,
+    num_threads: int | None = None,
+    uniform: bool = True,
     report: ReadingReport | None = None,
-) -> Iterator[Tensor]:
-    """Read, transform and stack images in the order of the source.
+) -> Iterator[list[Tensor]]:
+    """Read and transform images in the order of the source.
 
     The images are the same for every `batch_size` and `num_threads`. The last batch may be
-    smaller. Closing the iterator waits for the images that are being decoded, no others.
+    smaller. Closing the iterator waits for the images that are being decoded, no others. torch
+    uses one core in each thread, so that threads do not wait for each other.
 
     Args:
         source: An `ImageFolder` or `ImageArray`.
         transform: Takes one uint8 (3, H, W) image, whose size may differ from the next, to a
-            tensor of one fixed shape. Called in several threads at once.
+            tensor. Called in several threads at once.
         batch_size: Images per batch.
         indices: Which images to read, in this order; all by default.
         skip_corrupt: Leave out images that cannot be read instead of raising in their place.
-        num_threads: How many images are decoded at a time.
+        num_threads: How many images are decoded at a time; None for as many as torch has threads.
+        uniform: Whether `transform` must give tensors of one shape.
         report: Filled while batches are handed out.
 
     Returns:
-        An iterator over tensors (at most `batch_size`, *transformed shape). Memory: two batches
+        An iterator over lists of at most `batch_size` transformed images. Memory: two batches
         beyond the one handed out.
 
     Raises:
         ValueError: `batch_size` or `num_threads` is below 1.
     """
+    num_threads = torch.get_num_threads() if num_threads is None else num_threads
     for name, value in (("batch_size", batch_size), ("num_threads", num_threads)):
         if value < 1:
             raise ValueError(f"`{name}` must be >= 1, got {value}.")
@@ -85,14 +89,20 @@ def batches(
     wanted = range(len(source)) if indices is None else indices
     results = _in_order(read, wanted, num_threads, 2 * batch_size + num_threads)
     report = ReadingReport() if report is None else report
-    return _stacked(results, batch_size, skip_corrupt, report)
+    return _grouped(results, batch_size, skip_corrupt, uniform, report)
 
 
 def _in_order(
     read: Callable[[int], _Read], indices: Sequence[int], num_threads: int, ahead: int
 ) -> Generator[_Read, None, None]:
     """Yield `read(index)` in order while at most `ahead` later ones are under way."""
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="otmetrics-images")
+    torch_threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(
+        num_threads,
+        thread_name_prefix="otmetrics-images",
+        # torch counts threads for each thread; those that start later begin with the last count.
+        initializer=lambda: torch.set_num_threads(1),
+    )
     try:
         waiting = iter(indices)
         pending = deque(pool.submit(read, index) for index in islice(waiting, ahead))
@@ -102,15 +112,17 @@ def _in_order(
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(torch_threads)
 
 
-def _stacked(
+def _grouped(
     results: Generator[_Read, None, None],
     batch_size: int,
     skip_corrupt: bool,
+    uniform: bool,
     report: ReadingReport,
-) -> Iterator[Tensor]:
-    """Stack images of one shape; leave out unreadable ones or raise what is wrong with them."""
+) -> Iterator[list[Tensor]]:
+    """Group images; leave out unreadable ones or raise what is wrong with them."""
     first: _Read | None = None
     batch: list[Tensor] = []
     with closing(results):
@@ -121,15 +133,16 @@ def _stacked(
                 report.skipped.append(_reason(result.error))
                 continue
             first = first or result
-            _check_shapes(first, result)
+            if uniform:
+                _check_shapes(first, result)
             report.read += 1
             report.transparent += result.transparent
             batch.append(result.pixels)
             if len(batch) == batch_size:
-                yield torch.stack(batch)
+                yield batch
                 batch = []
         if batch:
-            yield torch.stack(batch)
+            yield batch
 
 
 def _reason(error: DataError) -> str:

@@ -2,6 +2,8 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -20,6 +22,11 @@ EXPECTED = torch.from_numpy(ARRAY).permute(0, 3, 1, 2)
 
 def unchanged(image):
     return image
+
+
+def stacked(batches):
+    """All images of some batches."""
+    return torch.stack(list(chain.from_iterable(batches)))
 
 
 def reader_threads():
@@ -84,7 +91,7 @@ def test_images_do_not_depend_on_threads_or_batch_size(batch_size, num_threads, 
     full, rest = divmod(len(wanted), batch_size)
     assert [len(batch) for batch in result] == [batch_size] * full + [rest] * (rest > 0)
     if result:
-        assert torch.equal(torch.cat(result), EXPECTED[wanted])
+        assert torch.equal(stacked(result), EXPECTED[wanted])
 
 
 def test_order_holds_when_early_images_are_slow():
@@ -93,7 +100,7 @@ def test_order_holds_when_early_images_are_slow():
         return image
 
     result = batches(Recording(20), transform=slow_first, batch_size=4, num_threads=4)
-    assert torch.cat(list(result))[:, 0, 0, 0].tolist() == list(range(20))
+    assert stacked(result)[:, 0, 0, 0].tolist() == list(range(20))
 
 
 def test_transform_sees_single_images_of_any_size(tmp_path):
@@ -107,8 +114,8 @@ def test_transform_sees_single_images_of_any_size(tmp_path):
 
     (batch,) = batches(ImageFolder(tmp_path), transform=corner, batch_size=5, num_threads=1)
     assert shapes == [(3, 6, 3), (3, 16, 8), (3, 10, 5)]
-    assert batch.dtype == torch.float32
-    assert batch[:, 0].tolist() == [0, 1, 2]
+    assert batch[0].dtype == torch.float32
+    assert [corner[0] for corner in batch] == [0, 1, 2]
 
 
 def test_look_ahead_is_bounded():
@@ -138,7 +145,7 @@ def test_the_next_batches_are_ready_while_the_consumer_works():
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_an_unreadable_image_raises_in_its_place(folder, num_threads):
     iterator = batches(folder, transform=unchanged, batch_size=1, num_threads=num_threads)
-    assert torch.equal(next(iterator), EXPECTED[:1])
+    assert torch.equal(torch.stack(next(iterator)), EXPECTED[:1])
     with pytest.raises(DataError, match=r"1\.png` is "):
         next(iterator)
 
@@ -147,16 +154,14 @@ def test_an_unreadable_image_raises_in_its_place(folder, num_threads):
 @pytest.mark.parametrize("batch_size", [1, 2, 10])
 def test_unreadable_images_are_left_out_on_request(folder, num_threads, batch_size):
     report = ReadingReport()
-    result = torch.cat(
-        list(
-            batches(
-                folder,
-                transform=unchanged,
-                batch_size=batch_size,
-                num_threads=num_threads,
-                skip_corrupt=True,
-                report=report,
-            )
+    result = stacked(
+        batches(
+            folder,
+            transform=unchanged,
+            batch_size=batch_size,
+            num_threads=num_threads,
+            skip_corrupt=True,
+            report=report,
         )
     )
     assert torch.equal(result[[0, 2, 3]], EXPECTED[[0, 3, 5]])
@@ -177,6 +182,30 @@ def test_images_of_two_sizes_do_not_stack(tmp_path, batch_size):
     message = r"one size for these features: `a\.png` has the shape \(3, 3, 4\), `b\.png` \(3, 5, 4"
     with pytest.raises(DataError, match=message):
         list(batches(ImageFolder(tmp_path), transform=unchanged, batch_size=batch_size))
+
+
+def test_images_of_two_sizes_pass_where_nobody_stacks_them(tmp_path):
+    for index, side in enumerate([3, 8]):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{index}.png")
+    source = ImageFolder(tmp_path)
+    (batch,) = batches(source, transform=unchanged, batch_size=2, uniform=False)
+    assert [image.shape for image in batch] == [(3, 3, 3), (3, 8, 8)]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_torch_uses_one_core_in_each_reading_thread_and_all_of_them_outside(threads):
+    def cores(image):
+        return torch.tensor(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert stacked(batches(SOURCE, transform=cores, batch_size=4)).unique().tolist() == [1]
+        assert torch.get_num_threads() == threads
+        with ThreadPoolExecutor(1) as pool:  # a thread that starts later
+            assert pool.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 # --- ends -----------------------------------------------------------------------------------

@@ -1,0 +1,130 @@
+"""Images in, features out, with the network never waiting for what can be done beside it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from otmetrics.features.base import FrozenExtractor
+from otmetrics.precision import ieee_float32
+
+
+class Pipeline(NamedTuple):
+    """How images become features, split between the threads that read them and the caller's.
+
+    Attributes:
+        prepare: Called on each uint8 image (3, H, W), in the reading threads.
+        features: Turns batches of what `prepare` returned into features (N, D) on the CPU, in
+            order.
+        uniform: Whether all that `prepare` returns must have one shape.
+        num_threads: How many reading threads suit it.
+    """
+
+    prepare: Callable[[Tensor], Tensor]
+    features: Callable[[Iterable[list[Tensor]]], Iterator[Tensor]]
+    num_threads: int
+    uniform: bool = True
+
+
+def pipeline(extractor: FrozenExtractor, batch_size: int) -> Pipeline:
+    """Split the work on images as suits the extractor and its device.
+
+    - A compiled network computes each image in the thread that read it; there are more threads
+      than cores, so that one reads while another waits for its features.
+    - On a GPU the threads only read; images go there as they are, are resized there, and the
+      features of a batch come back while the next one is computed.
+    - Else the threads read and resize, and torch runs the network in batches.
+
+    torch's kernels depend on the size of a batch, so a short batch is filled up with copies of its
+    last image: features do not depend on how many images there are.
+
+    Args:
+        extractor: The extractor, on its device.
+        batch_size: Images a batch, at most.
+
+    Returns:
+        The pipeline; its `features` yields one tensor a batch.
+    """
+    preprocessing = extractor.preprocessing
+    compiled = extractor.compiled()
+    if compiled is not None and preprocessing is not None:
+        # Not `extractor.features`, which would ask each time whether the weights have changed.
+        return Pipeline(
+            lambda image: compiled(preprocessing(image)[None])[0],
+            _stacked,
+            2 * compiled.num_threads,
+        )
+    cores = torch.get_num_threads()
+    if extractor.device.type == "cuda" and preprocessing is not None:
+        gpu = partial(_on_gpu, extractor, batch_size)
+        return Pipeline(_unchanged, gpu, cores, uniform=False)
+    return Pipeline(preprocessing or _unchanged, partial(_in_batches, extractor, batch_size), cores)
+
+
+def _unchanged(image: Tensor) -> Tensor:
+    """Leave an image as it was read."""
+    return image
+
+
+def _stacked(batches: Iterable[list[Tensor]]) -> Iterator[Tensor]:
+    """Features that the reading threads computed."""
+    with ieee_float32(torch.device("cpu")):  # for the threads, which start at the first batch
+        yield from map(torch.stack, batches)
+
+
+def _in_batches(
+    extractor: FrozenExtractor, size: int, batches: Iterable[list[Tensor]]
+) -> Iterator[Tensor]:
+    """Features by torch, one batch after the other."""
+    with ieee_float32(torch.device("cpu")):  # for the threads, which resize
+        for images in batches:
+            with torch.no_grad():
+                features = extractor.features(torch.stack(_filled(images, size)))
+            yield features[: len(images)].cpu()
+
+
+def _on_gpu(
+    extractor: FrozenExtractor, size: int, batches: Iterable[list[Tensor]]
+) -> Iterator[Tensor]:
+    """Features by a GPU, which computes a batch while the threads read the next one."""
+    under_way: tuple[Tensor, torch.cuda.Event] | None = None
+    for images in batches:
+        with torch.no_grad(), torch.cuda.device(extractor.device):
+            inputs = torch.cat(_uploaded(extractor, images))
+            if len(inputs) < size:
+                inputs = torch.cat([inputs, inputs[-1:].expand(size - len(inputs), -1, -1, -1)])
+            features = extractor.features(inputs.contiguous(memory_format=torch.channels_last))
+            copied = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+            copied.copy_(features, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        if under_way is not None:
+            yield _arrived(*under_way)
+        under_way = copied[: len(images)], event
+    if under_way is not None:
+        yield _arrived(*under_way)
+
+
+def _uploaded(extractor: FrozenExtractor, images: list[Tensor]) -> list[Tensor]:
+    """Network inputs on the GPU, of images whose sizes may differ, by one copy."""
+    flat = torch.empty(sum(image.numel() for image in images), dtype=torch.uint8, pin_memory=True)
+    torch.cat([image.flatten() for image in images], out=flat)
+    parts = flat.to(extractor.device, non_blocking=True).split([i.numel() for i in images])
+    if all(image.shape == images[0].shape for image in images):
+        together = torch.stack([part.view(images[0].shape) for part in parts])
+        return [extractor.preprocess(together)]
+    pairs = zip(parts, images, strict=True)
+    return [extractor.preprocess(part.view(1, *image.shape)) for part, image in pairs]
+
+
+def _arrived(features: Tensor, event: torch.cuda.Event) -> Tensor:
+    """Features that a GPU has copied into pinned memory, in ordinary memory."""
+    event.synchronize()
+    return features.clone()
+
+
+def _filled(images: list[Tensor], size: int) -> list[Tensor]:
+    """A batch of full size: the last image stands in for those that are missing."""
+    return images + [images[-1]] * (size - len(images))
