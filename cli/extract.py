@@ -7,7 +7,7 @@ import click
 
 from otmetrics.errors import OptionError
 
-from .options import INPUT, checked_options, extraction_options, resolved_device
+from .options import INPUT, checked_options, extraction_options, resolved_device, worker_processes
 
 if TYPE_CHECKING:
     from otmetrics.feature_set import FeatureSet
@@ -32,6 +32,7 @@ def extract(source: Path, target: Path, overwrite: bool, quiet: bool, **options:
 
     check_target(target, overwrite=overwrite)
     options["device"] = resolved_device(options["device"])
+    options["num_workers"] = worker_processes(options["num_workers"], options["device"])
     with checked_options():
         extraction = Extraction(**options)
     with progress_bars(quiet) as progress:

@@ -1,5 +1,6 @@
 """Options that several commands share, and how their text becomes the library's objects."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -29,8 +30,9 @@ DEVICE = click.option(
     "--device",
     default="auto",
     show_default=True,
-    metavar="auto|cpu|cuda[:i]",
-    help="Where network and maths run; auto takes CUDA where there is one.",
+    metavar="auto|cpu|cuda[:i]|mps",
+    help="Where network and maths run; auto takes CUDA, else MPS, else the CPU. MPS, which has no "
+    "float64, runs the network only.",
 )
 
 _EXTRACTION = (
@@ -58,7 +60,28 @@ _EXTRACTION = (
         help="Decides every draw: samples, floors, directions.",
     ),
     DEVICE,
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16"]),
+        default="float32",
+        show_default=True,
+        help="In what the network computes. bfloat16 is faster on a GPU and moves features by "
+        "percents, so it does not compare with float32.",
+    ),
+    click.option(
+        "--runtime",
+        type=click.Choice(["auto", "openvino", "torch"]),
+        help="What runs the network on a CPU. auto: OpenVINO, in float32, if it agrees with torch.",
+    ),
     click.option("--batch-size", type=int, default=32, show_default=True, help="Images per batch."),
+    click.option(
+        "--workers",
+        "num_workers",
+        type=int,
+        metavar="N",
+        help="Processes that read images. Default: one a core for a GPU, at most 16; else 0, which "
+        "means threads.",
+    ),
     click.option(
         "--skip-corrupt",
         is_flag=True,
@@ -84,24 +107,41 @@ def extraction_options(command: Command) -> Command:
     return command
 
 
-def resolved_device(name: str) -> str:
-    """The device behind a name, checked."""
+def resolved_device(name: str, *, mps: bool = True) -> str:
+    """The device behind a name, checked; `mps` says whether the command can use one."""
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if mps and torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise click.UsageError(f"--device must be auto, cpu, cuda or cuda:i, got {name!r}.")
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise click.UsageError(f"--device must be auto, cpu, cuda, cuda:i or mps, got {name!r}.")
+    if device.type == "mps" and not (mps and torch.backends.mps.is_available()):
+        reason = "is not on this machine" if mps else "has no float64, which this command needs"
+        raise click.UsageError(f"--device {name} {reason}: use --device cpu.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise click.UsageError(
             f"--device {name} is not on this machine "
             f"({torch.cuda.device_count()} CUDA device(s)): use --device cpu."
         )
     return name
+
+
+def maths_device(device: str) -> str:
+    """Where the scores are computed, in float64, which MPS does not have."""
+    return "cpu" if device == "mps" else device
+
+
+def worker_processes(wanted: int | None, device: str) -> int:
+    """How many processes read images: a GPU needs more than threads of one process can read."""
+    if wanted is not None:
+        return wanted
+    return min(16, os.cpu_count() or 1) if device.startswith("cuda") else 0
 
 
 def spoken(message: str, commands: Iterable[click.Command]) -> str:

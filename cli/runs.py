@@ -119,7 +119,7 @@ def evaluate(
 
     if json_target not in (None, "-"):
         check_target(Path(str(json_target)))
-    place = torch.device(resolved_device(device))
+    place = torch.device(resolved_device(device, mps=False))
     sampler, config, known = loaded(run)
     name = data or config.data
     _check_kind(name, config.data, run)

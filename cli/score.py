@@ -7,7 +7,15 @@ import click
 
 from otmetrics.errors import OptionError
 
-from .options import INPUT, checked_options, extraction_options, resolved_device, spoken
+from .options import (
+    INPUT,
+    checked_options,
+    extraction_options,
+    maths_device,
+    resolved_device,
+    spoken,
+    worker_processes,
+)
 
 NOT_CONVERGED = 4
 
@@ -173,7 +181,7 @@ def run_score(
             ),
             floor=not no_floor,
             seed=seed,
-            device=device,
+            device=maths_device(device),
             **_given(
                 metrics=metrics,
                 num_neighbors=num_neighbors,
@@ -181,7 +189,8 @@ def run_score(
                 sinkhorn_max=sinkhorn_max,
             ),
         )
-        options = Extraction(device=device, **extraction)
+        workers = worker_processes(extraction.pop("num_workers", None), device)
+        options = Extraction(device=device, num_workers=workers, **extraction)
     with progress_bars(quiet) as progress:
         report = scored(
             real,

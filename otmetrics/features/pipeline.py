@@ -20,12 +20,14 @@ class Pipeline(NamedTuple):
             order.
         uniform: Whether all that `prepare` returns must have one shape.
         num_threads: How many reading threads suit it.
+        pin_memory: Whether it copies images to a GPU.
     """
 
     prepare: Callable[[Tensor], Tensor]
     features: Callable[[Iterable[list[Tensor]]], Iterator[Tensor]]
     num_threads: int
     uniform: bool = True
+    pin_memory: bool = False
 
 
 def pipeline(extractor: FrozenExtractor, batch_size: int) -> Pipeline:
@@ -59,7 +61,7 @@ def pipeline(extractor: FrozenExtractor, batch_size: int) -> Pipeline:
     cores = torch.get_num_threads()
     if extractor.device.type == "cuda" and preprocessing is not None:
         gpu = partial(_on_gpu, extractor, batch_size)
-        return Pipeline(_unchanged, gpu, cores, uniform=False)
+        return Pipeline(_unchanged, gpu, cores, uniform=False, pin_memory=True)
     return Pipeline(preprocessing or _unchanged, partial(_in_batches, extractor, batch_size), cores)
 
 
@@ -108,15 +110,22 @@ def _on_gpu(
 
 
 def _uploaded(extractor: FrozenExtractor, images: list[Tensor]) -> list[Tensor]:
-    """Network inputs on the GPU, of images whose sizes may differ, by one copy."""
-    flat = torch.empty(sum(image.numel() for image in images), dtype=torch.uint8, pin_memory=True)
+    """Network inputs on the GPU, of images whose sizes may differ."""
+    parts = _copied(images, extractor.device)
+    if all(part.shape == parts[0].shape for part in parts):
+        return [extractor.preprocess(torch.stack(parts))]
+    return [extractor.preprocess(part[None]) for part in parts]
+
+
+def _copied(images: list[Tensor], device: torch.device) -> list[Tensor]:
+    """Images on the GPU; those in ordinary memory by one copy through pinned memory."""
+    if all(image.is_pinned() for image in images):
+        return [image.to(device, non_blocking=True) for image in images]
+    sizes = [image.numel() for image in images]
+    flat = torch.empty(sum(sizes), dtype=images[0].dtype, pin_memory=True)
     torch.cat([image.flatten() for image in images], out=flat)
-    parts = flat.to(extractor.device, non_blocking=True).split([i.numel() for i in images])
-    if all(image.shape == images[0].shape for image in images):
-        together = torch.stack([part.view(images[0].shape) for part in parts])
-        return [extractor.preprocess(together)]
-    pairs = zip(parts, images, strict=True)
-    return [extractor.preprocess(part.view(1, *image.shape)) for part, image in pairs]
+    parts = flat.to(device, non_blocking=True).split(sizes)
+    return [part.view(image.shape) for part, image in zip(parts, images, strict=True)]
 
 
 def _arrived(features: Tensor, event: torch.cuda.Event) -> Tensor:

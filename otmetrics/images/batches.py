@@ -1,16 +1,14 @@
 """Images -> transformed batches, read ahead in threads and handed out in order."""
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 
 import torch
 from torch import Tensor
 
 from otmetrics.errors import DataError
+from otmetrics.images.reading import Read, Transform, in_processes, in_threads
 from otmetrics.images.sources import ImageSource
 
 
@@ -29,32 +27,24 @@ class ReadingReport:
     read: int = 0
 
 
-@dataclass(frozen=True)
-class _Read:
-    """One transformed image, or why there is none."""
-
-    name: str
-    pixels: Tensor = field(default_factory=lambda: torch.empty(0))
-    transparent: bool = False
-    error: DataError | None = None
-
-
 def batches(
     source: ImageSource,
     *,
-    transform: Callable[[Tensor], Tensor],
+    transform: Transform,
     batch_size: int,
     indices: Sequence[int] | None = None,
     skip_corrupt: bool = False,
     num_threads: int | None = None,
+    num_workers: int = 0,
+    pin_memory: bool = False,
     uniform: bool = True,
     report: ReadingReport | None = None,
 ) -> Iterator[list[Tensor]]:
     """Read and transform images in the order of the source.
 
-    The images are the same for every `batch_size` and `num_threads`. The last batch may be
-    smaller. Closing the iterator waits for the images that are being decoded, no others. torch
-    uses one core in each thread, so that threads do not wait for each other.
+    The images are the same for every `batch_size`, `num_threads` and `num_workers`. The last batch
+    may be smaller. Closing the iterator waits for the images that are being decoded, no others.
+    torch uses one core in each thread, so that threads do not wait for each other.
 
     Args:
         source: An `ImageFolder` or `ImageArray`.
@@ -64,6 +54,8 @@ def batches(
         indices: Which images to read, in this order; all by default.
         skip_corrupt: Leave out images that cannot be read instead of raising in their place.
         num_threads: How many images are decoded at a time; None for as many as torch has threads.
+        num_workers: Read in that many processes instead of threads.
+        pin_memory: Let them put the images where a GPU copies them from without waiting.
         uniform: Whether `transform` must give tensors of one shape.
         report: Filled while batches are handed out.
 
@@ -72,58 +64,33 @@ def batches(
         beyond the one handed out.
 
     Raises:
-        ValueError: `batch_size` or `num_threads` is below 1.
+        ValueError: `batch_size` or `num_threads` is below 1, or `num_workers` negative.
     """
     num_threads = torch.get_num_threads() if num_threads is None else num_threads
     for name, value in (("batch_size", batch_size), ("num_threads", num_threads)):
         if value < 1:
             raise ValueError(f"`{name}` must be >= 1, got {value}.")
-
-    def read(index: int) -> _Read:
-        try:
-            pixels, transparent = source.read(index)
-        except DataError as error:
-            return _Read(source.names[index], error=error)
-        return _Read(source.names[index], transform(pixels), transparent)
-
+    if num_workers < 0:
+        raise ValueError(f"`num_workers` must be >= 0, got {num_workers}.")
     wanted = range(len(source)) if indices is None else indices
-    results = _in_order(read, wanted, num_threads, 2 * batch_size + num_threads)
+    if num_workers:
+        results = in_processes(source, transform, wanted, num_workers, pin_memory)
+    else:
+        ahead = 2 * batch_size + num_threads
+        results = in_threads(source, transform, wanted, num_threads, ahead)
     report = ReadingReport() if report is None else report
     return _grouped(results, batch_size, skip_corrupt, uniform, report)
 
 
-def _in_order(
-    read: Callable[[int], _Read], indices: Sequence[int], num_threads: int, ahead: int
-) -> Generator[_Read, None, None]:
-    """Yield `read(index)` in order while at most `ahead` later ones are under way."""
-    torch_threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(
-        num_threads,
-        thread_name_prefix="otmetrics-images",
-        # torch counts threads for each thread; those that start later begin with the last count.
-        initializer=lambda: torch.set_num_threads(1),
-    )
-    try:
-        waiting = iter(indices)
-        pending = deque(pool.submit(read, index) for index in islice(waiting, ahead))
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(read, index) for index in islice(waiting, 1))
-            yield result
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(torch_threads)
-
-
 def _grouped(
-    results: Generator[_Read, None, None],
+    results: Generator[Read, None, None],
     batch_size: int,
     skip_corrupt: bool,
     uniform: bool,
     report: ReadingReport,
 ) -> Iterator[list[Tensor]]:
     """Group images; leave out unreadable ones or raise what is wrong with them."""
-    first: _Read | None = None
+    first: Read | None = None
     batch: list[Tensor] = []
     with closing(results):
         for result in results:
@@ -150,7 +117,7 @@ def _reason(error: DataError) -> str:
     return str(error).rpartition(": ")[0] or str(error)
 
 
-def _check_shapes(first: _Read, other: _Read) -> None:
+def _check_shapes(first: Read, other: Read) -> None:
     """Raise where an image does not stack with the first of the run, in its batch or not."""
     if first.pixels.shape != other.pixels.shape:
         raise DataError(

@@ -1,0 +1,170 @@
+"""Images read and transformed ahead of the one who takes them, in threads or in processes."""
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from otmetrics.errors import DataError
+from otmetrics.images.sources import ImageSource
+
+Transform = Callable[[Tensor], Tensor]
+_CHUNK = 16  # images that a process sends together
+
+
+@dataclass(frozen=True)
+class Read:
+    """One transformed image, or why there is none.
+
+    Attributes:
+        name: What messages call it.
+        pixels: What the transform made of it.
+        transparent: Whether it was composited on white.
+        error: Why it could not be read.
+    """
+
+    name: str
+    pixels: Tensor = field(default_factory=lambda: torch.empty(0))
+    transparent: bool = False
+    error: DataError | None = None
+
+
+def read(source: ImageSource, transform: Transform, index: int) -> Read:
+    """Read and transform one image.
+
+    Args:
+        source: The images.
+        transform: Applied to its pixels.
+        index: Its place in the source.
+
+    Returns:
+        The image, or the error of a file that cannot be read.
+    """
+    try:
+        pixels, transparent = source.read(index)
+    except DataError as error:
+        return Read(source.names[index], error=error)
+    return Read(source.names[index], transform(pixels), transparent)
+
+
+def in_threads(
+    source: ImageSource,
+    transform: Transform,
+    indices: Sequence[int],
+    num_threads: int,
+    ahead: int,
+) -> Generator[Read, None, None]:
+    """Read images in threads, one image each; torch uses one core in each.
+
+    Args:
+        source: The images.
+        transform: Applied to each of them.
+        indices: Which, in this order.
+        num_threads: How many at a time.
+        ahead: How many may be under way before they are asked for.
+
+    Yields:
+        The images in order.
+    """
+    torch_threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(
+        num_threads,
+        thread_name_prefix="otmetrics-images",
+        # torch counts threads for each thread; those that start later begin with the last count.
+        initializer=lambda: torch.set_num_threads(1),
+    )
+    try:
+        waiting = iter(indices)
+        pending = deque(
+            pool.submit(read, source, transform, index) for index in islice(waiting, ahead)
+        )
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(
+                pool.submit(read, source, transform, index) for index in islice(waiting, 1)
+            )
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(torch_threads)
+
+
+class _Packed(NamedTuple):
+    """Images with their pixels in one tensor, which goes from process to process as one."""
+
+    reads: list[Read]
+    shapes: list[torch.Size]
+    flat: Tensor
+
+
+class _Chunks(Dataset):
+    """Several images by their indices."""
+
+    def __init__(self, source: ImageSource, transform: Transform) -> None:
+        self.source, self.transform = source, transform
+
+    def __getitem__(self, indices: list[int]) -> _Packed:
+        reads = [read(self.source, self.transform, index) for index in indices]
+        flat = torch.cat([one.pixels.flatten() for one in reads if one.error is None] or [_NONE])
+        bare = [Read(one.name, _NONE, one.transparent, one.error) for one in reads]
+        return _Packed(bare, [one.pixels.shape for one in reads], flat)
+
+
+_NONE = torch.empty(0)
+
+
+def in_processes(
+    source: ImageSource,
+    transform: Transform,
+    indices: Sequence[int],
+    num_workers: int,
+    pin_memory: bool = False,
+) -> Generator[Read, None, None]:
+    """Read images in processes of their own, which end with this one.
+
+    Threads of Python hinder each other at more than a thousand images a second. Starting the
+    first of the processes takes seconds; a script that does it needs the usual
+    `if __name__ == "__main__":`.
+
+    Args:
+        source: The images; it is sent to each process.
+        transform: Applied to each of them; it is sent too.
+        indices: Which, in this order.
+        num_workers: Processes, each up to 48 images ahead.
+        pin_memory: Put the images where a GPU copies them from without waiting.
+
+    Yields:
+        The images in order.
+    """
+    context = multiprocessing.get_context("spawn")
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["otmetrics.images.reading"])
+    loader = DataLoader(
+        _Chunks(source, transform),
+        batch_size=None,
+        sampler=[indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)],
+        collate_fn=_unchanged,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        multiprocessing_context=context,
+        generator=torch.Generator().manual_seed(0),  # not a number of the caller's generator
+    )
+    for reads, shapes, flat in loader:
+        pixels = iter(flat.split([shape.numel() for shape in shapes]))
+        for one, shape in zip(reads, shapes, strict=True):
+            part = next(pixels)
+            whole = part.view(shape) if one.error is None else _NONE
+            yield Read(one.name, whole, one.transparent, one.error)
+
+
+def _unchanged(chunk: _Packed) -> _Packed:
+    """What a process sends."""
+    return chunk
