@@ -40,7 +40,7 @@ def demo(out: Path, quiet: bool) -> None:
     if not quiet:
         counts = {"num_real": _count(real), "num_fake": _count(fake)}
         click.echo(_STORY.format(real=real, fake=fake, **counts), err=True)
-    run_score(real, fake, None, quiet=quiet)
+    run_score(real, fake, None, quiet=quiet, no_cache=True)
     if not quiet:
         click.echo(_MORAL, err=True)
 

@@ -7,7 +7,7 @@ import click
 
 from otmetrics.errors import OptionError
 
-from .options import INPUT, checked_options, extraction_options, resolved_device, worker_processes
+from .options import INPUT, checked_options, extraction_of, extraction_options, resolved_device
 
 if TYPE_CHECKING:
     from otmetrics.feature_set import FeatureSet
@@ -25,16 +25,15 @@ def extract(source: Path, target: Path, overwrite: bool, quiet: bool, **options:
     in uint8. OUT.npz holds the array `features` (N, D) and the protocol that made it, so that
     `score` can refuse to compare features of different extractors.
     """
-    from otmetrics.extraction import Extraction, extracted
+    from otmetrics.extraction import extracted
     from otmetrics.feature_set import check_target, saved
 
     from .progress import progress_bars
 
     check_target(target, overwrite=overwrite)
     options["device"] = resolved_device(options["device"])
-    options["num_workers"] = worker_processes(options["num_workers"], options["device"])
     with checked_options():
-        extraction = Extraction(**options)
+        extraction = extraction_of(**options)
     with progress_bars(quiet) as progress:
         (features,) = extracted([source], extraction, at_least=1, progress=progress)
     _check_images(features)

@@ -8,6 +8,7 @@ import click
 
 from otmetrics.errors import DataError, DivergedError, OptionError
 
+from .cache import cache
 from .demo import demo
 from .extract import extract
 from .features import features
@@ -39,7 +40,7 @@ def cli() -> None:
     """  # noqa: D301 - \b is click's mark for text that keeps its lines
 
 
-for command in (score, extract, features, demo, train, sample, evaluate, models):
+for command in (score, extract, features, cache, demo, train, sample, evaluate, models):
     cli.add_command(command)
 
 

@@ -83,6 +83,17 @@ _EXTRACTION = (
         "means threads.",
     ),
     click.option(
+        "--no-cache",
+        is_flag=True,
+        help="Compute all features, and keep none. Without it features of images are kept, and "
+        "those of files that have not changed are not computed again: `otmetrics cache info`.",
+    ),
+    click.option(
+        "--cache-verify",
+        is_flag=True,
+        help="Know files by their content instead of path, size and time of change.",
+    ),
+    click.option(
         "--skip-corrupt",
         is_flag=True,
         help="Leave out images that cannot be read, and name them, instead of stopping.",
@@ -137,11 +148,17 @@ def maths_device(device: str) -> str:
     return "cpu" if device == "mps" else device
 
 
-def worker_processes(wanted: int | None, device: str) -> int:
-    """How many processes read images: a GPU needs more than threads of one process can read."""
-    if wanted is not None:
-        return wanted
-    return min(16, os.cpu_count() or 1) if device.startswith("cuda") else 0
+def extraction_of(
+    device: str, *, num_workers: int | None = None, no_cache: bool = False, **options: Any
+) -> Any:
+    """The library's options; a GPU needs more images than threads of one process read."""
+    from otmetrics.extraction import Extraction
+
+    if num_workers is None:
+        num_workers = min(16, os.cpu_count() or 1) if device.startswith("cuda") else 0
+    if no_cache and options.get("cache_verify"):
+        raise OptionError("`cache_verify` needs the cache: leave out --no-cache.")
+    return Extraction(device=device, num_workers=num_workers, cache=not no_cache, **options)
 
 
 def spoken(message: str, commands: Iterable[click.Command]) -> str:

@@ -10,11 +10,11 @@ from otmetrics.errors import OptionError
 from .options import (
     INPUT,
     checked_options,
+    extraction_of,
     extraction_options,
     maths_device,
     resolved_device,
     spoken,
-    worker_processes,
 )
 
 NOT_CONVERGED = 4
@@ -152,7 +152,6 @@ def run_score(
     **extraction: Any,
 ) -> None:
     """Compute, then print; leave with code 4 where a solver did not converge."""
-    from otmetrics.extraction import Extraction
     from otmetrics.scores import Scoring
     from otmetrics.scoring import score as scored
     from otmetrics.solvers import Sinkhorn, Sliced
@@ -189,8 +188,7 @@ def run_score(
                 sinkhorn_max=sinkhorn_max,
             ),
         )
-        workers = worker_processes(extraction.pop("num_workers", None), device)
-        options = Extraction(device=device, num_workers=workers, **extraction)
+        options = extraction_of(device, **extraction)
     with progress_bars(quiet) as progress:
         report = scored(
             real,

@@ -1,7 +1,6 @@
 """From folders and files to feature sets: where `images` and `features` meet."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -12,25 +11,15 @@ from torch import Tensor
 
 from otmetrics.errors import DataError, OptionError
 from otmetrics.feature_set import FeatureSet, check_comparable, check_extractors
-from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, load_extractor, pipeline
+from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, load_extractor
 from otmetrics.functional.checks import check_at_least, check_seed
-from otmetrics.images import (
-    FeatureArray,
-    ImageArray,
-    ImageFolder,
-    ImageSource,
-    ReadingReport,
-    batches,
-    opened,
-)
-
-Progress = Callable[[str, int, int], None]
-"""Called with a task's name, the steps done and the steps in all."""
+from otmetrics.image_features import Progress, Reading, image_features
+from otmetrics.images import FeatureArray, ImageFolder, StoredImages, opened
 
 
-@dataclass(frozen=True)
-class Extraction:
-    """How to turn inputs into features.
+@dataclass(frozen=True, kw_only=True)
+class Extraction(Reading):
+    """How to turn inputs into features: the options of `Reading`, and these.
 
     Attributes:
         features: Extractor name; None takes the one that a feature file among the inputs was made
@@ -43,11 +32,6 @@ class Extraction:
         dtype: In what the network computes: "float32", or "bfloat16" for speed on a GPU.
         runtime: What runs the network on a CPU, as for `load_extractor`; None for the fastest that
             agrees with torch.
-        batch_size: Images per batch; changes speed and memory only.
-        num_threads: Threads that read images; None for what suits the device.
-        num_workers: Processes that read images instead, which a GPU needs more than a thousand
-            images a second from; 0 for threads.
-        skip_corrupt: Leave out unreadable images instead of stopping.
 
     Raises:
         ValueError: If a number breaks its rule.
@@ -61,19 +45,12 @@ class Extraction:
     device: str = "cpu"
     dtype: str = "float32"
     runtime: str | None = None
-    batch_size: int = 32
-    num_threads: int | None = None
-    num_workers: int = 0
-    skip_corrupt: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.num is not None:
             check_at_least("num", self.num, 2)
         check_seed(self.seed)
-        check_at_least("batch_size", self.batch_size, 1)
-        if self.num_threads is not None:
-            check_at_least("num_threads", self.num_threads, 1)
-        check_at_least("num_workers", self.num_workers, 0)
 
 
 def extracted(
@@ -149,7 +126,7 @@ def _recorded(source: FeatureArray) -> dict[str, Any]:
     return {"extractor": "none"}
 
 
-def _size(source: FeatureArray | ImageSource) -> int:
+def _size(source: FeatureArray | StoredImages) -> int:
     """Number of samples of a source."""
     return len(source.features if isinstance(source, FeatureArray) else source)
 
@@ -212,7 +189,7 @@ def _loaded(source: FeatureArray, path: str | Path, pick: list[int]) -> FeatureS
 
 
 def _computed(
-    source: ImageSource,
+    source: StoredImages,
     path: str | Path,
     pick: list[int],
     extractor: FrozenExtractor,
@@ -221,42 +198,22 @@ def _computed(
     progress: Progress | None,
 ) -> FeatureSet:
     """Read, transform and pass the picked images through the network."""
-    report = ReadingReport()
-    task = f"features of {path}"
-    work = pipeline(extractor, options.batch_size)
-    stream = batches(
-        source,
-        transform=work.prepare,
-        batch_size=options.batch_size,
-        indices=pick,
-        skip_corrupt=options.skip_corrupt,
-        num_threads=options.num_threads or work.num_threads,
-        # Arrays are in memory, or mapped, and not decoded: nothing to gain by sending them.
-        num_workers=0 if isinstance(source, ImageArray) else options.num_workers,
-        pin_memory=work.pin_memory,
-        uniform=work.uniform,
-        report=report,
-    )
-    parts = []
-    for features in work.features(stream):
-        parts.append(features)
-        if progress is not None:
-            progress(task, report.read + len(report.skipped), len(pick))
-    _check_enough(path, report.read, at_least)
-    features = torch.cat(parts)
-    _check_finite(features, path, extractor.name)
+    found = image_features(source, path, pick, extractor, options, progress)
+    _check_enough(path, len(found.indices), at_least)
+    _check_finite(found.features, path, extractor.name)
+    formats = Counter(_format(source.names[index]) for index in found.indices)
     record = {
         "path": str(path),
         "kind": "folder" if isinstance(source, ImageFolder) else "array",
         "available": len(source),
-        "used": report.read,
+        "used": len(found.indices),
         "others": getattr(source, "num_others", 0),
-        "formats": dict(sorted(Counter(_format(source.names[index]) for index in pick).items())),
-        "transparent": report.transparent,
-        "skipped": report.skipped,
+        "formats": dict(sorted(formats.items())),
+        "transparent": found.num_transparent,
+        "skipped": found.skipped,
         "runtime": extractor.runtime_name,
     }
-    return FeatureSet(features, extractor.protocol, record)
+    return FeatureSet(found.features, extractor.protocol, record, found.notes)
 
 
 def _format(name: str) -> str:

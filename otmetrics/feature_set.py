@@ -1,7 +1,7 @@
 """Features with the record of how they were made: compared, saved, and told apart."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ class FeatureSet:
         features: (N, D) floating, on the CPU.
         extractor: Protocol of the extractor; {"extractor": "none"} for bare features.
         source: Path, kind, counts and losses of the input, JSON-able.
+        remarks: What else went on, which the numbers do not depend on.
     """
 
     features: Tensor
     extractor: dict[str, Any]
     source: dict[str, Any]
+    remarks: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -42,7 +44,7 @@ class FeatureSet:
             notes.append(f"images with transparency, composited on white: {count}")
         if count := self.origin.get("others"):
             notes.append(f"files of other kinds, not read: {count}")
-        return notes
+        return notes + self.remarks
 
 
 def check_comparable(sets: list[FeatureSet], features: str | None = None) -> None:

@@ -1,6 +1,7 @@
 """Options, seeds and limits that every test shares."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Two workers on two cores: a second thread in either only makes both wait. Before numpy loads.
@@ -40,6 +41,14 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 def generator() -> torch.Generator:
     """A CPU generator: one seed gives the same data on every device."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Features that tests keep are nobody else's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTMETRICS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

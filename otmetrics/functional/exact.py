@@ -301,12 +301,10 @@ def _assigned(real: Tensor, fake: Tensor, order: float) -> TransportResult:
     size, n = columns.shape
     problems = torch.arange(size, device=columns.device).repeat_interleave(n)
     rows = torch.arange(n, device=columns.device).repeat(size)
-    plan = torch.sparse_coo_tensor(
-        torch.stack([problems, rows, columns.flatten()]),
+    plan = _sorted_plan(
+        torch.stack([problems, rows, columns.flatten()]),  # one column a row
         cost.new_full((size * n,), 1 / n).detach(),
         (size, n, n),
-        check_invariants=False,  # an assignment has one column a row
-        is_coalesced=True,
     )
     value = root(cost, order)
     return TransportResult(
@@ -343,13 +341,8 @@ def _result(
     shape = tuple(map(len, optimum.potentials))
     lower_bound, upper_bound = outward(lower, upper, like.dtype)
     order = (optimum.rows * shape[1] + optimum.columns).argsort()
-    plan = torch.sparse_coo_tensor(
-        torch.stack([optimum.rows, optimum.columns])[:, order],
-        optimum.masses[order],
-        shape,
-        check_invariants=False,  # sorted, and each pair once
-        is_coalesced=True,
-    )
+    indices = torch.stack([optimum.rows, optimum.columns])[:, order]
+    plan = _sorted_plan(indices, optimum.masses[order], shape)
     return TransportResult(
         value=value.to(like.dtype),
         cost=cost.to(like.dtype),
@@ -370,3 +363,12 @@ def _warned(result: TransportResult) -> TransportResult:
     if not result.converged:
         warnings.warn(result.message, ConvergenceWarning, stacklevel=3)
     return result
+
+
+def _sorted_plan(indices: Tensor, masses: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A sparse plan of pairs that are sorted, and each there once."""
+    # Said by the context manager too: torch 2.11 warns of the choice that it is told by argument.
+    with torch.sparse.check_sparse_tensor_invariants(enable=False):
+        return torch.sparse_coo_tensor(
+            indices, masses, shape, check_invariants=False, is_coalesced=True
+        )

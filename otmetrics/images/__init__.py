@@ -5,7 +5,7 @@ from otmetrics.images.arrays import FeatureArray, ImageArray, checked_features
 from otmetrics.images.batches import ReadingReport, batches
 from otmetrics.images.decode import MAX_PIXELS, DecodedImage, decoded_image
 from otmetrics.images.demo import write_demo
-from otmetrics.images.sources import EXTENSIONS, ImageFolder, ImageSource, opened
+from otmetrics.images.sources import EXTENSIONS, ImageFolder, ImageSource, StoredImages, opened
 from otmetrics.images.writing import write_png
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "ImageFolder",
     "ImageSource",
     "ReadingReport",
+    "StoredImages",
     "batches",
     "checked_features",
     "decoded_image",

@@ -8,6 +8,7 @@ import numpy as np
 from otmetrics.errors import DataError
 from otmetrics.images._colour import composited_on_white
 from otmetrics.images.decode import DecodedImage, image_tensor
+from otmetrics.images.identity import digest, file_identity
 
 _ROWS_AT_A_TIME = 4096
 
@@ -53,6 +54,22 @@ class ImageArray:
         if transparent:
             rgb = composited_on_white(rgb, image[..., 3])
         return DecodedImage(image_tensor(rgb), transparent)
+
+    def identity(self, index: int, content: bool) -> bytes | None:
+        """Tell one image from all others.
+
+        Args:
+            index: Its row.
+            content: Hash its pixels instead of asking for path, size and time of its file.
+
+        Returns:
+            16 bytes; None where the file cannot be read or was changed a moment ago.
+        """
+        if content:
+            image = np.ascontiguousarray(self._array[index])
+            return digest("pixels", str(image.shape), image.tobytes())
+        whole = file_identity(self.path, content=False)
+        return None if whole is None else digest("row", whole, str(index))
 
 
 class FeatureArray(NamedTuple):

@@ -18,13 +18,18 @@ class ReadingReport:
 
     Attributes:
         skipped: One message per image that was left out, file and reason, in source order.
-        transparent: How many images had transparency, composited on white.
-        read: How many images were handed out.
+        indices: Where in the source the images that were handed out lie, in their order.
+        transparent: For each of these, whether it had transparency, composited on white.
     """
 
     skipped: list[str] = field(default_factory=list)
-    transparent: int = 0
-    read: int = 0
+    indices: list[int] = field(default_factory=list)
+    transparent: list[bool] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        """How many images were handed out or left out."""
+        return len(self.indices) + len(self.skipped)
 
 
 def batches(
@@ -102,8 +107,8 @@ def _grouped(
             first = first or result
             if uniform:
                 _check_shapes(first, result)
-            report.read += 1
-            report.transparent += result.transparent
+            report.indices.append(result.index)
+            report.transparent.append(result.transparent)
             batch.append(result.pixels)
             if len(batch) == batch_size:
                 yield batch

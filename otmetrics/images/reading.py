@@ -1,12 +1,14 @@
 """Images read and transformed ahead of the one who takes them, in threads or in processes."""
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,12 +26,14 @@ class Read:
     """One transformed image, or why there is none.
 
     Attributes:
+        index: Its place in the source.
         name: What messages call it.
         pixels: What the transform made of it.
         transparent: Whether it was composited on white.
         error: Why it could not be read.
     """
 
+    index: int
     name: str
     pixels: Tensor = field(default_factory=lambda: torch.empty(0))
     transparent: bool = False
@@ -50,8 +54,8 @@ def read(source: ImageSource, transform: Transform, index: int) -> Read:
     try:
         pixels, transparent = source.read(index)
     except DataError as error:
-        return Read(source.names[index], error=error)
-    return Read(source.names[index], transform(pixels), transparent)
+        return Read(index, source.names[index], error=error)
+    return Read(index, source.names[index], transform(pixels), transparent)
 
 
 def in_threads(
@@ -113,7 +117,7 @@ class _Chunks(Dataset):
     def __getitem__(self, indices: list[int]) -> _Packed:
         reads = [read(self.source, self.transform, index) for index in indices]
         flat = torch.cat([one.pixels.flatten() for one in reads if one.error is None] or [_NONE])
-        bare = [Read(one.name, _NONE, one.transparent, one.error) for one in reads]
+        bare = [replace(one, pixels=_NONE) for one in reads]
         return _Packed(bare, [one.pixels.shape for one in reads], flat)
 
 
@@ -143,28 +147,40 @@ def in_processes(
     Yields:
         The images in order.
     """
-    context = multiprocessing.get_context("spawn")
+    method = "spawn"
     if "forkserver" in multiprocessing.get_all_start_methods():
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["otmetrics.images.reading"])
+        method = "forkserver"  # starts from a process that has loaded this module, in no time
+        multiprocessing.get_context(method).set_forkserver_preload([__name__])
     loader = DataLoader(
         _Chunks(source, transform),
         batch_size=None,
         sampler=[indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)],
         collate_fn=_unchanged,
+        worker_init_fn=_end_with_parent,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        multiprocessing_context=context,
+        multiprocessing_context=method,
         generator=torch.Generator().manual_seed(0),  # not a number of the caller's generator
     )
     for reads, shapes, flat in loader:
         pixels = iter(flat.split([shape.numel() for shape in shapes]))
         for one, shape in zip(reads, shapes, strict=True):
-            part = next(pixels)
-            whole = part.view(shape) if one.error is None else _NONE
-            yield Read(one.name, whole, one.transparent, one.error)
+            yield replace(one, pixels=next(pixels).view(shape))
 
 
-def _unchanged(chunk: _Packed) -> _Packed:
+def _unchanged(chunk: Any) -> Any:
     """What a process sends."""
     return chunk
+
+
+def _end_with_parent(worker: int) -> None:
+    """End this process when the one that asked for it is gone, however that was killed."""
+    # The loader's own watch asks for the parent's number, which with a fork server is the server's.
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

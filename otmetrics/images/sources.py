@@ -9,6 +9,7 @@ from otmetrics.errors import DataError
 from otmetrics.images.archives import loaded_array
 from otmetrics.images.arrays import FeatureArray, ImageArray, checked_features
 from otmetrics.images.decode import DecodedImage, decoded_image
+from otmetrics.images.identity import file_identity
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """The files of a folder that are images; upper and lower case alike."""
@@ -25,6 +26,13 @@ class ImageSource(Protocol):
 
     def read(self, index: int) -> DecodedImage:
         """Return one image."""
+
+
+class StoredImages(ImageSource, Protocol):
+    """Images on disk, which can be told apart without decoding them."""
+
+    def identity(self, index: int, content: bool) -> bytes | None:
+        """Return what tells one image from all others, by its content or by its place and age."""
 
 
 class ImageFolder:
@@ -79,6 +87,18 @@ class ImageFolder:
             The pixels and whether they were transparent.
         """
         return decoded_image(self.path / self.names[index])
+
+    def identity(self, index: int, content: bool) -> bytes | None:
+        """Tell one image from all others without decoding it.
+
+        Args:
+            index: Its place in `names`.
+            content: Read the file instead of asking for path, size and time of change.
+
+        Returns:
+            16 bytes; None where the file cannot be read or was changed a moment ago.
+        """
+        return file_identity(self.path / self.names[index], content)
 
 
 def opened(path: str | Path) -> ImageFolder | ImageArray | FeatureArray:

@@ -1,0 +1,243 @@
+"""Features that were computed before, kept on disk under what they were computed from."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otmetrics.errors import DataError
+
+VERSION = 1  # changes whenever the same image gives other features under the same protocol
+VARIABLE = "OTMETRICS_CACHE"
+_SUFFIX = ".safetensors"
+_RECORD = "shelf.json"
+
+
+Stored = tuple[np.ndarray, np.ndarray, list[bool]]
+"""Indices, features (n, D), whether each image was transparent."""
+
+
+@dataclass(frozen=True)
+class ShelfInfo:
+    """What one shelf of the cache holds.
+
+    Attributes:
+        path: Its folder.
+        source: The input that its features were computed from.
+        extractor: Name of the extractor.
+        shards: How many files it has.
+        num_bytes: Their size.
+        last_used: When it was last written to or read, seconds since 1970.
+    """
+
+    path: Path
+    source: str
+    extractor: str
+    shards: int
+    num_bytes: int
+    last_used: float
+
+
+def cache_folder() -> Path:
+    """Return where features are kept.
+
+    Returns:
+        The folder that the environment variable OTMETRICS_CACHE names, else the user's cache
+        folder of the operating system.
+    """
+    if folder := os.environ.get(VARIABLE):
+        return Path(folder).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("otmetrics", appauthor=False) / "features"
+
+
+class Shelf:
+    """Features of one input by one extractor: bags of rows, each under the key of its image.
+
+    A bag is one safetensors file, a shard, whose name is the hash of its content: it appears whole
+    or not at all, any number of processes may write at once, and a damaged one is seen when it is
+    read, thrown away, and its features are computed anew.
+
+    Args:
+        source: Name of the input, for `cache info`.
+        protocol: What the features depend on beside the images (JSON-able).
+        root: Folder of the cache; None for `cache_folder()`.
+    """
+
+    def __init__(self, source: str, protocol: dict[str, Any], root: Path | None = None) -> None:
+        self.protocol = {"version": VERSION, **protocol}
+        self.source = source
+        name = _hashed(json.dumps([self.protocol, source], sort_keys=True).encode())
+        self.path = (cache_folder() if root is None else Path(root)) / name[:32]
+
+    def stored(
+        self, keys: list[bytes | None]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, list[bool]]]:
+        """Find the features of images.
+
+        Args:
+            keys: 16 bytes an image; None where there is no key.
+
+        Yields:
+            From one shard after the other: indices among `keys`, their features (n, D), and whether
+            each image was transparent. No index comes twice.
+        """
+        wanted: dict[bytes, list[int]] = {}
+        for index, key in enumerate(keys):
+            if key is not None:
+                wanted.setdefault(key, []).append(index)  # copies of a file may share a key
+        for path in self._shards():
+            there = _keys(path)
+            content = _checked(path) if any(key in wanted for key in there) else None
+            if content is None:
+                continue
+            found = [(row, index) for row, key in enumerate(there) for index in wanted.pop(key, [])]
+            rows, indices = (list(column) for column in zip(*found, strict=True))
+            transparent = content["transparent"][rows].astype(bool).tolist()
+            yield np.array(indices), content["features"][rows], transparent
+
+    def store(self, keys: list[bytes], features: np.ndarray, transparent: list[bool]) -> None:
+        """Keep the features of images, in one shard.
+
+        Args:
+            keys: 16 bytes an image.
+            features: (N, D).
+            transparent: Whether each of them was.
+
+        Raises:
+            OSError: If the folder cannot be written to.
+        """
+        from safetensors.numpy import save
+
+        content = save(
+            {
+                "keys": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 16),
+                "features": np.ascontiguousarray(features),
+                "transparent": np.array(transparent, np.uint8),
+            }
+        )
+        self.path.mkdir(parents=True, exist_ok=True)
+        _written(self.path / _RECORD, json.dumps(self._record).encode())
+        _written(self.path / (_hashed(content) + _SUFFIX), content)
+
+    @property
+    def _record(self) -> dict[str, Any]:
+        """What `cache info` says of it."""
+        return {"source": self.source, "protocol": self.protocol}
+
+    def _shards(self) -> list[Path]:
+        """All shards, in an order that does not depend on the file system."""
+        try:
+            return sorted(self.path.glob(f"*{_SUFFIX}"))
+        except OSError:
+            return []
+
+
+def _keys(path: Path) -> list[bytes]:
+    """Keys of a shard, from its first bytes; none where it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            keys = file.get_tensor("keys")
+    except (OSError, SafetensorError):
+        return []  # gone, or damaged
+    return [row.tobytes() for row in keys] if keys.ndim == 2 and keys.shape[1] == 16 else []
+
+
+def _checked(path: Path) -> dict[str, np.ndarray] | None:
+    """Content of a shard; one whose name is not its hash is removed."""
+    from safetensors.numpy import load
+
+    try:
+        content = path.read_bytes()
+        os.utime(path)  # the time of its last use
+    except OSError:
+        return None
+    if _hashed(content) != path.stem:
+        path.unlink(missing_ok=True)
+        return None
+    return load(content)
+
+
+def _hashed(content: bytes) -> str:
+    """SHA-256 in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _written(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def cache_info() -> list[ShelfInfo]:
+    """Look at what the cache holds.
+
+    Returns:
+        One entry a shelf, the one that was used last first.
+    """
+    folder = cache_folder()
+    found = [_info(path) for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(found, key=lambda info: -info.last_used)
+
+
+def _info(path: Path) -> ShelfInfo:
+    """What one shelf holds."""
+    try:
+        record = json.loads((path / _RECORD).read_text())
+        source, extractor = record["source"], record["protocol"]["extractor"]["extractor"]
+    except (OSError, ValueError, KeyError, TypeError):
+        source = extractor = "?"
+    states = [file.stat() for file in path.glob(f"*{_SUFFIX}")]
+    return ShelfInfo(
+        path,
+        str(source),
+        str(extractor),
+        len(states),
+        sum(state.st_size for state in states),
+        max((state.st_mtime for state in states), default=path.stat().st_mtime),
+    )
+
+
+def cleared(older_than_days: float = 0.0) -> list[ShelfInfo]:
+    """Remove shelves from the cache.
+
+    Args:
+        older_than_days: Leave those that were used since.
+
+    Returns:
+        What was removed.
+
+    Raises:
+        DataError: If a folder cannot be removed.
+    """
+    limit = time.time() - 86400 * older_than_days
+    removed = [info for info in cache_info() if info.last_used <= limit]
+    for info in removed:
+        _remove(info.path)
+    return removed
+
+
+def _remove(folder: Path) -> None:
+    """Remove a shelf, which another process may do at the same time."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DataError(
+            f"`{folder}` cannot be removed ({error.strerror}): check its permissions."
+        ) from error

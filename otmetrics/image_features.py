@@ -1,0 +1,272 @@
+"""Features of the images of one source: from the cache if they are there, else by the network."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from otmetrics.feature_cache import Shelf, Stored, cache_folder
+from otmetrics.features import FrozenExtractor, pipeline
+from otmetrics.functional.checks import check_at_least, check_positive
+from otmetrics.functional.cost import memory_budget
+from otmetrics.images import ImageArray, ReadingReport, StoredImages, batches
+
+Progress = Callable[[str, int, int], None]
+"""Called with a task's name, the steps done and the steps in all."""
+
+SHARD_IMAGES = 4096
+SHARD_SECONDS = 5.0
+"""A shard is written when it holds this many images or has waited this long: what a kill costs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How images are read, in what portions and how far ahead.
+
+    Attributes:
+        batch_size: Images a batch of the network.
+        num_threads: Reading threads; None for what suits the device.
+        num_workers: Reading processes instead; 0 for threads.
+        skip_corrupt: Leave out unreadable images.
+        cache: Take features from the cache, and keep them there.
+        cache_verify: Know images by their content, not by path, size and time of change.
+        memory_limit: Bytes of features that are held in memory; more go to a file that is mapped.
+            None for half of the machine's memory.
+
+    Raises:
+        ValueError: If a number breaks its rule, or `cache_verify` comes without `cache`.
+    """
+
+    batch_size: int = 32
+    num_threads: int | None = None
+    num_workers: int = 0
+    skip_corrupt: bool = False
+    cache: bool = False
+    cache_verify: bool = False
+    memory_limit: float | None = None
+
+    def __post_init__(self) -> None:
+        check_at_least("batch_size", self.batch_size, 1)
+        check_at_least("num_workers", self.num_workers, 0)
+        if self.num_threads is not None:
+            check_at_least("num_threads", self.num_threads, 1)
+        if self.memory_limit is not None:
+            check_positive("memory_limit", self.memory_limit)
+        if self.cache_verify and not self.cache:
+            raise ValueError("`cache_verify` needs `cache`.")
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Features of the images that could be read.
+
+    Attributes:
+        features: (N, D), in source order, on the CPU; mapped from a file where they are many.
+        indices: Where in the source the N images are.
+        num_transparent: How many of them were composited on white.
+        skipped: One message for each image that was left out.
+        num_cached: How many came from the cache.
+        notes: What else to know.
+    """
+
+    features: Tensor
+    indices: list[int]
+    num_transparent: int
+    skipped: list[str]
+    num_cached: int
+    notes: list[str]
+
+
+class _Rows:
+    """Features in the making: rows that are filled in any order."""
+
+    def __init__(self, count: int, memory_limit: float | None) -> None:
+        self.filled = np.zeros(count, bool)
+        self.transparent = np.zeros(count, bool)
+        self._limit = memory_budget(torch.device("cpu"), memory_limit)
+        self._values = np.empty((0, 0), np.float32)
+
+    def put(self, places: np.ndarray, features: np.ndarray, transparent: list[bool]) -> None:
+        """Fill some rows."""
+        if not self.filled.any():
+            self._values = self._allocated((len(self.filled), features.shape[1]), features.dtype)
+        self._values[places] = features
+        self.transparent[places] = transparent
+        self.filled[places] = True
+
+    def values(self) -> np.ndarray:
+        """All rows that were filled."""
+        if self.filled.all() or not self.filled.any():
+            return self._values
+        return self._values[self.filled]
+
+    def _allocated(self, shape: tuple[int, int], dtype: Any) -> np.ndarray:
+        """Memory for all rows, or a file without a name, which ends with the process."""
+        if shape[0] * shape[1] * np.dtype(dtype).itemsize <= self._limit:
+            return np.empty(shape, dtype)
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def image_features(
+    source: StoredImages,
+    path: str | Path,
+    pick: list[int],
+    extractor: FrozenExtractor,
+    reading: Reading = Reading(),
+    progress: Progress | None = None,
+) -> ImageFeatures:
+    """Features of some images of a source.
+
+    Args:
+        source: The images.
+        path: What the user calls it.
+        pick: Indices of the images, ascending.
+        extractor: What makes their features.
+        reading: How they are read, and whether features are kept.
+        progress: Called after each batch.
+
+    Returns:
+        The features. Time is that of reading and of the network for images that are not in the
+        cache; memory that of the features and a few batches.
+
+    Raises:
+        DataError: If an image cannot be read and none may be left out.
+    """
+    rows = _Rows(len(pick), reading.memory_limit)
+    shelf = _Shelved(source, path, pick, extractor, reading)
+    for places, features, transparent in shelf.stored():
+        rows.put(places, features, transparent)
+    num_cached = int(rows.filled.sum())
+    missing = np.flatnonzero(~rows.filled)
+    if progress is not None and num_cached:
+        progress(f"features of {path}", num_cached, len(pick))
+    report = ReadingReport()
+    work = pipeline(extractor, reading.batch_size) if len(missing) else None
+    if work is not None:
+        stream = batches(
+            source,
+            transform=work.prepare,
+            batch_size=reading.batch_size,
+            indices=[pick[place] for place in missing],
+            skip_corrupt=reading.skip_corrupt,
+            num_threads=reading.num_threads or work.num_threads,
+            # Arrays are in memory, or mapped, and not decoded: nothing to gain by sending them.
+            num_workers=0 if isinstance(source, ImageArray) else reading.num_workers,
+            pin_memory=work.pin_memory,
+            uniform=work.uniform,
+            report=report,
+        )
+        ordered, done = np.array(pick), 0
+        with shelf:
+            for batch in work.features(stream):
+                values, end = batch.numpy(), done + len(batch)
+                places = np.searchsorted(ordered, report.indices[done:end])
+                rows.put(places, values, report.transparent[done:end])
+                shelf.keep(places, values, report.transparent[done:end])
+                done = end
+                if progress is not None:
+                    progress(f"features of {path}", num_cached + report.done, len(pick))
+    return ImageFeatures(
+        torch.from_numpy(rows.values()),
+        [pick[place] for place in np.flatnonzero(rows.filled)],
+        int(rows.transparent.sum()),
+        report.skipped,
+        num_cached,
+        shelf.notes,
+    )
+
+
+class _Shelved:
+    """The place of some images in the cache, or nothing where there is none for them."""
+
+    def __init__(
+        self,
+        source: StoredImages,
+        path: str | Path,
+        pick: list[int],
+        extractor: FrozenExtractor,
+        reading: Reading,
+    ) -> None:
+        self.notes: list[str] = []
+        self._shelf: Shelf | None = None
+        self._keys: list[bytes | None] = []
+        self._waiting: list[tuple[bytes, np.ndarray, bool]] = []
+        self._since = time.monotonic()
+        if reading.cache and is_kept(extractor):
+            where = "any, by content" if reading.cache_verify else str(Path(path).absolute())
+            self._shelf = Shelf(where, cache_protocol(extractor))
+            self._keys = [source.identity(index, reading.cache_verify) for index in pick]
+
+    def stored(self) -> Iterator[Stored]:
+        """What is there: places in the pick, features, transparency."""
+        return self._shelf.stored(self._keys) if self._shelf else iter(())
+
+    def keep(self, places: np.ndarray, features: np.ndarray, transparent: list[bool]) -> None:
+        """Take in features, and write them when they are many or have waited long."""
+        if self._shelf is None:
+            return
+        for place, row, flag in zip(places, features, transparent, strict=True):
+            key = self._keys[place]
+            if key is not None and np.isfinite(row).all():
+                self._waiting.append((key, row, flag))
+        if len(self._waiting) >= SHARD_IMAGES or time.monotonic() - self._since >= SHARD_SECONDS:
+            self._write()
+
+    def __enter__(self) -> None:
+        self._since = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        """Write a shard; a cache that cannot be written to is no reason to stop."""
+        waiting, self._waiting, self._since = self._waiting, [], time.monotonic()
+        if not waiting or self._shelf is None:
+            return
+        keys, rows, transparent = (list(column) for column in zip(*waiting, strict=True))
+        try:
+            self._shelf.store(keys, np.stack(rows), transparent)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self.notes.append(f"features are not kept: `{self._shelf.path}`: {reason}")
+            self._shelf = None
+
+
+def is_kept(extractor: FrozenExtractor) -> bool:
+    """Tell whether the cache holds features of an extractor.
+
+    Args:
+        extractor: The extractor.
+
+    Returns:
+        False for networks without weights, which are quicker than a disk, and for modules of the
+        user, whose code can change without their weights.
+    """
+    has_weights = any(True for _ in extractor.network.parameters())
+    return has_weights and not extractor.name.startswith("module:")
+
+
+def cache_protocol(extractor: FrozenExtractor) -> dict[str, Any]:
+    """Describe all that features depend on beside the images.
+
+    Args:
+        extractor: The extractor.
+
+    Returns:
+        Its protocol, what runs it and what decodes images, with their versions (JSON-able).
+    """
+    return {
+        "extractor": extractor.protocol,
+        "runtime": extractor.runtime_name,
+        "pillow": version("pillow"),
+    }

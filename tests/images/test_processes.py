@@ -1,0 +1,107 @@
+"""Images read in processes: the same ones, the same errors, and no process that stays."""
+
+import multiprocessing
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from otmetrics.errors import DataError
+from otmetrics.images import ImageFolder, ReadingReport, batches
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (50, 5, 4, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """50 images, of which 20 is cut short and 30 is of another size."""
+    path = tmp_path_factory.mktemp("images")
+    for index, pixels in enumerate(PIXELS):
+        Image.fromarray(pixels[:3] if index == 30 else pixels).save(path / f"{index:02d}.png")
+    (path / "20.png").write_bytes((path / "20.png").read_bytes()[:60])
+    return ImageFolder(path)
+
+
+def read(folder, **options):
+    report = ReadingReport()
+    options = {"transform": torch.clone, "batch_size": 7, "uniform": False} | options
+    found = list(batches(folder, skip_corrupt=True, report=report, **options))
+    return [image for batch in found for image in batch], report
+
+
+def test_processes_give_what_threads_give(folder):
+    expected, expected_report = read(folder)
+    images, report = read(folder, num_workers=2)
+    assert report == expected_report
+    assert len(images) == 49
+    for image, other in zip(images, expected, strict=True):
+        assert torch.equal(image, other)
+    assert not multiprocessing.active_children()
+
+
+def test_the_error_of_a_process_names_the_file(folder):
+    iterator = batches(folder, transform=torch.clone, batch_size=8, uniform=False, num_workers=2)
+    with pytest.raises(DataError, match=r"20\.png` is "):
+        list(iterator)
+    assert not multiprocessing.active_children()
+
+
+def test_processes_leave_the_callers_random_numbers_alone(folder):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    read(folder, num_workers=1)
+    assert torch.equal(torch.rand(2), expected)
+
+
+SCRIPT = """
+import sys, time, torch
+from otmetrics.images import ImageFolder, batches
+
+if __name__ == "__main__":
+    indices = list(range(20)) * 100_000
+    stream = batches(ImageFolder(sys.argv[1]), transform=torch.clone, batch_size=8,
+                     uniform=False, num_workers=2, indices=indices)
+    next(stream)
+    print("reading", flush=True)
+    time.sleep(600)
+"""
+
+
+def children(pid):
+    """Processes below a process, from the process table."""
+    table = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
+    pairs = [tuple(map(int, line.split())) for line in table.stdout.splitlines()]
+    found = {pid}
+    while more := {child for child, parent in pairs if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="asks ps for the processes")
+def test_processes_end_with_a_parent_that_is_killed(folder, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(folder.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "reading\n"
+        below = children(parent.pid)
+        assert len(below) >= 2
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while alive := [pid for pid in below if _runs(pid)]:
+        assert time.monotonic() < deadline, f"{alive} live on"
+        time.sleep(0.1)
+
+
+def _runs(pid):
+    """Whether a process runs; one that nobody has asked how it ended does not."""
+    found = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip()[:1] not in {"", "Z"}
