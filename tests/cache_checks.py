@@ -1,0 +1,57 @@
+"""What processes of the cache's tests run: a small network, shards of a few images."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from otmetrics import image_features as module
+from otmetrics.features import FrozenExtractor, Preprocessing
+from otmetrics.images import opened
+
+torch.set_num_threads(1)
+
+
+class Slow(nn.Module):
+    """A network that takes a moment an image, so that a kill finds it at work."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16))
+        self.seconds = seconds
+
+    def forward(self, images):
+        time.sleep(self.seconds * len(images))
+        return self.layers(images)
+
+
+def extractor(seconds: float = 0.0) -> FrozenExtractor:
+    return FrozenExtractor(Slow(seconds), Preprocessing(size=8), "slow")
+
+
+def features(folder: Path, *, seconds: float = 0.0, shard: int = 8, **options):
+    """Features of a folder, kept in shards of a few images."""
+    module.SHARD_IMAGES = shard
+    source = opened(folder)
+    reading = module.Reading(**{"batch_size": 4, "cache": True} | options)
+    pick = list(range(len(source)))
+    return module.image_features(source, folder, pick, extractor(seconds), reading)
+
+
+def main(folder: str, cache: str, result: str, seconds: float) -> None:
+    """Extract, and write what came of it."""
+    os.environ["OTMETRICS_CACHE"] = cache
+    found = features(Path(folder), seconds=seconds)
+    content = {"features": found.features.tolist(), "cached": found.num_cached}
+    partial = Path(result).with_suffix(".partial")
+    partial.write_text(json.dumps(content))
+    partial.replace(result)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4], seconds=float(sys.argv[4]))

@@ -1,0 +1,363 @@
+"""The cache of features: what it knows again, what it computes anew, damage, kills, crowds."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cache_checks import extractor, features, main
+from PIL import Image
+
+from otmetrics import feature_cache
+from otmetrics.errors import DataError
+from otmetrics.extraction import Extraction, extracted
+from otmetrics.feature_cache import Shelf, cache_folder, cache_info, cleared
+from otmetrics.image_features import Reading, is_kept
+from otmetrics.images import ImageArray, ImageFolder
+
+NUM = 40
+PIXELS = np.random.default_rng(0).integers(0, 256, (NUM, 6, 7, 3), dtype=np.uint8)
+
+
+def age(folder, seconds=60):
+    """Let files look settled."""
+    for path in Path(folder).rglob("*"):
+        os.utime(path, (time.time() - seconds,) * 2)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Forty images that nobody has touched for a minute."""
+    path = tmp_path / "images"
+    path.mkdir()
+    for index, pixels in enumerate(PIXELS):
+        Image.fromarray(pixels).save(path / f"{index:02d}.png")
+    age(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    path = tmp_path / "cache"
+    monkeypatch.setenv("OTMETRICS_CACHE", str(path))
+    return path
+
+
+@pytest.fixture
+def expected(folder):
+    return features(folder, cache=False).features
+
+
+def shards():
+    return sorted(cache_folder().glob("*/*.safetensors"))
+
+
+# --- what is known again --------------------------------------------------------------------
+
+
+def test_a_second_run_computes_nothing(folder, expected, monkeypatch):
+    first = features(folder)
+    assert (first.num_cached, len(shards())) == (0, 5)
+    monkeypatch.setattr("otmetrics.image_features.pipeline", None)  # would raise if it was called
+    second = features(folder)
+    assert second.num_cached == NUM
+    for found in (first, second):
+        assert torch.equal(found.features, expected)
+        assert found.indices == list(range(NUM))
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_one_file_that_changes_is_computed_alone(folder, verify):
+    features(folder, cache_verify=verify)
+    Image.fromarray(255 - PIXELS[7]).save(folder / "07.png")
+    age(folder, seconds=30) if verify else os.utime(folder / "07.png", (time.time() - 30,) * 2)
+    again = features(folder, cache_verify=verify)
+    assert again.num_cached == NUM - 1
+    assert torch.equal(again.features, features(folder, cache=False).features)
+
+
+def test_a_file_of_the_same_time_and_another_size_is_computed_anew(folder):
+    features(folder)
+    state = (folder / "07.png").stat()
+    Image.fromarray(np.zeros((6, 7, 3), np.uint8)).save(folder / "07.png")
+    os.utime(folder / "07.png", ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert features(folder).num_cached == NUM - 1
+
+
+def test_a_file_that_was_just_written_is_not_trusted_yet(folder):
+    (folder / "07.png").touch()
+    features(folder)
+    assert features(folder).num_cached == NUM - 1
+    assert features(folder, cache_verify=True).num_cached == 0
+    assert features(folder, cache_verify=True).num_cached == NUM  # contents have no such doubt
+
+
+def test_content_is_known_wherever_it_lies(folder, tmp_path, expected):
+    features(folder, cache_verify=True)
+    shutil.copytree(folder, tmp_path / "copy")
+    for name in ("08.png", "09.png"):  # copies of one image share a key
+        shutil.copy(folder / "07.png", tmp_path / "copy" / name)
+    found = features(tmp_path / "copy", cache_verify=True)
+    assert found.num_cached == NUM
+    assert torch.equal(found.features, expected[[*range(8), 7, 7, *range(10, NUM)]])
+    assert features(tmp_path / "copy").num_cached == 0  # by path it is another folder
+
+
+def test_files_that_come_and_go_leave_the_others(folder):
+    features(folder)
+    (folder / "00.png").unlink()
+    Image.fromarray(PIXELS[0]).save(folder / "a.png")
+    os.utime(folder / "a.png", (time.time() - 30,) * 2)
+    again = features(folder)
+    assert again.num_cached == NUM - 1
+    assert torch.equal(again.features, features(folder, cache=False).features)
+
+
+def test_arrays_are_known_by_file_and_row_or_by_pixels(tmp_path):
+    np.save(tmp_path / "a.npy", PIXELS)
+    age(tmp_path)
+    assert [features(tmp_path / "a.npy").num_cached for _ in range(2)] == [0, NUM]
+    np.save(tmp_path / "b.npy", PIXELS[::-1])
+    options = {"cache_verify": True}
+    found = [features(tmp_path / f"{name}.npy", **options).num_cached for name in "ab"]
+    assert found == [0, NUM]
+
+
+def test_transparency_and_unreadable_files_are_told_each_time(folder):
+    alpha = np.full((6, 7, 1), 100, np.uint8)
+    Image.fromarray(np.concatenate([PIXELS[3], alpha], axis=-1)).save(folder / "03.png")
+    (folder / "05.png").write_bytes(b"no image")
+    age(folder)
+    first, second = (features(folder, skip_corrupt=True) for _ in range(2))
+    assert second.num_cached == NUM - 1
+    assert torch.equal(first.features, second.features)
+    for found in (first, second):
+        assert found.num_transparent == 1
+        assert len(found.skipped) == 1
+        assert found.indices == [i for i in range(NUM) if i != 5]
+    with pytest.raises(DataError, match=r"05\.png"):
+        features(folder)
+
+
+def test_an_error_keeps_what_was_done_before(folder):
+    (folder / "30.png").write_bytes(b"no image")
+    age(folder)
+    with pytest.raises(DataError, match=r"30\.png"):
+        features(folder, shard=1000)
+    assert features(folder, skip_corrupt=True).num_cached == 28  # whole batches of four
+
+
+# --- what it depends on ---------------------------------------------------------------------
+
+
+def test_everything_that_features_depend_on_has_its_shelf(folder, tmp_path):
+    np.savez(tmp_path / "a.npz", images=PIXELS)
+    age(tmp_path)
+    kinds = [{}, {"resize": "bilinear"}, {"dtype": "bfloat16"}, {"runtime": "torch"}]
+    for done, options in enumerate(kinds):
+        options = Extraction(num=2, cache=True, **options)
+        extracted([folder], options)
+        assert len(cache_info()) == done + 1
+    before = len(shards())
+    extracted([folder], Extraction(num=2, cache=True))
+    assert len(shards()) == before
+    extracted([folder], Extraction(num=2, cache=True, seed=1))  # other images, the same shelf
+    assert len(cache_info()) == len(kinds)
+    assert {info.extractor for info in cache_info()} == {"efficientnet_lite0"}
+    assert {info.source for info in cache_info()} == {str(folder)}
+
+
+def test_networks_without_weights_and_modules_of_the_user_are_not_kept(folder):
+    extracted([folder], Extraction(features="pixels", cache=True))
+    assert not cache_folder().exists()
+    mine = extractor()
+    assert is_kept(mine)
+    mine.name = "module:mine:network"
+    assert not is_kept(mine)
+
+
+def test_without_cache_nothing_is_read_or_written(folder, expected):
+    assert not cache_folder().exists()
+    assert torch.equal(features(folder, cache=False).features, expected)
+    with pytest.raises(ValueError, match="`cache_verify` needs `cache`"):
+        Reading(cache_verify=True)
+
+
+# --- damage ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "text"])
+def test_a_damaged_shard_is_thrown_away(folder, expected, damage):
+    features(folder)
+    path = shards()[2]
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(
+        {"cut": content[:-9], "flipped": content, "emptied": b"", "text": b"{}" * 40}[damage]
+    )
+    again = features(folder)
+    assert again.num_cached == NUM - 8
+    assert torch.equal(again.features, expected)
+    assert features(folder).num_cached == NUM
+    assert [path for path in shards() if path.stem != feature_cache._hashed(path.read_bytes())] in (
+        [],
+        [path],  # keys that cannot be read are passed by
+    )
+
+
+def test_features_that_are_not_finite_are_not_kept(folder, monkeypatch):
+    monkeypatch.setattr("cache_checks.Slow.forward", lambda self, x: x.flatten(1)[:, :4] / 0)
+    features(folder)
+    assert shards() == []
+
+
+def test_a_place_that_cannot_be_written_is_no_reason_to_stop(folder, expected, monkeypatch):
+    blocked = folder.parent / "file"
+    blocked.write_text("in the way")
+    monkeypatch.setenv("OTMETRICS_CACHE", str(blocked / "cache"))
+    found = features(folder)
+    assert torch.equal(found.features, expected)
+    assert found.notes[0].startswith(f"features are not kept: `{blocked}")
+    assert len(found.notes) == 1
+
+
+# --- kills and crowds -----------------------------------------------------------------------
+
+SERVER = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+if os.name == "posix":
+    SERVER.set_forkserver_preload(["cache_checks"])
+
+
+def start(folder, cache, result, seconds):
+    process = SERVER.Process(target=main, args=(str(folder), str(cache), str(result), seconds))
+    process.start()
+    return process
+
+
+def test_a_run_that_is_killed_at_any_moment_goes_on_and_gives_the_same_bits(
+    folder, cache, tmp_path, expected, monkeypatch
+):
+    result, generator, states = tmp_path / "result.json", random.Random(0), []
+    start(folder, tmp_path / "other", result, 0.0).join()  # the first start loads torch
+    began = time.monotonic()
+    start(folder, tmp_path / "another", result, 0.01).join()
+    whole = time.monotonic() - began
+    result.unlink()
+    for _ in range(20):
+        process = start(folder, cache, result, 0.01)
+        time.sleep(generator.uniform(0, whole))
+        process.kill()
+        process.join()
+        states.append(len(shards()))
+        copy = tmp_path / f"after kill {len(states)}"
+        if cache.exists():
+            shutil.copytree(cache, copy)
+        monkeypatch.setenv("OTMETRICS_CACHE", str(copy))
+        assert torch.equal(features(folder).features, expected)
+        monkeypatch.setenv("OTMETRICS_CACHE", str(cache))
+        if states[-1] == 5:
+            shutil.rmtree(cache)  # all was done: begin again
+    assert {1, 2, 3, 4} & set(states), states
+    start(folder, cache, result, 0.0).join()
+    content = json.loads(result.read_text())
+    assert torch.equal(torch.tensor(content["features"]), expected)
+    assert features(folder).num_cached == NUM
+
+
+def test_four_runs_share_one_cache(folder, cache, tmp_path, expected):
+    results = [tmp_path / f"{index}.json" for index in range(4)]
+    processes = [start(folder, cache, result, 0.005) for result in results]
+    while any(process.is_alive() for process in processes):
+        features(folder)  # a fifth one, again and again
+    assert [process.exitcode for process in processes] == [0] * 4
+    for result in results:
+        assert torch.equal(torch.tensor(json.loads(result.read_text())["features"]), expected)
+    assert features(folder).num_cached == NUM
+    assert all(path.stem == feature_cache._hashed(path.read_bytes()) for path in shards())
+
+
+def test_a_cache_that_is_cleared_meanwhile_costs_work_only(folder, cache, tmp_path, expected):
+    features(folder)
+    result = tmp_path / "result.json"
+    process = start(folder, cache, result, 0.005)
+    while process.is_alive():
+        shutil.rmtree(cache, ignore_errors=True)
+    assert process.exitcode == 0
+    assert torch.equal(torch.tensor(json.loads(result.read_text())["features"]), expected)
+
+
+# --- its commands ---------------------------------------------------------------------------
+
+
+def test_info_and_removal(folder):
+    assert cache_info() == cleared() == []
+    features(folder)
+    (info,) = cache_info()
+    assert (info.source, info.extractor, info.shards) == (str(folder), "slow", 5)
+    assert info.num_bytes == sum(path.stat().st_size for path in shards())
+    assert cleared(older_than_days=1) == []
+    for path in shards():
+        os.utime(path, (time.time() - 3 * 86400,) * 2)
+    assert [one.path for one in cleared(older_than_days=2)] == [info.path]
+    assert cache_info() == []
+
+
+def test_use_makes_a_shelf_young(folder):
+    features(folder)
+    for path in shards():
+        os.utime(path, (time.time() - 3 * 86400,) * 2)
+    features(folder)
+    assert cleared(older_than_days=2) == []
+
+
+def test_the_users_folder_is_the_default(monkeypatch, tmp_path):
+    monkeypatch.delenv("OTMETRICS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder().parts[-2:] == ("otmetrics", "features")
+
+
+def test_a_shelf_holds_any_rows(tmp_path):
+    shelf = Shelf("source", {"extractor": "x"}, tmp_path)
+    keys = [bytes([index]) * 16 for index in range(5)]
+    rows = np.arange(15, dtype=np.float64).reshape(5, 3)
+    shelf.store(keys[:3], rows[:3], [False, True, False])
+    shelf.store(keys[3:], rows[3:], [False, False])
+    shelf.store(keys[2:4], rows[2:4], [False, False])  # some of them twice
+    wanted = [keys[4], None, keys[1], keys[2], b"?" * 16, keys[1]]
+    found = {}
+    for indices, features_, transparent in shelf.stored(wanted):
+        for index, row, flag in zip(indices, features_, transparent, strict=True):
+            assert index not in found
+            found[int(index)] = (row.tolist(), flag)
+    assert found == {
+        0: ([12, 13, 14], False),
+        2: ([3, 4, 5], True),
+        3: ([6, 7, 8], False),
+        5: ([3, 4, 5], True),
+    }
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what is mapped")
+def test_many_rows_are_mapped_from_a_file(folder, expected):
+    found = features(folder, memory_limit=100.0)
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if "cache/" in line]
+    assert mapped
+    assert torch.equal(found.features, expected)
+    with pytest.raises(ValueError, match="`memory_limit` must be a positive finite number"):
+        Reading(memory_limit=0)
+
+
+def test_sources_tell_their_images_apart(folder):
+    source, array = ImageFolder(folder), ImageArray(PIXELS, folder / "00.png")
+    for content in (False, True):
+        keys = [one.identity(index, content) for one in (source, array) for index in range(NUM)]
+        assert len(set(keys)) == 2 * NUM
+        assert all(len(key) == 16 for key in keys)
+    (folder / "07.png").unlink()
+    assert source.identity(7, content=False) is source.identity(7, content=True) is None
