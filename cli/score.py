@@ -202,7 +202,7 @@ def run_score(
         print_report(report)
     if json_target is not None:
         print_json(report, json_target)
-    for note in () if quiet else report.notes:
+    for note in () if quiet else (*report.notes, _times(report.seconds)):
         click.echo(f"note: {note}", err=True)
     if not report.converged:
         for name, result in report.scores.items():
@@ -212,6 +212,12 @@ def run_score(
                     message = message.replace("`tolerance`", "its tolerance")
                 click.echo(f"warning: {name}: {spoken(message, [score])}", err=True)
         raise click.exceptions.Exit(NOT_CONVERGED)
+
+
+def _times(seconds: dict[str, float]) -> str:
+    """Where the time went."""
+    parts = [f"{name} {value:.1f}" for name, value in seconds.items()]
+    return f"{sum(seconds.values()):.1f} s: {', '.join(parts)}"
 
 
 def _given(**options: Any) -> dict[str, Any]:

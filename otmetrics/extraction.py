@@ -14,7 +14,7 @@ from otmetrics.feature_set import FeatureSet, check_comparable, check_extractors
 from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, load_extractor
 from otmetrics.functional.checks import check_at_least, check_seed
 from otmetrics.image_features import Progress, Reading, image_features
-from otmetrics.images import FeatureArray, ImageFolder, StoredImages, opened
+from otmetrics.images import FeatureArray, StoredImages, opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def extracted(
         DataError: If an input cannot be read, is too small, or was made by another extractor.
         OptionError: If an option does not fit the inputs.
     """
-    sources = [opened(path) for path in inputs]
+    sources = [opened(path, most=options.num) for path in inputs]
     if options.weights or options.resize:
         _check_images_among(sources)
     pairs = list(zip(sources, inputs, strict=True))
@@ -185,7 +185,8 @@ def _loaded(source: FeatureArray, path: str | Path, pick: list[int]) -> FeatureS
     origin = (source.protocol or {}).get("source")
     record = {"path": str(path), "kind": "features", "available": len(source.features)}
     record |= {"used": len(pick)} | ({"origin": origin} if origin else {})
-    return FeatureSet(torch.from_numpy(features), _recorded(source), record)
+    labels = None if source.labels is None else [source.labels[index] for index in pick]
+    return FeatureSet(torch.from_numpy(features), _recorded(source), record, labels=labels)
 
 
 def _computed(
@@ -204,7 +205,7 @@ def _computed(
     formats = Counter(_format(source.names[index]) for index in found.indices)
     record = {
         "path": str(path),
-        "kind": "folder" if isinstance(source, ImageFolder) else "array",
+        "kind": source.kind,
         "available": len(source),
         "used": len(found.indices),
         "others": getattr(source, "num_others", 0),
@@ -213,7 +214,11 @@ def _computed(
         "skipped": found.skipped,
         "runtime": extractor.runtime_name,
     }
-    return FeatureSet(found.features, extractor.protocol, record, found.notes)
+    labels = None
+    if source.labels is not None:
+        labels = [source.labels[index] for index in found.indices]
+        record["classes"] = dict(sorted(Counter(labels).items()))
+    return FeatureSet(found.features, extractor.protocol, record, found.notes, labels)
 
 
 def _format(name: str) -> str:

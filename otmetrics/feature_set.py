@@ -20,12 +20,14 @@ class FeatureSet:
         extractor: Protocol of the extractor; {"extractor": "none"} for bare features.
         source: Path, kind, counts and losses of the input, JSON-able.
         remarks: What else went on, which the numbers do not depend on.
+        labels: Class of each sample, where the input says it.
     """
 
     features: Tensor
     extractor: dict[str, Any]
     source: dict[str, Any]
     remarks: list[str] = field(default_factory=list)
+    labels: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -107,7 +109,8 @@ def saved(feature_set: FeatureSet, path: str | Path, *, overwrite: bool = False)
     """Write features with their protocol as an `.npz` file that `extracted` reads back.
 
     Args:
-        feature_set: What to write; entries `features` and `protocol` (JSON).
+        feature_set: What to write; entries `features`, `protocol` (JSON) and, where there are
+            classes, `labels`.
         path: Where; it appears only when it is complete.
         overwrite: Replace a file that is there.
 
@@ -117,10 +120,16 @@ def saved(feature_set: FeatureSet, path: str | Path, *, overwrite: bool = False)
     path = Path(path)
     check_target(path, overwrite=overwrite)
     protocol = {"extractor": feature_set.extractor, "source": feature_set.source}
+    content: dict[str, Any] = {
+        "features": feature_set.features.numpy(),
+        "protocol": json.dumps(protocol),
+    }
+    if feature_set.labels is not None:
+        content["labels"] = np.array(feature_set.labels)
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
-            np.savez(file, features=feature_set.features.numpy(), protocol=json.dumps(protocol))
+            np.savez(file, **content)
         partial.replace(path)
     except OSError as error:
         raise DataError(

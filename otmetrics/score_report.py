@@ -60,11 +60,14 @@ class ScoreReport:
         scores: By metric name, in the order of `scoring.METRICS`.
         protocol: Inputs, extractor, options, seeds and versions, JSON-able.
         notes: What a reader should know, one line each.
+        seconds: What took how long: "features", then the first score of each group, floors with
+            it. Two reports that differ in nothing else are equal.
     """
 
     scores: dict[str, Score]
     protocol: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
     @property
     def converged(self) -> bool:
@@ -78,7 +81,7 @@ class ScoreReport:
         """The report as plain data for JSON, with the version of its schema.
 
         Returns:
-            Keys `schema`, `scores`, `protocol` and `notes`.
+            Keys `schema`, `scores`, `protocol`, `notes` and `seconds`.
         """
         scores = {name: asdict(score) for name, score in self.scores.items()}
         for name, score in self.scores.items():
@@ -89,4 +92,5 @@ class ScoreReport:
             "scores": scores,
             "protocol": self.protocol,
             "notes": self.notes,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }

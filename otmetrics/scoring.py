@@ -1,7 +1,8 @@
 """Features once, then every score, its noise floor, and the protocol that makes it repeatable."""
 
 import platform
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,13 @@ def score(
         raise TypeError("`score` takes paths; `score_features` takes features in memory.")
     if floor_with is not None:
         _check_floor_with(real, fake, floor_with, scoring)
+    began = time.perf_counter()
     least = least_samples(scoring)
     sets = extracted(list(inputs), extraction, at_least=least, progress=progress)
+    seconds = {"features": time.perf_counter() - began}
     protocol = {"num": extraction.num, "extraction_seed": extraction.seed}
-    return score_features(*sets, scoring=scoring, protocol=protocol, progress=progress)
+    report = score_features(*sets, scoring=scoring, protocol=protocol, progress=progress)
+    return replace(report, seconds=seconds | report.seconds)
 
 
 def score_features(
@@ -100,15 +104,18 @@ def score_features(
     draws = _Draws(clouds, scoring)
     families = families_of(scoring)
     scores: dict[str, Score] = {}
+    seconds: dict[str, float] = {}
     for done, family in enumerate(families):
         if progress is not None:
             progress(f"scores: {family.names[0]}", done, len(families))
+        began = time.perf_counter()
         scores |= _scored(family, draws, scoring)
+        seconds[family.names[0]] = time.perf_counter() - began
     if progress is not None:
         progress("scores: done", len(families), len(families))
     scores = {name: scores[name] for name in METRICS if name in scores and name in scoring.metrics}
     record = _protocol(sets, scoring) | (protocol or {})
-    return ScoreReport(scores, record, _notes(sets, scores, scoring))
+    return ScoreReport(scores, record, _notes(sets, scores, scoring), seconds)
 
 
 class _Draws:

@@ -251,7 +251,7 @@ def _read(source: reading.ImageSource, size: int) -> Tensor:
 
 def _array(name: str, path: Path, seed: int) -> Data:
     """Load a file of points or images."""
-    array, _ = reading.loaded_array(path)
+    array = reading.loaded_array(path).array
     if array.ndim == 2:
         points = torch.from_numpy(reading.checked_features(array, path).astype("float64"))
         train, held_out = _tenth_held_out(path, points, seed)

@@ -19,17 +19,24 @@ class ImageArray:
     Args:
         array: The array, which may be mapped from disk: it is read one image at a time.
         path: The file that it comes from, for messages.
+        labels: Class of each image, where it is known.
 
     Attributes:
         path: The file.
+        labels: Class of each image, or None.
         names: "file.npy[12]" for the image 12.
 
     Raises:
         DataError: The array is not uint8, not (N, H, W, C) or empty.
     """
 
-    def __init__(self, array: np.ndarray, path: str | Path) -> None:
+    kind = "array"
+
+    def __init__(
+        self, array: np.ndarray, path: str | Path, labels: tuple[str, ...] | None = None
+    ) -> None:
         self.path = Path(path)
+        self.labels = labels
         problem = _image_problem(array)
         if problem:
             raise DataError(f"`{path}` holds a {array.dtype} array {array.shape}: {problem}")
@@ -79,11 +86,13 @@ class FeatureArray(NamedTuple):
         features: (N, D) floats or integers, possibly mapped from disk; finite.
         path: The file.
         protocol: How `otmetrics extract` made them; None where the file does not say.
+        labels: Class of each row; None where the file does not say.
     """
 
     features: np.ndarray
     path: Path
     protocol: dict[str, Any] | None
+    labels: tuple[str, ...] | None = None
 
 
 def _image_problem(array: np.ndarray) -> str | None:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -76,18 +77,39 @@ def decoded_image(path: str | Path) -> DecodedImage:
         DataError: The file cannot be decoded; the message names the file, the rule, the remedy.
         RuntimeError: `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set, which would hide cut files.
     """
+    path = Path(path)
+
+    def opened() -> BinaryIO:
+        check_regular(path)
+        return path.open("rb")
+
+    return decoded_from(opened, str(path))
+
+
+def decoded_from(opened: Callable[[], BinaryIO], name: str) -> DecodedImage:
+    """Decode an image that is no file of its own, as `decoded_image` does.
+
+    Args:
+        opened: Opens it for reading from its beginning.
+        name: What messages call it.
+
+    Returns:
+        The pixels and whether they were transparent.
+
+    Raises:
+        DataError: It cannot be read or decoded.
+        RuntimeError: `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set.
+    """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError(
             "`PIL.ImageFile.LOAD_TRUNCATED_IMAGES` must be False, got True: "
             "it fills what is missing of a truncated image with grey, which would be scored."
         )
-    path = Path(path)
     try:
-        check_regular(path)
-        with muted(), path.open("rb") as file:
+        with muted(), opened() as file:
             return _decoded(file)
     except Exception as error:  # Pillow raises nearly anything on a damaged file
-        raise DataError(f"`{path}` {_explained(error)}") from error
+        raise DataError(f"`{name}` {_explained(error)}") from error
 
 
 def image_tensor(rgb: np.ndarray) -> Tensor:

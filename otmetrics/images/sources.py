@@ -1,4 +1,4 @@
-"""Folders and arrays on disk -> images or features, checked when they are opened."""
+"""What all sources of images have in common, and the plainest one: a folder."""
 
 import os
 from collections.abc import Iterator
@@ -6,13 +6,9 @@ from pathlib import Path, PurePath
 from typing import Protocol
 
 from otmetrics.errors import DataError
-from otmetrics.images.archives import loaded_array
-from otmetrics.images.arrays import FeatureArray, ImageArray, checked_features
 from otmetrics.images.decode import DecodedImage, decoded_image
 from otmetrics.images.identity import file_identity
-
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""The files of a folder that are images; upper and lower case alike."""
+from otmetrics.images.names import EXTENSIONS, is_image, labels_of
 
 
 class ImageSource(Protocol):
@@ -29,7 +25,17 @@ class ImageSource(Protocol):
 
 
 class StoredImages(ImageSource, Protocol):
-    """Images on disk, which can be told apart without decoding them."""
+    """Images on disk, which can be told apart without decoding them.
+
+    Attributes:
+        kind: What records call it.
+    """
+
+    kind: str
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Class of each image, or None where nothing says it."""
 
     def identity(self, index: int, content: bool) -> bytes | None:
         """Return what tells one image from all others, by its content or by its place and age."""
@@ -47,11 +53,14 @@ class ImageFolder:
     Attributes:
         path: The folder.
         names: Relative POSIX paths, sorted.
+        labels: Top folder of each image, where all of them lie in one; else None.
         num_others: How many visible files of other kinds lie among them.
 
     Raises:
         DataError: The folder is missing, not a folder, not readable or holds no images.
     """
+
+    kind = "folder"
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -65,8 +74,8 @@ class ImageFolder:
             raise DataError(
                 f"`{error.filename}` cannot be read ({error.strerror}): check its permissions."
             ) from error
-        images = (file for file in files if file.suffix.lower() in EXTENSIONS)
-        self.names = tuple(sorted(image.as_posix() for image in images))
+        self.names = tuple(sorted(name for file in files if is_image(name := file.as_posix())))
+        self.labels = labels_of(self.names)
         self.num_others = len(files) - len(self.names)
         if not self.names:
             raise DataError(
@@ -101,31 +110,6 @@ class ImageFolder:
         return file_identity(self.path / self.names[index], content)
 
 
-def opened(path: str | Path) -> ImageFolder | ImageArray | FeatureArray:
-    """Open a folder of images, or a `.npy` or `.npz` file of images or features.
-
-    An `.npz` is read at its entry `features`, else `images`, else `arr_0`, else its only entry.
-    Nothing is unpickled.
-
-    Args:
-        path: The folder or file.
-
-    Returns:
-        Images from a folder or a 4-D uint8 array, features from a 2-D array. Cost: one pass over
-        features, which are checked for NaN and infinity; images are read later.
-
-    Raises:
-        DataError: There is nothing that can be scored; the message says what was found instead.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in {".npy", ".npz"} or _is_folder(path):
-        return ImageFolder(path)
-    array, protocol = loaded_array(path)
-    if array.ndim != 2:
-        return ImageArray(array, path)
-    return FeatureArray(checked_features(array, path), path, protocol)
-
-
 def _visible_files(root: Path) -> Iterator[PurePath]:
     """Yield what is not a folder below `root`, relative to it."""
     pending: list[tuple[Path, frozenset[tuple[int, int]]]] = [(root, frozenset())]
@@ -157,4 +141,7 @@ def _file_advice(path: Path) -> str:
     """Say what to give instead of a file that is neither a folder nor an array."""
     if path.suffix.lower() in EXTENSIONS:
         return "one image file: give the folder that holds it."
-    return "no folder: give a folder of images, or a .npy or .npz file of images or features."
+    return (
+        "no folder, nor a kind of file that is read: give a folder of images, a .zip, .tar or "
+        ".parquet of them, a .txt of paths, or a .npy or .npz file of images or features."
+    )

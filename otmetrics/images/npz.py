@@ -3,7 +3,7 @@
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,19 @@ from otmetrics.images.decode import check_regular
 
 _ENTRIES = ("features", "images", "arr_0")
 
-LoadedArray = tuple[np.ndarray, dict[str, Any] | None]
+
+class LoadedArray(NamedTuple):
+    """The array of a file and what stands beside it.
+
+    Attributes:
+        array: The array.
+        protocol: How `otmetrics extract` made it; None where the file does not say.
+        labels: Class of each row; None where the file does not say.
+    """
+
+    array: np.ndarray
+    protocol: dict[str, Any] | None = None
+    labels: tuple[str, ...] | None = None
 
 
 def loaded_array(path: Path) -> LoadedArray:
@@ -23,7 +35,7 @@ def loaded_array(path: Path) -> LoadedArray:
             `.npz` file, whose chosen entry is read whole.
 
     Returns:
-        The array and the protocol, or None.
+        The array, and protocol and labels where an archive has them.
 
     Raises:
         DataError: The file is missing, corrupt, pickled, or an archive without a clear entry.
@@ -55,18 +67,19 @@ def _loaded(path: Path) -> LoadedArray:
     check_regular(path)
     with path.open("rb") as file:
         if file.read(2) != b"PK":
-            return np.load(path, mmap_mode="c", allow_pickle=False), None
+            return LoadedArray(np.load(path, mmap_mode="c", allow_pickle=False))
         file.seek(0)  # numpy would leave a corrupt archive open if it opened it itself
         archive = np.load(file, allow_pickle=False)
         array = archive[_entry(archive.files)]
         if not isinstance(array, np.ndarray):  # numpy hands out the bytes of what is no array
             raise DataError("has an entry that is no array: write it again with np.savez.")
-        return array, _protocol(archive) if "protocol" in archive.files else None
+        protocol = _protocol(archive) if "protocol" in archive.files else None
+        return LoadedArray(array, protocol, _labels(archive, array))
 
 
 def _entry(names: list[str]) -> str:
     """Choose the entry that holds the images or features."""
-    arrays = [name for name in names if name != "protocol"]
+    arrays = [name for name in names if name not in {"protocol", "labels"}]
     for name in _ENTRIES:
         if name in arrays:
             return name
@@ -76,6 +89,15 @@ def _entry(names: list[str]) -> str:
             "save the one to read as 'features' or 'images'."
         )
     return arrays[0]
+
+
+def _labels(archive: Any, array: np.ndarray) -> tuple[str, ...] | None:
+    """Classes of the rows, where there is one for each."""
+    if "labels" not in archive.files:
+        return None
+    labels = archive["labels"]
+    fits = isinstance(labels, np.ndarray) and array.ndim and labels.shape == array.shape[:1]
+    return tuple(map(str, labels.tolist())) if fits and labels.dtype.kind in "iuUb" else None
 
 
 def _protocol(archive: Any) -> dict[str, Any]:

@@ -1,0 +1,113 @@
+"""Images from a Python function that yields batches: `package.module:function`."""
+
+import importlib
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from otmetrics.errors import DataError
+from otmetrics.images.arrays import ImageArray
+
+
+def is_function(text: str) -> bool:
+    """Tell whether a text has the form `package.module:function`.
+
+    Args:
+        text: What the user gave.
+
+    Returns:
+        Whether both sides of one colon are dotted names.
+    """
+    module, colon, function = text.partition(":")
+    return bool(colon) and all(
+        part.isidentifier() for name in (module, function) for part in name.split(".")
+    )
+
+
+def generated_images(text: str, most: int | None = None) -> ImageArray:
+    """Call a function and keep the images that it yields, in a file without a name.
+
+    Args:
+        text: `package.module:function`, importable from here or the working directory. Called
+            without arguments it gives batches of uint8 images of one size: tensors (N, 3, H, W)
+            or (N, 1, H, W), or arrays (N, H, W, C).
+        most: Stop after this many images; None for all.
+
+    Returns:
+        The images, mapped from the file, which ends with the process.
+
+    Raises:
+        DataError: There is no such function, it yields something else or nothing, or there is no
+            room for the images.
+    """
+    stored, shape = 0, None
+    with tempfile.TemporaryFile() as file:
+        for batch in _batches(text):
+            rows = _checked(text, batch)
+            if shape is None:
+                shape = rows.shape[1:]
+            if rows.shape[1:] != shape:
+                raise DataError(
+                    f"`{text}` yields images {shape} and {rows.shape[1:]}: give them one size."
+                )
+            rows = rows if most is None else rows[: most - stored]
+            try:
+                file.write(np.ascontiguousarray(rows).tobytes())
+            except OSError as error:
+                raise DataError(
+                    f"`{text}`: its images cannot be kept ({error.strerror}): name a larger "
+                    "folder in the environment variable TMPDIR."
+                ) from error
+            stored += len(rows)
+            if most is not None and stored >= most:
+                break
+        if shape is None or not stored:
+            raise DataError(f"`{text}` yields no images.")
+        file.flush()
+        array = np.memmap(file, np.uint8, "r+", shape=(stored, *shape))
+    return ImageArray(array, text)
+
+
+def _batches(text: str) -> Iterable[Any]:
+    """What the function gives."""
+    module_name, _, attribute = text.partition(":")
+    before = list(sys.path)
+    sys.path.append(str(Path.cwd()))  # which console scripts leave out
+    try:
+        value: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            value = getattr(value, part)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise DataError(
+            f"`{text}` is no file or folder, no data set that torchvision reads, and no function "
+            f"that can be imported ({error}): check it."
+        ) from error
+    finally:
+        sys.path[:] = before
+    found = value() if callable(value) else value
+    if not isinstance(found, Iterable):
+        raise DataError(f"`{text}` must yield batches of images, got {type(found).__name__}.")
+    return found
+
+
+def _checked(text: str, batch: Any) -> np.ndarray:
+    """A batch as uint8 (N, H, W, C)."""
+    rows = batch
+    if isinstance(batch, torch.Tensor):
+        rows = batch.detach().cpu().movedim(1, -1).numpy() if batch.ndim == 4 else batch.numpy()
+    if not (
+        isinstance(rows, np.ndarray)
+        and rows.dtype == np.uint8
+        and rows.ndim == 4
+        and rows.shape[-1] in {1, 3, 4}
+    ):
+        kind = f"{batch.dtype} {tuple(batch.shape)}" if hasattr(batch, "shape") else type(batch)
+        raise DataError(
+            f"`{text}` must yield uint8 tensors (N, 3, H, W) or arrays (N, H, W, C), got {kind}."
+        )
+    return rows

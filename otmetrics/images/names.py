@@ -1,0 +1,48 @@
+"""Which names are images, and what folders in them say."""
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""The files of a folder or archive that are images; upper and lower case alike."""
+
+
+def is_image(name: str) -> bool:
+    """Tell an image by its name.
+
+    Args:
+        name: A POSIX path.
+
+    Returns:
+        Whether it ends as images do.
+    """
+    return PurePosixPath(name).suffix.lower() in EXTENSIONS
+
+
+def is_hidden(name: str) -> bool:
+    """Tell files that nobody means.
+
+    Args:
+        name: A POSIX path inside an archive.
+
+    Returns:
+        Whether it or a folder above it is hidden, or what macOS keeps beside files.
+    """
+    parts = PurePosixPath(name).parts
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def labels_of(names: Sequence[str]) -> tuple[str, ...] | None:
+    """Take the folder that each image lies in as its class.
+
+    Args:
+        names: Relative POSIX paths.
+
+    Returns:
+        The first folder of each path; None where a path has none, or all have the same.
+    """
+    parts = [PurePosixPath(name).parts for name in names]
+    if any(len(part) < 2 for part in parts):
+        return None
+    labels = tuple(part[0] for part in parts)
+    return labels if len(set(labels)) > 1 else None

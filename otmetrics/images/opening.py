@@ -1,0 +1,95 @@
+"""From what the user names to a source of images or features."""
+
+from pathlib import Path
+
+from otmetrics.images.arrays import FeatureArray, ImageArray, checked_features
+from otmetrics.images.generated import generated_images, is_function
+from otmetrics.images.listed import ListedImages
+from otmetrics.images.npz import loaded_array
+from otmetrics.images.official import DATA_SETS, OfficialImages
+from otmetrics.images.packed import PackedImages, expanded
+from otmetrics.images.sources import ImageFolder, StoredImages
+from otmetrics.images.tables import dataset_images, parquet_images
+
+
+def opened(path: str | Path, most: int | None = None) -> StoredImages | FeatureArray:
+    """Open what holds images or features; nothing is unpickled or unpacked.
+
+    ====================================  =========================================================
+    what is named                         what is read
+    ====================================  =========================================================
+    a folder                              its images, recursively; or its .tar or .parquet files,
+                                          or the Hugging Face dataset that it is
+    `.zip`, `.tar`, `name-{00..12}.tar`   images in archives, such as the shards of a webdataset
+    `.parquet`                            a column of encoded images
+    `.txt`                                the image files that it names, one a line
+    `.npy`, `.npz`                        uint8 images (N, H, W, C), or features (N, D); an `.npz`
+                                          at its entry `features`, else `images`, else `arr_0`,
+                                          else its only one
+    `cifar10:test` and the like           a data set that torchvision reads, in the folder that the
+                                          environment variable OTMETRICS_DATA names, else `data`
+    `package.module:function`             batches of images that the function yields
+    ====================================  =========================================================
+
+    Args:
+        path: What the user names.
+        most: How many images to take from a function, which has no end of its own.
+
+    Returns:
+        Images or features. Cost: one look at all names, or one pass over features, which are
+        checked for NaN and infinity; images are read later.
+
+    Raises:
+        DataError: There is nothing that can be scored; the message says what was found instead.
+    """
+    text, path = str(path), Path(path)
+    if not _exists(path):
+        name, colon, _ = text.partition(":")
+        if colon and name in DATA_SETS:
+            return OfficialImages(text)
+        if is_function(text):
+            return generated_images(text, most)
+    if _exists(path) and path.is_dir():
+        return _folder(path)
+    suffix = path.suffix.lower()
+    if suffix in {".npy", ".npz"}:
+        return _array(path)
+    if suffix in {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz"}:
+        return PackedImages(expanded(path))
+    if suffix == ".parquet":
+        return parquet_images(expanded(path))
+    return ListedImages(path) if suffix == ".txt" else ImageFolder(path)
+
+
+def _folder(path: Path) -> StoredImages:
+    """A folder by what it holds; one that cannot be read says so as a folder of images."""
+    try:
+        names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return ImageFolder(path)
+    if "state.json" in names or "dataset_dict.json" in names:
+        return dataset_images(path)
+    kinds = {Path(name).suffix.lower() for name in names}
+    if kinds & {".tar", ".parquet"} and not any((path / name).is_dir() for name in names):
+        files = {kind: [path / n for n in names if n.lower().endswith(kind)] for kind in kinds}
+        if not kinds & {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}:
+            if ".tar" in files:
+                return PackedImages(files[".tar"])
+            return parquet_images(files[".parquet"])
+    return ImageFolder(path)
+
+
+def _array(path: Path) -> ImageArray | FeatureArray:
+    """The array of a file: images where it has four axes, features where it has two."""
+    array, protocol, labels = loaded_array(path)
+    if array.ndim != 2:
+        return ImageArray(array, path, labels)
+    return FeatureArray(checked_features(array, path), path, protocol, labels)
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a path, as far as one may look."""
+    try:
+        return path.exists()
+    except OSError:
+        return True

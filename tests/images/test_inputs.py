@@ -1,0 +1,303 @@
+"""Lists of paths, tables, data sets by name and functions as sources of images."""
+
+import io
+import os
+import pickle
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from otmetrics.errors import DataError
+from otmetrics.extraction import Extraction, extracted
+from otmetrics.images import FeatureArray, ImageArray, ImageFolder, opened
+from otmetrics.images.generated import is_function
+from otmetrics.images.names import labels_of
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
+EXPECTED = torch.from_numpy(PIXELS).permute(0, 3, 1, 2)
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def assert_all(source):
+    assert len(source) == len(source.names) == 6
+    found = torch.stack([source.read(index).pixels for index in range(6)])
+    assert torch.equal(found, EXPECTED)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index, pixels in enumerate(PIXELS):
+        path = tmp_path / "images" / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png(pixels))
+    return tmp_path / "images"
+
+
+# --- labels ---------------------------------------------------------------------------------
+
+
+def test_top_folders_are_classes_where_every_image_has_one():
+    assert labels_of(["a/x.png", "b/c/y.png"]) == ("a", "b")
+    assert labels_of(["a/x.png", "y.png"]) is None
+    assert labels_of(["a/x.png", "a/y.png"]) is None
+    assert labels_of(["x.png"]) is None
+
+
+def test_labels_reach_the_feature_set_and_its_file(tmp_path):
+    from otmetrics.feature_set import saved
+
+    for index, label in enumerate("abb"):
+        path = tmp_path / "images" / label / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(PIXELS[index]))
+    (found,) = extracted([tmp_path / "images"], Extraction(features="pixels"))
+    assert found.labels == ["a", "b", "b"]
+    assert found.source["classes"] == {"a": 1, "b": 2}
+    saved(found, tmp_path / "a.npz")
+    (again,) = extracted([tmp_path / "a.npz"])
+    assert again.labels == ["a", "b", "b"]
+    assert isinstance(opened(tmp_path / "a.npz"), FeatureArray)
+
+
+def test_labels_of_an_array_of_images(tmp_path):
+    np.savez(tmp_path / "a.npz", images=PIXELS, labels=np.arange(6))
+    assert opened(tmp_path / "a.npz").labels == tuple("012345")
+    np.savez(tmp_path / "b.npz", images=PIXELS, labels=np.arange(5))
+    assert opened(tmp_path / "b.npz").labels is None
+
+
+# --- lists ----------------------------------------------------------------------------------
+
+
+def test_a_text_file_names_images_in_its_order(folder, tmp_path):
+    lines = ["# first", "images/3.png", "", f"  {folder / '1.png'}  ", "images/3.png"]
+    path = tmp_path / "list.txt"
+    path.write_text("\n".join(lines))
+    source = opened(path)
+    assert source.names == ("images/3.png", str(folder / "1.png"), "images/3.png")
+    found = torch.stack([source.read(index).pixels for index in range(3)])
+    assert torch.equal(found, EXPECTED[[3, 1, 3]])
+    os.utime(folder / "1.png", (time.time() - 60,) * 2)
+    assert source.identity(1, content=False) == ImageFolder(folder).identity(1, content=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "names no images: write one path a line"),
+        (b"# nothing\n", "names no images"),
+        (b"images/9.png", r"names `images/9\.png`, which does not exist"),
+        (b"\xff\xfe\x00", "is no text in UTF-8"),
+    ],
+)
+def test_lists_that_say_nothing_usable_are_refused(folder, tmp_path, content, message):
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path / "list.txt")
+    with pytest.raises(DataError, match="does not exist: check the path"):
+        opened(tmp_path / "none.txt")
+
+
+# --- tables ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dataset():
+    datasets = pytest.importorskip("datasets")
+    classes = datasets.ClassLabel(names=["cat", "dog"])
+    features = datasets.Features({"image": datasets.Image(), "label": classes})
+    images = [{"bytes": png(pixels), "path": None} for pixels in PIXELS]
+    return datasets.Dataset.from_dict({"image": images, "label": [0, 1] * 3}, features=features)
+
+
+def test_a_dataset_on_disk(dataset, tmp_path):
+    dataset.save_to_disk(tmp_path / "data")
+    source = opened(tmp_path / "data")
+    assert_all(source)
+    assert source.labels == ("cat", "dog") * 3
+    assert source.names[2] == "data[2]"
+    assert_all(pickle.loads(pickle.dumps(source)))
+    keys = {source.identity(index, content=True) for index in range(6)}
+    assert len(keys) == 6
+    assert None not in keys
+
+
+def test_splits_must_be_chosen(dataset, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.DatasetDict(train=dataset, test=dataset).save_to_disk(tmp_path / "data")
+    with pytest.raises(DataError, match="holds the splits train, test: give the folder of one"):
+        opened(tmp_path / "data")
+    assert_all(opened(tmp_path / "data" / "test"))
+
+
+def test_parquet_in_small_row_groups_and_several_files(dataset, tmp_path):
+    dataset.select(range(4)).to_parquet(tmp_path / "p-0.parquet", batch_size=3)
+    dataset.select(range(4, 6)).to_parquet(tmp_path / "p-1.parquet")
+    for source in (opened(tmp_path), opened(tmp_path / "p-{0..1}.parquet")):
+        assert_all(source)
+        assert source.labels == ("cat", "dog") * 3
+        assert_all(pickle.loads(pickle.dumps(source)))
+        for index in (5, 0, 4, 1):
+            assert torch.equal(source.read(index).pixels, EXPECTED[index])
+    for path in tmp_path.glob("*.parquet"):
+        os.utime(path, (time.time() - 60,) * 2)
+    keys = {source.identity(index, content) for index in range(6) for content in (True, False)}
+    assert len(keys) == 12
+    alone = opened(tmp_path / "p-1.parquet")
+    assert alone.identity(0, content=False) == source.identity(4, content=False)
+
+
+def test_tables_without_images_are_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"x": [1, 2]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="has the columns x: name the one with encoded"):
+        opened(tmp_path / "a.parquet")
+    parquet.write_table(pyarrow.table({"file": [b"no image", None]}), tmp_path / "b.parquet")
+    source = opened(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet\[0\]` is not a readable image"):
+        source.read(0)
+    with pytest.raises(DataError, match=r"b\.parquet\[1\]` holds no image: leave the row out"):
+        source.read(1)
+    (tmp_path / "c.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(DataError, match="is no readable parquet file"):
+        opened(tmp_path / "c.parquet")
+    with pytest.raises(DataError, match="is no readable parquet file"):
+        opened(tmp_path / "d.parquet")
+
+
+@pytest.mark.parametrize(("package", "name"), [("pyarrow", "a.parquet"), ("datasets", "data")])
+def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, package, name):
+    for module in [one for one in sys.modules if one.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "state.json").write_text("{}")
+    with pytest.raises(DataError, match=rf'needs the package {package}: pip install "otmetrics\[d'):
+        opened(tmp_path / name)
+
+
+# --- data sets of torchvision ---------------------------------------------------------------
+
+
+@pytest.mark.skipif(not (DATA / "MNIST").exists(), reason="needs MNIST beside the project")
+def test_mnist_by_name(monkeypatch):
+    torchvision = pytest.importorskip("torchvision")
+    monkeypatch.setenv("OTMETRICS_DATA", str(DATA))
+    source = opened("mnist:test")
+    assert len(source) == 10_000
+    digit = str(int(torchvision.datasets.MNIST(str(DATA), train=False).targets[0]))
+    assert source.labels[0].startswith(digit)
+    assert source.read(0).pixels.shape == (3, 28, 28)
+    assert source.names[3] == "mnist:test[3]"
+    assert source.identity(0, content=False) == source.identity(0, content=True)
+    (found,) = extracted(["mnist:test"], Extraction(features="pixels", num=5))
+    assert found.source["kind"] == "data set"
+
+
+def test_a_data_set_that_is_not_there_says_where_it_looked(monkeypatch, tmp_path):
+    monkeypatch.setenv("OTMETRICS_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"`cifar10:test` is not in `.*` in torchvision's layout"):
+        opened("cifar10:test")
+    with pytest.raises(DataError, match="`cifar10:tset` must end in :train or :test"):
+        opened("cifar10:tset")
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(DataError, match="needs the package torchvision"):
+        opened("cifar10:test")
+
+
+# --- functions ------------------------------------------------------------------------------
+
+MODULE = """
+import numpy as np, torch
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
+
+def tensors():
+    for part in (PIXELS[:4], PIXELS[4:]):
+        yield torch.from_numpy(part).permute(0, 3, 1, 2)
+
+def arrays():
+    yield from np.split(PIXELS, 3)
+
+def endless():
+    while True:
+        yield PIXELS
+
+def grey():
+    yield torch.zeros(2, 1, 5, 4, dtype=torch.uint8)
+
+def floats():
+    yield torch.zeros(2, 3, 5, 4)
+
+def sizes():
+    yield PIXELS
+    yield PIXELS[:, :3]
+
+def nothing():
+    return []
+
+number = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "my_samples.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    yield "my_samples"
+    sys.modules.pop("my_samples", None)
+
+
+@pytest.mark.parametrize("function", ["tensors", "arrays"])
+def test_a_function_that_yields_batches(module, function):
+    source = opened(f"{module}:{function}")
+    assert isinstance(source, ImageArray)
+    assert_all(source)
+    assert source.identity(0, content=False) is None
+    assert source.identity(0, content=True) is not None
+
+
+def test_an_endless_function_is_asked_for_what_is_used(module):
+    (found,) = extracted([f"{module}:endless"], Extraction(features="pixels", num=20))
+    assert len(found) == 20
+    assert torch.equal(found.features[:6], found.features[6:12])
+
+
+def test_a_grey_function(module):
+    assert opened(f"{module}:grey").read(1).pixels.shape == (3, 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my_samples:floats", r"must yield uint8 tensors .* got torch.float32 \(2, 3, 5, 4\)"),
+        ("my_samples:sizes", r"yields images \(5, 4, 3\) and \(3, 4, 3\): give them one size"),
+        ("my_samples:nothing", "yields no images"),
+        ("my_samples:number", "must yield batches of images, got int"),
+        ("my_samples:missing", "no function that can be imported .*missing"),
+        ("no_such_module:f", "no function that can be imported .*no_such_module"),
+    ],
+)
+def test_functions_that_do_not_yield_images_are_refused(module, name, message):
+    with pytest.raises(DataError, match=message):
+        opened(name)
+
+
+def test_what_looks_like_a_function():
+    assert is_function("a.b:c.d")
+    for text in ("a", "a:", ":b", "a/b:c", "C:\\x", "a b:c", "a:b:c"):
+        assert not is_function(text)
+    with pytest.raises(DataError, match="`nothing` does not exist"):
+        opened("nothing")
