@@ -81,7 +81,8 @@ class ScoreReport:
         """The report as plain data for JSON, with the version of its schema.
 
         Returns:
-            Keys `schema`, `scores`, `protocol`, `notes` and `seconds`.
+            Keys `schema`, `scores`, `protocol` and `notes`; no `seconds`, so that one seed gives
+            one report.
         """
         scores = {name: asdict(score) for name, score in self.scores.items()}
         for name, score in self.scores.items():
@@ -92,5 +93,4 @@ class ScoreReport:
             "scores": scores,
             "protocol": self.protocol,
             "notes": self.notes,
-            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
