@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 def extract(source: Path, target: Path, overwrite: bool, quiet: bool, **options: Any) -> None:
     """Save the features of INPUT to OUT.npz, for `score` to use again.
 
-    INPUT is a folder of images (searched recursively) or a .npy/.npz file of images (N, H, W, C)
-    in uint8. OUT.npz holds the array `features` (N, D) and the protocol that made it, so that
-    `score` can refuse to compare features of different extractors.
+    OUT.npz holds the array `features` (N, D), the classes where INPUT has any, and the protocol
+    that made it, so that `score` can refuse to compare features of different extractors. INPUT is
+
+    INPUTS
     """
     from otmetrics.extraction import extracted
     from otmetrics.feature_set import check_target, saved

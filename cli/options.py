@@ -35,6 +35,21 @@ DEVICE = click.option(
     "float64, runs the network only.",
 )
 
+WHAT_INPUTS_ARE = """
+    \b
+    a folder                       its images, searched recursively; its .tar or .parquet files,
+                                   or the Hugging Face dataset that it is
+    .zip, .tar, shard-{00..12}.tar images in archives, read in place (webdataset shards too)
+    .parquet                       a column of encoded images
+    .txt                           the image files that it names, one a line
+    .npy, .npz                     images (N, H, W, C) in uint8, or features (N, D), such as
+                                   `otmetrics extract` writes
+    cifar10:test                   a data set that torchvision reads (also mnist, fashion_mnist,
+                                   kmnist, cifar100, svhn, stl10), in the folder that the
+                                   environment variable OTMETRICS_DATA names, else data/
+    package.module:function        batches of uint8 images that the function yields
+"""
+
 _EXTRACTION = (
     click.option(
         "--features",
@@ -112,7 +127,10 @@ def checked_options() -> Iterator[None]:
 
 
 def extraction_options(command: Command) -> Command:
-    """Add the options of feature extraction to a command."""
+    """Add the options of feature extraction to a command, and what its inputs may be."""
+    command.__doc__ = (command.__doc__ or "").replace(
+        "INPUTS\n", WHAT_INPUTS_ARE.strip("\n") + "\n"
+    )
     for option in reversed(_EXTRACTION):
         command = option(command)
     return command

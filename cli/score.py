@@ -119,8 +119,9 @@ def _names(
 def score(real: Path, fake: Path, json_target: str | None, **options: Any) -> None:
     """Score FAKE against REAL.
 
-    Each is a folder of images (searched recursively), a .npy/.npz file of images (N, H, W, C) in
-    uint8, or one of features (N, D), such as `otmetrics extract` writes. Real comes first.
+    Real comes first. Each of them is
+
+    INPUTS
 
     \b
     otmetrics score real/ fake/

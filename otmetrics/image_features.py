@@ -151,7 +151,10 @@ def image_features(
     if progress is not None and num_cached:
         progress(f"features of {path}", num_cached, len(pick))
     report = ReadingReport()
+    runtime = extractor.runtime_name
     work = pipeline(extractor, reading.batch_size) if len(missing) else None
+    if extractor.runtime_name != runtime:  # it did not compile, so that other features are kept
+        return image_features(source, path, pick, extractor, reading, progress)
     if work is not None:
         stream = batches(
             source,

@@ -173,6 +173,19 @@ def test_everything_that_features_depend_on_has_its_shelf(folder, tmp_path):
     assert {info.source for info in cache_info()} == {str(folder)}
 
 
+def test_a_network_that_does_not_compile_is_kept_under_what_ran_it(folder, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no converter")
+
+    options = Extraction(num=2, cache=True)
+    extracted([folder], options)
+    monkeypatch.setattr("otmetrics.features.runtime.CompiledNetwork", fail)
+    with pytest.warns(UserWarning, match="OpenVINO does not do for this network"):
+        (found,) = extracted([folder], Extraction(num=3, cache=True))
+    assert found.source["runtime"].startswith("torch")
+    assert len(cache_info()) == 2
+
+
 def test_networks_without_weights_and_modules_of_the_user_are_not_kept(folder):
     extracted([folder], Extraction(features="pixels", cache=True))
     assert not cache_folder().exists()

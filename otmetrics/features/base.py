@@ -102,10 +102,14 @@ class FrozenExtractor(nn.Module):
 
     @property
     def runtime_name(self) -> str:
-        """What runs the network where no gradient is asked for, for the record of a score."""
-        compiled = self.compiled()
+        """What runs the network where no gradient is asked for, for the record of a score.
+
+        Known for certain once it has run; before that, OpenVINO may still turn out not to do.
+        """
+        if self._may_compile and self.runtime.compiles:
+            return openvino_name()
         device = "" if self.device.type == "cpu" else f", {self.device.type}"
-        return openvino_name() if compiled else f"torch {torch.__version__}{device}"
+        return f"torch {torch.__version__}{device}"
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Return the network inputs of `images`, on the network's device.
@@ -166,10 +170,16 @@ class FrozenExtractor(nn.Module):
         Returns:
             The compiled network, for inputs without gradients; None where torch runs it.
         """
-        size = self.preprocessing and self.preprocessing.size
-        if self.device.type != "cpu" or not size or self.dtype != torch.float32:
+        if not self._may_compile or self.preprocessing is None or self.preprocessing.size is None:
             return None
+        size = self.preprocessing.size
         return self.runtime.compiled(self.network, (3, size, size))
+
+    @property
+    def _may_compile(self) -> bool:
+        """Whether a CPU runs it, on inputs of one known size."""
+        sized = self.preprocessing is not None and self.preprocessing.size is not None
+        return sized and self.device.type == "cpu" and self.dtype == torch.float32
 
     def _compiled_for(self, inputs: Tensor) -> CompiledNetwork | None:
         """The compiled network, where it can do these inputs."""

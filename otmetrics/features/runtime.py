@@ -146,6 +146,11 @@ class Runtime:
                 self._network = self._compile(network, shape)
             return self._network
 
+    @property
+    def compiles(self) -> bool:
+        """Whether OpenVINO runs the network, as far as is known before it is compiled."""
+        return not self._failed
+
     def _compile(self, network: nn.Module, shape: tuple[int, ...]) -> CompiledNetwork | None:
         """Compile, or say once why torch has to do."""
         try:

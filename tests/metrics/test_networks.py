@@ -55,6 +55,7 @@ def test_a_network_that_writes_into_its_input():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch 2.11
 @pytest.mark.parametrize("how", ["script", "trace", "wrapped"])
 def test_scripted_networks(how):
     plain = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
