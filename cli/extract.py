@@ -7,7 +7,14 @@ import click
 
 from otmetrics.errors import OptionError
 
-from .options import INPUT, checked_options, extraction_of, extraction_options, resolved_device
+from .options import (
+    INPUT,
+    checked_options,
+    extraction_of,
+    extraction_options,
+    ranks_here,
+    resolved_device,
+)
 
 if TYPE_CHECKING:
     from otmetrics.feature_set import FeatureSet
@@ -18,7 +25,9 @@ if TYPE_CHECKING:
 @click.argument("target", metavar="OUT.npz", type=INPUT)
 @click.option("--overwrite", is_flag=True, help="Replace OUT.npz if it is there.")
 @extraction_options
-def extract(source: Path, target: Path, overwrite: bool, quiet: bool, **options: Any) -> None:
+def extract(
+    source: Path, target: Path, overwrite: bool, quiet: bool, timeout: float, **options: Any
+) -> None:
     """Save the features of INPUT to OUT.npz, for `score` to use again.
 
     OUT.npz holds the array `features` (N, D), the classes where INPUT has any, and the protocol
@@ -35,8 +44,11 @@ def extract(source: Path, target: Path, overwrite: bool, quiet: bool, **options:
     options["device"] = resolved_device(options["device"])
     with checked_options():
         extraction = extraction_of(**options)
-    with progress_bars(quiet) as progress:
-        (features,) = extracted([source], extraction, at_least=1, progress=progress)
+    with ranks_here(timeout) as ranks, progress_bars(quiet or not ranks.first) as progress:
+        found = extracted([source], extraction, at_least=1, progress=progress, ranks=ranks)
+    if not found:
+        return  # another process writes
+    features = found[0]
     _check_images(features)
     saved(features, target, overwrite=overwrite)
     for note in () if quiet else features.notes:

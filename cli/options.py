@@ -3,13 +3,16 @@
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from otmetrics.errors import OptionError
+from otmetrics.errors import DataError, OptionError
+
+if TYPE_CHECKING:
+    from otmetrics.ranks import Ranks
 
 Command = Callable[..., Any]
 
@@ -113,6 +116,14 @@ _EXTRACTION = (
         is_flag=True,
         help="Leave out images that cannot be read, and name them, instead of stopping.",
     ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=1),
+        default=600.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Among several processes (torchrun): give one up that shows no sign of life so long.",
+    ),
     click.option("--quiet", "-q", is_flag=True, help="No progress and no notes on stderr."),
 )
 
@@ -142,7 +153,8 @@ def resolved_device(name: str, *, mps: bool = True) -> str:
 
     if name == "auto":
         if torch.cuda.is_available():
-            return "cuda"
+            count, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+            return f"cuda:{local % count}" if local else "cuda"
         return "mps" if mps and torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
@@ -173,10 +185,30 @@ def extraction_of(
     from otmetrics.extraction import Extraction
 
     if num_workers is None:
-        num_workers = min(16, os.cpu_count() or 1) if device.startswith("cuda") else 0
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that share the cores
+        cores = max(1, (os.cpu_count() or 1) // beside)
+        num_workers = min(16, cores) if device.startswith("cuda") else 0
     if no_cache and options.get("cache_verify"):
         raise OptionError("`cache_verify` needs the cache: leave out --no-cache.")
     return Extraction(device=device, num_workers=num_workers, cache=not no_cache, **options)
+
+
+@contextmanager
+def ranks_here(timeout: float) -> Iterator["Ranks"]:
+    """This process among those that torchrun started; an error of any is told by the first."""
+    from otmetrics.ranks import RankError, ranks_of_environment
+
+    ranks = ranks_of_environment(timeout)
+    try:
+        yield ranks
+    except (DataError, OptionError) as error:
+        if ranks.first:
+            raise
+        with suppress(Exception):  # the first one may be gone
+            ranks.failed(str(error))
+        raise click.exceptions.Exit(3 if isinstance(error, RankError) else 0) from error
+    finally:
+        ranks.close()
 
 
 def spoken(message: str, commands: Iterable[click.Command]) -> str:

@@ -13,6 +13,7 @@ from .options import (
     extraction_of,
     extraction_options,
     maths_device,
+    ranks_here,
     resolved_device,
     spoken,
 )
@@ -150,11 +151,12 @@ def run_score(
     floor_with: Path | None = None,
     no_floor: bool = False,
     quiet: bool = False,
+    timeout: float = 600.0,
     **extraction: Any,
 ) -> None:
     """Compute, then print; leave with code 4 where a solver did not converge."""
     from otmetrics.scores import Scoring
-    from otmetrics.scoring import score as scored
+    from otmetrics.scoring import shared_score
     from otmetrics.solvers import Sinkhorn, Sliced
 
     from .progress import progress_bars
@@ -190,15 +192,18 @@ def run_score(
             ),
         )
         options = extraction_of(device, **extraction)
-    with progress_bars(quiet) as progress:
-        report = scored(
+    with ranks_here(timeout) as ranks, progress_bars(quiet or not ranks.first) as progress:
+        report = shared_score(
             real,
             fake,
             floor_with=floor_with,
             extraction=options,
             scoring=scoring,
             progress=progress,
+            ranks=ranks,
         )
+    if report is None:
+        return  # another process prints
     if json_target != "-":
         print_report(report)
     if json_target is not None:

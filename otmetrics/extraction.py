@@ -15,6 +15,7 @@ from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, load_extracto
 from otmetrics.functional.checks import check_at_least, check_seed
 from otmetrics.image_features import Progress, Reading, image_features
 from otmetrics.images import FeatureArray, StoredImages, opened
+from otmetrics.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,7 @@ def extracted(
     *,
     at_least: int = 2,
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[FeatureSet]:
     """Features of each input, all by one extractor.
 
@@ -66,13 +68,14 @@ def extracted(
     decoding and of the network; memory is that of the features and a few batches.
 
     Args:
-        inputs: Folders of images, `.npy`/`.npz` files of images or of features.
+        inputs: What `images.opened` opens: folders, archives, tables, arrays, features, names.
         options: Extractor, draw and batches.
         at_least: The fewest samples that each input must have.
         progress: Called after each batch.
+        ranks: The processes that share the images; all of them call this alike.
 
     Returns:
-        One feature set an input, in order.
+        One feature set an input, in order; none on all processes but the first.
 
     Raises:
         DataError: If an input cannot be read, is too small, or was made by another extractor.
@@ -82,6 +85,7 @@ def extracted(
     if options.weights or options.resize:
         _check_images_among(sources)
     pairs = list(zip(sources, inputs, strict=True))
+    _check_shared(pairs, ranks)
     picks = [_drawn(source, path, options, at_least) for source, path in pairs]
     name = options.features or _recorded_name(sources) or DEFAULT_EXTRACTOR
     images = [path for source, path in pairs if not isinstance(source, FeatureArray)]
@@ -94,11 +98,24 @@ def extracted(
     sets = [
         _loaded(source, path, pick)
         if isinstance(source, FeatureArray)
-        else _computed(source, path, pick, extractor, options, at_least, progress)
+        else _computed(source, path, pick, extractor, options, at_least, progress, ranks)
         for (source, path), pick in zip(pairs, picks, strict=True)
     ]
-    check_comparable(sets, options.features)
-    return sets
+    if not ranks.first:
+        return []
+    found = [item for item in sets if item is not None]
+    check_comparable(found, options.features)
+    return found
+
+
+def _check_shared(pairs: list[tuple[Any, str | Path]], ranks: Ranks) -> None:
+    """Raise where processes would not have the same images to share."""
+    for source, path in pairs:
+        if ranks.world > 1 and getattr(source, "kind", "") == "function":
+            raise DataError(
+                f"`{path}` yields images anew in each process, which may differ: write them to "
+                "files first, or use one process."
+            )
 
 
 def _check_images_among(sources: list[Any]) -> None:
@@ -197,9 +214,12 @@ def _computed(
     options: Extraction,
     at_least: int,
     progress: Progress | None,
-) -> FeatureSet:
+    ranks: Ranks,
+) -> FeatureSet | None:
     """Read, transform and pass the picked images through the network."""
-    found = image_features(source, path, pick, extractor, options, progress)
+    found = image_features(source, path, pick, extractor, options, progress, ranks)
+    if found is None:
+        return None
     _check_enough(path, len(found.indices), at_least)
     _check_finite(found.features, path, extractor.name)
     formats = Counter(_format(source.names[index]) for index in found.indices)
@@ -210,8 +230,8 @@ def _computed(
         "used": len(found.indices),
         "others": getattr(source, "num_others", 0),
         "formats": dict(sorted(formats.items())),
-        "transparent": found.num_transparent,
-        "skipped": found.skipped,
+        "transparent": int(found.transparent.sum()),
+        "skipped": [message for _, message in found.skipped],
         "runtime": extractor.runtime_name,
     }
     labels = None

@@ -17,6 +17,7 @@ from otmetrics.features import FrozenExtractor, pipeline
 from otmetrics.functional.checks import check_at_least, check_positive
 from otmetrics.functional.cost import memory_budget
 from otmetrics.images import ImageArray, ReadingReport, StoredImages, batches
+from otmetrics.ranks import ALONE, Ranks
 
 Progress = Callable[[str, int, int], None]
 """Called with a task's name, the steps done and the steps in all."""
@@ -70,16 +71,16 @@ class ImageFeatures:
     Attributes:
         features: (N, D), in source order, on the CPU; mapped from a file where they are many.
         indices: Where in the source the N images are.
-        num_transparent: How many of them were composited on white.
-        skipped: One message for each image that was left out.
+        transparent: Whether each of them was composited on white.
+        skipped: Place and message of each image that was left out.
         num_cached: How many came from the cache.
         notes: What else to know.
     """
 
     features: Tensor
     indices: list[int]
-    num_transparent: int
-    skipped: list[str]
+    transparent: np.ndarray
+    skipped: list[tuple[int, str]]
     num_cached: int
     notes: list[str]
 
@@ -93,19 +94,29 @@ class _Rows:
         self._limit = memory_budget(torch.device("cpu"), memory_limit)
         self._values = np.empty((0, 0), np.float32)
 
-    def put(self, places: np.ndarray, features: np.ndarray, transparent: list[bool]) -> None:
+    def put(self, places: np.ndarray, features: np.ndarray, transparent: Any) -> None:
         """Fill some rows."""
+        if not len(places):
+            return
         if not self.filled.any():
             self._values = self._allocated((len(self.filled), features.shape[1]), features.dtype)
         self._values[places] = features
         self.transparent[places] = transparent
         self.filled[places] = True
 
-    def values(self) -> np.ndarray:
-        """All rows that were filled."""
-        if self.filled.all() or not self.filled.any():
-            return self._values
-        return self._values[self.filled]
+    def features(
+        self, pick: list[int], skipped: list[tuple[int, str]], num_cached: int, notes: list[str]
+    ) -> ImageFeatures:
+        """All rows that were filled, and what else is known of them."""
+        whole = self.filled.all() or not self.filled.any()
+        return ImageFeatures(
+            torch.from_numpy(self._values if whole else self._values[self.filled]),
+            [pick[place] for place in np.flatnonzero(self.filled)],
+            self.transparent[self.filled],
+            skipped,
+            num_cached,
+            notes,
+        )
 
     def _allocated(self, shape: tuple[int, int], dtype: Any) -> np.ndarray:
         """Memory for all rows, or a file without a name, which ends with the process."""
@@ -124,7 +135,8 @@ def image_features(
     extractor: FrozenExtractor,
     reading: Reading = Reading(),
     progress: Progress | None = None,
-) -> ImageFeatures:
+    ranks: Ranks = ALONE,
+) -> ImageFeatures | None:
     """Features of some images of a source.
 
     Args:
@@ -134,14 +146,50 @@ def image_features(
         extractor: What makes their features.
         reading: How they are read, and whether features are kept.
         progress: Called after each batch.
+        ranks: The processes that share the images.
 
     Returns:
-        The features. Time is that of reading and of the network for images that are not in the
-        cache; memory that of the features and a few batches.
+        The features; None on all processes but the first. Time is that of reading and of the
+        network for images that are not in the cache; memory that of the features and a few batches.
 
     Raises:
-        DataError: If an image cannot be read and none may be left out.
+        DataError: If an image cannot be read and none may be left out, or a process is missed.
     """
+    own = _own_features(source, path, ranks.share(pick), extractor, reading, progress, ranks)
+    return own if ranks.world == 1 else _gathered(own, pick, reading, ranks)
+
+
+def _gathered(
+    own: ImageFeatures, pick: list[int], reading: Reading, ranks: Ranks
+) -> ImageFeatures | None:
+    """Features of all processes, on the first one."""
+    arrays = [own.features.numpy(), np.array(own.indices, np.int64), own.transparent]
+    record = {"skipped": own.skipped, "cached": own.num_cached, "notes": own.notes}
+    parts = ranks.gathered(arrays, record)
+    if not ranks.first:
+        return None
+    rows, ordered = _Rows(len(pick), reading.memory_limit), np.array(pick)
+    for (features, indices, transparent), _ in parts:
+        rows.put(np.searchsorted(ordered, indices), features, transparent)
+    records = [record for _, record in parts]
+    return rows.features(
+        pick,
+        sorted((int(index), text) for record in records for index, text in record["skipped"]),
+        sum(record["cached"] for record in records),
+        [note for record in records for note in record["notes"]],
+    )
+
+
+def _own_features(
+    source: StoredImages,
+    path: str | Path,
+    pick: list[int],
+    extractor: FrozenExtractor,
+    reading: Reading,
+    progress: Progress | None,
+    ranks: Ranks,
+) -> ImageFeatures:
+    """Features of the images that fall to this process."""
     rows = _Rows(len(pick), reading.memory_limit)
     shelf = _Shelved(source, path, pick, extractor, reading)
     for places, features, transparent in shelf.stored():
@@ -154,7 +202,7 @@ def image_features(
     runtime = extractor.runtime_name
     work = pipeline(extractor, reading.batch_size) if len(missing) else None
     if extractor.runtime_name != runtime:  # it did not compile, so that other features are kept
-        return image_features(source, path, pick, extractor, reading, progress)
+        return _own_features(source, path, pick, extractor, reading, progress, ranks)
     if work is not None:
         stream = batches(
             source,
@@ -177,16 +225,11 @@ def image_features(
                 rows.put(places, values, report.transparent[done:end])
                 shelf.keep(places, values, report.transparent[done:end])
                 done = end
+                ranks.alive()
                 if progress is not None:
                     progress(f"features of {path}", num_cached + report.done, len(pick))
-    return ImageFeatures(
-        torch.from_numpy(rows.values()),
-        [pick[place] for place in np.flatnonzero(rows.filled)],
-        int(rows.transparent.sum()),
-        report.skipped,
-        num_cached,
-        shelf.notes,
-    )
+    skipped = list(zip(report.left_out, report.skipped, strict=True))
+    return rows.features(pick, skipped, num_cached, shelf.notes)
 
 
 class _Shelved:

@@ -15,6 +15,7 @@ from otmetrics.errors import DataError, OptionError
 from otmetrics.extraction import Extraction, Progress, extracted
 from otmetrics.feature_set import FeatureSet, check_comparable
 from otmetrics.functional.checks import check_tensor, checked_clouds
+from otmetrics.ranks import ALONE, Ranks
 from otmetrics.score_report import Floor, Score, ScoreReport
 from otmetrics.scores import METRICS, Family, Measured, Scoring, families_of, least_samples
 
@@ -50,6 +51,48 @@ def score(
         OptionError: If an option does not fit the inputs.
         TypeError: If an input is no path.
     """
+    report = shared_score(
+        real,
+        fake,
+        floor_with=floor_with,
+        extraction=extraction,
+        scoring=scoring,
+        progress=progress,
+    )
+    assert report is not None
+    return report
+
+
+def shared_score(
+    real: str | Path,
+    fake: str | Path,
+    *,
+    floor_with: str | Path | None = None,
+    extraction: Extraction = Extraction(),
+    scoring: Scoring = Scoring(),
+    progress: Progress | None = None,
+    ranks: Ranks = ALONE,
+) -> ScoreReport | None:
+    """Score as `score` does, with several processes that share the extraction of features.
+
+    Args:
+        real: As for `score`.
+        fake: As for `score`.
+        floor_with: As for `score`.
+        extraction: As for `score`.
+        scoring: As for `score`.
+        progress: As for `score`.
+        ranks: The processes; all of them call this alike.
+
+    Returns:
+        On the first process the report of one process; on the others None, as soon as their
+        features are handed over.
+
+    Raises:
+        DataError: As `score`, or if a process fails or is missed.
+        OptionError: As `score`.
+        TypeError: As `score`.
+    """
     inputs = [real, fake] if floor_with is None else [real, fake, floor_with]
     if not all(isinstance(path, (str, Path)) for path in inputs):
         raise TypeError("`score` takes paths; `score_features` takes features in memory.")
@@ -57,7 +100,9 @@ def score(
         _check_floor_with(real, fake, floor_with, scoring)
     began = time.perf_counter()
     least = least_samples(scoring)
-    sets = extracted(list(inputs), extraction, at_least=least, progress=progress)
+    sets = extracted(list(inputs), extraction, at_least=least, progress=progress, ranks=ranks)
+    if not ranks.first:
+        return None
     seconds = {"features": time.perf_counter() - began}
     protocol = {"num": extraction.num, "extraction_seed": extraction.seed}
     report = score_features(*sets, scoring=scoring, protocol=protocol, progress=progress)

@@ -138,7 +138,7 @@ def test_transparency_and_unreadable_files_are_told_each_time(folder):
     assert second.num_cached == NUM - 1
     assert torch.equal(first.features, second.features)
     for found in (first, second):
-        assert found.num_transparent == 1
+        assert found.transparent.sum() == 1
         assert len(found.skipped) == 1
         assert found.indices == [i for i in range(NUM) if i != 5]
     with pytest.raises(DataError, match=r"05\.png"):

@@ -18,11 +18,13 @@ class ReadingReport:
 
     Attributes:
         skipped: One message per image that was left out, file and reason, in source order.
+        left_out: Where in the source these lie.
         indices: Where in the source the images that were handed out lie, in their order.
         transparent: For each of these, whether it had transparency, composited on white.
     """
 
     skipped: list[str] = field(default_factory=list)
+    left_out: list[int] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     transparent: list[bool] = field(default_factory=list)
 
@@ -103,6 +105,7 @@ def _grouped(
                 if not skip_corrupt:
                     raise result.error
                 report.skipped.append(_reason(result.error))
+                report.left_out.append(result.index)
                 continue
             first = first or result
             if uniform:

@@ -70,7 +70,9 @@ def generated_images(text: str, most: int | None = None) -> ImageArray:
             raise DataError(f"`{text}` yields no images.")
         file.flush()
         array = np.memmap(file, np.uint8, "r+", shape=(stored, *shape))
-    return ImageArray(array, text)
+    source = ImageArray(array, text)
+    source.kind = "function"
+    return source
 
 
 def _batches(text: str) -> Iterable[Any]:

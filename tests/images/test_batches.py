@@ -167,7 +167,7 @@ def test_unreadable_images_are_left_out_on_request(folder, num_threads, batch_si
     assert torch.equal(result[[0, 2, 3]], EXPECTED[[0, 3, 5]])
     assert (report.indices, report.done) == ([0, 2, 3, 5], 6)
     assert report.transparent == [False, True, False, False]
-    assert len(report.skipped) == 2
+    assert (len(report.skipped), report.left_out) == (2, [1, 4])
     assert f"`{folder.path / '1.png'}` is " in report.skipped[0]
     assert f"`{folder.path / '4.png'}` does not exist" in report.skipped[1]
 

@@ -1,0 +1,189 @@
+"""Several processes that share the extraction of features; the first one does the rest."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from otmetrics.errors import DataError
+
+TIMEOUT_SECONDS = 600.0
+_POLL_SECONDS = 0.05
+_BLOCK_BYTES = 2**26
+
+
+class RankError(DataError):
+    """Another process failed, fell silent or went away."""
+
+
+class Ranks:
+    """One process of several, as torchrun and Slurm start them, or the only one.
+
+    Processes talk by gloo, over the CPU: a store in the first process, where each leaves signs of
+    life, and messages from the others to the first. A process that fails says why, one that is
+    killed or hangs is missed after `timeout` seconds without a sign; nobody waits for ever.
+
+    Args:
+        rank: Number of this process, from 0.
+        world: How many there are.
+        timeout: Seconds without a sign of life after which a process is given up.
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1, timeout: float = TIMEOUT_SECONDS) -> None:
+        self.rank, self.world, self.timeout = rank, world, timeout
+        self._beats = 0
+        self._round = 0
+        if world > 1:
+            limit = timedelta(seconds=timeout)
+            try:
+                host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+                first = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+                store = dist.TCPStore(host, port, world, first, timeout=limit)
+                self._store: Any = dist.PrefixStore("otmetrics", store)
+                dist.init_process_group(
+                    "gloo", store=self._store, rank=rank, world_size=world, timeout=limit
+                )
+            except (KeyError, ValueError, RuntimeError) as error:
+                raise RankError(
+                    f"rank {rank} of {world} did not meet the others ({error}): start all of them "
+                    "with torchrun, or set MASTER_ADDR and MASTER_PORT."
+                ) from error
+
+    @property
+    def first(self) -> bool:
+        """Whether this process computes the scores and prints them."""
+        return self.rank == 0
+
+    def share(self, indices: list[int]) -> list[int]:
+        """The part of some images that is this process's: every world-th one, none twice.
+
+        Args:
+            indices: Indices of all of them.
+
+        Returns:
+            This process's.
+        """
+        return indices[self.rank :: self.world]
+
+    def alive(self) -> None:
+        """Leave a sign of life."""
+        if self.world > 1:
+            self._beats += 1
+            self._asked(lambda: self._store.set(f"beat/{self.rank}", str(self._beats)))
+
+    def failed(self, message: str) -> None:
+        """Tell the first process why this one ends.
+
+        Args:
+            message: One line.
+        """
+        if self.world > 1 and not self.first:
+            self._store.set(f"error/{self.rank}", message)
+
+    def gathered(self, arrays: list[np.ndarray], record: Any) -> list[tuple[list[np.ndarray], Any]]:
+        """Bring what each process has to the first one.
+
+        Args:
+            arrays: Arrays of this process, as many on each.
+            record: More of it (JSON-able).
+
+        Returns:
+            On the first process what each has, by rank; on the others nothing.
+
+        Raises:
+            RankError: A process failed or is missed.
+        """
+        self._round += 1
+        if self.world == 1:
+            return [(arrays, record)]
+        if self.first:
+            others = [self._received(rank) for rank in range(1, self.world)]
+            return [(arrays, record), *others]
+        shapes = [(array.dtype.str, array.shape) for array in arrays]
+        note = json.dumps({"arrays": shapes, "record": record})
+        self._asked(lambda: self._store.set(f"done/{self._round}/{self.rank}", note))
+        for array in arrays:
+            for block in _blocks(array):
+                self._asked(lambda block=block: dist.send(block, 0))
+                self.alive()
+        return []
+
+    def _received(self, rank: int) -> tuple[list[np.ndarray], Any]:
+        """What another process has, once it is done."""
+        key = f"done/{self._round}/{rank}"
+        self._await(rank, lambda: self._store.check([key]))
+        note = json.loads(self._store.get(key))
+        arrays = []
+        for dtype, shape in note["arrays"]:
+            array = np.empty(shape, np.dtype(dtype))
+            for block in _blocks(array):
+                self._asked(lambda block=block: dist.recv(block, rank), rank)
+            arrays.append(array)
+        return arrays, note["record"]
+
+    def _await(self, rank: int, ready: Callable[[], bool]) -> None:
+        """Wait for another process as long as it shows signs of life."""
+        last, since = b"", time.monotonic()
+        while not self._asked(ready, rank):
+            if self._store.check([f"error/{rank}"]):
+                raise RankError(self._store.get(f"error/{rank}").decode())
+            beat = self._store.get(f"beat/{rank}") if self._store.check([f"beat/{rank}"]) else b""
+            if beat != last:
+                last, since = beat, time.monotonic()
+            elif time.monotonic() - since > self.timeout:
+                raise RankError(
+                    f"rank {rank} has shown no sign of life for {self.timeout:g} s: it was killed, "
+                    "or hangs; look at its output, or raise --timeout."
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def _asked(self, call: Callable[[], Any], rank: int = 0) -> Any:
+        """Talk to another process, which may have gone."""
+        try:
+            return call()
+        except RuntimeError as error:
+            raise RankError(
+                f"rank {rank} is gone ({' '.join(str(error).split())[:200]}): look at its output."
+            ) from error
+
+    def close(self) -> None:
+        """Leave the group."""
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+ALONE = Ranks()
+"""The only process."""
+
+
+def ranks_of_environment(timeout: float = TIMEOUT_SECONDS) -> Ranks:
+    """Find out from torchrun's or Slurm's variables which process this is.
+
+    Args:
+        timeout: Seconds without a sign of life after which a process is given up.
+
+    Returns:
+        This process among the others, or `ALONE`.
+
+    Raises:
+        RankError: The others cannot be met.
+    """
+    pairs = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
+    for rank, world in pairs:
+        if rank in os.environ and int(os.environ.get(world, "1")) > 1:
+            if rank == "SLURM_PROCID" and "MASTER_ADDR" not in os.environ:
+                continue  # a job of several tasks that are no parts of one run
+            return Ranks(int(os.environ[rank]), int(os.environ[world]), timeout)
+    return ALONE
+
+
+def _blocks(array: np.ndarray) -> list[torch.Tensor]:
+    """An array as bytes, in messages of a bounded size that share its memory."""
+    flat = torch.from_numpy(array.reshape(-1).view(np.uint8))
+    return list(flat.split(_BLOCK_BYTES)) if len(flat) else []
