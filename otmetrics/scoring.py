@@ -1,5 +1,6 @@
 """Features once, then every score, its noise floor, and the protocol that makes it repeatable."""
 
+import os
 import platform
 import time
 from dataclasses import asdict, replace
@@ -103,6 +104,8 @@ def shared_score(
     sets = extracted(list(inputs), extraction, at_least=least, progress=progress, ranks=ranks)
     if not ranks.first:
         return None
+    if ranks.world > 1:  # the others end, and leave their cores to this one
+        torch.set_num_threads(max(torch.get_num_threads(), os.cpu_count() or 1))
     seconds = {"features": time.perf_counter() - began}
     protocol = {"num": extraction.num, "extraction_seed": extraction.seed}
     report = score_features(*sets, scoring=scoring, protocol=protocol, progress=progress)
