@@ -200,7 +200,11 @@ def _own_features(
         progress(f"features of {path}", num_cached, len(pick))
     report = ReadingReport()
     runtime = extractor.runtime_name
-    work = pipeline(extractor, reading.batch_size) if len(missing) else None
+    # Arrays are in memory, or mapped, and not decoded: nothing to gain by sending them.
+    num_workers = 0 if isinstance(source, ImageArray) else reading.num_workers
+    work = None
+    if len(missing):
+        work = pipeline(extractor, reading.batch_size, in_processes=num_workers > 0)
     if extractor.runtime_name != runtime:  # it did not compile, so that other features are kept
         return _own_features(source, path, pick, extractor, reading, progress, ranks)
     if work is not None:
@@ -211,8 +215,7 @@ def _own_features(
             indices=[pick[place] for place in missing],
             skip_corrupt=reading.skip_corrupt,
             num_threads=reading.num_threads or work.num_threads,
-            # Arrays are in memory, or mapped, and not decoded: nothing to gain by sending them.
-            num_workers=0 if isinstance(source, ImageArray) else reading.num_workers,
+            num_workers=num_workers,
             pin_memory=work.pin_memory,
             uniform=work.uniform,
             report=report,

@@ -202,6 +202,15 @@ def test_without_cache_nothing_is_read_or_written(folder, expected):
         Reading(cache_verify=True)
 
 
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "pixels"])
+def test_processes_and_threads_give_the_same_features(folder, name):
+    threads, processes = (
+        extracted([folder], Extraction(features=name, num_workers=count))[0] for count in (0, 1)
+    )
+    assert torch.equal(threads.features, processes.features)
+    assert threads.source == processes.source
+
+
 # --- damage ---------------------------------------------------------------------------------
 
 

@@ -30,7 +30,9 @@ class Pipeline(NamedTuple):
     pin_memory: bool = False
 
 
-def pipeline(extractor: FrozenExtractor, batch_size: int) -> Pipeline:
+def pipeline(
+    extractor: FrozenExtractor, batch_size: int, *, in_processes: bool = False
+) -> Pipeline:
     """Split the work on images as suits the extractor and its device.
 
     - A compiled network computes each image in the thread that read it; there are more threads
@@ -45,13 +47,14 @@ def pipeline(extractor: FrozenExtractor, batch_size: int) -> Pipeline:
     Args:
         extractor: The extractor, on its device.
         batch_size: Images a batch, at most.
+        in_processes: Whether processes read, which leave the network to this one.
 
     Returns:
         The pipeline; its `features` yields one tensor a batch.
     """
     preprocessing = extractor.preprocessing
     compiled = extractor.compiled()
-    if compiled is not None and preprocessing is not None:
+    if compiled is not None and preprocessing is not None and not in_processes:
         # Not `extractor.features`, which would ask each time whether the weights have changed.
         return Pipeline(
             lambda image: compiled(preprocessing(image)[None])[0],
