@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ class Ranks:
         self._asked(lambda: self._store.set(f"done/{self._round}/{self.rank}", note))
         for array in arrays:
             for block in _blocks(array):
-                self._asked(lambda block=block: dist.send(block, 0))
+                self._asked(partial(dist.send, block, 0))
                 self.alive()
         return []
 
@@ -123,7 +124,7 @@ class Ranks:
         for dtype, shape in note["arrays"]:
             array = np.empty(shape, np.dtype(dtype))
             for block in _blocks(array):
-                self._asked(lambda block=block: dist.recv(block, rank), rank)
+                self._asked(partial(dist.recv, block, rank), rank)
             arrays.append(array)
         return arrays, note["record"]
 
