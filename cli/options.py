@@ -207,6 +207,10 @@ def ranks_here(timeout: float) -> Iterator["Ranks"]:
         with suppress(Exception):  # the first one may be gone
             ranks.failed(str(error))
         raise click.exceptions.Exit(3 if isinstance(error, RankError) else 0) from error
+    except Exception as error:
+        with suppress(Exception):
+            ranks.failed(f"rank {ranks.rank} failed: {type(error).__name__}: {error}")
+        raise
     finally:
         ranks.close()
 

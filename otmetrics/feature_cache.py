@@ -1,11 +1,13 @@
 """Features that were computed before, kept on disk under what they were computed from."""
 
+import errno
 import hashlib
 import json
 import os
-import shutil
+import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,11 +161,14 @@ def _checked(path: Path) -> dict[str, np.ndarray] | None:
 
     try:
         content = path.read_bytes()
-        os.utime(path)  # the time of its last use
     except OSError:
         return None
+    with suppress(OSError):  # a cache that may only be read serves as well
+        if _hashed(content) != path.stem:
+            path.unlink()
+        else:
+            os.utime(path)  # the time of its last use
     if _hashed(content) != path.stem:
-        path.unlink(missing_ok=True)
         return None
     return load(content)
 
@@ -190,8 +195,14 @@ def cache_info() -> list[ShelfInfo]:
         One entry a shelf, the one that was used last first.
     """
     folder = cache_folder()
-    found = [_info(path) for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    found = [_info(path) for path in folder.iterdir() if _is_shelf(path)] if folder.is_dir() else []
     return sorted(found, key=lambda info: -info.last_used)
+
+
+def _is_shelf(path: Path) -> bool:
+    """Whether a folder is one of the cache's own, and not what else lies where it was put."""
+    named = re.fullmatch("[0-9a-f]{32}", path.name) is not None
+    return named and path.is_dir() and not path.is_symlink() and (path / _RECORD).is_file()
 
 
 def _info(path: Path) -> ShelfInfo:
@@ -201,14 +212,17 @@ def _info(path: Path) -> ShelfInfo:
         source, extractor = record["source"], record["protocol"]["extractor"]["extractor"]
     except (OSError, ValueError, KeyError, TypeError):
         source = extractor = "?"
-    states = [file.stat() for file in path.glob(f"*{_SUFFIX}")]
+    states = []
+    for file in path.glob(f"*{_SUFFIX}"):
+        with suppress(OSError):  # gone meanwhile
+            states.append(file.stat())
     return ShelfInfo(
         path,
         str(source),
         str(extractor),
         len(states),
         sum(state.st_size for state in states),
-        max((state.st_mtime for state in states), default=path.stat().st_mtime),
+        max((state.st_mtime for state in states), default=0.0),
     )
 
 
@@ -233,11 +247,16 @@ def cleared(older_than_days: float = 0.0) -> list[ShelfInfo]:
 
 def _remove(folder: Path) -> None:
     """Remove a shelf, which another process may do at the same time."""
+    own = [*folder.glob(f"*{_SUFFIX}"), *folder.glob(".*"), folder / _RECORD]
     try:
-        shutil.rmtree(folder)
+        for path in own:
+            path.unlink(missing_ok=True)
+        folder.rmdir()
     except FileNotFoundError:
         return
     except OSError as error:
+        if error.errno == errno.ENOTEMPTY:
+            return  # another process has written meanwhile
         raise DataError(
             f"`{folder}` cannot be removed ({error.strerror}): check its permissions."
         ) from error

@@ -249,12 +249,17 @@ class _Shelved:
         self.notes: list[str] = []
         self._shelf: Shelf | None = None
         self._keys: list[bytes | None] = []
+        self._source, self._pick, self._verify = source, pick, reading.cache_verify
         self._waiting: list[tuple[bytes, np.ndarray, bool]] = []
         self._since = time.monotonic()
         if reading.cache and is_kept(extractor):
             where = "any, by content" if reading.cache_verify else str(Path(path).absolute())
             self._shelf = Shelf(where, cache_protocol(extractor))
-            self._keys = [source.identity(index, reading.cache_verify) for index in pick]
+            self._keys = [self._identity(place) for place in range(len(pick))]
+
+    def _identity(self, place: int) -> bytes | None:
+        """What tells an image from all others now."""
+        return self._source.identity(self._pick[place], self._verify)
 
     def stored(self) -> Iterator[Stored]:
         """What is there: places in the pick, features, transparency."""
@@ -266,7 +271,9 @@ class _Shelved:
             return
         for place, row, flag in zip(places, features, transparent, strict=True):
             key = self._keys[place]
-            if key is not None and np.isfinite(row).all():
+            # Asked again: a file that was replaced before it was read has another one.
+            same = key is not None and key == self._identity(int(place))
+            if key is not None and same and np.isfinite(row).all():
                 self._waiting.append((key, row, flag))
         if len(self._waiting) >= SHARD_IMAGES or time.monotonic() - self._since >= SHARD_SECONDS:
             self._write()

@@ -109,6 +109,8 @@ class Ranks:
         shapes = [(array.dtype.str, array.shape) for array in arrays]
         note = json.dumps({"arrays": shapes, "record": record})
         self._asked(lambda: self._store.set(f"done/{self._round}/{self.rank}", note))
+        go = f"go/{self._round}/{self.rank}"  # gloo would give up a message that nobody takes
+        self._await(0, lambda: self._store.check([go]))
         for array in arrays:
             for block in _blocks(array):
                 self._asked(partial(dist.send, block, 0))
@@ -120,6 +122,7 @@ class Ranks:
         key = f"done/{self._round}/{rank}"
         self._await(rank, lambda: self._store.check([key]))
         note = json.loads(self._store.get(key))
+        self._store.set(f"go/{self._round}/{rank}", "")
         arrays = []
         for dtype, shape in note["arrays"]:
             array = np.empty(shape, np.dtype(dtype))
@@ -142,6 +145,7 @@ class Ranks:
                     f"rank {rank} has shown no sign of life for {self.timeout:g} s: it was killed, "
                     "or hangs; look at its output, or raise --timeout."
                 )
+            self.alive()
             time.sleep(_POLL_SECONDS)
 
     def _asked(self, call: Callable[[], Any], rank: int = 0) -> Any:

@@ -330,6 +330,46 @@ def test_info_and_removal(folder):
     assert cache_info() == []
 
 
+def test_what_else_lies_in_the_folder_is_nobodys_business(folder, cache):
+    features(folder)
+    for name in ("thesis", "0" * 32):
+        (cache / name).mkdir()
+        (cache / name / "a.tex").write_text("years of work")
+    (cache / "f").write_text("a file")
+    assert len(cleared()) == 1
+    assert (cache / "thesis" / "a.tex").exists()
+    assert (cache / ("0" * 32) / "a.tex").exists()
+
+
+def test_a_file_that_is_replaced_before_it_is_read_is_not_kept(folder, expected, monkeypatch):
+    from otmetrics.images import ImageFolder as Folder
+
+    read = Folder.read
+
+    def replaced(self, index):
+        if index == 7 and self.names[index] == "07.png":
+            Image.fromarray(255 - PIXELS[7]).save(folder / "07.png")
+            os.utime(folder / "07.png", (time.time() - 30,) * 2)
+        return read(self, index)
+
+    monkeypatch.setattr(Folder, "read", replaced)
+    features(folder)
+    monkeypatch.undo()
+    monkeypatch.setenv("OTMETRICS_CACHE", str(folder.parent / "cache"))
+    assert features(folder).num_cached == NUM - 1
+
+
+def test_an_archive_that_is_replaced_while_it_is_open_is_known_by_what_it_was(tmp_path):
+    np.savez(tmp_path / "a.npz", images=PIXELS)
+    age(tmp_path)
+    source = ImageArray(PIXELS, tmp_path / "a.npz")
+    before = source.identity(0, content=False)
+    np.savez(tmp_path / "a.npz", images=PIXELS[::-1])
+    age(tmp_path, 30)
+    assert source.identity(0, content=False) == before
+    assert ImageArray(PIXELS, tmp_path / "a.npz").identity(0, content=False) != before
+
+
 def test_use_makes_a_shelf_young(folder):
     features(folder)
     for path in shards():

@@ -37,6 +37,7 @@ class ImageArray:
     ) -> None:
         self.path = Path(path)
         self.labels = labels
+        self._identity = file_identity(self.path, content=False)  # of what was opened
         problem = _image_problem(array)
         if problem:
             raise DataError(f"`{path}` holds a {array.dtype} array {array.shape}: {problem}")
@@ -75,7 +76,7 @@ class ImageArray:
         if content:
             image = np.ascontiguousarray(self._array[index])
             return digest("pixels", str(image.shape), image.tobytes())
-        whole = file_identity(self.path, content=False)
+        whole = self._identity
         return None if whole is None else digest("row", whole, str(index))
 
 

@@ -50,7 +50,7 @@ class ListedImages:
             raise DataError(f"`{path}` names no images: write one path a line.")
         self._files = [self.path.parent / name for name in self.names]
         for name, file in zip(self.names, self._files, strict=True):
-            if not file.exists():
+            if not _there(file):
                 raise DataError(
                     f"`{path}` names `{name}`, which does not exist: correct the line; relative "
                     "paths start at the folder of the text file."
@@ -81,3 +81,11 @@ class ListedImages:
             16 bytes; None where the file cannot be read or was changed a moment ago.
         """
         return file_identity(self._files[index], content)
+
+
+def _there(path: Path) -> bool:
+    """Whether there is such a file; a line that can be no name says that there is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False

@@ -49,7 +49,7 @@ def opened(path: str | Path, most: int | None = None) -> StoredImages | FeatureA
             return OfficialImages(text)
         if is_function(text):
             return generated_images(text, most)
-    if _exists(path) and path.is_dir():
+    if _is_folder(path):
         return _folder(path)
     suffix = path.suffix.lower()
     if suffix in {".npy", ".npz"}:
@@ -67,7 +67,7 @@ def _folder(path: Path) -> StoredImages:
         names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     except OSError:
         return ImageFolder(path)
-    if "state.json" in names or "dataset_dict.json" in names:
+    if {"state.json", "dataset_info.json"} <= set(names) or "dataset_dict.json" in names:
         return dataset_images(path)
     kinds = {Path(name).suffix.lower() for name in names}
     if kinds & {".tar", ".parquet"} and not any((path / name).is_dir() for name in names):
@@ -93,3 +93,11 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError:
         return True
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder, as far as one may look."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ from otmetrics.images.decode import DecodedImage, check_regular, decoded_from
 from otmetrics.images.identity import digest, file_identity
 from otmetrics.images.names import is_hidden, is_image, labels_of
 
+MAX_SHARDS = 100_000
 MAX_MEMBER_BYTES = 2**30
 """The largest member that is read: what an archive says of itself may be a trap."""
 
@@ -57,6 +59,8 @@ class PackedImages:
         self.path = archives[0]
         self.num_others = 0
         self._members: list[_Member] = []
+        # When they are opened: what is replaced later is not what is read.
+        self._identities = {path: file_identity(path, content=False) for path in archives}
         for archive in archives:
             found = _members(archive)
             images = {name: found[name] for name in sorted(found) if is_image(name)}
@@ -105,7 +109,7 @@ class PackedImages:
                 return digest("content", _bytes(member))
             except (DataError, OSError, zipfile.BadZipFile, RuntimeError, EOFError):
                 return None
-        archive = file_identity(member.archive, content=False)
+        archive = self._identities[member.archive]
         return None if archive is None else digest("member", archive, member.name)
 
 
@@ -116,14 +120,22 @@ def expanded(path: str | Path) -> list[Path]:
         path: A path, with at most one range of numbers.
 
     Returns:
-        The paths it stands for, in order; itself where it has no range.
+        The paths it stands for, in order; itself where it has no range, or is there as it is.
+
+    Raises:
+        DataError: The range is empty or beyond reason.
     """
     text = str(path)
     before, opening, rest = text.partition("{")
     span, closing, after = rest.partition("}")
     first, dots, last = span.partition("..")
-    if not (opening and closing and dots and first.isdecimal() and last.isdecimal()):
+    ranged = opening and closing and dots and first.isdecimal() and last.isdecimal()
+    if not ranged or os.path.lexists(text):
         return [Path(path)]
+    if not int(first) <= int(last) < int(first) + MAX_SHARDS:
+        raise DataError(
+            f"`{path}` must count up, to at most {MAX_SHARDS} files: correct {{{span}}}."
+        )
     return [
         Path(f"{before}{number:0{len(first)}d}{after}")
         for number in range(int(first), int(last) + 1)
@@ -178,7 +190,7 @@ def _zip_members(path: Path) -> list[_Member]:
         if info.is_dir():
             continue
         kind = info.external_attr >> 28  # of Unix, where the archive says so
-        _check_member(info.filename, is_link=kind == 0o12)
+        check_member(info.filename, is_link=kind == 0o12)
         if info.flag_bits & 1:
             raise DataError(f"is encrypted (`{info.filename}`)")
         found.append(_Member(path, info.filename, info.file_size, _ZipReader(archive, info)))
@@ -203,7 +215,14 @@ class _ZipReader:
     info: zipfile.ZipInfo
 
     def __call__(self) -> bytes:
-        return self.archive.file.read(self.info)
+        if self.info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise DataError("is compressed in another way than zip's own: pack it again.")
+        parts, left = [], self.info.file_size + 1
+        with self.archive.file.open(self.info) as file:
+            while left > 0 and (part := file.read(min(left, 2**20))):  # never more than it says
+                parts.append(part)
+                left -= len(part)
+        return b"".join(parts)
 
 
 def _tar_members(path: Path) -> list[_Member]:
@@ -213,12 +232,15 @@ def _tar_members(path: Path) -> list[_Member]:
         for info in archive:
             if info.isdir():
                 continue
-            _check_member(info.name, is_link=info.issym() or info.islnk())
+            check_member(info.name, is_link=info.issym() or info.islnk())
             if info.isreg() and not info.issparse():
                 reader = _TarReader(path, info.offset_data, info.size)
                 found.append(_Member(path, info.name.removeprefix("./"), info.size, reader))
-        if archive.offset >= path.stat().st_size:  # no empty block, which marks the end
-            raise DataError("is cut off, for the mark of its end is missing")
+        end = archive.offset
+    with path.open("rb") as file:  # tarfile ends without a word at a damaged header, too
+        file.seek(end)
+        if file.read(512) != bytes(512):
+            raise DataError("is cut off or damaged, for the mark of its end is missing")
     return found
 
 
@@ -239,10 +261,10 @@ class _TarReader:
         return content
 
 
-def _check_member(name: str, *, is_link: bool) -> None:
+def check_member(name: str, *, is_link: bool) -> None:
     """Refuse what would mean another file somewhere else."""
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
+    if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name):
         raise DataError(f"holds `{name}`, whose name leads out of it")
     if is_link:
         raise DataError(f"holds `{name}`, a link, which is not followed")

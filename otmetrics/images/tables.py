@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from otmetrics.errors import DataError
-from otmetrics.images.decode import DecodedImage, decoded_from
+from otmetrics.images.decode import DecodedImage, check_regular, decoded_from
 from otmetrics.images.identity import digest, file_identity
+from otmetrics.images.packed import MAX_MEMBER_BYTES, check_member
 
 _INSTALL = 'pip install "otmetrics[datasets]"'
 
@@ -74,11 +75,21 @@ class ImageColumn:
         if isinstance(value, dict):
             content, path = value.get("bytes"), value.get("path")
             if content is None and path:
-                return (self.path.parent / path).read_bytes()
+                return _file_beside(self.path, str(path))
             value = content
         if not isinstance(value, bytes):
             raise DataError("holds no image: leave the row out.")
         return value
+
+
+def _file_beside(table: Path, name: str) -> bytes:
+    """Content of a file that a table names, which must not lead away from it."""
+    check_member(name, is_link=False)
+    file = table.parent / name
+    check_regular(file)
+    if file.stat().st_size > MAX_MEMBER_BYTES:
+        raise DataError(f"is larger than the {MAX_MEMBER_BYTES} bytes that are read.")
+    return file.read_bytes()
 
 
 def parquet_images(paths: Iterable[Path]) -> ImageColumn:
@@ -130,6 +141,8 @@ class _ParquetRows:
         count = 0
         for file in files:
             try:
+                if file.exists():
+                    check_regular(file)  # a pipe would be waited for
                 data = parquet.ParquetFile(file)
             except Exception as error:  # pyarrow's own errors, and those of the system
                 detail = " ".join(str(error).split())
@@ -216,7 +229,7 @@ class _DatasetRows:
         self.features = data.features
         if isinstance(data.features[self.column], datasets.Image):
             data = data.cast_column(self.column, datasets.Image(decode=False))
-        self._data = data
+        self._data = data.with_format(None)
 
     def __len__(self) -> int:
         return len(self._data)

@@ -99,6 +99,7 @@ def test_a_text_file_names_images_in_its_order(folder, tmp_path):
         (b"# nothing\n", "names no images"),
         (b"images/9.png", r"names `images/9\.png`, which does not exist"),
         (b"\xff\xfe\x00", "is no text in UTF-8"),
+        (b"a" * 300, "which does not exist"),
     ],
 )
 def test_lists_that_say_nothing_usable_are_refused(folder, tmp_path, content, message):
@@ -177,13 +178,26 @@ def test_tables_without_images_are_refused(tmp_path):
         opened(tmp_path / "d.parquet")
 
 
+@pytest.mark.parametrize("name", ["/etc/hostname", "../x.png", "pipe"])
+def test_a_table_cannot_name_files_elsewhere(tmp_path, name):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+    rows = pyarrow.table({"image": [{"bytes": None, "path": name}, {"bytes": b"", "path": None}]})
+    parquet.write_table(rows, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"leads out of it|is not a regular file|does not exist"):
+        opened(tmp_path / "a.parquet").read(0)
+
+
 @pytest.mark.parametrize(("package", "name"), [("pyarrow", "a.parquet"), ("datasets", "data")])
 def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, package, name):
     for module in [one for one in sys.modules if one.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "state.json").write_text("{}")
+    for part in ("state", "dataset_info"):
+        (tmp_path / "data" / f"{part}.json").write_text("{}")
     with pytest.raises(DataError, match=rf'needs the package {package}: pip install "otmetrics\[d'):
         opened(tmp_path / name)
 

@@ -150,6 +150,7 @@ def test_members_are_told_apart(write, tmp_path):
     source = opened(path)
     assert source.identity(0, content=False) is None  # written a moment ago
     os.utime(path, (time.time() - 60,) * 2)
+    source = opened(path)
     by_place = [source.identity(index, content=False) for index in range(6)]
     by_content = [source.identity(index, content=True) for index in range(6)]
     assert len({*by_place, *by_content}) == 12
@@ -162,7 +163,24 @@ def test_members_are_told_apart(write, tmp_path):
 
 # --- attacks --------------------------------------------------------------------------------
 
-CLIMBING = ["../x.png", "a/../../x.png", "/etc/x.png", "..\\x.png", "C:\\x.png", "C:/x.png"]
+
+def test_ranges_beyond_reason_are_refused(tmp_path):
+    for name in ("x-{5..1}.tar", "x-{0..99999999999}.tar"):
+        with pytest.raises(DataError, match="must count up, to at most 100000 files"):
+            opened(tmp_path / name)
+    path = write_zip(tmp_path / "x{1..2}.zip", CONTENT)  # there as it is
+    assert len(opened(path)) == 6
+
+
+CLIMBING = [
+    "../x.png",
+    "a/../../x.png",
+    "/etc/x.png",
+    "..\\x.png",
+    "C:\\x.png",
+    "C:/x.png",
+    "C:x.png",
+]
 
 
 @pytest.mark.parametrize("name", CLIMBING)
@@ -209,6 +227,22 @@ def test_a_member_that_claims_to_be_huge_is_not_read(write, monkeypatch):
     assert source.identity(0, content=True) is None
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packers_that_cannot_be_stopped_are_refused(tmp_path, method):
+    path = write_zip(tmp_path / "a.zip", CONTENT, compression=method)
+    with pytest.raises(DataError, match="is compressed in another way than zip's own"):
+        opened(path).read(0)
+
+
+def test_a_member_that_lies_about_its_size_is_cut_there(tmp_path):
+    bomb = bytes(50_000_000)
+    path = write_zip(tmp_path / "a.zip", {"x.png": bomb}, compression=zipfile.ZIP_DEFLATED)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(len(bomb).to_bytes(4, "little"), (99).to_bytes(4, "little")))
+    with pytest.raises(DataError, match=r"x\.png` is truncated or corrupt"):
+        opened(path).read(0)
+
+
 def test_an_encrypted_zip_is_refused(tmp_path):
     path = write_zip(tmp_path / "a.zip", {"x.png": CONTENT["a/1.png"]})
     content = bytearray(path.read_bytes())
@@ -244,6 +278,15 @@ def test_an_archive_that_is_cut_is_refused_or_says_what_is_missing(write):
 def read_all(path):
     source = opened(path)
     return [source.read(index) for index in range(len(source))]
+
+
+def test_a_damaged_header_inside_a_tar_does_not_shorten_it(tmp_path):
+    path = write_tar(tmp_path / "a.tar", CONTENT)
+    content = bytearray(path.read_bytes())
+    content[2 * 1024 + 5] ^= 1  # in the third header
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is cut off or damaged"):
+        opened(path)
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
