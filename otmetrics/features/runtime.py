@@ -191,7 +191,9 @@ def _compiled(network: nn.Module, shape: tuple[int, ...], num_threads: int) -> A
     network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's tracer deprecates itself
-        decoder = TorchScriptPythonDecoder(network, example_input=(torch.zeros(1, *shape),))
+        example = (torch.zeros(1, *shape),)
+        # Weights of its own: none that Python frees or writes to while a thread computes.
+        decoder = TorchScriptPythonDecoder(network, example_input=example, shared_memory=False)
         frontend = FrontEndManager().load_by_framework("pytorch")
         model = frontend.convert(frontend.load(decoder))
     model.reshape([1, *shape])
