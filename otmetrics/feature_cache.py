@@ -71,14 +71,13 @@ class Shelf:
     Args:
         source: Name of the input, for `cache info`.
         protocol: What the features depend on beside the images (JSON-able).
-        root: Folder of the cache; None for `cache_folder()`.
     """
 
-    def __init__(self, source: str, protocol: dict[str, Any], root: Path | None = None) -> None:
+    def __init__(self, source: str, protocol: dict[str, Any]) -> None:
         self.protocol = {"version": VERSION, **protocol}
         self.source = source
         name = _hashed(json.dumps([self.protocol, source], sort_keys=True).encode())
-        self.path = (cache_folder() if root is None else Path(root)) / name[:32]
+        self.path = cache_folder() / name[:32]
 
     def stored(
         self, keys: list[bytes | None]
@@ -163,14 +162,10 @@ def _checked(path: Path) -> dict[str, np.ndarray] | None:
         content = path.read_bytes()
     except OSError:
         return None
+    whole = _hashed(content) == path.stem
     with suppress(OSError):  # a cache that may only be read serves as well
-        if _hashed(content) != path.stem:
-            path.unlink()
-        else:
-            os.utime(path)  # the time of its last use
-    if _hashed(content) != path.stem:
-        return None
-    return load(content)
+        os.utime(path) if whole else path.unlink()  # the time of its last use
+    return load(content) if whole else None
 
 
 def _hashed(content: bytes) -> str:

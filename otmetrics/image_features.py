@@ -199,15 +199,13 @@ def _own_features(
     if progress is not None and num_cached:
         progress(f"features of {path}", num_cached, len(pick))
     report = ReadingReport()
-    runtime = extractor.runtime_name
-    # Arrays are in memory, or mapped, and not decoded: nothing to gain by sending them.
-    num_workers = 0 if isinstance(source, ImageArray) else reading.num_workers
-    work = None
     if len(missing):
+        runtime = extractor.runtime_name
+        # Arrays are in memory, or mapped, and not decoded: nothing to gain by sending them.
+        num_workers = 0 if isinstance(source, ImageArray) else reading.num_workers
         work = pipeline(extractor, reading.batch_size, in_processes=num_workers > 0)
-    if extractor.runtime_name != runtime:  # it did not compile, so that other features are kept
-        return _own_features(source, path, pick, extractor, reading, progress, ranks)
-    if work is not None:
+        if extractor.runtime_name != runtime:  # it did not compile: other features are kept
+            return _own_features(source, path, pick, extractor, reading, progress, ranks)
         stream = batches(
             source,
             transform=work.prepare,

@@ -6,14 +6,28 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from otmetrics import image_features as module
+from otmetrics.feature_cache import cache_folder
 from otmetrics.features import FrozenExtractor, Preprocessing
 from otmetrics.images import opened
 
-torch.set_num_threads(1)
+NUM = 40
+PIXELS = np.random.default_rng(0).integers(0, 256, (NUM, 6, 7, 3), dtype=np.uint8)
+
+
+def age(folder, seconds=60):
+    """Let files look settled."""
+    for path in Path(folder).rglob("*"):
+        os.utime(path, (time.time() - seconds,) * 2)
+
+
+def shards():
+    """All files of the cache."""
+    return sorted(cache_folder().glob("*/*.safetensors"))
 
 
 class Slow(nn.Module):
@@ -45,6 +59,7 @@ def features(folder: Path, *, seconds: float = 0.0, shard: int = 8, **options):
 
 def main(folder: str, cache: str, result: str, seconds: float) -> None:
     """Extract, and write what came of it."""
+    torch.set_num_threads(1)
     os.environ["OTMETRICS_CACHE"] = cache
     found = features(Path(folder), seconds=seconds)
     content = {"features": found.features.tolist(), "cached": found.num_cached}

@@ -39,9 +39,9 @@ class FrozenExtractor(nn.Module):
         name: What to call the extractor in records and messages.
         num_features: D, where it is known beforehand.
         runtime: How a CPU runs the network without gradients; "torch" leaves it as it is.
-        dtype: In what the network computes: float32, or bfloat16 for speed on a GPU that has it.
 
     Attributes:
+        dtype: In what the network computes: float32, unless `set_dtype` says otherwise.
         num_features: D; None until the first batch where nobody said it.
 
     Examples:
@@ -60,7 +60,6 @@ class FrozenExtractor(nn.Module):
         num_features: int | None = None,
         *,
         runtime: str = "torch",
-        dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
         # nn.Module's own __setattr__ would make the network a submodule that parents see.
@@ -73,8 +72,6 @@ class FrozenExtractor(nn.Module):
         self.num_features = num_features
         self.runtime = Runtime(runtime)
         self.dtype = torch.float32
-        if dtype != torch.float32:
-            self.set_dtype(dtype)
         self._resting_device = torch.device("cpu")
         self.training = False
 
@@ -106,7 +103,7 @@ class FrozenExtractor(nn.Module):
 
         Known for certain once it has run; before that, OpenVINO may still turn out not to do.
         """
-        if self._may_compile and self.runtime.compiles:
+        if self._compiled_shape is not None and self.runtime.compiles:
             return openvino_name()
         device = "" if self.device.type == "cpu" else f", {self.device.type}"
         return f"torch {torch.__version__}{device}"
@@ -170,26 +167,25 @@ class FrozenExtractor(nn.Module):
         Returns:
             The compiled network, for inputs without gradients; None where torch runs it.
         """
-        if not self._may_compile or self.preprocessing is None or self.preprocessing.size is None:
-            return None
-        size = self.preprocessing.size
-        return self.runtime.compiled(self.network, (3, size, size))
+        shape = self._compiled_shape
+        return None if shape is None else self.runtime.compiled(self.network, shape)
 
     @property
-    def _may_compile(self) -> bool:
-        """Whether a CPU runs it, on inputs of one known size."""
-        sized = self.preprocessing is not None and self.preprocessing.size is not None
-        return sized and self.device.type == "cpu" and self.dtype == torch.float32
+    def _compiled_shape(self) -> tuple[int, ...] | None:
+        """Shape of the inputs, where it is known and a CPU runs the network in float32."""
+        size = self.preprocessing and self.preprocessing.size
+        if not size or self.device.type != "cpu" or self.dtype != torch.float32:
+            return None
+        return 3, size, size
 
     def _compiled_for(self, inputs: Tensor) -> CompiledNetwork | None:
         """The compiled network, where it can do these inputs."""
         graph = torch.is_grad_enabled() and (
             inputs.requires_grad or any(p.requires_grad for p in self.network.parameters())
         )
-        if graph or inputs.ndim != 4 or not len(inputs) or inputs.dtype != torch.float32:
+        if graph or not len(inputs) or inputs.dtype != torch.float32:
             return None
-        compiled = self.compiled()
-        return compiled if compiled and inputs.shape[1:] == compiled.shape else None
+        return self.compiled() if inputs.shape[1:] == self._compiled_shape else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features of `images`.

@@ -20,10 +20,9 @@ TOLERANCE = 1e-4  # of the features' norm, between compiled and eager on a probe
 class CompiledNetwork:
     """A network as OpenVINO compiles it for one image at a time, in float32.
 
-    One image a call keeps the activations in the cache: on the two cores of the benchmark
-    EfficientNet-Lite0 does 310 images a second one by one and 220 in batches of 32. It also makes
-    the features of an image independent of its neighbours, of the size of batches and of the
-    number of threads, to the last bit.
+    One image a call keeps the activations in a core's cache. It also makes the features of an image
+    independent of its neighbours, of the size of batches and of the number of threads, to the last
+    bit.
 
     Args:
         network: Maps (N, 3, H, W) to (N, D); in eval mode, on the CPU.
@@ -36,20 +35,19 @@ class CompiledNetwork:
     """
 
     def __init__(self, network: nn.Module, shape: tuple[int, ...], num_threads: int) -> None:
-        self.shape = shape
         self.num_threads = num_threads
         self._state = _State(network)
         self._model = _compiled(network, shape, num_threads)
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(2 * num_threads):
             self._free.put(self._model.create_infer_request())
-        self._check(network)
+        self._check(network, shape)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the features of a batch, which any number of threads may ask for at once.
 
         Args:
-            inputs: float32 (N, *shape) on the CPU.
+            inputs: float32 (N, 3, H, W) on the CPU, of the shape that was compiled.
 
         Returns:
             float32 (N, D).
@@ -79,9 +77,9 @@ class CompiledNetwork:
         finally:
             self._free.put(request)
 
-    def _check(self, network: nn.Module) -> None:
+    def _check(self, network: nn.Module, shape: tuple[int, ...]) -> None:
         """Raise unless the compiled network agrees with the network."""
-        probe = torch.rand(1, *self.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        probe = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
         with torch.no_grad():
             eager = network(probe)
         error = float((self(probe) - eager).norm() / eager.norm())

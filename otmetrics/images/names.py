@@ -1,10 +1,16 @@
-"""Which names are images, and what folders in them say."""
+"""What names of files say: images, classes, and what must not be followed."""
 
+import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from otmetrics.errors import DataError
+
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """The files of a folder or archive that are images; upper and lower case alike."""
+
+MAX_MEMBER_BYTES = 2**30
+"""The largest member that is read: what an archive says of itself may be a trap."""
 
 
 def is_image(name: str) -> bool:
@@ -46,3 +52,20 @@ def labels_of(names: Sequence[str]) -> tuple[str, ...] | None:
         return None
     labels = tuple(part[0] for part in parts)
     return labels if len(set(labels)) > 1 else None
+
+
+def check_member(name: str, *, is_link: bool) -> None:
+    """Refuse what would mean another file somewhere else.
+
+    Args:
+        name: What an archive or table calls a file.
+        is_link: Whether it is a link.
+
+    Raises:
+        DataError: The name is absolute or climbs out, or leads through a link.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name):
+        raise DataError(f"holds `{name}`, whose name leads out of it")
+    if is_link:
+        raise DataError(f"holds `{name}`, a link, which is not followed")

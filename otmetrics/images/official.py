@@ -71,7 +71,6 @@ class OfficialImages:
         if targets is not None:
             numbers = [int(target) for target in targets]
             self.labels = tuple(str(classes[n] if classes and n >= 0 else n) for n in numbers)
-        self._split = f"{name}:{split}"
 
     def __len__(self) -> int:
         return len(self.names)

@@ -2,22 +2,25 @@
 
 import io
 import os
-import re
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from otmetrics.errors import DataError
 from otmetrics.images.decode import DecodedImage, check_regular, decoded_from
 from otmetrics.images.identity import digest, file_identity
-from otmetrics.images.names import is_hidden, is_image, labels_of
+from otmetrics.images.names import (
+    MAX_MEMBER_BYTES,
+    check_member,
+    is_hidden,
+    is_image,
+    labels_of,
+)
 
 MAX_SHARDS = 100_000
-MAX_MEMBER_BYTES = 2**30
-"""The largest member that is read: what an archive says of itself may be a trap."""
 
 
 class _Member(NamedTuple):
@@ -259,12 +262,3 @@ class _TarReader:
         if len(content) < self.size:
             raise DataError("is cut off with its archive: pack it again.")
         return content
-
-
-def check_member(name: str, *, is_link: bool) -> None:
-    """Refuse what would mean another file somewhere else."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name):
-        raise DataError(f"holds `{name}`, whose name leads out of it")
-    if is_link:
-        raise DataError(f"holds `{name}`, a link, which is not followed")

@@ -133,7 +133,7 @@ def in_processes(
 ) -> Generator[Read, None, None]:
     """Read images in processes of their own, which end with this one.
 
-    Threads of Python hinder each other at more than a thousand images a second. Starting the
+    Threads of one Python hinder each other before a GPU has enough to do. Starting the
     first of the processes takes seconds; a script that does it needs the usual
     `if __name__ == "__main__":`.
 

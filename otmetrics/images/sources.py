@@ -41,7 +41,57 @@ class StoredImages(ImageSource, Protocol):
         """Return what tells one image from all others, by its content or by its place and age."""
 
 
-class ImageFolder:
+class ImageFiles:
+    """Image files by their paths.
+
+    Args:
+        path: What the user named.
+        root: Where relative names start.
+        names: Their paths, relative to the root or absolute.
+        labels: Class of each, where it is known.
+
+    Attributes:
+        path: What the user named.
+        names: The paths.
+        labels: Class of each image, or None.
+    """
+
+    kind: str
+
+    def __init__(
+        self, path: Path, root: Path, names: tuple[str, ...], labels: tuple[str, ...] | None
+    ) -> None:
+        self.path, self.names, self.labels = path, names, labels
+        self._root = root
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> DecodedImage:
+        """Decode one image.
+
+        Args:
+            index: Its place in `names`.
+
+        Returns:
+            The pixels and whether they were transparent.
+        """
+        return decoded_image(self._root / self.names[index])
+
+    def identity(self, index: int, content: bool) -> bytes | None:
+        """Tell one image from all others without decoding it.
+
+        Args:
+            index: Its place in `names`.
+            content: Read the file instead of asking for path, size and time of change.
+
+        Returns:
+            16 bytes; None where the file cannot be read or was changed a moment ago.
+        """
+        return file_identity(self._root / self.names[index], content)
+
+
+class ImageFolder(ImageFiles):
     """The images in a folder and its subfolders, sorted by their relative POSIX path.
 
     Hidden files and folders (`.name`) are left out. Links to folders are followed, and left out
@@ -63,51 +113,25 @@ class ImageFolder:
     kind = "folder"
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        root = Path(path)
         try:
-            files = list(_visible_files(self.path))
+            files = list(_visible_files(root))
         except FileNotFoundError as error:
             raise DataError(f"`{error.filename}` does not exist: check the path.") from error
         except NotADirectoryError as error:
-            raise DataError(f"`{path}` is {_file_advice(self.path)}") from error
+            raise DataError(f"`{path}` is {_file_advice(root)}") from error
         except OSError as error:
             raise DataError(
                 f"`{error.filename}` cannot be read ({error.strerror}): check its permissions."
             ) from error
-        self.names = tuple(sorted(name for file in files if is_image(name := file.as_posix())))
-        self.labels = labels_of(self.names)
+        names = tuple(sorted(name for file in files if is_image(name := file.as_posix())))
+        super().__init__(root, root, names, labels_of(names))
         self.num_others = len(files) - len(self.names)
         if not self.names:
             raise DataError(
                 f"`{path}` holds no images ({len(files)} other files): "
                 f"give a folder with {', '.join(EXTENSIONS)} files."
             )
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read(self, index: int) -> DecodedImage:
-        """Decode one image.
-
-        Args:
-            index: Its place in `names`.
-
-        Returns:
-            The pixels and whether they were transparent.
-        """
-        return decoded_image(self.path / self.names[index])
-
-    def identity(self, index: int, content: bool) -> bytes | None:
-        """Tell one image from all others without decoding it.
-
-        Args:
-            index: Its place in `names`.
-            content: Read the file instead of asking for path, size and time of change.
-
-        Returns:
-            16 bytes; None where the file cannot be read or was changed a moment ago.
-        """
-        return file_identity(self.path / self.names[index], content)
 
 
 def _visible_files(root: Path) -> Iterator[PurePath]:

@@ -9,7 +9,7 @@ from typing import Any
 from otmetrics.errors import DataError
 from otmetrics.images.decode import DecodedImage, check_regular, decoded_from
 from otmetrics.images.identity import digest, file_identity
-from otmetrics.images.packed import MAX_MEMBER_BYTES, check_member
+from otmetrics.images.names import MAX_MEMBER_BYTES, check_member
 
 _INSTALL = 'pip install "otmetrics[datasets]"'
 

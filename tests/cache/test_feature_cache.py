@@ -1,9 +1,6 @@
-"""The cache of features: what it knows again, what it computes anew, damage, kills, crowds."""
+"""The cache of features: what it knows again, what it computes anew, and damage."""
 
-import json
-import multiprocessing
 import os
-import random
 import shutil
 import time
 from pathlib import Path
@@ -11,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cache_checks import extractor, features, main
+from cache_checks import NUM, PIXELS, age, extractor, features, shards
 from PIL import Image
 
 from otmetrics import feature_cache
@@ -20,43 +17,6 @@ from otmetrics.extraction import Extraction, extracted
 from otmetrics.feature_cache import Shelf, cache_folder, cache_info, cleared
 from otmetrics.image_features import Reading, is_kept
 from otmetrics.images import ImageArray, ImageFolder
-
-NUM = 40
-PIXELS = np.random.default_rng(0).integers(0, 256, (NUM, 6, 7, 3), dtype=np.uint8)
-
-
-def age(folder, seconds=60):
-    """Let files look settled."""
-    for path in Path(folder).rglob("*"):
-        os.utime(path, (time.time() - seconds,) * 2)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Forty images that nobody has touched for a minute."""
-    path = tmp_path / "images"
-    path.mkdir()
-    for index, pixels in enumerate(PIXELS):
-        Image.fromarray(pixels).save(path / f"{index:02d}.png")
-    age(path)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    path = tmp_path / "cache"
-    monkeypatch.setenv("OTMETRICS_CACHE", str(path))
-    return path
-
-
-@pytest.fixture
-def expected(folder):
-    return features(folder, cache=False).features
-
-
-def shards():
-    return sorted(cache_folder().glob("*/*.safetensors"))
-
 
 # --- what is known again --------------------------------------------------------------------
 
@@ -249,71 +209,6 @@ def test_a_place_that_cannot_be_written_is_no_reason_to_stop(folder, expected, m
     assert len(found.notes) == 1
 
 
-# --- kills and crowds -----------------------------------------------------------------------
-
-SERVER = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-if os.name == "posix":
-    SERVER.set_forkserver_preload(["cache_checks"])
-
-
-def start(folder, cache, result, seconds):
-    process = SERVER.Process(target=main, args=(str(folder), str(cache), str(result), seconds))
-    process.start()
-    return process
-
-
-def test_a_run_that_is_killed_at_any_moment_goes_on_and_gives_the_same_bits(
-    folder, cache, tmp_path, expected, monkeypatch
-):
-    result, generator, states = tmp_path / "result.json", random.Random(0), []
-    start(folder, tmp_path / "other", result, 0.0).join()  # the first start loads torch
-    began = time.monotonic()
-    start(folder, tmp_path / "another", result, 0.01).join()
-    whole = time.monotonic() - began
-    result.unlink()
-    for _ in range(20):
-        process = start(folder, cache, result, 0.01)
-        time.sleep(generator.uniform(0, whole))
-        process.kill()
-        process.join()
-        states.append(len(shards()))
-        copy = tmp_path / f"after kill {len(states)}"
-        if cache.exists():
-            shutil.copytree(cache, copy)
-        monkeypatch.setenv("OTMETRICS_CACHE", str(copy))
-        assert torch.equal(features(folder).features, expected)
-        monkeypatch.setenv("OTMETRICS_CACHE", str(cache))
-        if states[-1] == 5:
-            shutil.rmtree(cache)  # all was done: begin again
-    assert {1, 2, 3, 4} & set(states), states
-    start(folder, cache, result, 0.0).join()
-    content = json.loads(result.read_text())
-    assert torch.equal(torch.tensor(content["features"]), expected)
-    assert features(folder).num_cached == NUM
-
-
-def test_four_runs_share_one_cache(folder, cache, tmp_path, expected):
-    results = [tmp_path / f"{index}.json" for index in range(4)]
-    processes = [start(folder, cache, result, 0.005) for result in results]
-    while any(process.is_alive() for process in processes):
-        features(folder)  # a fifth one, again and again
-    assert [process.exitcode for process in processes] == [0] * 4
-    for result in results:
-        assert torch.equal(torch.tensor(json.loads(result.read_text())["features"]), expected)
-    assert features(folder).num_cached == NUM
-    assert all(path.stem == feature_cache._hashed(path.read_bytes()) for path in shards())
-
-
-def test_a_cache_that_is_cleared_meanwhile_costs_work_only(folder, cache, tmp_path, expected):
-    features(folder)
-    result = tmp_path / "result.json"
-    process = start(folder, cache, result, 0.005)
-    while process.is_alive():
-        shutil.rmtree(cache, ignore_errors=True)
-    assert process.exitcode == 0
-    assert torch.equal(torch.tensor(json.loads(result.read_text())["features"]), expected)
-
-
 # --- its commands ---------------------------------------------------------------------------
 
 
@@ -384,8 +279,8 @@ def test_the_users_folder_is_the_default(monkeypatch, tmp_path):
     assert cache_folder().parts[-2:] == ("otmetrics", "features")
 
 
-def test_a_shelf_holds_any_rows(tmp_path):
-    shelf = Shelf("source", {"extractor": "x"}, tmp_path)
+def test_a_shelf_holds_any_rows():
+    shelf = Shelf("source", {"extractor": "x"})
     keys = [bytes([index]) * 16 for index in range(5)]
     rows = np.arange(15, dtype=np.float64).reshape(5, 3)
     shelf.store(keys[:3], rows[:3], [False, True, False])
