@@ -5,6 +5,7 @@ import queue
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -182,7 +183,6 @@ def openvino_name() -> str:
 
 def _compiled(network: nn.Module, shape: tuple[int, ...], num_threads: int) -> Any:
     """Convert and compile; `openvino.convert_model` would do the same and report that it did."""
-    import openvino
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -201,4 +201,20 @@ def _compiled(network: nn.Module, shape: tuple[int, ...], num_threads: int) -> A
         "NUM_STREAMS": num_threads,
         "ENABLE_CPU_PINNING": False,  # cores are shared with the decoding of images
     }
-    return openvino.Core().compile_model(model, "CPU", options)
+    return _core().compile_model(model, "CPU", options)
+
+
+@cache
+def _core() -> Any:
+    """The one `openvino.Core` of this process, which is never given up.
+
+    On processors with AMX every core replaces the thread's stack for signals and, when it goes,
+    puts back what it found: out of order, that is the freed stack of another core, and the next
+    signal ends the process.
+
+    Returns:
+        The core.
+    """
+    import openvino
+
+    return openvino.Core()

@@ -1,8 +1,12 @@
 """The compiled network against the network, on real images, and when it must step aside."""
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,6 +181,32 @@ def test_copies_and_pickles_compile_their_own():
     for other in (copy.deepcopy(extractor), pickle.loads(pickle.dumps(extractor))):
         assert torch.equal(other(images), features)
         assert other.runtime is not extractor.runtime
+
+
+SIGNALS = """
+import copy, gc, signal, torch
+from test_runtime import small_extractor
+
+first = small_extractor()
+first(torch.rand(1, 3, 16, 16))
+second = copy.deepcopy(first)
+second(torch.rand(1, 3, 16, 16))
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGINT, lambda number, frame: print("caught"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+def test_signals_arrive_when_compiled_networks_are_gone():
+    command = [sys.executable, "-X", "faulthandler", "-c", SIGNALS]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "caught\n"), done.stderr
 
 
 @pytest.mark.parametrize("name", ["pixels", "none"])
