@@ -27,7 +27,27 @@ class _Path(click.Path):
         return super().convert(value, param, ctx)
 
 
+class _Size(click.ParamType):
+    """Bytes, as people write them: 800M, 4G, 1.5e9."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number of bytes."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)([kmgt]?)(?:i?b)?", value.strip().lower())
+        try:
+            size = float(found[1]) * 1000 ** " kmgt".index(found[2] or " ") if found else 0.0
+        except ValueError:
+            size = 0.0
+        if size <= 0:
+            self.fail(f"{value!r} is no size: give bytes, or 800M, 4G", param, ctx)
+        return size
+
+
 INPUT = _Path(path_type=Path)
+SIZE = _Size()
 
 DEVICE = click.option(
     "--device",
@@ -124,6 +144,14 @@ _EXTRACTION = (
         metavar="SECONDS",
         help="Among several processes (torchrun): give one up that shows no sign of life so long.",
     ),
+    click.option(
+        "--memory-limit",
+        type=SIZE,
+        metavar="SIZE",
+        help="Memory beside the program itself and its batches, such as 4G. Features beyond half "
+        "of it stay in files, mapped; a score that cannot keep to the other half is refused. "
+        "Default: the machine's.",
+    ),
     click.option("--quiet", "-q", is_flag=True, help="No progress and no notes on stderr."),
 )
 
@@ -179,7 +207,12 @@ def maths_device(device: str) -> str:
 
 
 def extraction_of(
-    device: str, *, num_workers: int | None = None, no_cache: bool = False, **options: Any
+    device: str,
+    *,
+    num_workers: int | None = None,
+    no_cache: bool = False,
+    memory_limit: float | None = None,
+    **options: Any,
 ) -> Any:
     """The library's options; a GPU needs more images than threads of one process read."""
     from otmetrics.extraction import Extraction
@@ -190,7 +223,13 @@ def extraction_of(
         num_workers = min(16, cores) if device.startswith("cuda") else 0
     if no_cache and options.get("cache_verify"):
         raise OptionError("`cache_verify` needs the cache: leave out --no-cache.")
-    return Extraction(device=device, num_workers=num_workers, cache=not no_cache, **options)
+    return Extraction(
+        device=device,
+        num_workers=num_workers,
+        cache=not no_cache,
+        memory_limit=None if memory_limit is None else memory_limit / 2,
+        **options,
+    )
 
 
 @contextmanager

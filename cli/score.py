@@ -61,6 +61,12 @@ def _names(
     help="The same for the Sinkhorn divergence, whose memory grows like n^2. Default: 10000.",
 )
 @click.option(
+    "--pairs-max",
+    type=int,
+    help="The same for kernel distance, precision, recall, density and coverage, whose time grows "
+    "like n^2. Default: 50000.",
+)
+@click.option(
     "--epsilon",
     type=float,
     help="Sinkhorn regularisation as a share of the mean cost; more converges faster and blurs "
@@ -140,6 +146,8 @@ def run_score(
     metrics: tuple[str, ...] | None = None,
     exact_max: int | None = None,
     sinkhorn_max: int | None = None,
+    pairs_max: int | None = None,
+    memory_limit: float | None = None,
     epsilon: float | None = None,
     max_iterations: int | None = None,
     richardson: bool | None = None,
@@ -189,9 +197,11 @@ def run_score(
                 num_neighbors=num_neighbors,
                 exact_max=exact_max,
                 sinkhorn_max=sinkhorn_max,
+                pairs_max=pairs_max,
+                memory_limit=None if memory_limit is None else memory_limit / 2,
             ),
         )
-        options = extraction_of(device, **extraction)
+        options = extraction_of(device, memory_limit=memory_limit, **extraction)
     with ranks_here(timeout) as ranks, progress_bars(quiet or not ranks.first) as progress:
         report = shared_score(
             real,

@@ -1,7 +1,7 @@
 """From folders and files to feature sets: where `images` and `features` meet."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -13,9 +13,13 @@ from otmetrics.errors import DataError, OptionError
 from otmetrics.feature_set import FeatureSet, check_comparable, check_extractors
 from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, load_extractor
 from otmetrics.functional.checks import check_at_least, check_seed
+from otmetrics.functional.cost import memory_budget
 from otmetrics.image_features import Progress, Reading, image_features
 from otmetrics.images import FeatureArray, StoredImages, opened
 from otmetrics.ranks import ALONE, Ranks
+from otmetrics.storage import rows_of
+
+_ROWS_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +69,8 @@ def extracted(
     """Features of each input, all by one extractor.
 
     Inputs are opened and checked before the first image goes through the network. Time is that of
-    decoding and of the network; memory is that of the features and a few batches.
+    decoding and of the network; memory is that of a few batches and of the features, of which more
+    than `memory_limit` for all inputs stay in files.
 
     Args:
         inputs: What `images.opened` opens: folders, archives, tables, arrays, features, names.
@@ -82,6 +87,8 @@ def extracted(
         OptionError: If an option does not fit the inputs.
     """
     sources = [opened(path, most=options.num) for path in inputs]
+    limit = memory_budget(torch.device("cpu"), options.memory_limit) / len(inputs)
+    options = replace(options, memory_limit=limit)
     if options.weights or options.resize:
         _check_images_among(sources)
     pairs = list(zip(sources, inputs, strict=True))
@@ -96,7 +103,7 @@ def extracted(
     ]
     check_extractors(list(zip(map(str, inputs), protocols, strict=True)), options.features)
     sets = [
-        _loaded(source, path, pick)
+        _loaded(source, path, pick, limit)
         if isinstance(source, FeatureArray)
         else _computed(source, path, pick, extractor, options, at_least, progress, ranks)
         for (source, path), pick in zip(pairs, picks, strict=True)
@@ -194,11 +201,13 @@ def _extractor(name: str, path: str | Path, options: Extraction) -> FrozenExtrac
         raise OptionError(str(error).replace("`name`", "`features`")) from error
 
 
-def _loaded(source: FeatureArray, path: str | Path, pick: list[int]) -> FeatureSet:
-    """Features that were computed before."""
-    features = np.ascontiguousarray(source.features[pick])
+def _loaded(source: FeatureArray, path: str | Path, pick: list[int], limit: float) -> FeatureSet:
+    """Features that were computed before; those in a large file stay there."""
+    features = source.features
     if features.dtype.kind != "f" or features.dtype.itemsize < 4:
-        features = features.astype(np.float64)
+        features = features[pick].astype(np.float64)
+    elif len(pick) < len(features) or not features.flags.c_contiguous or features.nbytes <= limit:
+        features = rows_of(torch.from_numpy(features), torch.tensor(pick), limit).numpy()
     origin = (source.protocol or {}).get("source")
     record = {"path": str(path), "kind": "features", "available": len(source.features)}
     record |= {"used": len(pick)} | ({"origin": origin} if origin else {})
@@ -249,9 +258,12 @@ def _format(name: str) -> str:
 
 def _check_finite(features: Tensor, path: str | Path, name: str) -> None:
     """Raise where a network gave NaN or infinite features."""
-    bad = (~torch.isfinite(features).all(1)).nonzero().flatten()
-    if len(bad):
-        raise DataError(
-            f"`{name}` gave NaN or infinite features for {len(bad)} image(s) of `{path}`, "
-            f"first for number {int(bad[0])}: check the extractor's weights."
-        )
+    for start, block in zip(
+        range(0, len(features), _ROWS_AT_A_TIME), features.split(_ROWS_AT_A_TIME), strict=True
+    ):
+        bad = (~torch.isfinite(block).all(1)).nonzero().flatten()
+        if len(bad):
+            raise DataError(
+                f"`{name}` gave NaN or infinite features for image number {start + int(bad[0])} "
+                f"of `{path}`: check the extractor's weights."
+            )

@@ -1,6 +1,5 @@
 """Features of the images of one source: from the cache if they are there, else by the network."""
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmetrics.feature_cache import Shelf, Stored, cache_folder
+from otmetrics.feature_cache import Shelf, Stored
 from otmetrics.features import FrozenExtractor, pipeline
 from otmetrics.functional.checks import check_at_least, check_positive
 from otmetrics.functional.cost import memory_budget
 from otmetrics.images import ImageArray, ReadingReport, StoredImages, batches
 from otmetrics.ranks import ALONE, Ranks
+from otmetrics.storage import new_array, rows_of
 
 Progress = Callable[[str, int, int], None]
 """Called with a task's name, the steps done and the steps in all."""
@@ -99,7 +99,8 @@ class _Rows:
         if not len(places):
             return
         if not self.filled.any():
-            self._values = self._allocated((len(self.filled), features.shape[1]), features.dtype)
+            shape = len(self.filled), features.shape[1]
+            self._values = new_array(shape, features.dtype, self._limit)
         self._values[places] = features
         self.transparent[places] = transparent
         self.filled[places] = True
@@ -108,24 +109,17 @@ class _Rows:
         self, pick: list[int], skipped: list[tuple[int, str]], num_cached: int, notes: list[str]
     ) -> ImageFeatures:
         """All rows that were filled, and what else is known of them."""
-        whole = self.filled.all() or not self.filled.any()
+        places, values = np.flatnonzero(self.filled), torch.from_numpy(self._values)
+        if 0 < len(places) < len(self.filled):
+            values = rows_of(values, torch.from_numpy(places), self._limit)
         return ImageFeatures(
-            torch.from_numpy(self._values if whole else self._values[self.filled]),
-            [pick[place] for place in np.flatnonzero(self.filled)],
+            values,
+            [pick[place] for place in places],
             self.transparent[self.filled],
             skipped,
             num_cached,
             notes,
         )
-
-    def _allocated(self, shape: tuple[int, int], dtype: Any) -> np.ndarray:
-        """Memory for all rows, or a file without a name, which ends with the process."""
-        if shape[0] * shape[1] * np.dtype(dtype).itemsize <= self._limit:
-            return np.empty(shape, dtype)
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def image_features(
@@ -164,14 +158,13 @@ def _gathered(
 ) -> ImageFeatures | None:
     """Features of all processes, on the first one."""
     arrays = [own.features.numpy(), np.array(own.indices, np.int64), own.transparent]
-    record = {"skipped": own.skipped, "cached": own.num_cached, "notes": own.notes}
-    parts = ranks.gathered(arrays, record)
+    known = {"skipped": own.skipped, "cached": own.num_cached, "notes": own.notes}
+    rows, ordered, records = _Rows(len(pick), reading.memory_limit), np.array(pick), []
+    for (features, indices, transparent), record in ranks.gathered(arrays, known):
+        rows.put(np.searchsorted(ordered, indices), features, transparent)
+        records.append(record)
     if not ranks.first:
         return None
-    rows, ordered = _Rows(len(pick), reading.memory_limit), np.array(pick)
-    for (features, indices, transparent), _ in parts:
-        rows.put(np.searchsorted(ordered, indices), features, transparent)
-    records = [record for _, record in parts]
     return rows.features(
         pick,
         sorted((int(index), text) for record in records for index, text in record["skipped"]),

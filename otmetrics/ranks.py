@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -87,25 +87,27 @@ class Ranks:
         if self.world > 1 and not self.first:
             self._store.set(f"error/{self.rank}", message)
 
-    def gathered(self, arrays: list[np.ndarray], record: Any) -> list[tuple[list[np.ndarray], Any]]:
+    def gathered(
+        self, arrays: list[np.ndarray], record: Any
+    ) -> Iterator[tuple[list[np.ndarray], Any]]:
         """Bring what each process has to the first one.
 
         Args:
             arrays: Arrays of this process, as many on each.
             record: More of it (JSON-able).
 
-        Returns:
-            On the first process what each has, by rank; on the others nothing.
+        Yields:
+            On the first process what each has, by rank, one at a time; on the others nothing.
 
         Raises:
             RankError: A process failed or is missed.
         """
         self._round += 1
-        if self.world == 1:
-            return [(arrays, record)]
         if self.first:
-            others = [self._received(rank) for rank in range(1, self.world)]
-            return [(arrays, record), *others]
+            yield arrays, record
+            for rank in range(1, self.world):
+                yield self._received(rank)
+            return
         shapes = [(array.dtype.str, array.shape) for array in arrays]
         note = json.dumps({"arrays": shapes, "record": record})
         self._asked(lambda: self._store.set(f"done/{self._round}/{self.rank}", note))
@@ -115,7 +117,6 @@ class Ranks:
             for block in _blocks(array):
                 self._asked(partial(dist.send, block, 0))
                 self.alive()
-        return []
 
     def _received(self, rank: int) -> tuple[list[np.ndarray], Any]:
         """What another process has, once it is done."""

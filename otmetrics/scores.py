@@ -2,17 +2,22 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
 from otmetrics.errors import ConvergenceWarning
-from otmetrics.functional import frechet_distance, kernel_distance, manifold_scores
-from otmetrics.functional.checks import check_at_least, check_seed
+from otmetrics.functional import kernel_distance, manifold_scores
+from otmetrics.functional.checks import check_at_least, check_positive, check_seed
+from otmetrics.functional.cost import BLOCK_ELEMENTS
+from otmetrics.functional.frechet import frechet_in_float64
 from otmetrics.functional.result import TransportResult
+from otmetrics.functional.slices import CHUNK_ELEMENTS
 from otmetrics.solvers import Exact, Sinkhorn, Sliced
+
+_Solver = TypeVar("_Solver", Exact, Sinkhorn)
 
 METRICS = (
     "sliced_wasserstein",
@@ -40,6 +45,11 @@ class Scoring:
         num_neighbors: k of precision, recall, density and coverage.
         exact_max: Most samples a side for the exact distance; more are subsampled.
         sinkhorn_max: The same for the Sinkhorn divergence.
+        pairs_max: The same for the scores of all pairs of samples: kernel distance, precision,
+            recall, density and coverage.
+        memory_limit: Bytes that a score may take beside the features; None for half of the memory
+            of the device. Parts of large features go to files that are mapped; a solver's own limit
+            goes before this one.
         floor: Whether to compute noise floors.
         seed: Seed of all subsampling.
         device: Where the maths runs: "cpu", "cuda" or "cuda:i".
@@ -55,6 +65,8 @@ class Scoring:
     num_neighbors: int = 5
     exact_max: int = 10_000
     sinkhorn_max: int = 10_000
+    pairs_max: int = 50_000
+    memory_limit: float | None = None
     floor: bool = True
     seed: int = 0
     device: str = "cpu"
@@ -73,6 +85,9 @@ class Scoring:
         check_at_least("num_neighbors", self.num_neighbors, 1)
         check_at_least("exact_max", self.exact_max, 2)
         check_at_least("sinkhorn_max", self.sinkhorn_max, 2)
+        check_at_least("pairs_max", self.pairs_max, 2)
+        if self.memory_limit is not None:
+            check_positive("memory_limit", self.memory_limit)
         check_seed(self.seed)
 
 
@@ -88,17 +103,53 @@ class Measured(NamedTuple):
 class Family(NamedTuple):
     """Scores that are computed together.
 
-    `limit` names the option that bounds the samples a side, `least` the fewest that it takes.
+    `limit` names the option that bounds the samples a side, `least` the fewest that it takes;
+    `working_bytes` of n samples a side in D dimensions is what it takes beside the features.
     """
 
     names: tuple[str, ...]
     measure: Callable[[Tensor, Tensor, Scoring], list[Measured]]
+    working_bytes: Callable[[int, int], float]
     limit: str | None = None
     least: Callable[[Scoring], int] = lambda scoring: 2
 
     def most(self, scoring: Scoring) -> float:
         """Most samples a side."""
         return float("inf") if self.limit is None else getattr(scoring, self.limit)
+
+    def measured(self, real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
+        """The scores of two clouds, of which few enough samples go through in float64."""
+        if self.limit is not None:
+            real, fake = real.double(), fake.double()
+        return self.measure(real, fake, scoring)
+
+
+def _sliced_bytes(size: int, dimension: int) -> float:
+    """Projections along the directions of a chunk, or along one, sorted and merged."""
+    return 64.0 * max(CHUNK_ELEMENTS, 2 * size)
+
+
+def _frechet_bytes(size: int, dimension: int) -> float:
+    """A block of rows, its factors, and the product of those of both sides."""
+    return 192.0 * dimension**2
+
+
+def _costs_bytes(size: int, dimension: int) -> float:
+    """Clouds in float64 and blocks of costs, where none are kept."""
+    return 48.0 * size * dimension + 96 * BLOCK_ELEMENTS
+
+
+def _pairs_bytes(size: int, dimension: int) -> float:
+    """Clouds in float64, moved, and what is asked of a block of pairs."""
+    return 48.0 * size * dimension + 64 * BLOCK_ELEMENTS
+
+
+def _limited(solver: _Solver, real: Tensor, scoring: Scoring) -> _Solver:
+    """A solver that keeps to the memory of the scores, unless it has a limit of its own."""
+    if scoring.memory_limit is None or solver.memory_limit is not None:
+        return solver
+    rest = scoring.memory_limit - _costs_bytes(*real.shape)
+    return replace(solver, memory_limit=max(1.0, rest))
 
 
 def _solved(solver: Sliced | Exact | Sinkhorn, real: Tensor, fake: Tensor) -> TransportResult:
@@ -131,19 +182,19 @@ def _debiased(result: TransportResult) -> Measured:
 
 def _exact(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
     """W_p."""
-    result = _solved(scoring.exact, real, fake)
+    result = _solved(_limited(scoring.exact, real, scoring), real, fake)
     return _transported(result, result.value)
 
 
 def _sinkhorn(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
     """The Sinkhorn divergence, unrooted as the field writes it."""
-    result = _solved(scoring.sinkhorn, real, fake)
+    result = _solved(_limited(scoring.sinkhorn, real, scoring), real, fake)
     return _transported(result, result.cost)
 
 
 def _frechet(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
     """Fréchet distance."""
-    return [Measured(float(frechet_distance(real, fake)))]
+    return [Measured(float(frechet_in_float64(real, fake)))]
 
 
 def _kernel(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
@@ -158,14 +209,16 @@ def _manifold(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
 
 
 FAMILIES = (
-    Family(("sliced_wasserstein",), _sliced),
-    Family(("wasserstein",), _exact, "exact_max"),
-    Family(("sinkhorn_divergence",), _sinkhorn, "sinkhorn_max"),
-    Family(("frechet_distance",), _frechet),
-    Family(("kernel_distance",), _kernel),
+    Family(("sliced_wasserstein",), _sliced, _sliced_bytes),
+    Family(("wasserstein",), _exact, _costs_bytes, "exact_max"),
+    Family(("sinkhorn_divergence",), _sinkhorn, _costs_bytes, "sinkhorn_max"),
+    Family(("frechet_distance",), _frechet, _frechet_bytes),
+    Family(("kernel_distance",), _kernel, _pairs_bytes, "pairs_max"),
     Family(
         ("precision", "recall", "density", "coverage"),
         _manifold,
+        _pairs_bytes,
+        "pairs_max",
         least=lambda scoring: scoring.num_neighbors + 1,
     ),
 )

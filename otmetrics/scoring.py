@@ -4,6 +4,7 @@ import os
 import platform
 import time
 from dataclasses import asdict, replace
+from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from otmetrics.errors import DataError, OptionError
 from otmetrics.extraction import Extraction, Progress, extracted
 from otmetrics.feature_set import FeatureSet, check_comparable
 from otmetrics.functional.checks import check_tensor, checked_clouds
+from otmetrics.functional.cost import memory_budget
 from otmetrics.ranks import ALONE, Ranks
 from otmetrics.score_report import Floor, Score, ScoreReport
 from otmetrics.scores import METRICS, Family, Measured, Scoring, families_of, least_samples
+from otmetrics.storage import rows_of
 
 _LOSSY = {"jpg", "webp"}
 _DECISIVE = ("otmetrics", "torch", "numpy", "scipy", "POT", "timm", "pillow")
@@ -121,13 +124,16 @@ def score_features(
     protocol: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> ScoreReport:
-    """Score features that are in memory; all maths in float64.
+    """Score features that are in memory or mapped from files.
+
+    Sums, costs and moments are in float64; directions of the sliced distance are in the dtype of
+    the features.
 
     Beside each score stands its floor: the same score between two disjoint random parts of the real
     samples, of h = min(N // 2, M) each (or between real and `floor_with`, of the smallest size of
     the three), and the score itself on h samples a side, since transport distances depend on the
-    sample size. Time and memory are those of the functions called, three times where floors are
-    asked for.
+    sample size. Time is that of the functions called, three times where floors are asked for.
+    Memory beside the features is bounded by `scoring.memory_limit`.
 
     Args:
         real: Feature set, or (N, D) tensor or array.
@@ -143,12 +149,14 @@ def score_features(
     Raises:
         DataError: If a side has too few samples or values that cannot be scored, or the sets do
             not compare.
+        OptionError: If a score does not fit `scoring.memory_limit`.
     """
     given = {"real": real, "fake": fake, "floor_with": floor_with}
     sets = {name: _as_set(name, item) for name, item in given.items() if item is not None}
     check_comparable(list(sets.values()), "none")
-    clouds = {name: item.features.to(scoring.device, torch.float64) for name, item in sets.items()}
+    clouds = {name: _upcast(item.features).to(scoring.device) for name, item in sets.items()}
     _check_clouds(clouds, sets, scoring)
+    _check_memory(clouds, scoring)
     draws = _Draws(clouds, scoring)
     families = families_of(scoring)
     scores: dict[str, Score] = {}
@@ -166,12 +174,23 @@ def score_features(
     return ScoreReport(scores, record, _notes(sets, scores, scoring), seconds)
 
 
+def _upcast(features: Tensor) -> Tensor:
+    """Half precision in float32, all else as it is."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
+
+
 class _Draws:
-    """Seeded subsamples, the same for every score: the first h of one random order per cloud."""
+    """Seeded subsamples, the same for every score: the first h of one random order per cloud.
+
+    Each comes in the order of its cloud, so that a file is read from its begin to its end.
+    """
 
     def __init__(self, clouds: dict[str, Tensor], scoring: Scoring) -> None:
         generator = torch.Generator().manual_seed(scoring.seed)
         self.clouds = clouds
+        # A score looks at two of them, and keeps half of its memory for itself.
+        limit = memory_budget(torch.device(scoring.device), scoring.memory_limit)
+        self._limit = limit / 4
         self.orders = {
             name: torch.randperm(len(cloud), generator=generator).to(cloud.device)
             for name, cloud in clouds.items()
@@ -180,7 +199,9 @@ class _Draws:
     def at_most(self, name: str, size: float) -> Tensor:
         """A cloud whole, or that many of its samples."""
         cloud = self.clouds[name]
-        return cloud if size >= len(cloud) else cloud[self.orders[name][: int(size)]]
+        if size >= len(cloud):
+            return cloud
+        return self._rows(cloud, self.orders[name][: int(size)])
 
     def floor_size(self, most: float) -> int:
         """Samples a side of the floor."""
@@ -193,23 +214,26 @@ class _Draws:
         """Real samples that `at_most("real", size)` does not hold."""
         if "floor_with" in self.clouds:
             return self.at_most("floor_with", size)
-        return self.clouds["real"][self.orders["real"][-size:]]
+        return self._rows(self.clouds["real"], self.orders["real"][-size:])
+
+    def _rows(self, cloud: Tensor, rows: Tensor) -> Tensor:
+        """Some rows in the order of the cloud."""
+        return rows_of(cloud, rows.sort().values, self._limit)
 
 
 def _scored(family: Family, draws: _Draws, scoring: Scoring) -> dict[str, Score]:
     """All scores of a family, with their floors."""
     most, least = family.most(scoring), family.least(scoring)
-    real, fake = draws.at_most("real", most), draws.at_most("fake", most)
-    values = family.measure(real, fake, scoring)
+    sizes = tuple(min(len(draws.clouds[name]), most) for name in ("real", "fake"))
+    values = family.measured(draws.at_most("real", most), draws.at_most("fake", most), scoring)
     size = draws.floor_size(most)
     floors: list[Measured | None] = [None] * len(values)
     at_size: list[Measured] = values
     if scoring.floor and size >= least:
         part = draws.at_most("real", size)
-        floors = list(family.measure(part, draws.other_real(size), scoring))
-        if (len(real), len(fake)) != (size, size):
-            at_size = family.measure(part, draws.at_most("fake", size), scoring)
-    sizes = (len(real), len(fake))
+        floors = list(family.measured(part, draws.other_real(size), scoring))
+        if sizes != (size, size):
+            at_size = family.measured(part, draws.at_most("fake", size), scoring)
     items = zip(family.names, values, floors, at_size, strict=True)
     return {name: _assembled(sizes, size, one, floor, at) for name, one, floor, at in items}
 
@@ -230,6 +254,23 @@ def _check_clouds(clouds: dict[str, Tensor], sets: dict[str, FeatureSet], scorin
             checked_clouds(cloud, cloud, order=order)
         except ValueError as error:
             raise DataError(str(error).replace("`real`", f"`{path}`", 1)) from error
+
+
+def _check_memory(clouds: dict[str, Tensor], scoring: Scoring) -> None:
+    """Raise where a score cannot keep to the memory that it may take."""
+    limit, dimension = scoring.memory_limit, clouds["real"].shape[1]
+    if limit is None:
+        return
+    for family in families_of(scoring):
+        size = int(min(family.most(scoring), max(map(len, clouds.values()))))
+        least = family.working_bytes(size, dimension)
+        if least > limit:
+            lower = f", or lower `{family.limit}`" if family.limit else ""
+            raise OptionError(
+                f"{family.names[0]} of {size} samples a side with {dimension} features takes "
+                f"{least / 1e9:.2f} GB beside the features, and `memory_limit` leaves it "
+                f"{limit / 1e9:.2f} GB: raise it{lower}."
+            )
 
 
 def _assembled(
@@ -283,11 +324,13 @@ def _as_set(name: str, item: FeatureSet | Tensor | np.ndarray) -> FeatureSet:
 def _protocol(sets: dict[str, FeatureSet], scoring: Scoring) -> dict[str, Any]:
     """Everything that the numbers depend on."""
     options = asdict(scoring)
+    del options["memory_limit"]  # no number depends on it
+    projections = reduce(torch.promote_types, (item.features.dtype for item in sets.values()))
     return {
         "inputs": {name: item.source for name, item in sets.items()},
         "features": sets["real"].extractor | {"dimension": sets["real"].features.shape[1]},
         "scoring": options | {"metrics": [name for name in METRICS if name in scoring.metrics]},
-        "dtype": "float64",
+        "dtype": {"scores": "float64", "projections": str(projections)[6:]},
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in _DECISIVE},
     }

@@ -13,6 +13,7 @@ LAYERS = [
     {"solvers"},
     {"features", "images"},
     {"feature_set", "feature_cache"},
+    {"storage"},
     {"image_features"},
     {"extraction"},
     {"scores", "score_report", "metrics", "losses", "inference", "explain"},

@@ -12,7 +12,8 @@ from otmetrics.precision import ieee_float32
 # Below this share of |x|^2 + |y|^2 the matrix-product form has lost half of its digits,
 # so the entry is recomputed from the difference of its two points.
 _CANCELLATION = 1e-6
-_BLOCK_ELEMENTS = 2**24
+BLOCK_ELEMENTS = 2**22
+"""Entries of a block of pairs of samples."""
 _MODEST = 4e9  # bytes for costs where the memory of the machine is unknown
 
 
@@ -119,7 +120,7 @@ def cost_matrix(real: Tensor, fake: Tensor, *, order: float = 2.0) -> Tensor:
 
 
 def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
-    """Cut an (N, M) computation into slices of rows that hold about 2^24 entries each.
+    """Cut an (N, M) computation into slices of rows that hold about `BLOCK_ELEMENTS` entries each.
 
     Args:
         num_rows: N.
@@ -128,7 +129,7 @@ def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
     Yields:
         Slices that cover `range(num_rows)` in order.
     """
-    size = max(1, _BLOCK_ELEMENTS // max(1, num_columns))
+    size = max(1, BLOCK_ELEMENTS // max(1, num_columns))
     for start in range(0, num_rows, size):
         yield slice(start, min(start + size, num_rows))
 

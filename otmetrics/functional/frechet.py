@@ -9,6 +9,8 @@ from torch.autograd.function import once_differentiable
 
 from otmetrics.functional.checks import check_tensor, checked_clouds
 
+_BLOCK_ROWS = 4096, 8  # rows of a block that is factored: at least, and in dimensions
+
 
 def frechet_distance(real: Tensor, fake: Tensor) -> Tensor:
     """Fréchet distance |m - n|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2) of two clouds.
@@ -18,6 +20,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> Tensor:
     of the root is the nuclear norm of Xc Yc^T / sqrt((N - 1)(M - 1)), Xc and Yc centred (or their
     QR factors R where N > D): no matrix square root and no product of covariances, so nothing is
     lost for N < D. Time O((N + M) D^2 + D^3), or O(N M D) where N, M < D and where a graph is kept.
+    Many samples are factored in blocks of rows: memory O(D^2) beside the clouds.
 
     Args:
         real: Features (N, D) or (B, N, D), N >= 2.
@@ -40,22 +43,48 @@ def frechet_distance(real: Tensor, fake: Tensor) -> Tensor:
         >>> round(frechet_distance(x, x + 2.0).item(), 9)
         20.0
     """
+    value = frechet_in_float64(real, fake)
+    dtype = torch.promote_types(real.dtype, fake.dtype)
+    return value.to(torch.promote_types(dtype, torch.float32))
+
+
+def frechet_in_float64(real: Tensor, fake: Tensor) -> Tensor:
+    """Fréchet distance as `frechet_distance` gives it, before it is rounded to the clouds' dtype.
+
+    Args:
+        real: Features (N, D) or (B, N, D), N >= 2.
+        fake: Features (M, D) or (B, M, D), M >= 2.
+
+    Returns:
+        Scalar or (B,).
+    """
     real, fake = checked_clouds(real, fake, min_samples=2)
-    x, y = real.double(), fake.double()
-    mean_x, mean_y = x.mean(-2, keepdim=True), y.mean(-2, keepdim=True)
-    factor_x, factor_y = _covariance_factor(x - mean_x), _covariance_factor(y - mean_y)
+    mean_x, factor_x = _gaussian(real)
+    mean_y, factor_y = _gaussian(fake)
     fidelity = _nuclear_norm(factor_x @ factor_y.mT)
     spread = factor_x.square().sum((-2, -1)) + factor_y.square().sum((-2, -1))
     shift = (mean_x - mean_y).square().sum((-2, -1))
-    return (shift + spread - 2 * fidelity).clamp_min(0).to(real.dtype)
+    return (shift + spread - 2 * fidelity).clamp_min(0)
 
 
-def _covariance_factor(centred: Tensor) -> Tensor:
-    """A matrix F with F^T F the covariance (ddof 1), of at most D rows unless a graph is needed."""
-    scaled = centred / (centred.shape[-2] - 1) ** 0.5
-    if centred.requires_grad or centred.shape[-2] <= centred.shape[-1]:
-        return scaled  # the derivative of QR needs full rank, which features do not promise
-    return torch.linalg.qr(scaled, mode="r").R
+def _gaussian(cloud: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (..., 1, D) and F with F^T F the covariance; without graph F has at most D rows."""
+    num, dimension = cloud.shape[-2:]
+    # The derivative of QR needs full rank, which features do not promise.
+    factored = num > dimension and not cloud.requires_grad
+    size = max(_BLOCK_ROWS[0], _BLOCK_ROWS[1] * dimension) if factored else num
+    blocks = cloud.split(size, -2)
+    mean, factor = cloud.new_zeros((), dtype=torch.float64), None
+    for block in blocks:
+        mean = mean + block.double().sum(-2, keepdim=True) / num
+    for block in blocks:
+        rows = (block.double() - mean) / (num - 1) ** 0.5
+        if factored:
+            rows = rows if factor is None else torch.cat([factor, rows], -2)
+            rows = torch.linalg.qr(rows, mode="r").R
+        factor = rows
+    assert factor is not None
+    return mean, factor
 
 
 def _nuclear_norm(matrix: Tensor) -> Tensor:

@@ -90,15 +90,17 @@ def _mmd(x: Tensor, y: Tensor, kernel: str, bandwidth: float | None) -> Tensor:
         x, y = centred(x, y)
         width = bandwidth or (_mean_squared_distance(x, y) / 2) ** 0.5 or 1.0
 
-        def values(a: Tensor, b: Tensor) -> Tensor:
+        def values(a: Tensor, b: Tensor, room: Tensor | None) -> Tensor:
             return (squared_distances(a, b) / (-2 * width**2)).exp()
 
         own_x, own_y = x.new_tensor(n), x.new_tensor(m)
     else:
 
-        def values(a: Tensor, b: Tensor) -> Tensor:
+        def values(a: Tensor, b: Tensor, room: Tensor | None) -> Tensor:
             with ieee_float32(a.device):
-                return (a @ b.T / dimension + 1) ** 3
+                base = torch.mm(a, b.T, out=room)
+            base = base.div_(dimension).add_(1)
+            return base**3 if room is None else base.pow_(3)
 
         own_x, own_y = (((c.square().sum(1) / dimension + 1) ** 3).sum() for c in (x, y))
     within_x = (_total(values, x, x) - own_x) / (n * (n - 1))
@@ -106,10 +108,18 @@ def _mmd(x: Tensor, y: Tensor, kernel: str, bandwidth: float | None) -> Tensor:
     return within_x + within_y - 2 * _total(values, x, y) / (n * m)
 
 
-def _total(values: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
-    """Sum of the kernel over all pairs, block by block."""
-    blocks = [values(x[rows], y).sum() for rows in row_blocks(len(x), len(y))]
-    return torch.stack(blocks).sum()
+def _total(
+    values: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tensor, y: Tensor
+) -> Tensor:
+    """Sum of the kernel over all pairs, block by block; without graph in the same memory."""
+    total, room = x.new_zeros(()), None
+    graphed = x.requires_grad or y.requires_grad
+    for rows in row_blocks(len(x), len(y)):
+        if room is None and not graphed:
+            room = x.new_empty(rows.stop, len(y))
+        part = None if room is None else room[: rows.stop - rows.start]
+        total = total + values(x[rows], y, part).sum()
+    return total
 
 
 def _mean_squared_distance(x: Tensor, y: Tensor) -> float:

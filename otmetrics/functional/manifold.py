@@ -173,23 +173,27 @@ def _rounding(dimension: int) -> float:
     return (dimension + 16) * torch.finfo(torch.float64).eps
 
 
-def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Squared distances in blocks of rows of x."""
-    norms = y.square().sum(1)
+def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Squared distances in blocks of rows of x, in the same memory, and as much to work in."""
+    norms, lengths = y.square().sum(1), x.square().sum(1, keepdim=True)
+    rooms: tuple[Tensor, ...] = ()
     for rows in row_blocks(len(x), len(y)):
+        rooms = rooms or tuple(x.new_empty(rows.stop, len(y)) for _ in range(2))
+        squared, room = (room[: rows.stop - rows.start] for room in rooms)
+        torch.add(lengths[rows], norms, out=squared)
         with ieee_float32(x.device):
-            products = x[rows] @ y.T
-        yield rows, (x[rows].square().sum(1, keepdim=True) + norms - 2 * products).clamp_min_(0)
+            squared.addmm_(x[rows], y.T, alpha=-2)
+        yield rows, squared.clamp_min_(0), room
 
 
 def _radii(cloud: Tensor, num_neighbors: int) -> Tensor:
     """Squared distance to the k-th nearest other point, widened by the error of its rounding."""
-    radii = []
-    for rows, squared in _blocks(cloud, cloud):
+    radius = cloud.new_empty(len(cloud))
+    for rows, squared, _ in _blocks(cloud, cloud):
         own = torch.arange(rows.start, rows.stop, device=cloud.device)
         squared[own - rows.start, own] = torch.inf
-        radii.append(squared.topk(num_neighbors, dim=1, largest=False).values[:, -1])
-    radius, error = torch.cat(radii), _rounding(cloud.shape[1])
+        radius[rows] = squared.topk(num_neighbors, dim=1, largest=False).values[:, -1]
+    error = _rounding(cloud.shape[1])
     return radius * (1 + 2 * error) + 4 * error * cloud.square().sum(1)
 
 
@@ -199,11 +203,12 @@ def _inside(
     """Real balls around each fake (M,), and per real: holds a fake, lies in a fake ball (N,)."""
     error = _rounding(real.shape[1])
     hits = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
-    holds, lies = [], []
+    # Lists of what blocks give would keep malloc from giving the blocks back.
+    holds, lies = (torch.zeros(len(real), dtype=torch.bool, device=real.device) for _ in range(2))
     slack_fake, slack_real = error * fake.square().sum(1), error * real.square().sum(1)
-    for rows, squared in _blocks(real, fake):
-        within = squared <= real_radii[rows, None] + slack_fake
+    for rows, squared, room in _blocks(real, fake):
+        within = squared <= torch.add(real_radii[rows, None], slack_fake, out=room)
         hits += within.sum(0)
-        holds.append(within.any(1))
-        lies.append((squared <= fake_radii + slack_real[rows, None]).any(1))
-    return hits, torch.cat(holds), torch.cat(lies)
+        holds[rows] = within.any(1)
+        lies[rows] = (squared <= torch.add(slack_real[rows, None], fake_radii, out=room)).any(1)
+    return hits, holds, lies

@@ -9,7 +9,8 @@ from torch import Tensor
 from otmetrics.functional.univariate import line_costs, mean_square, sorted_values
 from otmetrics.precision import ieee_float32
 
-_CHUNK_ELEMENTS = 2**24  # values that a chunk projects: fewer are slower, more not faster
+CHUNK_ELEMENTS = 2**24  # fewer are slower, more not faster
+"""Values that a chunk of directions projects."""
 
 Measure = Callable[[Tensor, Tensor, int], Tensor]
 """Numbers (..., C, K) in float64 from projections (..., C, N) and (..., C, M) of the C directions
@@ -93,7 +94,7 @@ def _projected(real: Tensor, fake: Tensor, chunk: Tensor) -> tuple[Tensor, Tenso
 def _parts(real: Tensor, fake: Tensor, num: int, block: int | None) -> Iterator[slice]:
     """Cut the directions into chunks that bound the memory."""
     values = real[..., 0].numel() + fake[..., 0].numel()
-    size = max(1, _CHUNK_ELEMENTS // values)
+    size = max(1, CHUNK_ELEMENTS // values)
     block = block or num
     for first in range(0, num, block):
         last = min(first + block, num)

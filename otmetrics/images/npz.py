@@ -1,7 +1,10 @@
 """One array out of a `.npy` or `.npz` file, without unpickling anything."""
 
 import json
+import math
+import struct
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +14,8 @@ from otmetrics.errors import DataError
 from otmetrics.images.decode import check_regular
 
 _ENTRIES = ("features", "images", "arr_0")
+_LARGE = 2**28  # bytes from which an entry is mapped instead of read
+_READ_BYTES = 2**24
 
 
 class LoadedArray(NamedTuple):
@@ -32,7 +37,8 @@ def loaded_array(path: Path) -> LoadedArray:
 
     Args:
         path: A `.npy` file, which is mapped (copy on write: torch warns of read-only memory), or a
-            `.npz` file, whose chosen entry is read whole.
+            `.npz` file, whose chosen entry is mapped too where it is large and not compressed, as
+            `np.savez` writes it, and else read whole. Either way its checksum is checked.
 
     Returns:
         The array, and protocol and labels where an archive has them.
@@ -70,11 +76,41 @@ def _loaded(path: Path) -> LoadedArray:
             return LoadedArray(np.load(path, mmap_mode="c", allow_pickle=False))
         file.seek(0)  # numpy would leave a corrupt archive open if it opened it itself
         archive = np.load(file, allow_pickle=False)
-        array = archive[_entry(archive.files)]
+        entry = _entry(archive.files)
+        array = _mapped(path, archive.zip, entry)
+        if array is None:
+            array = archive[entry]
         if not isinstance(array, np.ndarray):  # numpy hands out the bytes of what is no array
             raise DataError("has an entry that is no array: write it again with np.savez.")
         protocol = _protocol(archive) if "protocol" in archive.files else None
         return LoadedArray(array, protocol, _labels(archive, array))
+
+
+def _mapped(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray | None:
+    """Map an entry of an archive; None where it is small, compressed, or nothing that can be."""
+    if f"{name}.npy" not in archive.namelist():
+        return None
+    info = archive.getinfo(f"{name}.npy")
+    if info.file_size < _LARGE or info.compress_type != zipfile.ZIP_STORED:
+        return None
+    with archive.open(info) as entry:
+        readers = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        reader = readers.get(np.lib.format.read_magic(entry))
+        if reader is None:
+            return None
+        shape, fortran, dtype = reader(entry)
+        start = entry.tell()
+        if dtype.hasobject or start + math.prod(shape) * dtype.itemsize != info.file_size:
+            return None
+        while entry.read(_READ_BYTES):  # to the end, where the checksum is compared
+            pass
+    with path.open("rb") as file:
+        file.seek(info.header_offset + 26)
+        start += info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+    return np.memmap(path, dtype, "c", start, shape, "F" if fortran else "C")
 
 
 def _entry(names: list[str]) -> str:

@@ -128,6 +128,18 @@ def test_exact_max_bounds_the_exact_distance_and_says_so(otmetrics, features):
     assert "--exact-max" in finished.stderr
 
 
+def test_memory_limit_is_a_size_and_changes_no_number(otmetrics, features):
+    free = scores(otmetrics("score", *features, "--json"))
+    assert scores(otmetrics("score", *features, "--json", "--memory-limit", "8G")) == free
+    for text in ("much", "-1", "0", "4 apples"):
+        finished = otmetrics("score", *features, "--memory-limit", text)
+        assert finished.code == 2
+        assert "800M, 4G" in finished.stderr
+    finished = otmetrics("score", *features, "--memory-limit", "200M", "--metrics", "recall")
+    assert finished.code == 2
+    assert "--memory-limit leaves it 0.10 GB: raise it, or lower --pairs-max" in finished.stderr
+
+
 def test_seed_decides_everything(otmetrics, features):
     arguments = ("score", *features, "--json", "--num", "40", "--seed")
     first, again = (otmetrics(*arguments, "3").stdout for _ in range(2))

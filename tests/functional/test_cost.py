@@ -6,7 +6,7 @@ import torch
 from cases import ORDERS, cloud, relative_tolerance
 
 from otmetrics.functional import cost_matrix
-from otmetrics.functional.cost import centred, row_blocks, squared_distances
+from otmetrics.functional.cost import BLOCK_ELEMENTS, centred, row_blocks, squared_distances
 from otmetrics.precision import ieee_float32
 
 
@@ -83,12 +83,12 @@ def test_centring_changes_no_difference() -> None:
     torch.testing.assert_close(a[:, :, None] - b[:, None], x[:, :, None] - y[:, None])
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (10, 2**23), (10, 2**25), (1000, 3)])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (10, 2**21), (10, 2**23), (1000, 3)])
 def test_row_blocks_cover_every_row_once(rows: int, columns: int) -> None:
     blocks = list(row_blocks(rows, columns))
     assert [i for block in blocks for i in range(rows)[block]] == list(range(rows))
     assert all(
-        block.stop - block.start == 1 or (block.stop - block.start) * columns <= 2**24
+        block.stop - block.start == 1 or (block.stop - block.start) * columns <= BLOCK_ELEMENTS
         for block in blocks
     )
 

@@ -12,8 +12,8 @@ from otmetrics.functional import (
     frechet_distance_from_moments,
 )
 
-# N > D, N = D, N < D, mixed, and the smallest that has a variance.
-SHAPES = [(40, 30, 6), (8, 8, 8), (5, 7, 20), (4, 50, 10), (2, 2, 3), (9, 2, 1)]
+# Many blocks of rows, N > D, N = D, N < D, mixed, and the smallest that has a variance.
+SHAPES = [(9000, 4097, 6), (40, 30, 6), (8, 8, 8), (5, 7, 20), (4, 50, 10), (2, 2, 3), (9, 2, 1)]
 
 
 def moments(x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

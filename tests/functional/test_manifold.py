@@ -140,7 +140,7 @@ def test_order_of_samples_does_not_matter(k: int) -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = cloud(40, 3, seed=1), cloud(30, 3, seed=2) + 0.5
     whole = scores(x, y, 3)
-    monkeypatch.setattr("otmetrics.functional.cost._BLOCK_ELEMENTS", 70)
+    monkeypatch.setattr("otmetrics.functional.cost.BLOCK_ELEMENTS", 70)
     assert scores(x, y, 3) == pytest.approx(whole, rel=1e-14)
 
 

@@ -174,10 +174,10 @@ def test_batch_equals_loop(weighted: bool, order: float) -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = cloud(9, 5, seed=1), cloud(6, 5, seed=2)
     whole = sliced_result(x, y)
-    monkeypatch.setattr("otmetrics.functional.slices._CHUNK_ELEMENTS", 100)
+    monkeypatch.setattr("otmetrics.functional.slices.CHUNK_ELEMENTS", 100)
     parts = sliced_result(x, y)
     torch.testing.assert_close(parts.cost, whole.cost, rtol=1e-13, atol=0)
-    monkeypatch.setattr("otmetrics.functional.slices._CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("otmetrics.functional.slices.CHUNK_ELEMENTS", 1)
     assert sliced_result(x, y, num_projections=3).cost > 0
 
 

@@ -20,7 +20,7 @@ def naive(x: torch.Tensor, y: torch.Tensor, directions: torch.Tensor, order: flo
 def test_the_gradient_is_that_of_the_naive_code(
     chunk: int, order: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slices, "_CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(slices, "CHUNK_ELEMENTS", chunk)
     x, y = cloud(9, 4, seed=1).requires_grad_(), cloud(9, 4, seed=2).requires_grad_()
     directions = random_directions(4, 20, generator=torch.Generator().manual_seed(0))
     found = sliced_result(x, y, order=order, directions=directions).cost

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from otmetrics.errors import DataError
-from otmetrics.images import FeatureArray, ImageArray, ImageFolder, decoded_image, opened
+from otmetrics.images import FeatureArray, ImageArray, ImageFolder, decoded_image, npz, opened
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
@@ -234,6 +234,24 @@ def test_choice_of_the_entry(tmp_path):
                     {"whatever": one}, {"whatever": one, "protocol": "{}"}]:  # fmt: skip
         assert np.array_equal(opened(saved(tmp_path / "f.npz", **entries)).features, one)
     assert isinstance(opened(saved(tmp_path / "f.npz", images=IMAGES, arr_0=one)), ImageArray)
+
+
+def test_large_entries_are_mapped(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz, "_LARGE", 1)
+    arrays = {"c": RNG.normal(size=(50, 4)), "f": np.asfortranarray(RNG.normal(size=(5, 4)))}
+    for name, array in arrays.items():
+        path = saved(tmp_path / f"{name}.npz", labels=np.arange(len(array)), features=array)
+        source = opened(path)
+        assert isinstance(source.features, np.memmap)
+        assert np.array_equal(source.features, array)
+        assert source.labels == tuple(map(str, range(len(array))))
+    np.savez_compressed(tmp_path / "packed.npz", features=arrays["c"])
+    assert np.array_equal(opened(tmp_path / "packed.npz").features, arrays["c"])
+    content = bytearray(path.read_bytes())
+    content[content.index(arrays["f"].tobytes(order="F")) + 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"f\.npz` is truncated or corrupt"):
+        opened(path)
 
 
 def test_archives_without_a_clear_entry(tmp_path):

@@ -1,0 +1,72 @@
+"""Arrays that may be larger than the memory: beyond a limit they are files, mapped."""
+
+import math
+import os
+import tempfile
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from otmetrics.errors import DataError
+from otmetrics.feature_cache import cache_folder
+
+_BLOCK_BYTES = 2**24
+
+
+def new_array(shape: tuple[int, ...], dtype: Any, limit: float) -> np.ndarray:
+    """Make room for an array.
+
+    Args:
+        shape: Its shape.
+        dtype: Its dtype.
+        limit: Bytes from which it is a file without a name in the cache's folder, which ends with
+            the process and whose pages leave the memory when others need it.
+
+    Returns:
+        The array, whose values are not set.
+
+    Raises:
+        DataError: The folder cannot be written to, or its disk is full.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= limit:
+        return np.empty(shape, dtype)
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is told now, not by a signal later
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype, "w+", shape=shape)
+    except OSError as error:
+        raise DataError(
+            f"`{folder}` has no room for {size / 1e9:.1f} GB of features ({error.strerror}): set "
+            "OTMETRICS_CACHE to a folder that has, or raise `memory_limit`."
+        ) from error
+
+
+def rows_of(cloud: Tensor, rows: Tensor, limit: float) -> Tensor:
+    """Copy some rows of features.
+
+    Args:
+        cloud: Features (N, D), perhaps mapped.
+        rows: Ascending indices of n rows, on the same device.
+        limit: Bytes from which the copy is a file, as for `new_array`; on the CPU.
+
+    Returns:
+        Features (n, D).
+
+    Raises:
+        DataError: There is no room for the file.
+    """
+    row_bytes = cloud.shape[1] * cloud.element_size()
+    if cloud.device.type != "cpu" or len(rows) * row_bytes <= limit:
+        return cloud[rows]
+    values = cloud.numpy()
+    copy = new_array((len(rows), cloud.shape[1]), values.dtype, limit)
+    step = max(1, _BLOCK_BYTES // row_bytes)
+    for start in range(0, len(rows), step):
+        copy[start : start + step] = values[rows[start : start + step].numpy()]
+    return torch.from_numpy(copy)
