@@ -184,7 +184,7 @@ def _own_features(
 ) -> ImageFeatures:
     """Features of the images that fall to this process."""
     rows = _Rows(len(pick), reading.memory_limit)
-    shelf = _Shelved(source, path, pick, extractor, reading)
+    shelf = _Shelved(source, path, pick, extractor, reading, ranks)
     for places, features, transparent in shelf.stored():
         rows.put(places, features, transparent)
     num_cached = int(rows.filled.sum())
@@ -236,6 +236,7 @@ class _Shelved:
         pick: list[int],
         extractor: FrozenExtractor,
         reading: Reading,
+        ranks: Ranks,
     ) -> None:
         self.notes: list[str] = []
         self._shelf: Shelf | None = None
@@ -246,7 +247,10 @@ class _Shelved:
         if reading.cache and is_kept(extractor):
             where = "any, by content" if reading.cache_verify else str(Path(path).absolute())
             self._shelf = Shelf(where, cache_protocol(extractor))
-            self._keys = [self._identity(place) for place in range(len(pick))]
+            for place in range(len(pick)):
+                self._keys.append(self._identity(place))
+                if place % 1024 == 0:  # hashing takes its time
+                    ranks.alive()
 
     def _identity(self, place: int) -> bytes | None:
         """What tells an image from all others now."""
@@ -315,5 +319,5 @@ def cache_protocol(extractor: FrozenExtractor) -> dict[str, Any]:
     return {
         "extractor": extractor.protocol,
         "runtime": extractor.runtime_name,
-        "pillow": version("pillow"),
+        "versions": {name: version(name) for name in ("pillow", "timm")},
     }

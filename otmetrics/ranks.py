@@ -182,10 +182,13 @@ def ranks_of_environment(timeout: float = TIMEOUT_SECONDS) -> Ranks:
     """
     pairs = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
     for rank, world in pairs:
-        if rank in os.environ and int(os.environ.get(world, "1")) > 1:
+        numbers = os.environ.get(rank, ""), os.environ.get(world, "")
+        if not all(number.isdecimal() for number in numbers):
+            continue
+        if int(numbers[1]) > 1:
             if rank == "SLURM_PROCID" and "MASTER_ADDR" not in os.environ:
                 continue  # a job of several tasks that are no parts of one run
-            return Ranks(int(os.environ[rank]), int(os.environ[world]), timeout)
+            return Ranks(int(numbers[0]), int(numbers[1]), timeout)
     return ALONE
 
 

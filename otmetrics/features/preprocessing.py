@@ -10,6 +10,7 @@ from torch import Tensor
 from otmetrics.features.resampling import resampled
 
 RESIZE_MODES = ("bicubic", "bilinear", "tf1")
+_LONGEST = 2**15  # pixels of a side between resize and crop
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,12 @@ class Preprocessing:
         shorter, target = min(height, width), int(size / self.crop)
         # The longer side keeps the aspect ratio, rounded down as in torchvision.
         shape = (target * height // shorter, target * width // shorter)
+        if max(shape) > _LONGEST:
+            raise ValueError(
+                f"images of {width} x {height} pixels are too long and narrow: their shorter side "
+                f"becomes {target} pixels before the centre is cut out, and the longer one "
+                f"{max(shape)}."
+            )
         top, left = (round((side - size) / 2) for side in shape)
         resized = _resize(images, shape, self.resize)
         return resized[..., top : top + size, left : left + size]

@@ -1,6 +1,7 @@
 """Images from a Python function that yields batches: `package.module:function`."""
 
 import importlib
+import inspect
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -91,6 +92,13 @@ def _batches(text: str) -> Iterable[Any]:
         ) from error
     finally:
         sys.path[:] = before
+    if callable(value):
+        try:
+            inspect.signature(value).bind()
+        except TypeError as error:
+            raise DataError(f"`{text}` must take no arguments ({error}): wrap it.") from error
+        except ValueError:  # compiled code does not say what it takes
+            pass
     found = value() if callable(value) else value
     if not isinstance(found, Iterable):
         raise DataError(f"`{text}` must yield batches of images, got {type(found).__name__}.")
@@ -101,7 +109,8 @@ def _checked(text: str, batch: Any) -> np.ndarray:
     """A batch as uint8 (N, H, W, C)."""
     rows = batch
     if isinstance(batch, torch.Tensor):
-        rows = batch.detach().cpu().movedim(1, -1).numpy() if batch.ndim == 4 else batch.numpy()
+        batch = batch.detach().cpu()
+        rows = batch.movedim(1, -1).numpy() if batch.ndim == 4 and batch.dtype == torch.uint8 else 0
     if not (
         isinstance(rows, np.ndarray)
         and rows.dtype == np.uint8

@@ -59,9 +59,10 @@ class OfficialImages:
         root = Path(os.environ.get(ROOT_VARIABLE, "data")).expanduser()
         try:
             self._data = getattr(torchvision.datasets, class_name)(str(root), **splits[split])
-        except (RuntimeError, OSError) as error:
+        except Exception as error:  # a damaged file raises what its reader raises
+            detail = " ".join(str(error).split())
             raise DataError(
-                f"`{text}` is not in `{root}` in torchvision's layout ({error}): name the folder "
+                f"`{text}` is not in `{root}` in torchvision's layout ({detail}): name the folder "
                 f"of its files in the environment variable {ROOT_VARIABLE}."
             ) from error
         self.names = tuple(f"{text}[{index}]" for index in range(len(self._data)))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from otmetrics.errors import DataError
 from otmetrics.images.arrays import FeatureArray, ImageArray, checked_features
 from otmetrics.images.generated import generated_images, is_function
 from otmetrics.images.listed import ListedImages
@@ -73,6 +74,8 @@ def _folder(path: Path) -> StoredImages:
     if kinds & {".tar", ".parquet"} and not any((path / name).is_dir() for name in names):
         files = {kind: [path / n for n in names if n.lower().endswith(kind)] for kind in kinds}
         if not kinds & {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}:
+            if {".tar", ".parquet"} <= kinds:
+                raise DataError(f"`{path}` holds .tar and .parquet files: give one kind of them.")
             if ".tar" in files:
                 return PackedImages(files[".tar"])
             return parquet_images(files[".parquet"])

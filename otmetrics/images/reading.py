@@ -49,13 +49,18 @@ def read(source: ImageSource, transform: Transform, index: int) -> Read:
         index: Its place in the source.
 
     Returns:
-        The image, or the error of a file that cannot be read.
+        The image, or the error of a file that cannot be read or transformed.
     """
+    name = source.names[index]
     try:
         pixels, transparent = source.read(index)
     except DataError as error:
-        return Read(index, source.names[index], error=error)
-    return Read(index, source.names[index], transform(pixels), transparent)
+        return Read(index, name, error=error)
+    try:
+        return Read(index, name, transform(pixels), transparent)
+    except (ValueError, RuntimeError, MemoryError) as error:
+        detail = " ".join(str(error).split()) or "out of memory"
+        return Read(index, name, error=DataError(f"`{name}` cannot be resized: {detail}"))
 
 
 def in_threads(
@@ -146,6 +151,9 @@ def in_processes(
 
     Yields:
         The images in order.
+
+    Raises:
+        DataError: A process is gone.
     """
     method = "spawn"
     if "forkserver" in multiprocessing.get_all_start_methods():
@@ -162,10 +170,23 @@ def in_processes(
         multiprocessing_context=method,
         generator=torch.Generator().manual_seed(0),  # not a number of the caller's generator
     )
-    for reads, shapes, flat in loader:
+    for reads, shapes, flat in _received(loader):
         pixels = iter(flat.split([shape.numel() for shape in shapes]))
         for one, shape in zip(reads, shapes, strict=True):
             yield replace(one, pixels=next(pixels).view(shape))
+
+
+def _received(loader: DataLoader) -> Generator[_Packed, None, None]:
+    """What the processes send, as long as they live."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            "a process that reads images is gone; it was killed, perhaps for the memory it took: "
+            "ask for fewer with --workers, or for 0, which reads in threads."
+        ) from error
 
 
 def _unchanged(chunk: Any) -> Any:

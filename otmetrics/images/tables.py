@@ -147,7 +147,13 @@ class _ParquetRows:
             except Exception as error:  # pyarrow's own errors, and those of the system
                 detail = " ".join(str(error).split())
                 raise DataError(f"`{file}` is no readable parquet file ({detail}).") from error
-            self.column = _image_column(file, data.schema_arrow)
+            column = _image_column(file, data.schema_arrow)
+            if count and column != self.column:
+                raise DataError(
+                    f"`{file}` holds its images in `{column}`, `{files[0]}` in `{self.column}`: "
+                    "give them one name."
+                )
+            self.column = column
             begin = count
             for group in range(data.metadata.num_row_groups):
                 self._groups.append((file, group, count, count - begin))
@@ -190,9 +196,16 @@ class _ParquetRows:
         name = next((name for name in ("label", "labels") if name in schema.names), None)
         if name is None:
             return None
-        values = [
-            self._read(number, [name])[name].to_pylist() for number in range(len(self._groups))
-        ]
+        try:
+            values = [
+                self._read(number, [name])[name].to_pylist() for number in range(len(self._groups))
+            ]
+        except Exception as error:  # a later file without it, a damaged page
+            detail = " ".join(str(error).split())
+            raise DataError(
+                f"`{self._files[0].parent}`: column `{name}` cannot be read in all files ({detail})"
+                ": write it again, or leave it out."
+            ) from error
         names = _class_names(schema, name)
         return tuple(_label(value, names) for group in values for value in group)
 

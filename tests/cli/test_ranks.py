@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from otmetrics.ranks import ALONE, ranks_of_environment
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (23, 9, 8, 3), dtype=np.uint8)
 
 
@@ -234,3 +236,10 @@ def test_a_function_is_refused_by_several_processes(tmp_path):
     assert first[0] == 3
     assert "yields images anew in each process" in first[2]
     assert second[1:] == ("", "")
+
+
+@pytest.mark.parametrize("rank", ["x", "", "-1"])
+def test_a_variable_that_is_no_number_is_another_programs(monkeypatch, rank):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert ranks_of_environment() is ALONE

@@ -66,6 +66,13 @@ def test_tf1_doubles_a_row_as_tensorflow_1_does():
     torch.testing.assert_close(ours[0], torch.tensor([[0.0, 50.0, 100.0, 100.0]]).expand(4, 4))
 
 
+def test_narrow_images_are_refused_where_the_centre_is_cut_out():
+    images = torch.zeros(1, 3, 2, 2000, dtype=torch.uint8)
+    assert Preprocessing(size=64)(images).shape == (1, 3, 64, 64)
+    with pytest.raises(ValueError, match="images of 2000 x 2 pixels are too long and narrow"):
+        Preprocessing(size=64, crop=0.875)(images)
+
+
 def test_centre_crop_equals_timms_transform_up_to_its_rounding():
     from timm.data import create_transform
 

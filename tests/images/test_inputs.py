@@ -178,6 +178,26 @@ def test_tables_without_images_are_refused(tmp_path):
         opened(tmp_path / "d.parquet")
 
 
+def test_tables_that_do_not_belong_together_are_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    first = {"image": [png(PIXELS[0])], "label": [1]}
+    parquet.write_table(pyarrow.table(first), tmp_path / "a.parquet")
+    for second, message in (
+        ({"image": first["image"]}, "column `label` cannot be read in all files"),
+        (
+            {"img": first["image"], "label": [1]},
+            r"b\.parquet` holds its images in `img`, `.*`image`",
+        ),
+    ):
+        parquet.write_table(pyarrow.table(second), tmp_path / "b.parquet")
+        with pytest.raises(DataError, match=message):
+            opened(tmp_path)
+    (tmp_path / "c.tar").write_bytes(b"")
+    with pytest.raises(DataError, match=r"holds \.tar and \.parquet files"):
+        opened(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["/etc/hostname", "../x.png", "pipe"])
 def test_a_table_cannot_name_files_elsewhere(tmp_path, name):
     pyarrow = pytest.importorskip("pyarrow")
@@ -262,6 +282,12 @@ def sizes():
 def nothing():
     return []
 
+def needs(seed):
+    yield PIXELS
+
+def text():
+    yield "images"
+
 number = 3
 """
 
@@ -297,6 +323,8 @@ def test_a_grey_function(module):
     ("name", "message"),
     [
         ("my_samples:floats", r"must yield uint8 tensors .* got torch.float32 \(2, 3, 5, 4\)"),
+        ("my_samples:needs", "must take no arguments .*'seed'"),
+        ("my_samples:text", "must yield uint8 tensors"),
         ("my_samples:sizes", r"yields images \(5, 4, 3\) and \(3, 4, 3\): give them one size"),
         ("my_samples:nothing", "yields no images"),
         ("my_samples:number", "must yield batches of images, got int"),

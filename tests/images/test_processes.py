@@ -1,6 +1,7 @@
 """Images read in processes: the same ones, the same errors, and no process that stays."""
 
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -49,6 +50,41 @@ def test_the_error_of_a_process_names_the_file(folder):
     with pytest.raises(DataError, match=r"20\.png` is "):
         list(iterator)
     assert not multiprocessing.active_children()
+
+
+class Deadly(ImageFolder):
+    """Ends the process that reads its sixth image, as the system does when memory is short."""
+
+    def read(self, index):
+        if index == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(index)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by a POSIX signal")
+def test_a_process_that_is_killed_is_told(folder):
+    stream = batches(
+        Deadly(folder.path), transform=torch.clone, batch_size=4, uniform=False, num_workers=1
+    )
+    with pytest.raises(DataError, match=r"a process that reads images is gone.*--workers"):
+        list(stream)
+    assert not multiprocessing.active_children()
+
+
+def test_what_cannot_be_transformed_is_named(folder):
+    def narrow(pixels):
+        if pixels.shape[1] == 3:
+            raise ValueError("too long")
+        return pixels
+
+    with pytest.raises(DataError, match=r"30\.png` cannot be resized: too long"):
+        list(batches(folder, transform=narrow, batch_size=4, indices=[29, 30]))
+    assert [
+        len(batch)
+        for batch in batches(
+            folder, transform=narrow, batch_size=4, indices=[29, 30], skip_corrupt=True
+        )
+    ] == [1]
 
 
 def test_processes_leave_the_callers_random_numbers_alone(folder):
