@@ -14,7 +14,7 @@ from otmetrics.functional.checks import check_at_least, check_positive, check_se
 from otmetrics.functional.cost import BLOCK_ELEMENTS
 from otmetrics.functional.frechet import frechet_in_float64
 from otmetrics.functional.result import TransportResult
-from otmetrics.functional.slices import CHUNK_ELEMENTS
+from otmetrics.functional.slices import CHUNK_ELEMENTS, PRODUCT_ELEMENTS
 from otmetrics.solvers import Exact, Sinkhorn, Sliced
 
 _Solver = TypeVar("_Solver", Exact, Sinkhorn)
@@ -125,8 +125,8 @@ class Family(NamedTuple):
 
 
 def _sliced_bytes(size: int, dimension: int) -> float:
-    """Projections along the directions of a chunk, or along one, sorted and merged."""
-    return 64.0 * max(CHUNK_ELEMENTS, 2 * size)
+    """Projections by one product, and those along the directions of a chunk sorted and merged."""
+    return 64.0 * max(CHUNK_ELEMENTS, 2 * size) + 8.0 * PRODUCT_ELEMENTS
 
 
 def _frechet_bytes(size: int, dimension: int) -> float:

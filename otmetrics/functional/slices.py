@@ -11,6 +11,9 @@ from otmetrics.precision import ieee_float32
 
 CHUNK_ELEMENTS = 2**24  # fewer are slower, more not faster
 """Values that a chunk of directions projects."""
+PRODUCT_ELEMENTS = 2**26
+"""Values that one product projects for several small chunks of large clouds."""
+_PRODUCT_DIRECTIONS = 64  # with fewer a product waits for its clouds to come from memory
 
 Measure = Callable[[Tensor, Tensor, int], Tensor]
 """Numbers (..., C, K) in float64 from projections (..., C, N) and (..., C, M) of the C directions
@@ -54,13 +57,14 @@ class _Measured(torch.autograd.Function):
         kept = [part.clone() if part.is_inference() else part for part in (real, fake, directions)]
         ctx.save_for_backward(*kept)
         ctx.measure, ctx.block = measure, block
-        return torch.cat(
-            [
-                measure(*_projected(real, fake, directions[part]), part.start)
-                for part in _parts(real, fake, len(directions), block)
-            ],
-            -2,
-        )
+        numbers = []
+        for parts in _products(real, fake, len(directions), block):
+            first = parts[0].start
+            lines = _projected(real, fake, directions[first : parts[-1].stop])
+            for part in parts:
+                own = slice(part.start - first, part.stop - first)
+                numbers.append(measure(*(line[..., own, :] for line in lines), part.start))
+        return torch.cat(numbers, -2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -89,6 +93,19 @@ def _projected(real: Tensor, fake: Tensor, chunk: Tensor) -> tuple[Tensor, Tenso
     """Both clouds along some directions, (..., C, N) and (..., C, M)."""
     with ieee_float32(real.device):
         return chunk @ real.mT, chunk @ fake.mT
+
+
+def _products(real: Tensor, fake: Tensor, num: int, block: int | None) -> Iterator[list[slice]]:
+    """The chunks of `_parts`, those together that one product projects."""
+    values = real[..., 0].numel() + fake[..., 0].numel()
+    most = min(_PRODUCT_DIRECTIONS, PRODUCT_ELEMENTS // values)
+    parts: list[slice] = []
+    for part in _parts(real, fake, num, block):
+        if parts and part.stop - parts[0].start > most:
+            yield parts
+            parts = []
+        parts.append(part)
+    yield parts
 
 
 def _parts(real: Tensor, fake: Tensor, num: int, block: int | None) -> Iterator[slice]:

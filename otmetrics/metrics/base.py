@@ -155,7 +155,9 @@ class FeatureMetric(TwoSidedMetric):
 
         `sizes` are the samples a side of the latest `compute`, None before the first.
         """
-        features = {"extractor": "none"} if self.extractor is None else self.extractor.protocol
+        features: dict[str, Any] = {"extractor": "none"}
+        if self.extractor is not None:
+            features = self.extractor.protocol | {"runtime": self.extractor.runtime_name}
         return {
             "metric": type(self).__name__,
             "features": features | {"normalize": self.normalize},

@@ -300,6 +300,7 @@ def test_the_default_needs_no_argument():
     fed(metric)
     assert metric.compute() > 0
     assert metric.protocol["features"]["extractor"] == "efficientnet_lite0"
+    assert metric.protocol["features"]["runtime"].startswith("openvino")
     assert "feature='efficientnet_lite0'" in repr(metric)
 
 
