@@ -65,7 +65,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except DataError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {spoken(str(error), cli.commands.values())}", err=True)
         code = BAD_DATA
     except DivergedError as error:
         click.echo(f"error: {error}", err=True)

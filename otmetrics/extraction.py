@@ -17,7 +17,7 @@ from otmetrics.functional.cost import memory_budget
 from otmetrics.image_features import Progress, Reading, image_features
 from otmetrics.images import FeatureArray, StoredImages, opened
 from otmetrics.ranks import ALONE, Ranks
-from otmetrics.storage import rows_of
+from otmetrics.storage import new_array, rows_of
 
 _ROWS_AT_A_TIME = 4096
 
@@ -103,7 +103,7 @@ def extracted(
     ]
     check_extractors(list(zip(map(str, inputs), protocols, strict=True)), options.features)
     sets = [
-        _loaded(source, path, pick, limit)
+        (_loaded(source, path, pick, limit) if ranks.first else None)
         if isinstance(source, FeatureArray)
         else _computed(source, path, pick, extractor, options, at_least, progress, ranks)
         for (source, path), pick in zip(pairs, picks, strict=True)
@@ -205,14 +205,20 @@ def _loaded(source: FeatureArray, path: str | Path, pick: list[int], limit: floa
     """Features that were computed before; those in a large file stay there."""
     features = source.features
     if features.dtype.kind != "f" or features.dtype.itemsize < 4:
-        features = features[pick].astype(np.float64)
+        wide, chosen = new_array((len(pick), features.shape[1]), np.float64, limit), np.array(pick)
+        for start in range(0, len(pick), _ROWS_AT_A_TIME):
+            part = slice(start, start + _ROWS_AT_A_TIME)
+            wide[part] = features[chosen[part]]
+        rows = torch.from_numpy(wide)
     elif len(pick) < len(features) or not features.flags.c_contiguous or features.nbytes <= limit:
-        features = rows_of(torch.from_numpy(features), torch.tensor(pick), limit).numpy()
+        rows = rows_of(torch.from_numpy(features), torch.tensor(pick), limit)
+    else:
+        rows = torch.from_numpy(features)
     origin = (source.protocol or {}).get("source")
     record = {"path": str(path), "kind": "features", "available": len(source.features)}
     record |= {"used": len(pick)} | ({"origin": origin} if origin else {})
     labels = None if source.labels is None else [source.labels[index] for index in pick]
-    return FeatureSet(torch.from_numpy(features), _recorded(source), record, labels=labels)
+    return FeatureSet(rows, _recorded(source), record, labels=labels)
 
 
 def _computed(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ class _Rows:
     def __init__(self, count: int, memory_limit: float | None) -> None:
         self.filled = np.zeros(count, bool)
         self.transparent = np.zeros(count, bool)
-        self._limit = memory_budget(torch.device("cpu"), memory_limit)
+        self.limit = memory_budget(torch.device("cpu"), memory_limit)
         self._values = np.empty((0, 0), np.float32)
 
     def put(self, places: np.ndarray, features: np.ndarray, transparent: Any) -> None:
@@ -100,7 +101,7 @@ class _Rows:
             return
         if not self.filled.any():
             shape = len(self.filled), features.shape[1]
-            self._values = new_array(shape, features.dtype, self._limit)
+            self._values = new_array(shape, features.dtype, self.limit)
         self._values[places] = features
         self.transparent[places] = transparent
         self.filled[places] = True
@@ -111,7 +112,7 @@ class _Rows:
         """All rows that were filled, and what else is known of them."""
         places, values = np.flatnonzero(self.filled), torch.from_numpy(self._values)
         if 0 < len(places) < len(self.filled):
-            values = rows_of(values, torch.from_numpy(places), self._limit)
+            values = rows_of(values, torch.from_numpy(places), self.limit)
         return ImageFeatures(
             values,
             [pick[place] for place in places],
@@ -160,9 +161,11 @@ def _gathered(
     arrays = [own.features.numpy(), np.array(own.indices, np.int64), own.transparent]
     known = {"skipped": own.skipped, "cached": own.num_cached, "notes": own.notes}
     rows, ordered, records = _Rows(len(pick), reading.memory_limit), np.array(pick), []
-    for (features, indices, transparent), record in ranks.gathered(arrays, known):
+    room = partial(new_array, limit=rows.limit / ranks.world)
+    for (features, indices, transparent), record in ranks.gathered(arrays, known, room):
         rows.put(np.searchsorted(ordered, indices), features, transparent)
         records.append(record)
+        ranks.alive()
     if not ranks.first:
         return None
     return rows.features(

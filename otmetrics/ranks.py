@@ -14,6 +14,8 @@ import torch.distributed as dist
 
 from otmetrics.errors import DataError
 
+Room = Callable[[tuple[int, ...], Any], np.ndarray]
+
 TIMEOUT_SECONDS = 600.0
 _POLL_SECONDS = 0.05
 _BLOCK_BYTES = 2**26
@@ -88,13 +90,14 @@ class Ranks:
             self._store.set(f"error/{self.rank}", message)
 
     def gathered(
-        self, arrays: list[np.ndarray], record: Any
+        self, arrays: list[np.ndarray], record: Any, room: Room = np.empty
     ) -> Iterator[tuple[list[np.ndarray], Any]]:
         """Bring what each process has to the first one.
 
         Args:
             arrays: Arrays of this process, as many on each.
             record: More of it (JSON-able).
+            room: Makes an array of a shape and dtype for what another process sends.
 
         Yields:
             On the first process what each has, by rank, one at a time; on the others nothing.
@@ -106,7 +109,7 @@ class Ranks:
         if self.first:
             yield arrays, record
             for rank in range(1, self.world):
-                yield self._received(rank)
+                yield self._received(rank, room)
             return
         shapes = [(array.dtype.str, array.shape) for array in arrays]
         note = json.dumps({"arrays": shapes, "record": record})
@@ -118,7 +121,7 @@ class Ranks:
                 self._asked(partial(dist.send, block, 0))
                 self.alive()
 
-    def _received(self, rank: int) -> tuple[list[np.ndarray], Any]:
+    def _received(self, rank: int, room: Room) -> tuple[list[np.ndarray], Any]:
         """What another process has, once it is done."""
         key = f"done/{self._round}/{rank}"
         self._await(rank, lambda: self._store.check([key]))
@@ -126,9 +129,10 @@ class Ranks:
         self._store.set(f"go/{self._round}/{rank}", "")
         arrays = []
         for dtype, shape in note["arrays"]:
-            array = np.empty(shape, np.dtype(dtype))
+            array = room(tuple(shape), np.dtype(dtype))
             for block in _blocks(array):
                 self._asked(partial(dist.recv, block, rank), rank)
+                self.alive()
             arrays.append(array)
         return arrays, note["record"]
 

@@ -11,11 +11,13 @@ from torch import Tensor
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import kernel_distance, manifold_scores
 from otmetrics.functional.checks import check_at_least, check_positive, check_seed
-from otmetrics.functional.cost import BLOCK_ELEMENTS
+from otmetrics.functional.cost import BLOCK_ELEMENTS, memory_budget
 from otmetrics.functional.frechet import frechet_in_float64
 from otmetrics.functional.result import TransportResult
+from otmetrics.functional.sliced import far_centre
 from otmetrics.functional.slices import CHUNK_ELEMENTS, PRODUCT_ELEMENTS
 from otmetrics.solvers import Exact, Sinkhorn, Sliced
+from otmetrics.storage import transformed
 
 _Solver = TypeVar("_Solver", Exact, Sinkhorn)
 
@@ -104,18 +106,26 @@ class Family(NamedTuple):
     """Scores that are computed together.
 
     `limit` names the option that bounds the samples a side, `least` the fewest that it takes;
-    `working_bytes` of n samples a side in D dimensions is what it takes beside the features.
+    `working_bytes` of n samples a side in D dimensions is what it takes beside the features, with
+    parts drawn from them where there is a limit.
     """
 
     names: tuple[str, ...]
     measure: Callable[[Tensor, Tensor, Scoring], list[Measured]]
-    working_bytes: Callable[[int, int], float]
+    working_bytes: Callable[[int, int, Scoring], float]
     limit: str | None = None
     least: Callable[[Scoring], int] = lambda scoring: 2
 
     def most(self, scoring: Scoring) -> float:
         """Most samples a side."""
         return float("inf") if self.limit is None else getattr(scoring, self.limit)
+
+    def part_bytes(self, num: int, cloud: Tensor, scoring: Scoring) -> float:
+        """Bytes of a part of clouds of so many samples that stays in memory; more go to a file."""
+        budget = memory_budget(cloud.device, scoring.memory_limit)
+        if self.limit is not None:
+            return budget
+        return max(0.0, budget - self.working_bytes(num, cloud.shape[1], scoring)) / 4
 
     def measured(self, real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
         """The scores of two clouds, of which few enough samples go through in float64."""
@@ -124,31 +134,35 @@ class Family(NamedTuple):
         return self.measure(real, fake, scoring)
 
 
-def _sliced_bytes(size: int, dimension: int) -> float:
-    """Projections by one product, and those along the directions of a chunk sorted and merged."""
-    return 64.0 * max(CHUNK_ELEMENTS, 2 * size) + 8.0 * PRODUCT_ELEMENTS
+def _sliced_bytes(size: int, dimension: int, scoring: Scoring) -> float:
+    """Projections by one product, those of a chunk of directions sorted and merged, directions."""
+    solver = scoring.sliced
+    num = solver.num_projections if solver.tolerance is None else solver.max_projections
+    projections = 64.0 * max(CHUNK_ELEMENTS, 2 * size) + 8.0 * PRODUCT_ELEMENTS
+    return projections + 32.0 * num * dimension
 
 
-def _frechet_bytes(size: int, dimension: int) -> float:
+def _frechet_bytes(size: int, dimension: int, scoring: Scoring) -> float:
     """A block of rows, its factors, and the product of those of both sides."""
     return 192.0 * dimension**2
 
 
-def _costs_bytes(size: int, dimension: int) -> float:
+def _costs_bytes(size: int, dimension: int, scoring: Scoring) -> float:
     """Clouds in float64 and blocks of costs, where none are kept."""
     return 48.0 * size * dimension + 96 * BLOCK_ELEMENTS
 
 
-def _pairs_bytes(size: int, dimension: int) -> float:
+def _pairs_bytes(size: int, dimension: int, scoring: Scoring) -> float:
     """Clouds in float64, moved, and what is asked of a block of pairs."""
     return 48.0 * size * dimension + 64 * BLOCK_ELEMENTS
 
 
-def _limited(solver: _Solver, real: Tensor, scoring: Scoring) -> _Solver:
+def _limited(solver: _Solver, real: Tensor, fake: Tensor, scoring: Scoring) -> _Solver:
     """A solver that keeps to the memory of the scores, unless it has a limit of its own."""
     if scoring.memory_limit is None or solver.memory_limit is not None:
         return solver
-    rest = scoring.memory_limit - _costs_bytes(*real.shape)
+    size = max(len(real), len(fake))
+    rest = scoring.memory_limit - _costs_bytes(size, real.shape[1], scoring)
     return replace(solver, memory_limit=max(1.0, rest))
 
 
@@ -167,6 +181,14 @@ def _transported(result: TransportResult, value: Tensor) -> list[Measured]:
 
 def _sliced(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
     """SW_p with its Monte-Carlo error; debiased SW_2^2, whose mean over samples is right."""
+    centre = far_centre(real, fake)
+    if centre is not None:  # moved here, as the solver would in memory
+        num = max(len(real), len(fake))
+        limit = FAMILIES[0].part_bytes(num, real, scoring)
+        real, fake = (
+            transformed(cloud, lambda rows: rows - centre, cloud.dtype, limit)
+            for cloud in (real, fake)
+        )
     result = _solved(scoring.sliced, real, fake)
     if scoring.sliced.debiased:
         return [_debiased(result)]
@@ -182,13 +204,13 @@ def _debiased(result: TransportResult) -> Measured:
 
 def _exact(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
     """W_p."""
-    result = _solved(_limited(scoring.exact, real, scoring), real, fake)
+    result = _solved(_limited(scoring.exact, real, fake, scoring), real, fake)
     return _transported(result, result.value)
 
 
 def _sinkhorn(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
     """The Sinkhorn divergence, unrooted as the field writes it."""
-    result = _solved(_limited(scoring.sinkhorn, real, scoring), real, fake)
+    result = _solved(_limited(scoring.sinkhorn, real, fake, scoring), real, fake)
     return _transported(result, result.cost)
 
 

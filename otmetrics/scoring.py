@@ -21,7 +21,7 @@ from otmetrics.functional.cost import memory_budget
 from otmetrics.ranks import ALONE, Ranks
 from otmetrics.score_report import Floor, Score, ScoreReport
 from otmetrics.scores import METRICS, Family, Measured, Scoring, families_of, least_samples
-from otmetrics.storage import rows_of
+from otmetrics.storage import rows_of, transformed
 
 _LOSSY = {"jpg", "webp"}
 _DECISIVE = ("otmetrics", "torch", "numpy", "scipy", "POT", "timm", "pillow")
@@ -104,6 +104,7 @@ def shared_score(
         _check_floor_with(real, fake, floor_with, scoring)
     began = time.perf_counter()
     least = least_samples(scoring)
+    _check_memory(least, 1, scoring)  # what cannot do for any number is told before the images
     sets = extracted(list(inputs), extraction, at_least=least, progress=progress, ranks=ranks)
     if not ranks.first:
         return None
@@ -154,9 +155,17 @@ def score_features(
     given = {"real": real, "fake": fake, "floor_with": floor_with}
     sets = {name: _as_set(name, item) for name, item in given.items() if item is not None}
     check_comparable(list(sets.values()), "none")
-    clouds = {name: _upcast(item.features).to(scoring.device) for name, item in sets.items()}
+    budget = memory_budget(torch.device(scoring.device), scoring.memory_limit)
+    dtype = _common_dtype(sets)
+    clouds = {
+        name: transformed(item.features, torch.Tensor.detach, dtype, budget / 8)
+        if item.features.dtype != dtype
+        else item.features
+        for name, item in sets.items()
+    }
+    clouds = {name: cloud.to(scoring.device) for name, cloud in clouds.items()}
     _check_clouds(clouds, sets, scoring)
-    _check_memory(clouds, scoring)
+    _check_memory(max(map(len, clouds.values())), clouds["real"].shape[1], scoring)
     draws = _Draws(clouds, scoring)
     families = families_of(scoring)
     scores: dict[str, Score] = {}
@@ -174,9 +183,9 @@ def score_features(
     return ScoreReport(scores, record, _notes(sets, scores, scoring), seconds)
 
 
-def _upcast(features: Tensor) -> Tensor:
-    """Half precision in float32, all else as it is."""
-    return features.to(torch.promote_types(features.dtype, torch.float32))
+def _common_dtype(sets: dict[str, FeatureSet]) -> torch.dtype:
+    """What holds the features of all sets, float32 at least."""
+    return reduce(torch.promote_types, (s.features.dtype for s in sets.values()), torch.float32)
 
 
 class _Draws:
@@ -188,9 +197,7 @@ class _Draws:
     def __init__(self, clouds: dict[str, Tensor], scoring: Scoring) -> None:
         generator = torch.Generator().manual_seed(scoring.seed)
         self.clouds = clouds
-        # A score looks at two of them, and keeps half of its memory for itself.
-        limit = memory_budget(torch.device(scoring.device), scoring.memory_limit)
-        self._limit = limit / 4
+        self.limit = 0.0  # bytes of a part that stays in memory
         self.orders = {
             name: torch.randperm(len(cloud), generator=generator).to(cloud.device)
             for name, cloud in clouds.items()
@@ -218,13 +225,16 @@ class _Draws:
 
     def _rows(self, cloud: Tensor, rows: Tensor) -> Tensor:
         """Some rows in the order of the cloud."""
-        return rows_of(cloud, rows.sort().values, self._limit)
+        return rows_of(cloud, rows.sort().values, self.limit)
 
 
 def _scored(family: Family, draws: _Draws, scoring: Scoring) -> dict[str, Score]:
     """All scores of a family, with their floors."""
     most, least = family.most(scoring), family.least(scoring)
-    sizes = tuple(min(len(draws.clouds[name]), most) for name in ("real", "fake"))
+    largest = max(map(len, draws.clouds.values()))
+    draws.limit = family.part_bytes(largest, draws.clouds["real"], scoring)
+    real, fake = (int(min(len(draws.clouds[name]), most)) for name in ("real", "fake"))
+    sizes = real, fake
     values = family.measured(draws.at_most("real", most), draws.at_most("fake", most), scoring)
     size = draws.floor_size(most)
     floors: list[Measured | None] = [None] * len(values)
@@ -256,19 +266,19 @@ def _check_clouds(clouds: dict[str, Tensor], sets: dict[str, FeatureSet], scorin
             raise DataError(str(error).replace("`real`", f"`{path}`", 1)) from error
 
 
-def _check_memory(clouds: dict[str, Tensor], scoring: Scoring) -> None:
-    """Raise where a score cannot keep to the memory that it may take."""
-    limit, dimension = scoring.memory_limit, clouds["real"].shape[1]
+def _check_memory(num: int, dimension: int, scoring: Scoring) -> None:
+    """Raise where a score of so many samples cannot keep to the memory that it may take."""
+    limit = scoring.memory_limit
     if limit is None:
         return
     for family in families_of(scoring):
-        size = int(min(family.most(scoring), max(map(len, clouds.values()))))
-        least = family.working_bytes(size, dimension)
+        size = int(min(family.most(scoring), num))
+        least = family.working_bytes(size, dimension, scoring)
         if least > limit:
             lower = f", or lower `{family.limit}`" if family.limit else ""
             raise OptionError(
                 f"{family.names[0]} of {size} samples a side with {dimension} features takes "
-                f"{least / 1e9:.2f} GB beside the features, and `memory_limit` leaves it "
+                f"at least {least / 1e9:.2f} GB beside them, and `memory_limit` leaves it "
                 f"{limit / 1e9:.2f} GB: raise it{lower}."
             )
 
@@ -324,13 +334,12 @@ def _as_set(name: str, item: FeatureSet | Tensor | np.ndarray) -> FeatureSet:
 def _protocol(sets: dict[str, FeatureSet], scoring: Scoring) -> dict[str, Any]:
     """Everything that the numbers depend on."""
     options = asdict(scoring)
-    del options["memory_limit"]  # no number depends on it
-    projections = reduce(torch.promote_types, (item.features.dtype for item in sets.values()))
+    del options["memory_limit"]  # no number depends on it, but for the last bits of blocked sums
     return {
         "inputs": {name: item.source for name, item in sets.items()},
         "features": sets["real"].extractor | {"dimension": sets["real"].features.shape[1]},
         "scoring": options | {"metrics": [name for name in METRICS if name in scoring.metrics]},
-        "dtype": {"scores": "float64", "projections": str(projections)[6:]},
+        "dtype": {"scores": "float64", "projections": str(_common_dtype(sets))[6:]},
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in _DECISIVE},
     }

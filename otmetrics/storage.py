@@ -3,6 +3,7 @@
 import math
 import os
 import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -61,12 +62,52 @@ def rows_of(cloud: Tensor, rows: Tensor, limit: float) -> Tensor:
     Raises:
         DataError: There is no room for the file.
     """
-    row_bytes = cloud.shape[1] * cloud.element_size()
-    if cloud.device.type != "cpu" or len(rows) * row_bytes <= limit:
+    if _fits(cloud, len(rows), cloud.dtype, limit):
         return cloud[rows]
-    values = cloud.numpy()
-    copy = new_array((len(rows), cloud.shape[1]), values.dtype, limit)
-    step = max(1, _BLOCK_BYTES // row_bytes)
-    for start in range(0, len(rows), step):
-        copy[start : start + step] = values[rows[start : start + step].numpy()]
-    return torch.from_numpy(copy)
+    copy = _room_for(len(rows), cloud, cloud.dtype, limit)
+    for part in _parts(copy):
+        copy[part] = cloud[rows[part]]
+    return copy
+
+
+def transformed(
+    cloud: Tensor, change: Callable[[Tensor], Tensor], dtype: torch.dtype, limit: float
+) -> Tensor:
+    """Change features row by row.
+
+    Args:
+        cloud: Features (N, D), perhaps mapped.
+        change: Maps any number of rows to as many.
+        dtype: Dtype of the result.
+        limit: Bytes from which the result is a file, as for `new_array`; on the CPU.
+
+    Returns:
+        Features (N, D).
+
+    Raises:
+        DataError: There is no room for the file.
+    """
+    if _fits(cloud, len(cloud), dtype, limit):
+        return change(cloud).to(dtype)
+    copy = _room_for(len(cloud), cloud, dtype, limit)
+    for part in _parts(copy):
+        copy[part] = change(cloud[part]).to(dtype)
+    return copy
+
+
+def _fits(cloud: Tensor, num: int, dtype: torch.dtype, limit: float) -> bool:
+    """Whether so many rows stay in memory."""
+    return cloud.device.type != "cpu" or num * cloud.shape[1] * dtype.itemsize <= limit
+
+
+def _room_for(num: int, cloud: Tensor, dtype: torch.dtype, limit: float) -> Tensor:
+    """Room for rows like those of a cloud."""
+    numpy_dtype = torch.empty(0, dtype=dtype).numpy().dtype
+    return torch.from_numpy(new_array((num, cloud.shape[1]), numpy_dtype, limit))
+
+
+def _parts(cloud: Tensor) -> Iterator[slice]:
+    """Slices of rows, each of some megabytes."""
+    step = max(1, _BLOCK_BYTES // (cloud.shape[1] * cloud.element_size()))
+    for start in range(0, len(cloud), step):
+        yield slice(start, start + step)

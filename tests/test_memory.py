@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from otmetrics import DataError, OptionError, Scoring, score_features
+from otmetrics import DataError, OptionError, Scoring, score, score_features
 from otmetrics.scores import FAMILIES
 from otmetrics.storage import new_array, rows_of
 
@@ -54,7 +54,8 @@ print(peak[0] - before)
 
 
 def least_bytes(name: str, size: int, dimension: int) -> float:
-    return next(f for f in FAMILIES if name in f.names).working_bytes(size, dimension)
+    family = next(family for family in FAMILIES if name in family.names)
+    return family.working_bytes(size, dimension, Scoring())
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for its memory")
@@ -96,6 +97,30 @@ def test_the_limit_changes_no_number():
     bound = score_features(*clouds, scoring=Scoring(memory_limit=2e9))
     assert bound.scores == free.scores
     assert bound.protocol == free.protocol
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_parts_in_files_change_no_number(offset):
+    clouds = torch.randn(2, 300, 5) + offset
+    names = ("sliced_wasserstein", "frechet_distance")
+    free = score_features(*clouds, scoring=Scoring(metrics=names))
+    least = max(least_bytes(name, 300, 5) for name in names)
+    bound = score_features(*clouds, scoring=Scoring(metrics=names, memory_limit=least))
+    assert bound.scores == free.scores
+
+
+def test_clouds_of_two_dtypes_are_scored_in_the_wider_one():
+    real, fake = torch.randn(2, 60, 5)
+    mixed = score_features(real, fake.double())
+    assert mixed.scores == score_features(real.double(), fake.double()).scores
+    assert mixed.protocol["dtype"]["projections"] == "float64"
+    half = score_features(real.half(), fake.half())
+    assert half.protocol["dtype"]["projections"] == "float32"
+
+
+def test_what_fits_no_number_of_samples_is_refused_before_the_images(tmp_path):
+    with pytest.raises(OptionError, match=r"sliced_wasserstein .* `memory_limit` leaves"):
+        score(tmp_path, tmp_path, scoring=Scoring(memory_limit=1e9))
 
 
 def test_pairs_beyond_the_limit_are_drawn():

@@ -105,7 +105,7 @@ class Preprocessing:
             raise ValueError(
                 f"images of {width} x {height} pixels are too long and narrow: their shorter side "
                 f"becomes {target} pixels before the centre is cut out, and the longer one "
-                f"{max(shape)}."
+                f"{max(shape)}; leave them out, or cut them yourself."
             )
         top, left = (round((side - size) / 2) for side in shape)
         resized = _resize(images, shape, self.resize)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 RUNTIMES = ("auto", "openvino", "torch")
+_COMPILING = threading.Lock()
 TOLERANCE = 1e-4  # of the features' norm, between compiled and eager on a probe
 
 
@@ -201,7 +202,8 @@ def _compiled(network: nn.Module, shape: tuple[int, ...], num_threads: int) -> A
         "NUM_STREAMS": num_threads,
         "ENABLE_CPU_PINNING": False,  # cores are shared with the decoding of images
     }
-    return _core().compile_model(model, "CPU", options)
+    with _COMPILING:
+        return _core().compile_model(model, "CPU", options)
 
 
 @cache

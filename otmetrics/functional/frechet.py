@@ -71,7 +71,7 @@ def _gaussian(cloud: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (..., 1, D) and F with F^T F the covariance; without graph F has at most D rows."""
     num, dimension = cloud.shape[-2:]
     # The derivative of QR needs full rank, which features do not promise.
-    factored = num > dimension and not cloud.requires_grad
+    factored = num > dimension and not (cloud.requires_grad and torch.is_grad_enabled())
     size = max(_BLOCK_ROWS[0], _BLOCK_ROWS[1] * dimension) if factored else num
     blocks = cloud.split(size, -2)
     mean, factor = cloud.new_zeros((), dtype=torch.float64), None

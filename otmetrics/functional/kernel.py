@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from otmetrics.functional.checks import check_positive, checked_clouds
 from otmetrics.functional.cost import centred, row_blocks, squared_distances
@@ -98,7 +99,7 @@ def _mmd(x: Tensor, y: Tensor, kernel: str, bandwidth: float | None) -> Tensor:
 
         def values(a: Tensor, b: Tensor, room: Tensor | None) -> Tensor:
             with ieee_float32(a.device):
-                base = torch.mm(a, b.T, out=room)
+                base = a @ b.T if room is None else torch.mm(a, b.T, out=room)
             base = base.div_(dimension).add_(1)
             return base**3 if room is None else base.pow_(3)
 
@@ -113,13 +114,19 @@ def _total(
 ) -> Tensor:
     """Sum of the kernel over all pairs, block by block; without graph in the same memory."""
     total, room = x.new_zeros(()), None
-    graphed = x.requires_grad or y.requires_grad
+    graphed = any(map(_is_differentiated, (x, y)))
     for rows in row_blocks(len(x), len(y)):
         if room is None and not graphed:
             room = x.new_empty(rows.stop, len(y))
         part = None if room is None else room[: rows.stop - rows.start]
         total = total + values(x[rows], y, part).sum()
     return total
+
+
+def _is_differentiated(cloud: Tensor) -> bool:
+    """Whether derivatives pass a cloud, backward or forward."""
+    backward = cloud.requires_grad and torch.is_grad_enabled()
+    return backward or forward_ad.unpack_dual(cloud).tangent is not None
 
 
 def _mean_squared_distance(x: Tensor, y: Tensor) -> float:

@@ -225,17 +225,29 @@ def check_sliced_options(options: SlicedOptions) -> None:
         check_at_least("max_projections", options.max_projections, options.num_projections)
 
 
-def _near_origin(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Both clouds moved together where they lie so far out that projections would lose digits."""
+def far_centre(real: Tensor, fake: Tensor) -> Tensor | None:
+    """Where two clouds lie, if that is so far out that projections would lose digits.
+
+    Args:
+        real: Features (..., N, D).
+        fake: Features (..., M, D).
+
+    Returns:
+        About their common mean (..., 1, D); None where they lie near the origin.
+    """
     # Up to some 2000 points of each, evenly spaced, tell.
     some = [c.detach()[..., :: max(1, c.shape[-2] // _ENOUGH), :] for c in (real, fake)]
     centre = ((some[0].mean(-2) + some[1].mean(-2)) / 2).unsqueeze(-2)
     squares = (_mean_square(cloud, None) for cloud in some)
     out = centre.double().square().sum((-2, -1))
     inside = sum(squares) / 2 - out
-    if bool((out <= _FAR * inside).all()):
-        return real, fake
-    return real - centre, fake - centre
+    return None if bool((out <= _FAR * inside).all()) else centre
+
+
+def _near_origin(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Both clouds, moved together where they lie far out."""
+    centre = far_centre(real, fake)
+    return (real, fake) if centre is None else (real - centre, fake - centre)
 
 
 def _estimated(question: _Question, generator: torch.Generator) -> TransportResult:

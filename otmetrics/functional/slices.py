@@ -53,17 +53,18 @@ class _Measured(torch.autograd.Function):
         measure: Measure,
         block: int | None,
     ) -> Tensor:
-        # What was made in inference mode cannot be saved, its copy can.
-        kept = [part.clone() if part.is_inference() else part for part in (real, fake, directions)]
-        ctx.save_for_backward(*kept)
+        if any(ctx.needs_input_grad[:2]):
+            # What was made in inference mode cannot be saved, its copy can.
+            given = real, fake, directions
+            ctx.save_for_backward(*(one.clone() if one.is_inference() else one for one in given))
         ctx.measure, ctx.block = measure, block
         numbers = []
         for parts in _products(real, fake, len(directions), block):
             first = parts[0].start
             lines = _projected(real, fake, directions[first : parts[-1].stop])
             for part in parts:
-                own = slice(part.start - first, part.stop - first)
-                numbers.append(measure(*(line[..., own, :] for line in lines), part.start))
+                x, y = (line[..., part.start - first : part.stop - first, :] for line in lines)
+                numbers.append(measure(x, y, part.start))
         return torch.cat(numbers, -2)
 
     @staticmethod

@@ -58,9 +58,9 @@ def read(source: ImageSource, transform: Transform, index: int) -> Read:
         return Read(index, name, error=error)
     try:
         return Read(index, name, transform(pixels), transparent)
-    except (ValueError, RuntimeError, MemoryError) as error:
-        detail = " ".join(str(error).split()) or "out of memory"
-        return Read(index, name, error=DataError(f"`{name}` cannot be resized: {detail}"))
+    except ValueError as error:  # what a preprocessing says; networks fail in other ways
+        message = f"`{name}` cannot be scored: {error}"
+        return Read(index, name, error=DataError(message))
 
 
 def in_threads(
@@ -181,7 +181,7 @@ def _received(loader: DataLoader) -> Generator[_Packed, None, None]:
     try:
         yield from loader
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not str(error).startswith("DataLoader worker (pid"):
             raise
         raise DataError(
             "a process that reads images is gone; it was killed, perhaps for the memory it took: "

@@ -138,7 +138,7 @@ class _ParquetRows:
 
         self._files = files
         self._groups: list[tuple[Path, int, int, int]] = []  # file, group, first row, row in file
-        count = 0
+        self.column, count = "", 0
         for file in files:
             try:
                 if file.exists():

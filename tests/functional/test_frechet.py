@@ -61,6 +61,13 @@ def test_the_graph_changes_no_value(shape: tuple[int, int, int]) -> None:
         torch.testing.assert_close(graphed.detach(), plain, rtol=1e-10, atol=0)
 
 
+def test_without_graph_there_is_no_large_factor() -> None:
+    x, y = cloud(3000, 2, seed=1).requires_grad_(), cloud(3000, 2, seed=2)
+    with torch.no_grad():
+        quiet = frechet_distance(x, y)
+    assert torch.equal(quiet, frechet_distance(x.detach(), y))
+
+
 @pytest.mark.parametrize("shape", [(30, 5), (5, 30), (6, 6)])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
 def test_equal_laws_and_translation(scale: float, shape: tuple[int, int]) -> None:

@@ -62,6 +62,19 @@ def test_blocks_change_nothing(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(kernel_distance(x, y, kernel=kernel), whole, rtol=1e-11, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning")  # torch's own use of it
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_forward_derivatives(kernel: Kernel) -> None:
+    x, y, along = cloud(7, 3, seed=1), cloud(5, 3, seed=2), cloud(7, 3, seed=3)
+
+    def value(points: torch.Tensor) -> torch.Tensor:
+        return kernel_distance(points, y, kernel=kernel, bandwidth=2.0 if kernel == "rbf" else None)
+
+    _, forward = torch.func.jvp(value, (x,), (along,))
+    backward = (torch.func.grad(value)(x) * along).sum()
+    torch.testing.assert_close(forward, backward)
+
+
 def test_unbiased_for_equal_laws() -> None:
     """The mean over 400 pairs of samples is 0 within four of its standard errors."""
     x, y = cloud(400, 10, 3, seed=1), cloud(400, 15, 3, seed=2)

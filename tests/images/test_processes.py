@@ -77,7 +77,7 @@ def test_what_cannot_be_transformed_is_named(folder):
             raise ValueError("too long")
         return pixels
 
-    with pytest.raises(DataError, match=r"30\.png` cannot be resized: too long"):
+    with pytest.raises(DataError, match=r"30\.png` cannot be scored: too long"):
         list(batches(folder, transform=narrow, batch_size=4, indices=[29, 30]))
     assert [
         len(batch)
