@@ -57,7 +57,9 @@ def main() -> None:
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         # What the trainer says of its checkpoint; click wraps it.
-        kept = spoken(str(error.__cause__ or error), cli.commands.values())
+        kept = str(error.__cause__ or error)
+        # Not without need: it imports the commands, perhaps in the middle of an import.
+        kept = spoken(kept, cli.commands.values()) if kept else ""
         click.echo(f"interrupted: {kept}" if kept else "interrupted", err=True)
         code = INTERRUPTED
     except BrokenPipeError:

@@ -27,6 +27,9 @@ class _Path(click.Path):
         return super().convert(value, param, ctx)
 
 
+_LEAST_SIZE = 1e6
+
+
 class _Size(click.ParamType):
     """Bytes, as people write them: 800M, 4G, 1.5e9."""
 
@@ -41,8 +44,8 @@ class _Size(click.ParamType):
             size = float(found[1]) * 1000 ** " kmgt".index(found[2] or " ") if found else 0.0
         except ValueError:
             size = 0.0
-        if size <= 0:
-            self.fail(f"{value!r} is no size: give bytes, or 800M, 4G", param, ctx)
+        if size < _LEAST_SIZE:
+            self.fail(f"{value!r} is no size of 1M or more: give bytes, or 800M, 4G", param, ctx)
         return size
 
 
@@ -62,7 +65,7 @@ WHAT_INPUTS_ARE = """
     \b
     a folder                       its images, searched recursively; its .tar or .parquet files,
                                    or the Hugging Face dataset that it is
-    .zip, .tar, shard-{00..12}.tar images in archives, read in place (webdataset shards too)
+    .zip, .tar, 'a-{00..12}.tar'   images in archives, read in place (webdataset shards too)
     .parquet                       a column of encoded images
     .txt                           the image files that it names, one a line
     .npy, .npz                     images (N, H, W, C) in uint8, or features (N, D), such as

@@ -1,6 +1,7 @@
 """From folders and files to feature sets: where `images` and `features` meet."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -63,6 +64,7 @@ def extracted(
     options: Extraction = Extraction(),
     *,
     at_least: int = 2,
+    check: Callable[[int, int], None] | None = None,
     progress: Progress | None = None,
     ranks: Ranks = ALONE,
 ) -> list[FeatureSet]:
@@ -76,6 +78,8 @@ def extracted(
         inputs: What `images.opened` opens: folders, archives, tables, arrays, features, names.
         options: Extractor, draw and batches.
         at_least: The fewest samples that each input must have.
+        check: Called with the most samples of an input and the dimension of the features before
+            the first image is read, where the dimension is known by then.
         progress: Called after each batch.
         ranks: The processes that share the images; all of them call this alike.
 
@@ -102,6 +106,10 @@ def extracted(
         for source in sources
     ]
     check_extractors(list(zip(map(str, inputs), protocols, strict=True)), options.features)
+    dimensions = [s.features.shape[1] for s in sources if isinstance(s, FeatureArray)]
+    dimension = extractor.num_features if images else max(dimensions)
+    if check is not None and dimension is not None:
+        check(max(map(len, picks)), dimension)
     sets = [
         (_loaded(source, path, pick, limit) if ranks.first else None)
         if isinstance(source, FeatureArray)

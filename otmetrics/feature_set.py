@@ -1,6 +1,7 @@
 """Features with the record of how they were made: compared, saved, and told apart."""
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,5 +154,7 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
         raise DataError(f"`{path}` must end in .npz.")
     if not path.parent.is_dir():
         raise DataError(f"`{path.parent}` is no folder: create it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise DataError(f"`{path.parent}` cannot be written to: choose another folder.")
     if path.exists() and not overwrite:
         raise DataError(f"`{path}` exists: choose another name, or pass --overwrite.")

@@ -292,7 +292,10 @@ class _Shelved:
             self._shelf.store(keys, np.stack(rows), transparent)
         except OSError as error:
             reason = error.strerror or str(error)
-            self.notes.append(f"features are not kept: `{self._shelf.path}`: {reason}")
+            self.notes.append(
+                f"features are not kept: `{self._shelf.path}`: {reason}; name another folder in "
+                "the environment variable OTMETRICS_CACHE, or turn the cache off"
+            )
             self._shelf = None
 
 

@@ -88,6 +88,11 @@ class Scoring:
         check_at_least("exact_max", self.exact_max, 2)
         check_at_least("sinkhorn_max", self.sinkhorn_max, 2)
         check_at_least("pairs_max", self.pairs_max, 2)
+        if self.pairs_max < least_samples(self):
+            raise ValueError(
+                f"`pairs_max` must be larger than `num_neighbors`, {self.num_neighbors}, for "
+                f"precision, recall, density and coverage, got {self.pairs_max}."
+            )
         if self.memory_limit is not None:
             check_positive("memory_limit", self.memory_limit)
         check_seed(self.seed)
@@ -138,8 +143,9 @@ def _sliced_bytes(size: int, dimension: int, scoring: Scoring) -> float:
     """Projections by one product, those of a chunk of directions sorted and merged, directions."""
     solver = scoring.sliced
     num = solver.num_projections if solver.tolerance is None else solver.max_projections
-    projections = 64.0 * max(CHUNK_ELEMENTS, 2 * size) + 8.0 * PRODUCT_ELEMENTS
-    return projections + 32.0 * num * dimension
+    values = 2 * size * num
+    chunk = 64.0 * max(min(CHUNK_ELEMENTS, values), 2 * size)
+    return chunk + 8.0 * min(PRODUCT_ELEMENTS, values) + 32.0 * num * dimension
 
 
 def _frechet_bytes(size: int, dimension: int, scoring: Scoring) -> float:
@@ -149,12 +155,12 @@ def _frechet_bytes(size: int, dimension: int, scoring: Scoring) -> float:
 
 def _costs_bytes(size: int, dimension: int, scoring: Scoring) -> float:
     """Clouds in float64 and blocks of costs, where none are kept."""
-    return 48.0 * size * dimension + 96 * BLOCK_ELEMENTS
+    return 48.0 * size * dimension + 96.0 * min(BLOCK_ELEMENTS, size**2)
 
 
 def _pairs_bytes(size: int, dimension: int, scoring: Scoring) -> float:
     """Clouds in float64, moved, and what is asked of a block of pairs."""
-    return 48.0 * size * dimension + 64 * BLOCK_ELEMENTS
+    return 48.0 * size * dimension + 64.0 * min(BLOCK_ELEMENTS, size**2)
 
 
 def _limited(solver: _Solver, real: Tensor, fake: Tensor, scoring: Scoring) -> _Solver:

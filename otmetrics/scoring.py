@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from dataclasses import asdict, replace
-from functools import reduce
+from functools import partial, reduce
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,14 @@ def shared_score(
         _check_floor_with(real, fake, floor_with, scoring)
     began = time.perf_counter()
     least = least_samples(scoring)
-    _check_memory(least, 1, scoring)  # what cannot do for any number is told before the images
-    sets = extracted(list(inputs), extraction, at_least=least, progress=progress, ranks=ranks)
+    sets = extracted(
+        list(inputs),
+        extraction,
+        at_least=least,
+        check=partial(_check_memory, scoring=scoring),
+        progress=progress,
+        ranks=ranks,
+    )
     if not ranks.first:
         return None
     if ranks.world > 1:  # the others end, and leave their cores to this one
@@ -276,10 +282,11 @@ def _check_memory(num: int, dimension: int, scoring: Scoring) -> None:
         least = family.working_bytes(size, dimension, scoring)
         if least > limit:
             lower = f", or lower `{family.limit}`" if family.limit else ""
+            times = f"{1.01 * least / limit:.2f} times"
             raise OptionError(
                 f"{family.names[0]} of {size} samples a side with {dimension} features takes "
                 f"at least {least / 1e9:.2f} GB beside them, and `memory_limit` leaves it "
-                f"{limit / 1e9:.2f} GB: raise it{lower}."
+                f"{limit / 1e9:.2f} GB: raise it to {times} as much{lower}."
             )
 
 

@@ -118,9 +118,11 @@ def test_clouds_of_two_dtypes_are_scored_in_the_wider_one():
     assert half.protocol["dtype"]["projections"] == "float32"
 
 
-def test_what_fits_no_number_of_samples_is_refused_before_the_images(tmp_path):
-    with pytest.raises(OptionError, match=r"sliced_wasserstein .* `memory_limit` leaves"):
-        score(tmp_path, tmp_path, scoring=Scoring(memory_limit=1e9))
+def test_what_does_not_fit_is_refused_before_the_first_image(tmp_path):
+    for index in range(6):
+        (tmp_path / f"{index}.png").write_bytes(b"never read")
+    with pytest.raises(OptionError, match=r"of 6 samples a side with 1280 features .* times as"):
+        score(tmp_path, tmp_path, scoring=Scoring(memory_limit=1e6))
 
 
 def test_pairs_beyond_the_limit_are_drawn():

@@ -81,6 +81,12 @@ def test_floor_needs_fake_samples_too():
     assert report.scores["wasserstein"].sizes == (100, 20)
 
 
+def test_fewer_samples_than_neighbours_are_refused():
+    with pytest.raises(ValueError, match=r"`pairs_max` must be larger than `num_neighbors`, 5"):
+        Scoring(pairs_max=5)
+    assert Scoring(pairs_max=5, metrics=("kernel_distance",)).pairs_max == 5
+
+
 def test_equal_laws_have_no_excess():
     # Over 20 draws the mean excess of two samples of one law stays within 4 of its standard errors.
     excess = {name: [] for name in ("sliced_wasserstein", "wasserstein", "frechet_distance")}

@@ -2,6 +2,7 @@
 
 import copy
 import queue
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 RUNTIMES = ("auto", "openvino", "torch")
+_ABSENT: Any = object()
 _COMPILING = threading.Lock()
 TOLERANCE = 1e-4  # of the features' norm, between compiled and eager on a probe
 
@@ -184,6 +186,7 @@ def openvino_name() -> str:
 
 def _compiled(network: nn.Module, shape: tuple[int, ...], num_threads: int) -> Any:
     """Convert and compile; `openvino.convert_model` would do the same and report that it did."""
+    _import_openvino()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -204,6 +207,24 @@ def _compiled(network: nn.Module, shape: tuple[int, ...], num_threads: int) -> A
     }
     with _COMPILING:
         return _core().compile_model(model, "CPU", options)
+
+
+def _import_openvino() -> None:
+    """Import OpenVINO without its telemetry, which would tell its makers of the import.
+
+    It does without where the package `openvino_telemetry` cannot be imported.
+    """
+    with _COMPILING:
+        if "openvino" in sys.modules:
+            return
+        before = sys.modules.get("openvino_telemetry", _ABSENT)
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+        try:
+            import openvino  # noqa: F401
+        finally:
+            del sys.modules["openvino_telemetry"]
+            if before is not _ABSENT:
+                sys.modules["openvino_telemetry"] = before
 
 
 @cache

@@ -4,7 +4,8 @@ import importlib
 import inspect
 import sys
 import tempfile
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def generated_images(text: str, most: int | None = None) -> ImageArray:
     """
     stored, shape = 0, None
     with tempfile.TemporaryFile() as file:
-        for batch in _batches(text):
+        for batch in _told(text, _batches(text)):
             rows = _checked(text, batch)
             if shape is None:
                 shape = rows.shape[1:]
@@ -74,6 +75,23 @@ def generated_images(text: str, most: int | None = None) -> ImageArray:
     source = ImageArray(array, text)
     source.kind = "function"
     return source
+
+
+def _told(text: str, batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches; what the function raises is told as the function's."""
+    iterator = iter(batches)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise DataError(
+                f"`{text}` raised {type(error).__name__}: {error} ({last.filename}, line "
+                f"{last.lineno}): mend it."
+            ) from error
+        yield batch
 
 
 def _batches(text: str) -> Iterable[Any]:
@@ -119,6 +137,7 @@ def _checked(text: str, batch: Any) -> np.ndarray:
     ):
         kind = f"{batch.dtype} {tuple(batch.shape)}" if hasattr(batch, "shape") else type(batch)
         raise DataError(
-            f"`{text}` must yield uint8 tensors (N, 3, H, W) or arrays (N, H, W, C), got {kind}."
+            f"`{text}` must yield uint8 tensors (N, 3, H, W) or arrays (N, H, W, C), got {kind}: "
+            "convert or transpose them."
         )
     return rows

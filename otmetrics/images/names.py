@@ -66,6 +66,6 @@ def check_member(name: str, *, is_link: bool) -> None:
     """
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name):
-        raise DataError(f"holds `{name}`, whose name leads out of it")
+        raise DataError(f"holds `{name}`, whose name leads out of it: pack it again without.")
     if is_link:
-        raise DataError(f"holds `{name}`, a link, which is not followed")
+        raise DataError(f"holds `{name}`, a link, which is not followed: pack it again without.")

@@ -46,6 +46,9 @@ def opened(path: str | Path, most: int | None = None) -> StoredImages | FeatureA
     text, path = str(path), Path(path)
     if not _exists(path):
         name, colon, _ = text.partition(":")
+        if not colon and name in DATA_SETS:
+            splits = " or ".join(f"{name}:{split}" for split in DATA_SETS[name][1])
+            raise DataError(f"`{name}` is a data set of several parts: give {splits}.")
         if colon and name in DATA_SETS:
             return OfficialImages(text)
         if is_function(text):

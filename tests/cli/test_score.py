@@ -131,13 +131,15 @@ def test_exact_max_bounds_the_exact_distance_and_says_so(otmetrics, features):
 def test_memory_limit_is_a_size_and_changes_no_number(otmetrics, features):
     free = scores(otmetrics("score", *features, "--json"))
     assert scores(otmetrics("score", *features, "--json", "--memory-limit", "8G")) == free
-    for text in ("much", "-1", "0", "4 apples"):
+    for text in ("much", "-1", "0", "4", "4 apples"):
         finished = otmetrics("score", *features, "--memory-limit", text)
         assert finished.code == 2
         assert "800M, 4G" in finished.stderr
-    finished = otmetrics("score", *features, "--memory-limit", "200M", "--metrics", "recall")
+    options = ("--memory-limit", "1M", "--metrics", "sliced_wasserstein")
+    finished = otmetrics("score", *features, *options)
     assert finished.code == 2
-    assert "--memory-limit leaves it 0.10 GB: raise it, or lower --pairs-max" in finished.stderr
+    assert "sliced_wasserstein of 60 samples a side" in finished.stderr
+    assert "--memory-limit leaves it 0.00 GB: raise it to " in finished.stderr
 
 
 def test_seed_decides_everything(otmetrics, features):

@@ -209,6 +209,30 @@ def test_signals_arrive_when_compiled_networks_are_gone():
     assert (done.returncode, done.stdout) == (0, "caught\n"), done.stderr
 
 
+SILENT = """
+import sys, torch
+from test_runtime import small_extractor
+
+extractor = small_extractor()
+extractor(torch.rand(1, 3, 16, 16))
+assert extractor.runtime_name.startswith("openvino")
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
+"""
+
+
+def test_nobody_is_told_of_its_use(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", SILENT],
+        cwd=Path(__file__).parent,
+        env=os.environ | {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.glob("intel*"))
+
+
 @pytest.mark.parametrize("name", ["pixels", "none"])
 def test_openvino_is_refused_where_it_has_nothing_to_do(name):
     with pytest.raises(ValueError, match="`runtime` must be torch"):

@@ -244,6 +244,8 @@ def test_a_data_set_that_is_not_there_says_where_it_looked(monkeypatch, tmp_path
     monkeypatch.setenv("OTMETRICS_DATA", str(tmp_path))
     with pytest.raises(DataError, match=r"`cifar10:test` is not in `.*` in torchvision's layout"):
         opened("cifar10:test")
+    with pytest.raises(DataError, match="`svhn` is a data set of several parts"):
+        opened("svhn")
     with pytest.raises(DataError, match="`cifar10:tset` must end in :train or :test"):
         opened("cifar10:tset")
     monkeypatch.setitem(sys.modules, "torchvision", None)
@@ -288,6 +290,10 @@ def needs(seed):
 def text():
     yield "images"
 
+def broken():
+    yield PIXELS
+    raise KeyError("weights")
+
 number = 3
 """
 
@@ -324,6 +330,7 @@ def test_a_grey_function(module):
     [
         ("my_samples:floats", r"must yield uint8 tensors .* got torch.float32 \(2, 3, 5, 4\)"),
         ("my_samples:needs", "must take no arguments .*'seed'"),
+        ("my_samples:broken", r"raised KeyError: 'weights' \(.*my_samples.py, line \d+\)"),
         ("my_samples:text", "must yield uint8 tensors"),
         ("my_samples:sizes", r"yields images \(5, 4, 3\) and \(3, 4, 3\): give them one size"),
         ("my_samples:nothing", "yields no images"),

@@ -185,7 +185,7 @@ CLIMBING = [
 
 @pytest.mark.parametrize("name", CLIMBING)
 def test_names_that_climb_out_are_refused(write, name):
-    with pytest.raises(DataError, match="whose name leads out of it: unpack it, or pack it again"):
+    with pytest.raises(DataError, match="whose name leads out of it: pack it again without"):
         opened(write(CONTENT | {name: png(PIXELS[0])}))
 
 
