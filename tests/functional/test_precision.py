@@ -104,8 +104,9 @@ def test_settings_survive_an_error(
     x, y = cloud(20, 4, seed=1, dtype=torch.float32), cloud(20, 4, seed=2, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with monkeypatch.context() as patch:
-            for product in ("__matmul__", "addmm"):
+            for product in ("__matmul__", "addmm", "addmm_"):
                 patch.setattr(torch.Tensor, product, fail)
+            patch.setattr(torch, "mm", fail)
             with pytest.raises(MemoryError, match="inside"):
                 function(x, y)
         assert torch.is_autocast_enabled("cpu")
