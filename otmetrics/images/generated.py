@@ -126,9 +126,8 @@ def _batches(text: str) -> Iterable[Any]:
 def _checked(text: str, batch: Any) -> np.ndarray:
     """A batch as uint8 (N, H, W, C)."""
     rows = batch
-    if isinstance(batch, torch.Tensor):
-        batch = batch.detach().cpu()
-        rows = batch.movedim(1, -1).numpy() if batch.ndim == 4 and batch.dtype == torch.uint8 else 0
+    if isinstance(batch, torch.Tensor) and batch.ndim == 4 and batch.dtype == torch.uint8:
+        rows = batch.detach().cpu().movedim(1, -1).numpy()
     if not (
         isinstance(rows, np.ndarray)
         and rows.dtype == np.uint8
