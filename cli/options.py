@@ -243,13 +243,14 @@ def ranks_here(timeout: float) -> Iterator["Ranks"]:
     ranks = ranks_of_environment(timeout)
     try:
         yield ranks
+        ranks.done()
     except (DataError, OptionError) as error:
         if ranks.first:
             raise
         with suppress(Exception):  # the first one may be gone
             ranks.failed(str(error))
         raise click.exceptions.Exit(3 if isinstance(error, RankError) else 0) from error
-    except Exception as error:
+    except BaseException as error:
         with suppress(Exception):
             ranks.failed(f"rank {ranks.rank} failed: {type(error).__name__}: {error}")
         raise

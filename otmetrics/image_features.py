@@ -192,8 +192,10 @@ def _own_features(
         rows.put(places, features, transparent)
     num_cached = int(rows.filled.sum())
     missing = np.flatnonzero(~rows.filled)
-    if progress is not None and num_cached:
-        progress(f"features of {path}", num_cached, len(pick))
+    task = f"features of {path}" + (f" (one of {ranks.world} parts)" if ranks.world > 1 else "")
+    if progress is not None:
+        # A network takes seconds to compile, or to come onto a GPU.
+        progress(f"{task}: starting" if len(missing) else task, num_cached, len(pick))
     report = ReadingReport()
     if len(missing):
         runtime = extractor.runtime_name
@@ -224,7 +226,7 @@ def _own_features(
                 done = end
                 ranks.alive()
                 if progress is not None:
-                    progress(f"features of {path}", num_cached + report.done, len(pick))
+                    progress(task, num_cached + report.done, len(pick))
     skipped = list(zip(report.left_out, report.skipped, strict=True))
     return rows.features(pick, skipped, num_cached, shelf.notes)
 

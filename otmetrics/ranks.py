@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -18,6 +19,8 @@ Room = Callable[[tuple[int, ...], Any], np.ndarray]
 
 TIMEOUT_SECONDS = 600.0
 _POLL_SECONDS = 0.05
+_LOOK_SECONDS = 0.5
+_DONE = b"done"
 _BLOCK_BYTES = 2**26
 
 
@@ -29,8 +32,9 @@ class Ranks:
     """One process of several, as torchrun and Slurm start them, or the only one.
 
     Processes talk by gloo, over the CPU: a store in the first process, where each leaves signs of
-    life, and messages from the others to the first. A process that fails says why, one that is
-    killed or hangs is missed after `timeout` seconds without a sign; nobody waits for ever.
+    life, and messages from the others to the first. The first one looks after the others while it
+    works: a process that fails says why, one that is killed or hangs is missed after `timeout`
+    seconds without a sign. Nobody waits for ever, or works on for a result that cannot come.
 
     Args:
         rank: Number of this process, from 0.
@@ -42,6 +46,8 @@ class Ranks:
         self.rank, self.world, self.timeout = rank, world, timeout
         self._beats = 0
         self._round = 0
+        self._looked = 0.0
+        self._seen: dict[int, tuple[bytes, float]] = {}  # last sign of each, and since when
         if world > 1:
             limit = timedelta(seconds=timeout)
             try:
@@ -75,10 +81,19 @@ class Ranks:
         return indices[self.rank :: self.world]
 
     def alive(self) -> None:
-        """Leave a sign of life."""
-        if self.world > 1:
-            self._beats += 1
-            self._asked(lambda: self._store.set(f"beat/{self.rank}", str(self._beats)))
+        """Leave a sign of life; the first process looks for those of the others.
+
+        Raises:
+            RankError: Another process failed or is missed.
+        """
+        if self.world == 1:
+            return
+        self._beats += 1
+        self._asked(lambda: self._store.set(f"beat/{self.rank}", str(self._beats)))
+        if self.first and time.monotonic() - self._looked >= _LOOK_SECONDS:
+            self._looked = time.monotonic()
+            for rank in range(1, self.world):
+                self._asked(partial(self._look_after, rank), rank)
 
     def failed(self, message: str) -> None:
         """Tell the first process why this one ends.
@@ -88,6 +103,12 @@ class Ranks:
         """
         if self.world > 1 and not self.first:
             self._store.set(f"error/{self.rank}", message)
+
+    def done(self) -> None:
+        """Tell the first process that this one has no more to do, and leaves."""
+        if self.world > 1 and not self.first:
+            with suppress(RuntimeError):  # the first one may have ended already
+                self._store.set(f"beat/{self.rank}", _DONE.decode())
 
     def gathered(
         self, arrays: list[np.ndarray], record: Any, room: Room = np.empty
@@ -136,20 +157,24 @@ class Ranks:
             arrays.append(array)
         return arrays, note["record"]
 
+    def _look_after(self, rank: int) -> None:
+        """Raise where another process failed, or has shown no sign of life for too long."""
+        if self._store.check([f"error/{rank}"]):
+            raise RankError(self._store.get(f"error/{rank}").decode())
+        beat = self._store.get(f"beat/{rank}") if self._store.check([f"beat/{rank}"]) else b""
+        last, since = self._seen.setdefault(rank, (beat, time.monotonic()))
+        if beat != last:
+            self._seen[rank] = beat, time.monotonic()
+        elif time.monotonic() - since > self.timeout and beat != _DONE:
+            raise RankError(
+                f"rank {rank} has shown no sign of life for {self.timeout:g} s: it was killed, "
+                "or hangs; look at its output, or raise --timeout."
+            )
+
     def _await(self, rank: int, ready: Callable[[], bool]) -> None:
         """Wait for another process as long as it shows signs of life."""
-        last, since = b"", time.monotonic()
         while not self._asked(ready, rank):
-            if self._store.check([f"error/{rank}"]):
-                raise RankError(self._store.get(f"error/{rank}").decode())
-            beat = self._store.get(f"beat/{rank}") if self._store.check([f"beat/{rank}"]) else b""
-            if beat != last:
-                last, since = beat, time.monotonic()
-            elif time.monotonic() - since > self.timeout:
-                raise RankError(
-                    f"rank {rank} has shown no sign of life for {self.timeout:g} s: it was killed, "
-                    "or hangs; look at its output, or raise --timeout."
-                )
+            self._asked(partial(self._look_after, rank), rank)
             self.alive()
             time.sleep(_POLL_SECONDS)
 

@@ -1,6 +1,6 @@
 """Memory and seconds of `otmetrics score` on features of many images: Markdown on stdout.
 
-    python docs/benchmarks/memory.py [--num 1000000] [--limit 4G] [--score-options ...]
+    python docs/benchmarks/memory.py [--num 1000000] [--limit 8G] [--score-options ...]
 
 Two files of features, normal with a decaying spectrum, are written and scored by the command. What
 counts is the memory that no file stands behind (RssAnon, Linux only), sampled every 10 ms; pages of
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--num", type=int, default=1_000_000, help="rows a side (%(default)s)")
     parser.add_argument("--dimension", type=int, default=1280, help="(%(default)s)")
-    parser.add_argument("--limit", default="4G", help="as --memory-limit of score (%(default)s)")
+    parser.add_argument("--limit", default="8G", help="as --memory-limit of score (%(default)s)")
     parser.add_argument("--score-options", nargs=argparse.REMAINDER, default=[])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from otmetrics.features.base import FrozenExtractor
+from otmetrics.features.preprocessing import Preprocessing
 from otmetrics.precision import ieee_float32
 
 
@@ -64,12 +65,19 @@ def pipeline(
     cores = torch.get_num_threads()
     if extractor.device.type == "cuda" and preprocessing is not None:
         gpu = partial(_on_gpu, extractor, batch_size)
-        return Pipeline(_unchanged, gpu, cores, uniform=False, pin_memory=True)
+        fitting = partial(_fitting, preprocessing)
+        return Pipeline(fitting, gpu, cores, uniform=False, pin_memory=True)
     return Pipeline(preprocessing or _unchanged, partial(_in_batches, extractor, batch_size), cores)
 
 
 def _unchanged(image: Tensor) -> Tensor:
     """Leave an image as it was read."""
+    return image
+
+
+def _fitting(preprocessing: Preprocessing, image: Tensor) -> Tensor:
+    """Leave an image to the GPU; raise here, where its file is known, if it cannot be resized."""
+    preprocessing.resized_shape(*image.shape[-2:])
     return image
 
 

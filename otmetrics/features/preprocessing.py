@@ -93,23 +93,39 @@ class Preprocessing:
         mode = None if self.size is None else self.resize
         return {"size": self.size, "mode": mode, "crop": self.crop}
 
-    def _fit(self, images: Tensor, size: int) -> Tensor:
-        """Bring (N, 3, H, W) to (N, 3, size, size)."""
+    def resized_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Tell what an image of some size is resized to, before its centre is cut out.
+
+        Args:
+            height: Of the image, in pixels.
+            width: Of the image, in pixels.
+
+        Returns:
+            Height and width.
+
+        Raises:
+            ValueError: If an image that is as long and narrow would become too large.
+        """
+        if self.size is None:
+            return height, width
         if self.crop is None:
-            return _resize(images, (size, size), self.resize)
-        height, width = images.shape[-2:]
-        shorter, target = min(height, width), int(size / self.crop)
+            return self.size, self.size
+        shorter, target = min(height, width), int(self.size / self.crop)
         # The longer side keeps the aspect ratio, rounded down as in torchvision.
-        shape = (target * height // shorter, target * width // shorter)
+        shape = target * height // shorter, target * width // shorter
         if max(shape) > _LONGEST:
             raise ValueError(
                 f"images of {width} x {height} pixels are too long and narrow: their shorter side "
                 f"becomes {target} pixels before the centre is cut out, and the longer one "
                 f"{max(shape)}; leave them out, or cut them yourself."
             )
+        return shape
+
+    def _fit(self, images: Tensor, size: int) -> Tensor:
+        """Bring (N, 3, H, W) to (N, 3, size, size)."""
+        shape = self.resized_shape(*images.shape[-2:])
         top, left = (round((side - size) / 2) for side in shape)
-        resized = _resize(images, shape, self.resize)
-        return resized[..., top : top + size, left : left + size]
+        return _resize(images, shape, self.resize)[..., top : top + size, left : left + size]
 
 
 def _check_images(images: Tensor) -> None:

@@ -128,12 +128,20 @@ def _entry(names: list[str]) -> str:
 
 
 def _labels(archive: Any, array: np.ndarray) -> tuple[str, ...] | None:
-    """Classes of the rows, where there is one for each."""
+    """Classes of the rows, where the archive has names or numbers of them."""
     if "labels" not in archive.files:
         return None
     labels = archive["labels"]
-    fits = isinstance(labels, np.ndarray) and array.ndim and labels.shape == array.shape[:1]
-    return tuple(map(str, labels.tolist())) if fits and labels.dtype.kind in "iuUb" else None
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iuUb" or labels.ndim > 2:
+        return None
+    if labels.ndim == 2 and labels.shape[1] != 1:  # one hot, or several a row
+        return None
+    if labels.ndim == 0 or array.ndim == 0 or len(labels) != len(array):
+        raise DataError(
+            f"has `labels` of shape {labels.shape} for an array {array.shape}: give one a row, or "
+            "leave them out."
+        )
+    return tuple(map(str, labels.ravel().tolist()))
 
 
 def _protocol(archive: Any) -> dict[str, Any]:

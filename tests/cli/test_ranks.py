@@ -218,6 +218,48 @@ def test_a_process_that_is_killed_is_missed(hanging, killed):
         assert "Traceback" not in results[0][2]
 
 
+SLOW = """
+import os, time, pathlib
+import torch
+
+class Network(torch.nn.Module):
+    def forward(self, images):
+        rank = os.environ["RANK"]
+        number = len(list(pathlib.Path().glob(f"{rank} *")))
+        pathlib.Path(f"{rank} {number}").touch()
+        if rank == "1" and number == 2:
+            END
+        time.sleep(0.2)
+        return images.float().mean((2, 3))
+
+network = Network()
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        ("time.sleep(600)", "rank 1 has shown no sign of life for 3 s"),
+        ("os._exit(9)", "rank 1 has shown no sign of life for 3 s"),
+        ("raise KeyError('lost')", "rank 1 failed: KeyError: 'lost'"),
+        ("raise KeyboardInterrupt", "rank 1 failed: KeyboardInterrupt"),
+    ],
+)
+def test_one_that_is_missed_ends_the_work_of_the_first(tmp_path, end, message):
+    (tmp_path / "slow.py").write_text(SLOW.replace("END", end))
+    np.save(tmp_path / "images.npy", np.zeros((400, 5, 5, 3), np.uint8))
+    options = ("--features", "module:slow:network", "--runtime", "torch", "--batch-size", "1")
+    arguments = ("extract", "images.npy", "out.npz", "-q", "--timeout", "3", *options)
+    first, other = start(2, *arguments, cwd=tmp_path)
+    ((code, out, err),) = ended([first])
+    other.kill()
+    ended([other])
+    assert (code, out) == (3, "")
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+    assert len(list(tmp_path.glob("0 *"))) < 150  # of 200
+
+
 def test_a_process_that_never_comes_is_missed(folders, tmp_path):
     options = ("--features", "pixels", "--timeout", "3", "--skip-corrupt")
     (process,) = start(2, "extract", folders / "real", tmp_path / "a.npz", *options, only=[0])

@@ -73,6 +73,17 @@ def test_narrow_images_are_refused_where_the_centre_is_cut_out():
         Preprocessing(size=64, crop=0.875)(images)
 
 
+@pytest.mark.parametrize("crop", [None, 0.875, 1.0])
+def test_resized_shape_is_what_the_resize_gives(crop):
+    images = torch.zeros(1, 3, 20, 31, dtype=torch.uint8)
+    whole = Preprocessing(size=14, crop=crop)
+    height, width = whole.resized_shape(20, 31)
+    target = 14 if crop is None else int(14 / crop)
+    assert (height, width) == ((14, 14) if crop is None else (target, target * 31 // 20))
+    assert whole(images).shape == (1, 3, 14, 14)
+    assert Preprocessing(size=None, crop=crop).resized_shape(20, 31) == (20, 31)
+
+
 def test_centre_crop_equals_timms_transform_up_to_its_rounding():
     from timm.data import create_transform
 

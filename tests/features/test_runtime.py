@@ -16,8 +16,11 @@ from sklearn.datasets import load_sample_images
 from torch import nn
 
 import otmetrics
+from otmetrics.errors import DataError
 from otmetrics.features import FrozenExtractor, Preprocessing, load_extractor, pipeline
 from otmetrics.features.runtime import CompiledNetwork, Runtime
+from otmetrics.images import ImageFolder, batches
+from otmetrics.images.writing import write_png
 
 
 @pytest.fixture(scope="module")
@@ -282,3 +285,13 @@ def test_a_gpu_agrees_with_the_cpu_and_itself(photographs):
     assert error(features, expected) < 1e-4
     (alone,) = work.features([images[3:4]])
     assert torch.equal(alone[0], features[3])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_image_that_a_gpu_cannot_resize_is_named(tmp_path):
+    write_png(tmp_path / "narrow.png", torch.zeros(3, 2, 2000, dtype=torch.uint8))
+    cropping = Preprocessing(size=16, crop=0.9)
+    work = pipeline(FrozenExtractor(nn.Flatten(), cropping, "flat").to("cuda"), 8)
+    with pytest.raises(DataError, match=r"`narrow\.png` cannot be scored: .* long and narrow"):
+        list(batches(ImageFolder(tmp_path), transform=work.prepare, batch_size=8, uniform=False))

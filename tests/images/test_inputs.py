@@ -73,8 +73,39 @@ def test_labels_reach_the_feature_set_and_its_file(tmp_path):
 def test_labels_of_an_array_of_images(tmp_path):
     np.savez(tmp_path / "a.npz", images=PIXELS, labels=np.arange(6))
     assert opened(tmp_path / "a.npz").labels == tuple("012345")
-    np.savez(tmp_path / "b.npz", images=PIXELS, labels=np.arange(5))
-    assert opened(tmp_path / "b.npz").labels is None
+    np.savez(tmp_path / "b.npz", images=PIXELS, labels=np.arange(6)[:, None])
+    assert opened(tmp_path / "b.npz").labels == tuple("012345")
+    np.savez(tmp_path / "c.npz", images=PIXELS, labels=np.eye(6))  # no names
+    assert opened(tmp_path / "c.npz").labels is None
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (7, 1)])
+def test_labels_of_other_rows_are_refused(tmp_path, shape):
+    np.savez(tmp_path / "a.npz", images=PIXELS, labels=np.zeros(shape, int))
+    with pytest.raises(DataError, match=r"a\.npz` has `labels` of shape .*: give one a row, or"):
+        opened(tmp_path / "a.npz")
+
+
+# --- progress -------------------------------------------------------------------------------
+
+
+def test_progress_starts_before_the_network_and_counts_what_is_kept(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("OTMETRICS_CACHE", str(tmp_path / "cache"))
+    for path in folder.glob("*.png"):
+        os.utime(path, (time.time() - 60,) * 2)
+
+    def calls(**options):
+        found = []
+        options = Extraction(batch_size=4, **options)
+        extracted([folder], options, progress=lambda *call: found.append(call))
+        return found
+
+    task = f"features of {folder}"
+    expected = [(f"{task}: starting", 0, 6), (task, 4, 6), (task, 6, 6)]
+    assert calls(features="pixels") == expected
+    assert calls(num=4, cache=True) == [(f"{task}: starting", 0, 4), (task, 4, 4)]
+    assert calls(cache=True) == [(f"{task}: starting", 4, 6), (task, 6, 6)]
+    assert calls(cache=True) == [(task, 6, 6)]
 
 
 # --- lists ----------------------------------------------------------------------------------
