@@ -24,7 +24,7 @@ def info() -> None:
 
     from .render import print_table
 
-    shelves = cache_info()
+    shelves = [shelf for shelf in cache_info() if shelf.shards]
     total = sum(shelf.num_bytes for shelf in shelves)
     click.echo(f"{cache_folder()}: {_size(total)}")
     if shelves:

@@ -1,5 +1,6 @@
 """The `otmetrics` command: its subcommands, its exit codes, its last line of defence."""
 
+import errno
 import io
 import os
 import sys
@@ -49,12 +50,16 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without an arrow is no reason to fail
+    # Before torch is loaded: without the stacks of its network, where another process is gone.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         code = cli.main(prog_name="otmetrics", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+        code = 0
+        if _is_first():
+            error.show()
+            code = error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         # What the trainer says of its checkpoint; click wraps it.
         kept = str(error.__cause__ or error)
@@ -63,9 +68,14 @@ def main() -> None:
         click.echo(f"interrupted: {kept}" if kept else "interrupted", err=True)
         code = INTERRUPTED
     except BrokenPipeError:
-        # The reader of a pipe has gone; keep Python from complaining about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()  # the reader of a pipe has gone
         code = 0
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        _give_up_stdout()
+        click.echo("error: the output has no room where stdout goes: free some.", err=True)
+        code = BAD_DATA
     except DataError as error:
         click.echo(f"error: {spoken(str(error), cli.commands.values())}", err=True)
         code = BAD_DATA
@@ -73,6 +83,26 @@ def main() -> None:
         click.echo(f"error: {error}", err=True)
         code = NOT_CONVERGED
     except OptionError as error:
-        click.echo(f"error: {spoken(str(error), cli.commands.values())}", err=True)
-        code = click.UsageError.exit_code
+        code = 0
+        if _is_first():
+            click.echo(f"error: {spoken(str(error), cli.commands.values())}", err=True)
+            code = click.UsageError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _give_up_stdout() -> None:
+    """Keep Python from complaining about stdout at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_first() -> bool:
+    """Whether this process says what is wrong with the command, which several were given."""
+    # The others end as if all was well, or torchrun would end the first one before it has spoken.
+    if not {"RANK", "SLURM_PROCID"} & set(os.environ):
+        return True
+    from otmetrics.ranks import place_in_environment
+
+    try:
+        return place_in_environment()[0] == 0
+    except DataError:
+        return True

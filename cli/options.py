@@ -28,6 +28,7 @@ class _Path(click.Path):
 
 
 _LEAST_SIZE = 1e6
+_LONGEST_TIMEOUT = 1e8  # seconds
 
 
 class _Size(click.ParamType):
@@ -63,8 +64,8 @@ DEVICE = click.option(
 
 WHAT_INPUTS_ARE = """
     \b
-    a folder                       its images, searched recursively; its .tar or .parquet files,
-                                   or the Hugging Face dataset that it is
+    a folder                       its images, searched recursively; its .tar, .zip or .parquet
+                                   files, or the Hugging Face dataset that it is
     .zip, .tar, 'a-{00..12}.tar'   images in archives, read in place (webdataset shards too)
     .parquet                       a column of encoded images
     .txt                           the image files that it names, one a line
@@ -141,7 +142,7 @@ _EXTRACTION = (
     ),
     click.option(
         "--timeout",
-        type=click.FloatRange(min=1),
+        type=float,
         default=600.0,
         show_default=True,
         metavar="SECONDS",
@@ -184,9 +185,10 @@ def resolved_device(name: str, *, mps: bool = True) -> str:
 
     if name == "auto":
         if torch.cuda.is_available():
-            count, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
-            return f"cuda:{local % count}" if local else "cuda"
+            return _own_gpu()
         return "mps" if mps and torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        return _own_gpu()
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -202,6 +204,20 @@ def resolved_device(name: str, *, mps: bool = True) -> str:
             f"({torch.cuda.device_count()} CUDA device(s)): use --device cpu."
         )
     return name
+
+
+def _own_gpu() -> str:
+    """The GPU of this process among those that torchrun started on the machine."""
+    import torch
+
+    local = _number_of("LOCAL_RANK", 0)
+    return f"cuda:{local % torch.cuda.device_count()}" if local else "cuda"
+
+
+def _number_of(variable: str, default: int) -> int:
+    """A number in an environment variable; what is none is another program's."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else default
 
 
 def maths_device(device: str) -> str:
@@ -221,8 +237,9 @@ def extraction_of(
     from otmetrics.extraction import Extraction
 
     if num_workers is None:
-        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that share the cores
-        cores = max(1, (os.cpu_count() or 1) // beside)
+        affinity = getattr(os, "sched_getaffinity", lambda process: range(os.cpu_count() or 1))
+        beside = max(1, _number_of("LOCAL_WORLD_SIZE", 1))  # processes that share the cores
+        cores = max(1, len(affinity(0)) // beside)
         num_workers = min(16, cores) if device.startswith("cuda") else 0
     if no_cache and options.get("cache_verify"):
         raise OptionError("`cache_verify` needs the cache: leave out --no-cache.")
@@ -240,19 +257,26 @@ def ranks_here(timeout: float) -> Iterator["Ranks"]:
     """This process among those that torchrun started; an error of any is told by the first."""
     from otmetrics.ranks import RankError, ranks_of_environment
 
+    if not 1 <= timeout <= _LONGEST_TIMEOUT:
+        raise OptionError(f"`timeout` must be from 1 to {_LONGEST_TIMEOUT:g}, got {timeout:g}.")
     ranks = ranks_of_environment(timeout)
     try:
         yield ranks
         ranks.done()
+    except RankError:
+        raise  # the first one is gone, or tells of another
     except (DataError, OptionError) as error:
         if ranks.first:
             raise
         with suppress(Exception):  # the first one may be gone
             ranks.failed(str(error))
-        raise click.exceptions.Exit(3 if isinstance(error, RankError) else 0) from error
+        raise click.exceptions.Exit(0) from error  # torchrun would end the first one
     except BaseException as error:
+        what = "was interrupted" if isinstance(error, KeyboardInterrupt) else "failed: "
+        if not isinstance(error, KeyboardInterrupt):
+            what += f"{type(error).__name__}: {error}"
         with suppress(Exception):
-            ranks.failed(f"rank {ranks.rank} failed: {type(error).__name__}: {error}")
+            ranks.failed(f"rank {ranks.rank} {what}")
         raise
     finally:
         ranks.close()
@@ -260,19 +284,18 @@ def ranks_here(timeout: float) -> Iterator["Ranks"]:
 
 def spoken(message: str, commands: Iterable[click.Command]) -> str:
     """A message of the library with its arguments named as these commands have them."""
-    options = {name for command in commands for name in _flags(command)}
-
-    def named(found: re.Match[str]) -> str:
-        option = "--" + found[1].replace("_", "-")
-        return option if option in options else found[0]
-
-    return re.sub(r"`([a-z_]+)`", named, message)
+    flags = {name: flag for command in commands for name, flag in _flags(command)}
+    return re.sub(r"`([a-z_]+)`", lambda found: flags.get(found[1], found[0]), message)
 
 
-def _flags(command: click.Command) -> Iterator[str]:
-    """Options of a command and of those below it."""
+def _flags(command: click.Command) -> Iterator[tuple[str, str]]:
+    """Options of a command and of those below it: their names in Python, and as they are given."""
     for item in command.params:
-        yield from item.opts
+        flag = max(item.opts, key=len)
+        if flag.startswith("--"):
+            yield flag[2:].replace("-", "_"), flag
+            if item.name is not None:
+                yield item.name, flag
     if isinstance(command, click.Group):
         context = click.Context(command)
         for name in command.list_commands(context):

@@ -64,7 +64,7 @@ def extracted(
     options: Extraction = Extraction(),
     *,
     at_least: int = 2,
-    check: Callable[[int, int], None] | None = None,
+    check: Callable[[int, int | None], None] | None = None,
     progress: Progress | None = None,
     ranks: Ranks = ALONE,
 ) -> list[FeatureSet]:
@@ -78,8 +78,8 @@ def extracted(
         inputs: What `images.opened` opens: folders, archives, tables, arrays, features, names.
         options: Extractor, draw and batches.
         at_least: The fewest samples that each input must have.
-        check: Called with the most samples of an input and the dimension of the features before
-            the first image is read, where the dimension is known by then.
+        check: Called with the most samples of an input and the dimension of the features, or None
+            where nobody knows it yet, before the first image is read.
         progress: Called after each batch.
         ranks: The processes that share the images; all of them call this alike.
 
@@ -108,7 +108,7 @@ def extracted(
     check_extractors(list(zip(map(str, inputs), protocols, strict=True)), options.features)
     dimensions = [s.features.shape[1] for s in sources if isinstance(s, FeatureArray)]
     dimension = extractor.num_features if images else max(dimensions)
-    if check is not None and dimension is not None:
+    if check is not None:
         check(max(map(len, picks)), dimension)
     sets = [
         (_loaded(source, path, pick, limit) if ranks.first else None)
@@ -212,12 +212,14 @@ def _extractor(name: str, path: str | Path, options: Extraction) -> FrozenExtrac
 def _loaded(source: FeatureArray, path: str | Path, pick: list[int], limit: float) -> FeatureSet:
     """Features that were computed before; those in a large file stay there."""
     features = source.features
-    if features.dtype.kind != "f" or features.dtype.itemsize < 4:
-        wide, chosen = new_array((len(pick), features.shape[1]), np.float64, limit), np.array(pick)
+    narrow = features.dtype.kind != "f" or features.dtype.itemsize < 4
+    dtype = np.dtype(np.float64) if narrow else features.dtype.newbyteorder("=")
+    if dtype != features.dtype:
+        values, chosen = new_array((len(pick), features.shape[1]), dtype, limit), np.array(pick)
         for start in range(0, len(pick), _ROWS_AT_A_TIME):
             part = slice(start, start + _ROWS_AT_A_TIME)
-            wide[part] = features[chosen[part]]
-        rows = torch.from_numpy(wide)
+            values[part] = features[chosen[part]]
+        rows = torch.from_numpy(values)
     elif len(pick) < len(features) or not features.flags.c_contiguous or features.nbytes <= limit:
         rows = rows_of(torch.from_numpy(features), torch.tensor(pick), limit)
     else:

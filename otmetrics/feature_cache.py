@@ -55,7 +55,9 @@ def cache_folder() -> Path:
         folder of the operating system.
     """
     if folder := os.environ.get(VARIABLE):
-        return Path(folder).expanduser()
+        with suppress(RuntimeError):  # a user who has no folder, or is none
+            return Path(folder).expanduser()
+        return Path(folder)
     from platformdirs import user_cache_path
 
     return user_cache_path("otmetrics", appauthor=False) / "features"
@@ -79,9 +81,7 @@ class Shelf:
         name = _hashed(json.dumps([self.protocol, source], sort_keys=True).encode())
         self.path = cache_folder() / name[:32]
 
-    def stored(
-        self, keys: list[bytes | None]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, list[bool]]]:
+    def stored(self, keys: list[bytes | None]) -> Iterator[Stored]:
         """Find the features of images.
 
         Args:
@@ -125,9 +125,9 @@ class Shelf:
                 "transparent": np.array(transparent, np.uint8),
             }
         )
-        self.path.mkdir(parents=True, exist_ok=True)
-        _written(self.path / _RECORD, json.dumps(self._record).encode())
-        _written(self.path / (_hashed(content) + _SUFFIX), content)
+        files = {_hashed(content) + _SUFFIX: content, _RECORD: json.dumps(self._record).encode()}
+        for name, bytes_of_it in files.items():
+            _written(self.path / name, bytes_of_it)
 
     @property
     def _record(self) -> dict[str, Any]:
@@ -173,12 +173,17 @@ def _hashed(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _written(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
+def _written(path: Path, content: bytes, tries: int = 5) -> None:
+    """Write a file that appears whole or not at all, though another process removes its folder."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content)
         partial.replace(path)
+    except FileNotFoundError:
+        if tries == 1:
+            raise
+        _written(path, content, tries - 1)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -197,7 +202,10 @@ def cache_info() -> list[ShelfInfo]:
 def _is_shelf(path: Path) -> bool:
     """Whether a folder is one of the cache's own, and not what else lies where it was put."""
     named = re.fullmatch("[0-9a-f]{32}", path.name) is not None
-    return named and path.is_dir() and not path.is_symlink() and (path / _RECORD).is_file()
+    if not named or not path.is_dir() or path.is_symlink():
+        return False
+    shards = (re.fullmatch("[0-9a-f]{64}", file.stem) for file in path.glob(f"*{_SUFFIX}"))
+    return (path / _RECORD).is_file() or any(shards)
 
 
 def _info(path: Path) -> ShelfInfo:

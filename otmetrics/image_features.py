@@ -18,7 +18,7 @@ from otmetrics.functional.checks import check_at_least, check_positive
 from otmetrics.functional.cost import memory_budget
 from otmetrics.images import ImageArray, ReadingReport, StoredImages, batches
 from otmetrics.ranks import ALONE, Ranks
-from otmetrics.storage import new_array, rows_of
+from otmetrics.storage import new_array
 
 Progress = Callable[[str, int, int], None]
 """Called with a task's name, the steps done and the steps in all."""
@@ -89,10 +89,10 @@ class ImageFeatures:
 class _Rows:
     """Features in the making: rows that are filled in any order."""
 
-    def __init__(self, count: int, memory_limit: float | None) -> None:
+    def __init__(self, count: int, limit: float) -> None:
         self.filled = np.zeros(count, bool)
         self.transparent = np.zeros(count, bool)
-        self.limit = memory_budget(torch.device("cpu"), memory_limit)
+        self.limit = limit
         self._values = np.empty((0, 0), np.float32)
 
     def put(self, places: np.ndarray, features: np.ndarray, transparent: Any) -> None:
@@ -110,11 +110,13 @@ class _Rows:
         self, pick: list[int], skipped: list[tuple[int, str]], num_cached: int, notes: list[str]
     ) -> ImageFeatures:
         """All rows that were filled, and what else is known of them."""
-        places, values = np.flatnonzero(self.filled), torch.from_numpy(self._values)
-        if 0 < len(places) < len(self.filled):
-            values = rows_of(values, torch.from_numpy(places), self.limit)
+        places, values = np.flatnonzero(self.filled), self._values
+        for start in range(0, len(places), SHARD_IMAGES):  # rows move up, without a second array
+            part = places[start : start + SHARD_IMAGES]
+            if part[-1] >= start + len(part):
+                values[start : start + len(part)] = values[part]
         return ImageFeatures(
-            values,
+            torch.from_numpy(values[: len(places)]),
             [pick[place] for place in places],
             self.transparent[self.filled],
             skipped,
@@ -160,11 +162,13 @@ def _gathered(
     """Features of all processes, on the first one."""
     arrays = [own.features.numpy(), np.array(own.indices, np.int64), own.transparent]
     known = {"skipped": own.skipped, "cached": own.num_cached, "notes": own.notes}
-    rows, ordered, records = _Rows(len(pick), reading.memory_limit), np.array(pick), []
-    room = partial(new_array, limit=rows.limit / ranks.world)
+    limit = _limit(reading)  # of which the process's own features take a quarter
+    rows, ordered, records = _Rows(len(pick), limit / 2), np.array(pick), []
+    room = partial(new_array, limit=limit / 4)
     for (features, indices, transparent), record in ranks.gathered(arrays, known, room):
         rows.put(np.searchsorted(ordered, indices), features, transparent)
         records.append(record)
+        del features  # before the next ones come
         ranks.alive()
     if not ranks.first:
         return None
@@ -174,6 +178,11 @@ def _gathered(
         sum(record["cached"] for record in records),
         [note for record in records for note in record["notes"]],
     )
+
+
+def _limit(reading: Reading) -> float:
+    """Bytes of features of an input that are held in memory."""
+    return memory_budget(torch.device("cpu"), reading.memory_limit)
 
 
 def _own_features(
@@ -186,7 +195,8 @@ def _own_features(
     ranks: Ranks,
 ) -> ImageFeatures:
     """Features of the images that fall to this process."""
-    rows = _Rows(len(pick), reading.memory_limit)
+    # Processes on one machine each have a part in memory, and the first one has them all, too.
+    rows = _Rows(len(pick), _limit(reading) / (1 if ranks.world == 1 else 2 * ranks.world))
     shelf = _Shelved(source, path, pick, extractor, reading, ranks)
     for places, features, transparent in shelf.stored():
         rows.put(places, features, transparent)
@@ -195,7 +205,8 @@ def _own_features(
     task = f"features of {path}" + (f" (one of {ranks.world} parts)" if ranks.world > 1 else "")
     if progress is not None:
         # A network takes seconds to compile, or to come onto a GPU.
-        progress(f"{task}: starting" if len(missing) else task, num_cached, len(pick))
+        step = "starting" if len(missing) else "from the cache"
+        progress(f"{task}: {step}", num_cached, len(pick))
     report = ReadingReport()
     if len(missing):
         runtime = extractor.runtime_name
@@ -296,7 +307,7 @@ class _Shelved:
             reason = error.strerror or str(error)
             self.notes.append(
                 f"features are not kept: `{self._shelf.path}`: {reason}; name another folder in "
-                "the environment variable OTMETRICS_CACHE, or turn the cache off"
+                "the environment variable OTMETRICS_CACHE, or go without by --no-cache"
             )
             self._shelf = None
 

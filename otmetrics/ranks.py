@@ -2,6 +2,8 @@
 
 import json
 import os
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -54,14 +56,18 @@ class Ranks:
                 host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
                 first = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
                 store = dist.TCPStore(host, port, world, first, timeout=limit)
-                self._store: Any = dist.PrefixStore("otmetrics", store)
+                # torchrun's store outlives the processes that it starts again.
+                attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+                self._store: Any = dist.PrefixStore(f"otmetrics/{attempt}", store)
                 dist.init_process_group(
                     "gloo", store=self._store, rank=rank, world_size=world, timeout=limit
                 )
             except (KeyError, ValueError, RuntimeError) as error:
+                missing = isinstance(error, KeyError)
+                reason = f"{error.args[0]} is not set" if missing else " ".join(str(error).split())
                 raise RankError(
-                    f"rank {rank} of {world} did not meet the others ({error}): start all of them "
-                    "with torchrun, or set MASTER_ADDR and MASTER_PORT."
+                    f"rank {rank} of {world} did not meet the others ({reason[:200]}): start all "
+                    "of them with torchrun, or set MASTER_ADDR and MASTER_PORT."
                 ) from error
 
     @property
@@ -166,10 +172,7 @@ class Ranks:
         if beat != last:
             self._seen[rank] = beat, time.monotonic()
         elif time.monotonic() - since > self.timeout and beat != _DONE:
-            raise RankError(
-                f"rank {rank} has shown no sign of life for {self.timeout:g} s: it was killed, "
-                "or hangs; look at its output, or raise --timeout."
-            )
+            raise RankError(self._silence(rank))
 
     def _await(self, rank: int, ready: Callable[[], bool]) -> None:
         """Wait for another process as long as it shows signs of life."""
@@ -179,13 +182,35 @@ class Ranks:
             time.sleep(_POLL_SECONDS)
 
     def _asked(self, call: Callable[[], Any], rank: int = 0) -> Any:
-        """Talk to another process, which may have gone."""
+        """Talk to another process, which may have gone, or never answer."""
+        answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answer.put((call(), None))
+            except Exception as error:
+                answer.put((None, error))
+
+        # A question to a store whose process is stopped waits for ever; its thread is left behind.
+        threading.Thread(target=ask, daemon=True).start()
         try:
-            return call()
-        except RuntimeError as error:
+            value, error = answer.get(timeout=self.timeout + _LOOK_SECONDS)
+        except queue.Empty:
+            raise RankError(self._silence(rank)) from None
+        if isinstance(error, RuntimeError):
             raise RankError(
                 f"rank {rank} is gone ({' '.join(str(error).split())[:200]}): look at its output."
             ) from error
+        if error is not None:
+            raise error
+        return value
+
+    def _silence(self, rank: int) -> str:
+        """What is said of a process that is missed."""
+        return (
+            f"rank {rank} has shown no sign of life for {self.timeout:g} s: it was killed, or "
+            "hangs; look at its output, or raise --timeout."
+        )
 
     def close(self) -> None:
         """Leave the group."""
@@ -197,8 +222,31 @@ ALONE = Ranks()
 """The only process."""
 
 
+def place_in_environment() -> tuple[int, int]:
+    """Find out from torchrun's or Slurm's variables which process of how many this is.
+
+    Returns:
+        Rank and number of processes; 0 and 1 for a process that is alone.
+
+    Raises:
+        RankError: The rank is none of them.
+    """
+    # Of Slurm the step's variable, which the script that starts a step does not have.
+    pairs = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
+    for rank, world in pairs:
+        numbers = os.environ.get(rank, ""), os.environ.get(world, "")
+        if not all(number.isdecimal() for number in numbers):
+            continue
+        if rank == "SLURM_PROCID" and "MASTER_ADDR" not in os.environ:
+            continue  # a job of several tasks that are no parts of one run
+        if int(numbers[0]) >= max(1, int(numbers[1])):
+            raise RankError(f"{rank} must be below {world}, {numbers[1]}, got {numbers[0]}.")
+        return int(numbers[0]), max(1, int(numbers[1]))
+    return 0, 1
+
+
 def ranks_of_environment(timeout: float = TIMEOUT_SECONDS) -> Ranks:
-    """Find out from torchrun's or Slurm's variables which process this is.
+    """Meet the other processes of this run.
 
     Args:
         timeout: Seconds without a sign of life after which a process is given up.
@@ -209,16 +257,8 @@ def ranks_of_environment(timeout: float = TIMEOUT_SECONDS) -> Ranks:
     Raises:
         RankError: The others cannot be met.
     """
-    pairs = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
-    for rank, world in pairs:
-        numbers = os.environ.get(rank, ""), os.environ.get(world, "")
-        if not all(number.isdecimal() for number in numbers):
-            continue
-        if int(numbers[1]) > 1:
-            if rank == "SLURM_PROCID" and "MASTER_ADDR" not in os.environ:
-                continue  # a job of several tasks that are no parts of one run
-            return Ranks(int(numbers[0]), int(numbers[1]), timeout)
-    return ALONE
+    rank, world = place_in_environment()
+    return Ranks(rank, world, timeout) if world > 1 else ALONE
 
 
 def _blocks(array: np.ndarray) -> list[torch.Tensor]:

@@ -190,7 +190,7 @@ def _sliced(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
     centre = far_centre(real, fake)
     if centre is not None:  # moved here, as the solver would in memory
         num = max(len(real), len(fake))
-        limit = FAMILIES[0].part_bytes(num, real, scoring)
+        limit = SLICED.part_bytes(num, real, scoring)
         real, fake = (
             transformed(cloud, lambda rows: rows - centre, cloud.dtype, limit)
             for cloud in (real, fake)
@@ -236,8 +236,9 @@ def _manifold(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
     return [Measured(float(value)) for value in scores]
 
 
+SLICED = Family(("sliced_wasserstein",), _sliced, _sliced_bytes)
 FAMILIES = (
-    Family(("sliced_wasserstein",), _sliced, _sliced_bytes),
+    SLICED,
     Family(("wasserstein",), _exact, _costs_bytes, "exact_max"),
     Family(("sinkhorn_divergence",), _sinkhorn, _costs_bytes, "sinkhorn_max"),
     Family(("frechet_distance",), _frechet, _frechet_bytes),

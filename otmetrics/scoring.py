@@ -164,7 +164,7 @@ def score_features(
     budget = memory_budget(torch.device(scoring.device), scoring.memory_limit)
     dtype = _common_dtype(sets)
     clouds = {
-        name: transformed(item.features, torch.Tensor.detach, dtype, budget / 8)
+        name: transformed(item.features, lambda rows: rows, dtype, budget / 8)
         if item.features.dtype != dtype
         else item.features
         for name, item in sets.items()
@@ -272,20 +272,21 @@ def _check_clouds(clouds: dict[str, Tensor], sets: dict[str, FeatureSet], scorin
             raise DataError(str(error).replace("`real`", f"`{path}`", 1)) from error
 
 
-def _check_memory(num: int, dimension: int, scoring: Scoring) -> None:
+def _check_memory(num: int, dimension: int | None, scoring: Scoring) -> None:
     """Raise where a score of so many samples cannot keep to the memory that it may take."""
     limit = scoring.memory_limit
     if limit is None:
         return
     for family in families_of(scoring):
         size = int(min(family.most(scoring), num))
-        least = family.working_bytes(size, dimension, scoring)
+        least = family.working_bytes(size, dimension or 1, scoring)
         if least > limit:
             lower = f", or lower `{family.limit}`" if family.limit else ""
+            width = f" with {dimension} features" if dimension else ""
             times = f"{1.01 * least / limit:.2f} times"
             raise OptionError(
-                f"{family.names[0]} of {size} samples a side with {dimension} features takes "
-                f"at least {least / 1e9:.2f} GB beside them, and `memory_limit` leaves it "
+                f"{family.names[0]} of {size} samples a side{width} takes at least "
+                f"{least / 1e9:.2f} GB beside the features, and `memory_limit` leaves it "
                 f"{limit / 1e9:.2f} GB: raise it to {times} as much{lower}."
             )
 

@@ -43,7 +43,7 @@ def new_array(shape: tuple[int, ...], dtype: Any, limit: float) -> np.ndarray:
             return np.memmap(file, dtype, "w+", shape=shape)
     except OSError as error:
         raise DataError(
-            f"`{folder}` has no room for {size / 1e9:.1f} GB of features ({error.strerror}): set "
+            f"`{folder}` has no room for {size / 1e6:.0f} MB of features ({error.strerror}): set "
             "OTMETRICS_CACHE to a folder that has, or raise `memory_limit`."
         ) from error
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from otmetrics import Scoring, score_features
 from otmetrics import image_features as module
 from otmetrics.feature_cache import cache_folder
 from otmetrics.features import FrozenExtractor, Preprocessing
@@ -48,21 +49,35 @@ def extractor(seconds: float = 0.0) -> FrozenExtractor:
     return FrozenExtractor(Slow(seconds), Preprocessing(size=8), "slow")
 
 
-def features(folder: Path, *, seconds: float = 0.0, shard: int = 8, **options):
+def features(folder: Path, *, seconds: float = 0.0, shard: int = 8, progress=None, **options):
     """Features of a folder, kept in shards of a few images."""
     module.SHARD_IMAGES = shard
     source = opened(folder)
     reading = module.Reading(**{"batch_size": 4, "cache": True} | options)
     pick = list(range(len(source)))
-    return module.image_features(source, folder, pick, extractor(seconds), reading)
+    return module.image_features(source, folder, pick, extractor(seconds), reading, progress)
+
+
+def scores(found: torch.Tensor) -> dict[str, float]:
+    """Scores of features against others."""
+    other = torch.randn(NUM, 16, generator=torch.Generator().manual_seed(0))
+    scoring = Scoring(metrics=("sliced_wasserstein", "frechet_distance"), floor=False)
+    report = score_features(found, other, scoring=scoring)
+    return {name: score.value for name, score in report.scores.items()}
 
 
 def main(folder: str, cache: str, result: str, seconds: float) -> None:
-    """Extract, and write what came of it."""
+    """Extract, and write what came of it; how many images are done stands beside it meanwhile."""
     torch.set_num_threads(1)
     os.environ["OTMETRICS_CACHE"] = cache
-    found = features(Path(folder), seconds=seconds)
+    done = Path(result).with_suffix(".done")
+    found = features(
+        Path(folder),
+        seconds=seconds,
+        progress=lambda task, count, total: done.write_text(f"{count}"),
+    )
     content = {"features": found.features.tolist(), "cached": found.num_cached}
+    content["scores"] = scores(found.features)
     partial = Path(result).with_suffix(".partial")
     partial.write_text(json.dumps(content))
     partial.replace(result)

@@ -153,5 +153,45 @@ def test_a_folder_that_takes_no_file_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs POSIX")
 def test_a_full_disk_is_told_before_it_is_written_to():
-    with pytest.raises(DataError, match=r"has no room for .* GB"):
+    with pytest.raises(DataError, match=r"has no room for .* MB"):
         new_array((2**45, 2**10), np.float32, 0)
+
+
+FEATURES = """
+import sys
+from pathlib import Path
+import numpy as np
+from otmetrics.extraction import Extraction, extracted
+from otmetrics.images import opened
+
+def anonymous():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+
+extracted([sys.argv[2]], Extraction(memory_limit=1e6))
+before = anonymous()
+(found,) = extracted([sys.argv[1]], Extraction(memory_limit=1e6))
+print(anonymous() - before, float(found.features.double().sum()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for its memory")
+@pytest.mark.parametrize("kind", ["npy", "npz", "big-endian", "float16"])
+def test_features_of_files_stay_in_files(kind, tmp_path):
+    generator = np.random.default_rng(0)
+    values = generator.standard_normal((200_000, 100), np.float32)  # 80 MB
+    values = values.astype({"big-endian": ">f4", "float16": "f2"}.get(kind, "f4"))
+    path, small = tmp_path / f"a.{'npz' if kind == 'npz' else 'npy'}", tmp_path / "small.npy"
+    np.savez(path, features=values) if kind == "npz" else np.save(path, values)
+    np.save(small, values[:100])
+    done = subprocess.run(
+        [sys.executable, "-c", FEATURES, str(path), str(small)],
+        env=os.environ | {"OTMETRICS_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    growth, total = map(float, done.stdout.split())
+    assert growth < 30e6
+    assert total == pytest.approx(float(values.astype(np.float64).sum()), rel=1e-6)

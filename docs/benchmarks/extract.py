@@ -10,7 +10,7 @@ no loading of weights in any of them, but in its own line.
 
 - peer: for `efficientnet_lite0` timm's model in eager mode behind timm's own transform; for
   `inception` torch-fidelity's own extraction. Both with their DataLoader of two workers.
-- ours: from files to features as `otmetrics extract` does it.
+- ours: from files to features as `otmetrics extract --no-cache` does it, but for the list of files.
 - bare: our runtime on inputs that lie in memory, without reading, decoding or resizing.
 """
 

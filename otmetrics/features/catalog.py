@@ -155,6 +155,11 @@ def load_extractor(
     if runtime is not None:
         if runtime == "openvino" and not info.compiles:
             raise ValueError(f"`runtime` must be torch for {name!r}, which is not compiled.")
+        if runtime == "openvino" and (dtype, torch.device(device).type) != ("float32", "cpu"):
+            raise ValueError(
+                f"`runtime` openvino computes in float32 on the CPU, not in {dtype} on {device}: "
+                "leave it out."
+            )
         extractor.runtime = Runtime(runtime if info.compiles else "torch")
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from otmetrics.errors import OptionError
+
 RUNTIMES = ("auto", "openvino", "torch")
 _ABSENT: Any = object()
 _COMPILING = threading.Lock()
@@ -139,7 +141,7 @@ class Runtime:
             None where torch is to run the network.
 
         Raises:
-            RuntimeError: OpenVINO was insisted on and does not do.
+            OptionError: OpenVINO was insisted on and does not do.
         """
         with self._lock:
             if self._failed or _State(network).hooked:
@@ -160,7 +162,9 @@ class Runtime:
         except Exception as error:  # a converter fails in as many ways as there are networks
             reason = " ".join(str(error).split())[:200]
             if self.choice == "openvino":
-                raise RuntimeError(f"`runtime` openvino does not do here: {reason}.") from error
+                raise OptionError(
+                    f"`runtime` openvino does not do for this network ({reason}): leave it out."
+                ) from error
             self._failed = True
             warnings.warn(
                 f"OpenVINO does not do for this network ({reason}): torch runs it, more slowly.",

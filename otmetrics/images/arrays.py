@@ -20,6 +20,7 @@ class ImageArray:
         array: The array, which may be mapped from disk: it is read one image at a time.
         path: The file that it comes from, for messages.
         labels: Class of each image, where it is known.
+        identity: Of the file when it was read, as `file_identity` gives it.
 
     Attributes:
         path: The file.
@@ -33,11 +34,15 @@ class ImageArray:
     kind = "array"
 
     def __init__(
-        self, array: np.ndarray, path: str | Path, labels: tuple[str, ...] | None = None
+        self,
+        array: np.ndarray,
+        path: str | Path,
+        labels: tuple[str, ...] | None = None,
+        identity: bytes | None = None,
     ) -> None:
         self.path = Path(path)
         self.labels = labels
-        self._identity = file_identity(self.path, content=False)  # of what was opened
+        self._identity = identity
         problem = _image_problem(array)
         if problem:
             raise DataError(f"`{path}` holds a {array.dtype} array {array.shape}: {problem}")
@@ -71,20 +76,22 @@ class ImageArray:
             content: Hash its pixels instead of asking for path, size and time of its file.
 
         Returns:
-            16 bytes; None where the file cannot be read or was changed a moment ago.
+            16 bytes; None where the file was changed since, or a moment before it was read.
         """
         if content:
             image = np.ascontiguousarray(self._array[index])
             return digest("pixels", str(image.shape), image.tobytes())
         whole = self._identity
-        return None if whole is None else digest("row", whole, str(index))
+        if whole is None or file_identity(self.path, content=False) != whole:
+            return None  # a mapped file may have been written to
+        return digest("row", whole, str(index))
 
 
 class FeatureArray(NamedTuple):
     """Features that were computed before.
 
     Attributes:
-        features: (N, D) floats or integers, possibly mapped from disk; finite.
+        features: (N, D) floats or integers in any byte order, possibly mapped from disk; finite.
         path: The file.
         protocol: How `otmetrics extract` made them; None where the file does not say.
         labels: Class of each row; None where the file does not say.
@@ -116,7 +123,7 @@ def _image_problem(array: np.ndarray) -> str | None:
 
 
 def checked_features(array: np.ndarray, path: Path) -> np.ndarray:
-    """Return (N, D) features in native byte order; raise where they are not finite numbers."""
+    """Return (N, D) features; raise where they are not finite numbers."""
     found = f"`{path}` holds a {array.dtype} array {array.shape}:"
     if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
         raise DataError(f"{found} convert the features to float32.")
@@ -127,4 +134,4 @@ def checked_features(array: np.ndarray, path: Path) -> np.ndarray:
         if bad.any():
             row = start + int(bad.argmax())
             raise DataError(f"{found} row {row} has a NaN or infinite value, leave it out.")
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    return array

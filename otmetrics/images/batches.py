@@ -54,7 +54,7 @@ def batches(
     torch uses one core in each thread, so that threads do not wait for each other.
 
     Args:
-        source: An `ImageFolder` or `ImageArray`.
+        source: The images.
         transform: Takes one uint8 (3, H, W) image, whose size may differ from the next, to a
             tensor. Called in several threads at once.
         batch_size: Images per batch.
@@ -68,7 +68,7 @@ def batches(
 
     Returns:
         An iterator over lists of at most `batch_size` transformed images. Memory: two batches
-        beyond the one handed out.
+        beyond the one handed out, or 48 images a process.
 
     Raises:
         ValueError: `batch_size` or `num_threads` is below 1, or `num_workers` negative.

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 
 from otmetrics.errors import DataError
 from otmetrics.images.arrays import ImageArray
+
+_END = object()
 
 
 def is_function(text: str) -> bool:
@@ -81,35 +84,29 @@ def _told(text: str, batches: Iterable[Any]) -> Iterator[Any]:
     """The batches; what the function raises is told as the function's."""
     iterator = iter(batches)
     while True:
-        try:
-            batch = next(iterator)
-        except StopIteration:
+        with _blamed(text):
+            batch = next(iterator, _END)
+        if batch is _END:
             return
-        except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            raise DataError(
-                f"`{text}` raised {type(error).__name__}: {error} ({last.filename}, line "
-                f"{last.lineno}): mend it."
-            ) from error
         yield batch
+
+
+@contextmanager
+def _blamed(text: str) -> Iterator[None]:
+    """Tell what the user's code raises as its own."""
+    try:
+        yield
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise DataError(
+            f"`{text}` raised {type(error).__name__}: {error} ({last.filename}, line "
+            f"{last.lineno}): mend it."
+        ) from error
 
 
 def _batches(text: str) -> Iterable[Any]:
     """What the function gives."""
-    module_name, _, attribute = text.partition(":")
-    before = list(sys.path)
-    sys.path.append(str(Path.cwd()))  # which console scripts leave out
-    try:
-        value: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            value = getattr(value, part)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise DataError(
-            f"`{text}` is no file or folder, no data set that torchvision reads, and no function "
-            f"that can be imported ({error}): check it."
-        ) from error
-    finally:
-        sys.path[:] = before
+    value = _imported(text)
     if callable(value):
         try:
             inspect.signature(value).bind()
@@ -117,10 +114,37 @@ def _batches(text: str) -> Iterable[Any]:
             raise DataError(f"`{text}` must take no arguments ({error}): wrap it.") from error
         except ValueError:  # compiled code does not say what it takes
             pass
-    found = value() if callable(value) else value
-    if not isinstance(found, Iterable):
-        raise DataError(f"`{text}` must yield batches of images, got {type(found).__name__}.")
-    return found
+        with _blamed(text):
+            value = value()
+    if not isinstance(value, Iterable):
+        raise DataError(
+            f"`{text}` must yield batches of images, got {type(value).__name__}: "
+            "make it a generator."
+        )
+    return value
+
+
+def _imported(text: str) -> Any:
+    """The function, or what else has the name."""
+    module_name, _, attribute = text.partition(":")
+    before = list(sys.path)
+    sys.path.append(str(Path.cwd()))  # which console scripts leave out
+    try:
+        with _blamed(text):
+            try:
+                value: Any = importlib.import_module(module_name)
+                for part in attribute.split("."):
+                    value = getattr(value, part)
+            except (ModuleNotFoundError, AttributeError) as error:
+                missing = error
+            else:
+                return value
+    finally:
+        sys.path[:] = before
+    raise DataError(
+        f"`{text}` is no file or folder, no data set that torchvision reads, and no function "
+        f"that can be imported ({missing}): check it."
+    ) from missing
 
 
 def _checked(text: str, batch: Any) -> np.ndarray:

@@ -40,10 +40,36 @@ def file_identity(path: Path, content: bool) -> bytes | None:
     try:
         if content:
             return digest("content", path.read_bytes())
-        status = path.stat()
+        return identity_of(path, path.stat())
     except OSError:
         return None
+
+
+def identity_of(path: Path, status: os.stat_result) -> bytes | None:
+    """Tell a file from all others by path, size and time of change.
+
+    Args:
+        path: The file.
+        status: Its status, of the moment in which it was opened.
+
+    Returns:
+        As `file_identity`.
+    """
     if time.time() - status.st_mtime < SETTLED_SECONDS:
         return None
     where = os.path.abspath(path)  # noqa: PTH100 - without a question to the file system
     return digest("file", where, str(status.st_size), str(status.st_mtime_ns))
+
+
+def same_file(one: os.stat_result, other: os.stat_result) -> bool:
+    """Tell whether a file is still the one that it was, and was not written to.
+
+    Args:
+        one: Its status.
+        other: Its status at another time.
+
+    Returns:
+        Whether device, number, size and time of change agree.
+    """
+    names = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
+    return all(getattr(one, name) == getattr(other, name) for name in names)

@@ -2,19 +2,21 @@
 
 import json
 import math
+import os
 import struct
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
 from otmetrics.errors import DataError
 from otmetrics.images.decode import check_regular
+from otmetrics.images.identity import identity_of, same_file
 
 _ENTRIES = ("features", "images", "arr_0")
-_LARGE = 2**28  # bytes from which an entry is mapped instead of read
+_LARGE = 2**20  # bytes from which an entry is mapped instead of read
 _READ_BYTES = 2**24
 
 
@@ -25,11 +27,13 @@ class LoadedArray(NamedTuple):
         array: The array.
         protocol: How `otmetrics extract` made it; None where the file does not say.
         labels: Class of each row; None where the file does not say.
+        identity: Of the file that was read, as `file_identity` gives it.
     """
 
     array: np.ndarray
     protocol: dict[str, Any] | None = None
     labels: tuple[str, ...] | None = None
+    identity: bytes | None = None
 
 
 def loaded_array(path: Path) -> LoadedArray:
@@ -72,21 +76,50 @@ def _loaded(path: Path) -> LoadedArray:
     """Load a file as what its content says it is."""
     check_regular(path)
     with path.open("rb") as file:
+        status = os.fstat(file.fileno())
         if file.read(2) != b"PK":
-            return LoadedArray(np.load(path, mmap_mode="c", allow_pickle=False))
-        file.seek(0)  # numpy would leave a corrupt archive open if it opened it itself
-        archive = np.load(file, allow_pickle=False)
-        entry = _entry(archive.files)
-        array = _mapped(path, archive.zip, entry)
-        if array is None:
-            array = archive[entry]
-        if not isinstance(array, np.ndarray):  # numpy hands out the bytes of what is no array
-            raise DataError("has an entry that is no array: write it again with np.savez.")
-        protocol = _protocol(archive) if "protocol" in archive.files else None
-        return LoadedArray(array, protocol, _labels(archive, array))
+            found = LoadedArray(np.load(path, mmap_mode="c", allow_pickle=False))
+        else:
+            file.seek(0)  # numpy would leave a corrupt archive open if it opened it itself
+            found = _archived(file)
+    if not same_file(path.stat(), status):
+        raise DataError("was replaced while it was read: run again.")
+    return found._replace(identity=identity_of(path, status))
 
 
-def _mapped(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray | None:
+def _archived(file: BinaryIO) -> LoadedArray:
+    """Load the array of an archive."""
+    archive = np.load(file, allow_pickle=False)
+    entry = _entry(archive.files)
+    array = _mapped(file, archive.zip, entry)
+    if array is None:
+        array = archive[entry]
+    if not isinstance(array, np.ndarray):  # numpy hands out the bytes of what is no array
+        raise DataError("has an entry that is no array: write it again with np.savez.")
+    protocol = _protocol(archive) if "protocol" in archive.files else None
+    return LoadedArray(array, protocol, _labels(archive, array))
+
+
+class _Header(NamedTuple):
+    """What an entry says of itself, and where its values start."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype
+    start: int
+
+
+def _header(entry: IO[bytes]) -> _Header | None:
+    """Read the header of an array; None where it has another version."""
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    reader = readers.get(np.lib.format.read_magic(entry))
+    return None if reader is None else _Header(*reader(entry), entry.tell())
+
+
+def _mapped(file: BinaryIO, archive: zipfile.ZipFile, name: str) -> np.ndarray | None:
     """Map an entry of an archive; None where it is small, compressed, or nothing that can be."""
     if f"{name}.npy" not in archive.namelist():
         return None
@@ -94,23 +127,17 @@ def _mapped(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray | Non
     if info.file_size < _LARGE or info.compress_type != zipfile.ZIP_STORED:
         return None
     with archive.open(info) as entry:
-        readers = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        reader = readers.get(np.lib.format.read_magic(entry))
-        if reader is None:
+        header = _header(entry)
+        if header is None or header.dtype.hasobject:
             return None
-        shape, fortran, dtype = reader(entry)
-        start = entry.tell()
-        if dtype.hasobject or start + math.prod(shape) * dtype.itemsize != info.file_size:
+        if header.start + math.prod(header.shape) * header.dtype.itemsize != info.file_size:
             return None
         while entry.read(_READ_BYTES):  # to the end, where the checksum is compared
             pass
-    with path.open("rb") as file:
-        file.seek(info.header_offset + 26)
-        start += info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
-    return np.memmap(path, dtype, "c", start, shape, "F" if fortran else "C")
+    file.seek(info.header_offset + 26)
+    start = header.start + info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+    order: Literal["F", "C"] = "F" if header.fortran else "C"
+    return np.memmap(file, header.dtype, "c", start, header.shape, order)
 
 
 def _entry(names: list[str]) -> str:
@@ -129,19 +156,20 @@ def _entry(names: list[str]) -> str:
 
 def _labels(archive: Any, array: np.ndarray) -> tuple[str, ...] | None:
     """Classes of the rows, where the archive has names or numbers of them."""
-    if "labels" not in archive.files:
+    if "labels.npy" not in archive.zip.namelist():
         return None
-    labels = archive["labels"]
-    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iuUb" or labels.ndim > 2:
+    with archive.zip.open("labels.npy") as entry:
+        header = _header(entry)
+    if header is None or header.dtype.kind not in "iuUb" or len(header.shape) > 2:
         return None
-    if labels.ndim == 2 and labels.shape[1] != 1:  # one hot, or several a row
+    if len(header.shape) == 2 and header.shape[1] != 1:  # one hot, or several a row
         return None
-    if labels.ndim == 0 or array.ndim == 0 or len(labels) != len(array):
+    if not header.shape or header.shape[:1] != array.shape[:1]:
         raise DataError(
-            f"has `labels` of shape {labels.shape} for an array {array.shape}: give one a row, or "
+            f"has `labels` of shape {header.shape} for an array {array.shape}: give one a row, or "
             "leave them out."
         )
-    return tuple(map(str, labels.ravel().tolist()))
+    return tuple(map(str, archive["labels"].ravel().tolist()))
 
 
 def _protocol(archive: Any) -> dict[str, Any]:

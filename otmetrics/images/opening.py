@@ -6,6 +6,7 @@ from otmetrics.errors import DataError
 from otmetrics.images.arrays import FeatureArray, ImageArray, checked_features
 from otmetrics.images.generated import generated_images, is_function
 from otmetrics.images.listed import ListedImages
+from otmetrics.images.names import EXTENSIONS
 from otmetrics.images.npz import loaded_array
 from otmetrics.images.official import DATA_SETS, OfficialImages
 from otmetrics.images.packed import PackedImages, expanded
@@ -19,8 +20,8 @@ def opened(path: str | Path, most: int | None = None) -> StoredImages | FeatureA
     ====================================  =========================================================
     what is named                         what is read
     ====================================  =========================================================
-    a folder                              its images, recursively; or its .tar or .parquet files,
-                                          or the Hugging Face dataset that it is
+    a folder                              its images, recursively; or its .tar, .zip or .parquet
+                                          files, or the Hugging Face dataset that it is
     `.zip`, `.tar`, `name-{00..12}.tar`   images in archives, such as the shards of a webdataset
     `.parquet`                            a column of encoded images
     `.txt`                                the image files that it names, one a line
@@ -73,23 +74,24 @@ def _folder(path: Path) -> StoredImages:
         return ImageFolder(path)
     if {"state.json", "dataset_info.json"} <= set(names) or "dataset_dict.json" in names:
         return dataset_images(path)
-    kinds = {Path(name).suffix.lower() for name in names}
-    if kinds & {".tar", ".parquet"} and not any((path / name).is_dir() for name in names):
-        files = {kind: [path / n for n in names if n.lower().endswith(kind)] for kind in kinds}
-        if not kinds & {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}:
-            if {".tar", ".parquet"} <= kinds:
-                raise DataError(f"`{path}` holds .tar and .parquet files: give one kind of them.")
-            if ".tar" in files:
-                return PackedImages(files[".tar"])
-            return parquet_images(files[".parquet"])
-    return ImageFolder(path)
+    suffixes = {Path(name).suffix.lower() for name in names}
+    shards = suffixes & {".tar", ".zip", ".parquet"}
+    beside = suffixes & set(EXTENSIONS) or any((path / name).is_dir() for name in names)
+    if not shards or beside:
+        return ImageFolder(path)
+    files = [path / name for name in names if Path(name).suffix.lower() in shards]
+    if ".parquet" not in shards:
+        return PackedImages(files)
+    if len(shards) > 1:
+        raise DataError(f"`{path}` holds archives and .parquet files: give one kind of them.")
+    return parquet_images(files)
 
 
 def _array(path: Path) -> ImageArray | FeatureArray:
     """The array of a file: images where it has four axes, features where it has two."""
-    array, protocol, labels = loaded_array(path)
+    array, protocol, labels, identity = loaded_array(path)
     if array.ndim != 2:
-        return ImageArray(array, path, labels)
+        return ImageArray(array, path, labels, identity)
     return FeatureArray(checked_features(array, path), path, protocol, labels)
 
 

@@ -2,16 +2,18 @@
 
 import io
 import os
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from otmetrics.errors import DataError
 from otmetrics.images.decode import DecodedImage, check_regular, decoded_from
-from otmetrics.images.identity import digest, file_identity
+from otmetrics.images.identity import digest, identity_of, same_file
 from otmetrics.images.names import (
     MAX_MEMBER_BYTES,
     check_member,
@@ -23,10 +25,26 @@ from otmetrics.images.names import (
 MAX_SHARDS = 100_000
 
 
+@dataclass(frozen=True)
+class _Archive:
+    """An archive as it was when it was opened; no other is read in its place."""
+
+    path: Path
+    status: os.stat_result
+
+    def open(self) -> BinaryIO:
+        """Open it for one member: files of a great many archives cannot all stay open."""
+        file = self.path.open("rb")
+        if not same_file(os.fstat(file.fileno()), self.status):
+            file.close()
+            raise DataError("lies in an archive that was replaced meanwhile: run again.")
+        return file
+
+
 class _Member(NamedTuple):
     """An image inside an archive: where, and how to read it."""
 
-    archive: Path
+    archive: _Archive
     name: str
     size: int
     read: Callable[[], bytes]
@@ -62,10 +80,10 @@ class PackedImages:
         self.path = archives[0]
         self.num_others = 0
         self._members: list[_Member] = []
-        # When they are opened: what is replaced later is not what is read.
-        self._identities = {path: file_identity(path, content=False) for path in archives}
-        for archive in archives:
-            found = _members(archive)
+        self._identities: dict[Path, bytes | None] = {}
+        for path in archives:
+            archive, found = _members(path)
+            self._identities[path] = identity_of(path, archive.status)
             images = {name: found[name] for name in sorted(found) if is_image(name)}
             self._members += images.values()
             self.num_others += len(found) - len(images)
@@ -76,7 +94,7 @@ class PackedImages:
             )
         several = len(archives) > 1
         self.names = tuple(
-            f"{member.archive.name}/{member.name}" if several else member.name
+            f"{member.archive.path.name}/{member.name}" if several else member.name
             for member in self._members
         )
         self.labels = labels_of([member.name for member in self._members])
@@ -94,7 +112,8 @@ class PackedImages:
             The pixels and whether they were transparent.
         """
         member = self._members[index]
-        return decoded_from(lambda: io.BytesIO(_bytes(member)), f"{member.archive}/{member.name}")
+        name = f"{member.archive.path}/{member.name}"
+        return decoded_from(lambda: io.BytesIO(_bytes(member)), name)
 
     def identity(self, index: int, content: bool) -> bytes | None:
         """Tell one image from all others without decoding it.
@@ -110,9 +129,9 @@ class PackedImages:
         if content:
             try:
                 return digest("content", _bytes(member))
-            except (DataError, OSError, zipfile.BadZipFile, RuntimeError, EOFError):
+            except (DataError, OSError, zipfile.BadZipFile, zlib.error, struct.error):
                 return None
-        archive = self._identities[member.archive]
+        archive = self._identities[member.archive.path]
         return None if archive is None else digest("member", archive, member.name)
 
 
@@ -148,19 +167,27 @@ def expanded(path: str | Path) -> list[Path]:
 def _bytes(member: _Member) -> bytes:
     """Content of a member, unless it is a trap."""
     if member.size > MAX_MEMBER_BYTES:
-        raise DataError(f"has {member.size} bytes, more than the {MAX_MEMBER_BYTES} that are read.")
+        raise DataError(
+            f"has {member.size} bytes, more than the {MAX_MEMBER_BYTES} that are read: pack it "
+            "again, or pass --skip-corrupt to leave such files out."
+        )
     return member.read()
 
 
-def _members(path: Path) -> dict[str, _Member]:
-    """The visible files of an archive by their names."""
+def _members(path: Path) -> tuple[_Archive, dict[str, _Member]]:
+    """An archive, and its visible files by their names."""
     try:
         check_regular(path)
         with path.open("rb") as file:
+            archive = _Archive(path, os.fstat(file.fileno()))
             start = file.read(6)
-        if start[:2] in {b"\x1f\x8b", b"BZ"} or start == b"\xfd7zXZ\x00":
-            raise DataError("is compressed as a whole, which must be read from its start each time")
-        found = _zip_members(path) if start[:2] == b"PK" else _tar_members(path)
+            if start[:2] in {b"\x1f\x8b", b"BZ"} or start == b"\xfd7zXZ\x00":
+                raise DataError(
+                    "is compressed as a whole, which must be read from its start each time"
+                )
+            file.seek(0)
+            read = _zip_members if start[:2] == b"PK" else _tar_members
+            found = read(archive, file)
     except DataError as error:
         advice = (
             "" if str(error).endswith(".") else ": unpack it, or pack it again as .zip or .tar."
@@ -176,7 +203,7 @@ def _members(path: Path) -> dict[str, _Member]:
         raise DataError(_damaged(path, error)) from error
     except Exception as error:  # zipfile and tarfile raise nearly anything on a damaged file
         raise DataError(_damaged(path, error)) from error
-    return {member.name: member for member in found if not is_hidden(member.name)}
+    return archive, {member.name: member for member in found if not is_hidden(member.name)}
 
 
 def _damaged(path: Path, error: Exception) -> str:
@@ -185,78 +212,89 @@ def _damaged(path: Path, error: Exception) -> str:
     return f"`{path}` is no zip or tar archive, or a damaged one ({detail}): pack it again."
 
 
-def _zip_members(path: Path) -> list[_Member]:
+def _zip_members(archive: _Archive, file: BinaryIO) -> list[_Member]:
     """Files of a zip archive."""
-    archive = _Zip(path)
     found = []
-    for info in archive.file.infolist():
-        if info.is_dir():
-            continue
-        kind = info.external_attr >> 28  # of Unix, where the archive says so
-        check_member(info.filename, is_link=kind == 0o12)
-        if info.flag_bits & 1:
-            raise DataError(f"is encrypted (`{info.filename}`)")
-        found.append(_Member(path, info.filename, info.file_size, _ZipReader(archive, info)))
+    with zipfile.ZipFile(file) as names:
+        for info in names.infolist():
+            if info.is_dir():
+                continue
+            kind = info.external_attr >> 28  # of Unix, where the archive says so
+            check_member(info.filename, is_link=kind == 0o12)
+            if info.flag_bits & 1:
+                raise DataError(f"is encrypted (`{info.filename}`)")
+            reader = _ZipReader(
+                archive,
+                info.header_offset,
+                info.compress_size,
+                info.file_size,
+                info.compress_type,
+                info.CRC,
+            )
+            size = max(info.file_size, info.compress_size)
+            found.append(_Member(archive, info.filename, size, reader))
     return found
 
 
-class _Zip:
-    """A zip archive that threads share, and that another process opens for itself."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.file = path, zipfile.ZipFile(path)
-
-    def __reduce__(self) -> tuple[type, tuple[Path]]:
-        return _Zip, (self.path,)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _ZipReader:
-    """Reads one member of a zip archive; zipfile checks its CRC."""
+    """Reads one member of a zip archive: threads need not wait for each other, as in zipfile.
 
-    archive: _Zip
-    info: zipfile.ZipInfo
+    The local header is skipped; sizes and checksum are those of the archive's directory.
+    """
+
+    archive: _Archive
+    offset: int  # of the local header
+    packed: int
+    size: int
+    method: int
+    checksum: int
 
     def __call__(self) -> bytes:
-        if self.info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        if self.method not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
             raise DataError("is compressed in another way than zip's own: pack it again.")
-        parts, left = [], self.info.file_size + 1
-        with self.archive.file.open(self.info) as file:
-            while left > 0 and (part := file.read(min(left, 2**20))):  # never more than it says
-                parts.append(part)
-                left -= len(part)
-        return b"".join(parts)
+        with self.archive.open() as file:
+            file.seek(self.offset)
+            signature, name, extra = struct.unpack("<4s22xHH", file.read(30))
+            file.seek(name + extra, os.SEEK_CUR)
+            content = file.read(self.packed)
+        if self.method == zipfile.ZIP_DEFLATED:  # never more than it says of itself
+            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, self.size + 1)
+        whole = signature == b"PK\x03\x04" and len(content) == self.size
+        if not whole or zlib.crc32(content) != self.checksum:
+            raise zipfile.BadZipFile("size or checksum differ")
+        return content
 
 
-def _tar_members(path: Path) -> list[_Member]:
+def _tar_members(archive: _Archive, file: BinaryIO) -> list[_Member]:
     """Files of a tar archive, by one pass over its headers."""
     found = []
-    with tarfile.open(path, "r:") as archive:
-        for info in archive:
+    with tarfile.open(fileobj=file, mode="r:") as headers:
+        for info in headers:
+            headers.members.clear()  # type: ignore[attr-defined] # else all of them stay in memory
             if info.isdir():
                 continue
             check_member(info.name, is_link=info.issym() or info.islnk())
             if info.isreg() and not info.issparse():
-                reader = _TarReader(path, info.offset_data, info.size)
-                found.append(_Member(path, info.name.removeprefix("./"), info.size, reader))
-        end = archive.offset
-    with path.open("rb") as file:  # tarfile ends without a word at a damaged header, too
-        file.seek(end)
-        if file.read(512) != bytes(512):
-            raise DataError("is cut off or damaged, for the mark of its end is missing")
+                reader = _TarReader(archive, info.offset_data, info.size)
+                found.append(_Member(archive, info.name.removeprefix("./"), info.size, reader))
+        end = headers.offset
+    file.seek(end)  # tarfile ends without a word at a damaged header, too
+    if file.read(512) != bytes(512):
+        raise DataError("is cut off or damaged, for the mark of its end is missing")
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _TarReader:
     """Reads one member of a tar archive, which lies there as it is."""
 
-    path: Path
+    archive: _Archive
     offset: int
     size: int
 
     def __call__(self) -> bytes:
-        with self.path.open("rb") as file:
+        with self.archive.open() as file:
             file.seek(self.offset)
             content = file.read(self.size)
         if len(content) < self.size:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -159,17 +160,19 @@ def in_processes(
     if "forkserver" in multiprocessing.get_all_start_methods():
         method = "forkserver"  # starts from a process that has loaded this module, in no time
         multiprocessing.get_context(method).set_forkserver_preload([__name__])
-    loader = DataLoader(
-        _Chunks(source, transform),
-        batch_size=None,
-        sampler=[indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)],
-        collate_fn=_unchanged,
-        worker_init_fn=_end_with_parent,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        multiprocessing_context=method,
-        generator=torch.Generator().manual_seed(0),  # not a number of the caller's generator
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores
+        loader = DataLoader(
+            _Chunks(source, transform),
+            batch_size=None,
+            sampler=[indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)],
+            collate_fn=_unchanged,
+            worker_init_fn=_end_with_parent,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            multiprocessing_context=method,
+            generator=torch.Generator().manual_seed(0),  # not a number of the caller's generator
+        )
     for reads, shapes, flat in _received(loader):
         pixels = iter(flat.split([shape.numel() for shape in shapes]))
         for one, shape in zip(reads, shapes, strict=True):

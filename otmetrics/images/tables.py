@@ -60,7 +60,7 @@ class ImageColumn:
         Returns:
             16 bytes; None where it cannot be read or the file was changed a moment ago.
         """
-        if content:
+        if content or not self._rows.embedded:  # files beside the table change without it
             try:
                 return digest("content", self._content(index))
             except Exception:  # reading it for its features will say what is wrong
@@ -78,7 +78,7 @@ class ImageColumn:
                 return _file_beside(self.path, str(path))
             value = content
         if not isinstance(value, bytes):
-            raise DataError("holds no image: leave the row out.")
+            raise DataError("holds no image: leave the row out, or pass --skip-corrupt.")
         return value
 
 
@@ -137,6 +137,7 @@ class _ParquetRows:
         import pyarrow.parquet as parquet
 
         self._files = files
+        self.embedded = True  # whether all images lie in the files
         self._groups: list[tuple[Path, int, int, int]] = []  # file, group, first row, row in file
         self.column, count = "", 0
         for file in files:
@@ -146,7 +147,9 @@ class _ParquetRows:
                 data = parquet.ParquetFile(file)
             except Exception as error:  # pyarrow's own errors, and those of the system
                 detail = " ".join(str(error).split())
-                raise DataError(f"`{file}` is no readable parquet file ({detail}).") from error
+                raise DataError(
+                    f"`{file}` is no readable parquet file ({detail}): write it again."
+                ) from error
             column = _image_column(file, data.schema_arrow)
             if count and column != self.column:
                 raise DataError(
@@ -155,6 +158,7 @@ class _ParquetRows:
                 )
             self.column = column
             begin = count
+            self.embedded = self.embedded and _no_nulls(data.metadata, column)
             for group in range(data.metadata.num_row_groups):
                 self._groups.append((file, group, count, count - begin))
                 count += data.metadata.row_group(group).num_rows
@@ -243,6 +247,8 @@ class _DatasetRows:
         if isinstance(data.features[self.column], datasets.Image):
             data = data.cast_column(self.column, datasets.Image(decode=False))
         self._data = data.with_format(None)
+        chunks = self._data.data.column(self.column).chunks
+        self.embedded = not any(_bytes_of(chunk).null_count for chunk in chunks)
 
     def __len__(self) -> int:
         return len(self._data)
@@ -264,6 +270,25 @@ class _DatasetRows:
         return tuple(_label(value, names) for value in self._data[name])
 
 
+def _no_nulls(metadata: Any, column: str) -> bool:
+    """Whether a parquet file says that each row has the bytes of its image."""
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for leaf in map(group.column, range(group.num_columns)):
+            if leaf.path_in_schema in {column, f"{column}.bytes"}:
+                counted = leaf.statistics is not None and leaf.statistics.has_null_count
+                if not counted or leaf.statistics.null_count:
+                    return False
+    return True
+
+
+def _bytes_of(chunk: Any) -> Any:
+    """The encoded images of a part of a column, which may have their paths beside them."""
+    import pyarrow
+
+    return chunk.field("bytes") if pyarrow.types.is_struct(chunk.type) else chunk
+
+
 def _image_column(path: Path, schema: Any) -> str:
     """The column that holds images."""
     import pyarrow
@@ -277,6 +302,12 @@ def _image_column(path: Path, schema: Any) -> str:
     for name in ("image", "img"):
         if name in found:
             return name
+    for field in schema:
+        if not found and field.name in {"image", "img"}:
+            raise DataError(
+                f"`{path}`: column `{field.name}` is of type {field.type}: give the content of "
+                "image files, as bytes."
+            )
     if len(found) != 1:
         raise DataError(
             f"`{path}` has the columns {', '.join(schema.names)}: name the one with encoded images "

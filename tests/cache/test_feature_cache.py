@@ -16,7 +16,8 @@ from otmetrics.errors import DataError
 from otmetrics.extraction import Extraction, extracted
 from otmetrics.feature_cache import Shelf, cache_folder, cache_info, cleared
 from otmetrics.image_features import Reading, is_kept
-from otmetrics.images import ImageArray, ImageFolder
+from otmetrics.images import ImageArray, ImageFolder, opened
+from otmetrics.images.identity import file_identity
 
 # --- what is known again --------------------------------------------------------------------
 
@@ -199,6 +200,43 @@ def test_features_that_are_not_finite_are_not_kept(folder, monkeypatch):
     assert shards() == []
 
 
+def test_a_cache_that_is_cleared_between_two_writes_goes_on(folder, expected, monkeypatch):
+    write, calls = Path.write_bytes, []
+
+    def cleared_first(self, content):
+        calls.append(self)
+        if len(calls) % 3 == 1:
+            shutil.rmtree(cache_folder())
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", cleared_first)
+    found = features(folder)
+    monkeypatch.undo()
+    monkeypatch.setenv("OTMETRICS_CACHE", str(folder.parent / "cache"))
+    assert torch.equal(found.features, expected)
+    assert found.notes == []
+    assert shards()
+
+
+def test_a_shard_without_a_record_is_seen_and_removed(folder):
+    features(folder)
+    (info,) = cache_info()
+    (info.path / "shelf.json").unlink()
+    (again,) = cache_info()
+    assert (again.shards, again.source) == (5, "?")
+    cleared()
+    assert not info.path.exists()
+
+
+def test_no_disk_leaves_no_shelf(folder, monkeypatch):
+    def full(self, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert "No space left" in features(folder).notes[0]
+    assert cache_info() == []
+
+
 def test_a_place_that_cannot_be_written_is_no_reason_to_stop(folder, expected, monkeypatch):
     blocked = folder.parent / "file"
     blocked.write_text("in the way")
@@ -254,15 +292,36 @@ def test_a_file_that_is_replaced_before_it_is_read_is_not_kept(folder, expected,
     assert features(folder).num_cached == NUM - 1
 
 
-def test_an_archive_that_is_replaced_while_it_is_open_is_known_by_what_it_was(tmp_path):
-    np.savez(tmp_path / "a.npz", images=PIXELS)
-    age(tmp_path)
-    source = ImageArray(PIXELS, tmp_path / "a.npz")
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_an_array_that_is_replaced_while_it_is_open_is_not_kept(tmp_path, name):
+    def write(pixels, seconds):
+        np.save(tmp_path / name, pixels) if name == "a.npy" else np.savez(tmp_path / name, pixels)
+        age(tmp_path, seconds)
+
+    write(PIXELS, 60)
+    source = opened(tmp_path / name)
     before = source.identity(0, content=False)
-    np.savez(tmp_path / "a.npz", images=PIXELS[::-1])
-    age(tmp_path, 30)
-    assert source.identity(0, content=False) == before
-    assert ImageArray(PIXELS, tmp_path / "a.npz").identity(0, content=False) != before
+    assert before is not None
+    (tmp_path / name).unlink()
+    write(PIXELS[::-1], 30)
+    assert source.identity(0, content=False) is None
+    assert opened(tmp_path / name).identity(0, content=False) not in (None, before)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_an_array_that_is_replaced_while_it_is_opened_is_refused(tmp_path, monkeypatch, name):
+    write = np.save if name == "a.npy" else np.savez
+    write(tmp_path / name, PIXELS)
+    write(tmp_path / f"new {name}", PIXELS[::-1])
+    load = np.load
+
+    def replaced(*args, **options):
+        (tmp_path / f"new {name}").replace(tmp_path / name)
+        return load(*args, **options)
+
+    monkeypatch.setattr(np, "load", replaced)
+    with pytest.raises(DataError, match="was replaced while it was read: run again"):
+        opened(tmp_path / name)
 
 
 def test_use_makes_a_shelf_young(folder):
@@ -311,7 +370,10 @@ def test_many_rows_are_mapped_from_a_file(folder, expected):
 
 
 def test_sources_tell_their_images_apart(folder):
-    source, array = ImageFolder(folder), ImageArray(PIXELS, folder / "00.png")
+    whole = file_identity(folder / "00.png", content=False)
+    source = ImageFolder(folder)
+    array = ImageArray(PIXELS, folder / "00.png", identity=whole)
+    assert ImageArray(PIXELS, folder / "00.png").identity(0, content=False) is None
     for content in (False, True):
         keys = [one.identity(index, content) for one in (source, array) for index in range(NUM)]
         assert len(set(keys)) == 2 * NUM

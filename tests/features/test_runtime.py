@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 from torch import nn
 
 import otmetrics
-from otmetrics.errors import DataError
+from otmetrics.errors import DataError, OptionError
 from otmetrics.features import FrozenExtractor, Preprocessing, load_extractor, pipeline
 from otmetrics.features.runtime import CompiledNetwork, Runtime
 from otmetrics.images import ImageFolder, batches
@@ -173,7 +173,7 @@ def test_a_network_that_does_not_convert_faithfully_is_left_to_torch():
         warnings.simplefilter("error")
         extractor(images)  # says it once
     assert extractor.runtime_name.startswith("torch")
-    with pytest.raises(RuntimeError, match="`runtime` openvino does not do here"):
+    with pytest.raises(OptionError, match="`runtime` openvino does not do for this network"):
         small_extractor(Awkward())(images)
 
 
@@ -240,6 +240,10 @@ def test_nobody_is_told_of_its_use(tmp_path):
 def test_openvino_is_refused_where_it_has_nothing_to_do(name):
     with pytest.raises(ValueError, match="`runtime` must be torch"):
         load_extractor(name, runtime="openvino")
+    with pytest.raises(
+        ValueError, match="openvino computes in float32 on the CPU, not in bfloat16"
+    ):
+        load_extractor("efficientnet_lite0", runtime="openvino", dtype="bfloat16")
 
 
 def test_unknown_choices_are_refused():

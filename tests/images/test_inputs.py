@@ -105,7 +105,7 @@ def test_progress_starts_before_the_network_and_counts_what_is_kept(folder, monk
     assert calls(features="pixels") == expected
     assert calls(num=4, cache=True) == [(f"{task}: starting", 0, 4), (task, 4, 4)]
     assert calls(cache=True) == [(f"{task}: starting", 4, 6), (task, 6, 6)]
-    assert calls(cache=True) == [(task, 6, 6)]
+    assert calls(cache=True) == [(f"{task}: from the cache", 6, 6)]
 
 
 # --- lists ----------------------------------------------------------------------------------
@@ -225,19 +225,45 @@ def test_tables_that_do_not_belong_together_are_refused(tmp_path):
         with pytest.raises(DataError, match=message):
             opened(tmp_path)
     (tmp_path / "c.tar").write_bytes(b"")
-    with pytest.raises(DataError, match=r"holds \.tar and \.parquet files"):
+    with pytest.raises(DataError, match=r"holds archives and \.parquet files"):
         opened(tmp_path)
+
+
+def test_files_beside_a_table_are_known_by_their_content(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    def written(rows, name):
+        parquet.write_table(pyarrow.table({"image": rows}), tmp_path / name)
+        for path in tmp_path.iterdir():
+            os.utime(path, (time.time() - 60,) * 2)
+        return opened(tmp_path / name)
+
+    (tmp_path / "0.png").write_bytes(png(PIXELS[0]))
+    inside = {"bytes": png(PIXELS[1]), "path": "0.png"}
+    mixed = written([inside, {"bytes": None, "path": "0.png"}], "a.parquet")
+    before = [mixed.identity(index, content=False) for index in (0, 1)]
+    assert None not in before
+    (tmp_path / "0.png").write_bytes(png(PIXELS[2]))
+    os.utime(tmp_path / "0.png", (time.time() - 60,) * 2)
+    after = [mixed.identity(index, content=False) for index in (0, 1)]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, False]
+    whole = written([inside, inside], "b.parquet")
+    assert whole.identity(0, content=False) not in (None, whole.identity(0, content=True))
 
 
 @pytest.mark.parametrize("name", ["/etc/hostname", "../x.png", "pipe"])
 def test_a_table_cannot_name_files_elsewhere(tmp_path, name):
+    (tmp_path / "x.png").write_bytes(png(PIXELS[0]))
+    tmp_path = tmp_path / "inner"
+    tmp_path.mkdir()
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
     rows = pyarrow.table({"image": [{"bytes": None, "path": name}, {"bytes": b"", "path": None}]})
     parquet.write_table(rows, tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"leads out of it|is not a regular file|does not exist"):
+    with pytest.raises(DataError, match=r"leads out of it|is not a regular file"):
         opened(tmp_path / "a.parquet").read(0)
 
 
@@ -269,6 +295,37 @@ def test_mnist_by_name(monkeypatch):
     assert source.identity(0, content=False) == source.identity(0, content=True)
     (found,) = extracted(["mnist:test"], Extraction(features="pixels", num=5))
     assert found.source["kind"] == "data set"
+
+
+def test_cifar_and_fashion_by_name(monkeypatch, tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    monkeypatch.setenv("OTMETRICS_DATA", str(tmp_path))
+    # torchvision's own reader, but no checksums of the published files.
+    kind = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(kind, "test_list", [["test_batch", None]])
+    monkeypatch.setattr(kind, "train_list", [])
+    monkeypatch.setattr(kind, "meta", {"filename": "meta", "key": "label_names", "md5": None})
+    root = tmp_path / kind.base_folder
+    root.mkdir()
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
+    batch = {"data": pixels.reshape(4, -1), "labels": [1, 0, 1, 1]}
+    (root / "test_batch").write_bytes(pickle.dumps(batch))
+    (root / "meta").write_bytes(pickle.dumps({"label_names": ["cat", "dog"]}))
+    source = opened("cifar10:test")
+    assert source.labels == ("dog", "cat", "dog", "dog")
+    assert torch.equal(source.read(2).pixels, torch.from_numpy(pixels[2]))
+
+    root = tmp_path / "FashionMNIST" / "raw"
+    root.mkdir(parents=True)
+    grey = np.random.default_rng(2).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    for part in ("train", "t10k"):
+        for name, values in (("images-idx3", grey), ("labels-idx1", np.uint8([9, 0, 9]))):
+            header = b"\0\0\x08" + bytes([values.ndim])
+            header += b"".join(size.to_bytes(4, "big") for size in values.shape)
+            (root / f"{part}-{name}-ubyte").write_bytes(header + values.tobytes())
+    source = opened("fashion_mnist:test")
+    assert source.labels == ("Ankle boot", "T-shirt/top", "Ankle boot")
+    assert torch.equal(source.read(1).pixels, torch.from_numpy(grey[1]).expand(3, 28, 28))
 
 
 def test_a_data_set_that_is_not_there_says_where_it_looked(monkeypatch, tmp_path):
@@ -324,6 +381,9 @@ def text():
 def broken():
     yield PIXELS
     raise KeyError("weights")
+
+def plain():
+    raise ValueError("no weights")
 
 number = 3
 """

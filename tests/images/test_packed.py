@@ -161,6 +161,35 @@ def test_members_are_told_apart(write, tmp_path):
     assert opened(other).identity(0, content=False) != by_place[0]
 
 
+def test_another_archive_in_its_place_is_not_read(write, tmp_path):
+    path = write(CONTENT)
+    os.utime(path, (time.time() - 60,) * 2)
+    source = pickle.loads(pickle.dumps(opened(path)))
+    source.read(0)
+    write(dict(zip(NAMES, reversed(CONTENT.values()), strict=True)), "b").replace(path)
+    with pytest.raises(DataError, match=r"a/1\.png` lies in an archive that was replaced"):
+        source.read(0)
+    assert source.identity(0, content=True) is None
+
+
+def test_more_archives_than_files_may_be_open(write, tmp_path):
+    resource = pytest.importorskip("resource")
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        for index in range(80):
+            path = write({"x.png": CONTENT["a/1.png"]}, f"s{index:02d}")
+            path.replace(shards / path.name)
+        source = opened(shards)
+        assert len(source) == 80
+        expected = torch.from_numpy(PIXELS[5]).permute(2, 0, 1)  # a/1.png
+        assert all(torch.equal(source.read(i).pixels, expected) for i in (0, 79))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 # --- attacks --------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -85,6 +86,14 @@ def test_what_cannot_be_transformed_is_named(folder):
             folder, transform=narrow, batch_size=4, indices=[29, 30], skip_corrupt=True
         )
     ] == [1]
+
+
+def test_processes_draw_the_same_numbers_each_time(folder):
+    noise = partial(torch.rand_like, dtype=torch.float32)
+    options = {"transform": noise, "indices": range(20), "num_workers": 2}
+    first, second = (read(folder, **options)[0] for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    assert len({float(one.sum()) for one in first}) == 20
 
 
 def test_processes_leave_the_callers_random_numbers_alone(folder):
