@@ -27,6 +27,8 @@ SHARD_IMAGES = 4096
 SHARD_SECONDS = 5.0
 """A shard is written when it holds this many images or has waited this long: what a kill costs."""
 
+_ROWS_AT_A_TIME = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
@@ -111,8 +113,8 @@ class _Rows:
     ) -> ImageFeatures:
         """All rows that were filled, and what else is known of them."""
         places, values = np.flatnonzero(self.filled), self._values
-        for start in range(0, len(places), SHARD_IMAGES):  # rows move up, without a second array
-            part = places[start : start + SHARD_IMAGES]
+        for start in range(0, len(places), _ROWS_AT_A_TIME):  # they move up, without a second array
+            part = places[start : start + _ROWS_AT_A_TIME]
             if part[-1] >= start + len(part):
                 values[start : start + len(part)] = values[part]
         return ImageFeatures(
