@@ -74,7 +74,8 @@ def main() -> None:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
         _give_up_stdout()
-        click.echo("error: the output has no room where stdout goes: free some.", err=True)
+        where = f"`{error.filename}`" if error.filename else "the output"
+        click.echo(f"error: no room is left for {where} ({error.strerror}): free some.", err=True)
         code = BAD_DATA
     except DataError as error:
         click.echo(f"error: {spoken(str(error), cli.commands.values())}", err=True)

@@ -77,6 +77,7 @@ def _loaded(path: Path) -> LoadedArray:
     check_regular(path)
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
+        identity = identity_of(path, status)
         if file.read(2) != b"PK":
             found = LoadedArray(np.load(path, mmap_mode="c", allow_pickle=False))
         else:
@@ -84,7 +85,7 @@ def _loaded(path: Path) -> LoadedArray:
             found = _archived(file)
     if not same_file(path.stat(), status):
         raise DataError("was replaced while it was read: run again.")
-    return found._replace(identity=identity_of(path, status))
+    return found._replace(identity=identity)
 
 
 def _archived(file: BinaryIO) -> LoadedArray:

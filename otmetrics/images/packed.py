@@ -31,6 +31,7 @@ class _Archive:
 
     path: Path
     status: os.stat_result
+    identity: bytes | None
 
     def open(self) -> BinaryIO:
         """Open it for one member: files of a great many archives cannot all stay open."""
@@ -80,10 +81,8 @@ class PackedImages:
         self.path = archives[0]
         self.num_others = 0
         self._members: list[_Member] = []
-        self._identities: dict[Path, bytes | None] = {}
         for path in archives:
-            archive, found = _members(path)
-            self._identities[path] = identity_of(path, archive.status)
+            found = _members(path)
             images = {name: found[name] for name in sorted(found) if is_image(name)}
             self._members += images.values()
             self.num_others += len(found) - len(images)
@@ -131,7 +130,7 @@ class PackedImages:
                 return digest("content", _bytes(member))
             except (DataError, OSError, zipfile.BadZipFile, zlib.error, struct.error):
                 return None
-        archive = self._identities[member.archive.path]
+        archive = member.archive.identity
         return None if archive is None else digest("member", archive, member.name)
 
 
@@ -174,12 +173,13 @@ def _bytes(member: _Member) -> bytes:
     return member.read()
 
 
-def _members(path: Path) -> tuple[_Archive, dict[str, _Member]]:
-    """An archive, and its visible files by their names."""
+def _members(path: Path) -> dict[str, _Member]:
+    """The visible files of an archive by their names."""
     try:
         check_regular(path)
         with path.open("rb") as file:
-            archive = _Archive(path, os.fstat(file.fileno()))
+            status = os.fstat(file.fileno())
+            archive = _Archive(path, status, identity_of(path, status))
             start = file.read(6)
             if start[:2] in {b"\x1f\x8b", b"BZ"} or start == b"\xfd7zXZ\x00":
                 raise DataError(
@@ -203,7 +203,7 @@ def _members(path: Path) -> tuple[_Archive, dict[str, _Member]]:
         raise DataError(_damaged(path, error)) from error
     except Exception as error:  # zipfile and tarfile raise nearly anything on a damaged file
         raise DataError(_damaged(path, error)) from error
-    return archive, {member.name: member for member in found if not is_hidden(member.name)}
+    return {member.name: member for member in found if not is_hidden(member.name)}
 
 
 def _damaged(path: Path, error: Exception) -> str:

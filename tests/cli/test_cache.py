@@ -81,7 +81,7 @@ def test_a_stdout_without_room_is_told(otmetrics, monkeypatch, folders):
     found = otmetrics("cache", "info")
     assert (found.code, found.stderr) == (
         3,
-        "error: the output has no room where stdout goes: free some.\n",
+        "error: no room is left for the output (No space left on device): free some.\n",
     )
 
 
