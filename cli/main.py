@@ -56,10 +56,8 @@ def main() -> None:
         code = cli.main(prog_name="otmetrics", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
-        code = 0
-        if _is_first():
-            error.show()
-            code = error.exit_code
+        error.show()
+        code = error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         # What the trainer says of its checkpoint; click wraps it.
         kept = str(error.__cause__ or error)
@@ -84,26 +82,11 @@ def main() -> None:
         click.echo(f"error: {error}", err=True)
         code = NOT_CONVERGED
     except OptionError as error:
-        code = 0
-        if _is_first():
-            click.echo(f"error: {spoken(str(error), cli.commands.values())}", err=True)
-            code = click.UsageError.exit_code
+        click.echo(f"error: {spoken(str(error), cli.commands.values())}", err=True)
+        code = click.UsageError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _give_up_stdout() -> None:
     """Keep Python from complaining about stdout at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _is_first() -> bool:
-    """Whether this process says what is wrong with the command, which several were given."""
-    # The others end as if all was well, or torchrun would end the first one before it has spoken.
-    if not {"RANK", "SLURM_PROCID"} & set(os.environ):
-        return True
-    from otmetrics.ranks import place_in_environment
-
-    try:
-        return place_in_environment()[0] == 0
-    except DataError:
-        return True

@@ -204,8 +204,9 @@ def _is_shelf(path: Path) -> bool:
     named = re.fullmatch("[0-9a-f]{32}", path.name) is not None
     if not named or not path.is_dir() or path.is_symlink():
         return False
-    shards = (re.fullmatch("[0-9a-f]{64}", file.stem) for file in path.glob(f"*{_SUFFIX}"))
-    return (path / _RECORD).is_file() or any(shards)
+    # A shard, or what a kill left of one, may lie there before the record does.
+    shard = re.compile(rf"\.?[0-9a-f]{{64}}\{_SUFFIX}(\.[0-9]+\.[0-9]+)?")
+    return (path / _RECORD).is_file() or any(shard.fullmatch(f.name) for f in path.iterdir())
 
 
 def _info(path: Path) -> ShelfInfo:

@@ -164,7 +164,7 @@ def _gathered(
     """Features of all processes, on the first one."""
     arrays = [own.features.numpy(), np.array(own.indices, np.int64), own.transparent]
     known = {"skipped": own.skipped, "cached": own.num_cached, "notes": own.notes}
-    limit = _limit(reading)  # of which the process's own features take a quarter
+    limit = _limit(reading)  # of which the process's own features take a quarter at most
     rows, ordered, records = _Rows(len(pick), limit / 2), np.array(pick), []
     room = partial(new_array, limit=limit / 4)
     for (features, indices, transparent), record in ranks.gathered(arrays, known, room):

@@ -108,7 +108,7 @@ class Ranks:
             message: One line.
         """
         if self.world > 1 and not self.first:
-            self._store.set(f"error/{self.rank}", message)
+            self._asked(lambda: self._store.set(f"error/{self.rank}", message))
 
     def done(self) -> None:
         """Tell the first process that this one has no more to do, and leaves."""

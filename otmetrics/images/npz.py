@@ -16,7 +16,7 @@ from otmetrics.images.decode import check_regular
 from otmetrics.images.identity import identity_of, same_file
 
 _ENTRIES = ("features", "images", "arr_0")
-_LARGE = 2**20  # bytes from which an entry is mapped instead of read
+_LARGE = 2**26  # bytes from which an entry is mapped instead of read
 _READ_BYTES = 2**24
 
 
@@ -160,7 +160,10 @@ def _labels(archive: Any, array: np.ndarray) -> tuple[str, ...] | None:
     if "labels.npy" not in archive.zip.namelist():
         return None
     with archive.zip.open("labels.npy") as entry:
-        header = _header(entry)
+        try:
+            header = _header(entry)
+        except ValueError:  # no array
+            return None
     if header is None or header.dtype.kind not in "iuUb" or len(header.shape) > 2:
         return None
     if len(header.shape) == 2 and header.shape[1] != 1:  # one hot, or several a row

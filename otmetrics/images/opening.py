@@ -75,7 +75,7 @@ def _folder(path: Path) -> StoredImages:
     if {"state.json", "dataset_info.json"} <= set(names) or "dataset_dict.json" in names:
         return dataset_images(path)
     suffixes = {Path(name).suffix.lower() for name in names}
-    shards = suffixes & {".tar", ".zip", ".parquet"}
+    shards = suffixes & {".tar", ".parquet"} or suffixes & {".zip"}
     beside = suffixes & set(EXTENSIONS) or any((path / name).is_dir() for name in names)
     if not shards or beside:
         return ImageFolder(path)

@@ -6,7 +6,8 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -33,13 +34,18 @@ class _Archive:
     status: os.stat_result
     identity: bytes | None
 
-    def open(self) -> BinaryIO:
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
         """Open it for one member: files of a great many archives cannot all stay open."""
-        file = self.path.open("rb")
+        with self.path.open("rb") as file:
+            self._check(file)
+            yield file
+            self._check(file)
+
+    def _check(self, file: BinaryIO) -> None:
+        """Raise where the archive is another one, or was written to."""
         if not same_file(os.fstat(file.fileno()), self.status):
-            file.close()
             raise DataError("lies in an archive that was replaced meanwhile: run again.")
-        return file
 
 
 class _Member(NamedTuple):

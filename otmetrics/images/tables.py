@@ -28,9 +28,15 @@ class ImageColumn:
 
     kind = "table"
 
-    def __init__(self, path: Path, rows: "_ParquetRows | _DatasetRows") -> None:
+    def __init__(
+        self,
+        path: Path,
+        rows: "_ParquetRows | _DatasetRows",
+        identities: dict[Path, bytes | None],
+    ) -> None:
         self.path = path
         self._rows = rows
+        self._identities = identities  # of the files before they were opened
         self.names = tuple(f"{path.name}[{index}]" for index in range(len(rows)))
         if not self.names:
             raise DataError(f"`{path}` has no rows: give a table with images.")
@@ -66,8 +72,10 @@ class ImageColumn:
             except Exception:  # reading it for its features will say what is wrong
                 return None
         file, row = self._rows.place(index)
-        whole = file_identity(file, content=False)
-        return None if whole is None else digest("row", whole, self._rows.column, str(row))
+        whole = self._identities[file]
+        if whole is None or file_identity(file, content=False) != whole:
+            return None  # what was replaced since is not what is read
+        return digest("row", whole, self._rows.column, str(row))
 
     def _content(self, index: int) -> bytes:
         """The encoded image of a row."""
@@ -106,7 +114,8 @@ def parquet_images(paths: Iterable[Path]) -> ImageColumn:
     """
     files = list(paths)
     try:
-        return ImageColumn(files[0], _ParquetRows(files))
+        identities = {file: file_identity(file, content=False) for file in files}
+        return ImageColumn(files[0], _ParquetRows(files), identities)
     except ImportError as error:
         raise DataError(f"`{files[0]}` needs the package pyarrow: {_INSTALL}.") from error
 
@@ -125,7 +134,9 @@ def dataset_images(folder: Path) -> ImageColumn:
             the package is missing.
     """
     try:
-        return ImageColumn(folder, _DatasetRows(folder))
+        state = folder / "state.json"
+        identities = {state: file_identity(state, content=False)}
+        return ImageColumn(folder, _DatasetRows(folder), identities)
     except ImportError as error:
         raise DataError(f"`{folder}` needs the package datasets: {_INSTALL}.") from error
 

@@ -184,6 +184,8 @@ def test_parquet_in_small_row_groups_and_several_files(dataset, tmp_path):
             assert torch.equal(source.read(index).pixels, EXPECTED[index])
     for path in tmp_path.glob("*.parquet"):
         os.utime(path, (time.time() - 60,) * 2)
+    assert source.identity(0, content=False) is None  # it changed since
+    source = opened(tmp_path)
     keys = {source.identity(index, content) for index in range(6) for content in (True, False)}
     assert len(keys) == 12
     alone = opened(tmp_path / "p-1.parquet")
