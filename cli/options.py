@@ -272,9 +272,8 @@ def ranks_here(timeout: float) -> Iterator["Ranks"]:
             ranks.failed(str(error))
         raise click.exceptions.Exit(0) from error  # torchrun would end the first one
     except BaseException as error:
-        what = "was interrupted" if isinstance(error, KeyboardInterrupt) else "failed: "
-        if not isinstance(error, KeyboardInterrupt):
-            what += f"{type(error).__name__}: {error}"
+        interrupted = isinstance(error, KeyboardInterrupt)
+        what = "was interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
         with suppress(Exception):
             ranks.failed(f"rank {ranks.rank} {what}")
         raise

@@ -125,9 +125,8 @@ class Shelf:
                 "transparent": np.array(transparent, np.uint8),
             }
         )
-        files = {_hashed(content) + _SUFFIX: content, _RECORD: json.dumps(self._record).encode()}
-        for name, bytes_of_it in files.items():
-            _written(self.path / name, bytes_of_it)
+        _written(self.path / (_hashed(content) + _SUFFIX), content)
+        _written(self.path / _RECORD, json.dumps(self._record).encode())
 
     @property
     def _record(self) -> dict[str, Any]:
