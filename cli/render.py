@@ -10,6 +10,7 @@ from typing import Any, Literal
 import click
 
 from otmetrics.errors import DataError
+from otmetrics.safe_files import replaced, writing
 from otmetrics.score_report import Score, ScoreReport
 
 _LABELS = {
@@ -101,14 +102,8 @@ def print_json(report: ScoreReport, target: str, **more: Any) -> None:
         click.echo(text)
         return
     path = Path(target)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text + "\n")
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(f"`{path}` cannot be written ({error.strerror}).") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path), replaced(path) as file:
+        file.write(f"{text}\n".encode())
 
 
 def _row(name: str, score: Score, extractor: str, squared: bool) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from otmetrics.errors import DataError
+from otmetrics.safe_files import replaced
 
 VERSION = 1  # changes whenever the same image gives other features under the same protocol
 VARIABLE = "OTMETRICS_CACHE"
@@ -174,17 +175,14 @@ def _hashed(content: bytes) -> str:
 
 def _written(path: Path, content: bytes, tries: int = 5) -> None:
     """Write a file that appears whole or not at all, though another process removes its folder."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
+        with replaced(path) as file:
+            file.write(content)
     except FileNotFoundError:
         if tries == 1:
             raise
         _written(path, content, tries - 1)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def cache_info() -> list[ShelfInfo]:
@@ -204,7 +202,7 @@ def _is_shelf(path: Path) -> bool:
     if not named or not path.is_dir() or path.is_symlink():
         return False
     # A shard, or what a kill left of one, may lie there before the record does.
-    shard = re.compile(rf"\.?[0-9a-f]{{64}}\{_SUFFIX}(\.[0-9]+\.[0-9]+)?")
+    shard = re.compile(rf"\.?[0-9a-f]{{64}}\{_SUFFIX}(\.[0-9a-f]{{16}}\.partial)?")
     return (path / _RECORD).is_file() or any(shard.fullmatch(f.name) for f in path.iterdir())
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from otmetrics.errors import DataError
+from otmetrics.safe_files import replaced, writing
 
 
 @dataclass(frozen=True)
@@ -127,17 +128,8 @@ def saved(feature_set: FeatureSet, path: str | Path, *, overwrite: bool = False)
     }
     if feature_set.labels is not None:
         content["labels"] = np.array(feature_set.labels)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **content)
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(
-            f"`{path}` cannot be written ({error.strerror}): choose another path."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path), replaced(path) as file:
+        np.savez(file, **content)
 
 
 def check_target(path: Path, *, overwrite: bool = False) -> None:

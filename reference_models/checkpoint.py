@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from otmetrics.errors import DataError, OptionError
+from otmetrics.safe_files import replaced, writing
 
 from .config import TrainConfig, changes
-from .files import replaced
 
 VERSION = 3
 LAST, BEST = "checkpoint.pt", "best.pt"
@@ -33,8 +33,8 @@ def save(path: Path, state: dict[str, Any], config: TrainConfig) -> None:
     whole = {"version": VERSION, "config": config.to_dict(), "hash": config.hash, **state}
     content = io.BytesIO()
     torch.save(whole, content)
-    with replaced(path) as partial:
-        partial.write_bytes(content.getbuffer())
+    with writing(path), replaced(path) as file:
+        file.write(content.getbuffer())
 
 
 def load(path: Path) -> dict[str, Any]:

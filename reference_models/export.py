@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from otmetrics.errors import DataError
+from otmetrics.safe_files import replaced, writing
 
 from .config import TrainConfig, config_from
 from .data import Data
-from .files import replaced
 from .networks import networks
 from .points import Scaling
 from .priors import prior_of
@@ -48,8 +48,8 @@ def export(
     path = out / FILE
     tensors = {name: value.contiguous().cpu() for name, value in sampler.items()}
     content = save(tensors, metadata={"otmetrics": json.dumps(record)})
-    with replaced(path) as partial:
-        partial.write_bytes(content)
+    with writing(path), replaced(path) as file:
+        file.write(content)
     return path
 
 

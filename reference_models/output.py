@@ -10,9 +10,9 @@ from torch import Tensor
 from otmetrics.errors import DataError, OptionError
 from otmetrics.functional.checks import check_at_least, check_seed
 from otmetrics.images import write_png
+from otmetrics.safe_files import writing
 
 from .export import loaded
-from .files import writing
 from .sampling import generated
 
 

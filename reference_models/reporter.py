@@ -1,6 +1,7 @@
 """What a run leaves behind beside its weights: log, curves, samples, and lines for a terminal."""
 
 import csv
+import io
 import json
 import sys
 import time
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor
 
 from otmetrics.errors import DataError
+from otmetrics.safe_files import replaced, writing
 
 from .config import TrainConfig
 from .data import Data
-from .files import replaced, writing
 from .sampling import Sampler, generated
 
 LOG, TABLE, SAMPLES = "log.jsonl", "log.csv", "samples"
@@ -73,8 +74,8 @@ class Reporter:
         self.rows = [row for row in _read(self.out / LOG) if row["step"] <= step]
         lines = "".join(json.dumps(row) + "\n" for row in self.rows)
         for name, content in (("config.json", text + "\n"), (LOG, lines)):
-            with replaced(self.out / name) as partial:
-                partial.write_text(content, encoding="utf-8")
+            with writing(self.out / name), replaced(self.out / name) as file:
+                file.write(content.encode())
         self._seconds_before = self.rows[-1]["seconds"] if self.rows else 0.0
         self._writer = _tensorboard(self.out, step) if self._wants_tensorboard else None
         self._began = time.monotonic()
@@ -157,10 +158,12 @@ class Reporter:
         if self.out is None or not self.rows:
             return
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        with replaced(self.out / TABLE) as partial, partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, names)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        with writing(self.out / TABLE), replaced(self.out / TABLE) as file:
+            file.write(text.getvalue().encode())
 
     def end(self) -> None:
         """Draw the curves, also of a run that broke off, whose own error comes first."""

@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"errors", "precision"},
+    {"safe_files"},
     {"ranks"},
     {"functional"},
     {"solvers"},

@@ -229,10 +229,10 @@ def test_a_shard_without_a_record_is_seen_and_removed(folder):
 
 
 def test_no_disk_leaves_no_shelf(folder, monkeypatch):
-    def full(self, content):
+    def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("otmetrics.safe_files.os.fdopen", full)
     assert "No space left" in features(folder).notes[0]
     assert cache_info() == []
 

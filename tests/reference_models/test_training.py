@@ -290,7 +290,7 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("otmetrics.safe_files.os.fdopen", full)
     with pytest.raises(DataError, match="No space left on device"):
         run(config, data, out, resume=True)
     assert (out / checkpoint.LAST).read_bytes() == before

@@ -1,0 +1,59 @@
+"""Files that appear whole or not at all, and that are never written through somebody's link."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from otmetrics.errors import DataError
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of `path` once all of it is written.
+
+    The new file lies next to `path` under a name that nobody can guess, and is created exclusively:
+    a link or file that waits there is never written through. If `path` itself is a link, the link
+    is replaced and what it points to stays.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The new file, open for writing bytes.
+
+    Raises:
+        OSError: It cannot be written; the former file is still there.
+    """
+    partial = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.partial")
+    # O_EXCL follows no link. The mode leaves the rights to the user's umask, as `open` does.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        with os.fdopen(os.open(partial, flags, 0o666), "wb") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path, remedy: str = "choose another place") -> Iterator[None]:
+    """Say of errors of the system which file cannot be written.
+
+    Args:
+        path: The file.
+        remedy: What the user can do.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        DataError: The system refuses to write.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"`{path}` cannot be written ({reason}): {remedy}.") from error

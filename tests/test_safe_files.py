@@ -1,0 +1,77 @@
+"""Files that appear whole or not at all, and text that cannot forge a line."""
+
+import pytest
+
+from otmetrics.errors import DataError, OptionError, printable
+from otmetrics.safe_files import replaced, writing
+
+
+def test_a_link_that_waits_under_the_old_temporary_name_is_not_written_through(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / "out.npz.partial").symlink_to(precious)
+    with replaced(tmp_path / "out.npz") as file:
+        file.write(b"new")
+    assert (tmp_path / "out.npz").read_bytes() == b"new"
+    assert precious.read_text() == "mine"
+
+
+def test_a_target_that_is_a_link_is_replaced_and_not_followed(tmp_path):
+    precious, target = tmp_path / "precious", tmp_path / "out"
+    precious.write_text("mine")
+    target.symlink_to(precious)
+    with replaced(target) as file:
+        file.write(b"new")
+    assert not target.is_symlink()
+    assert precious.read_text() == "mine"
+
+
+def test_what_breaks_off_leaves_the_former_file_and_nothing_else(tmp_path):
+    target = tmp_path / "out"
+    target.write_text("old")
+
+    def broken_off():
+        with replaced(target) as file:
+            file.write(b"new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken_off()
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_writers_do_not_share_a_file(tmp_path):
+    target = tmp_path / "out"
+    with replaced(target) as one, replaced(target) as other:
+        one.write(b"one")
+        other.write(b"other")
+    assert target.read_bytes() == b"one"
+
+
+def test_refusals_of_the_system_name_the_file(tmp_path):
+    target = tmp_path / "missing" / "out"
+
+    def refused():
+        with writing(target), replaced(target):
+            pass
+
+    with pytest.raises(DataError, match=r"out` cannot be written .*: choose"):
+        refused()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain Ünïcode (1).png", "plain Ünïcode (1).png"),
+        ("a\nerror: forged", r"a\nerror: forged"),
+        ("\x1b[31mred\x07", r"\x1b[31mred\x07"),
+        ("gnp.\u202eexe", r"gnp.\u202eexe"),
+        ("line\u2028end", r"line\u2028end"),
+        ("bad\udcff", r"bad\udcff"),
+    ],
+)
+@pytest.mark.parametrize("error", [DataError, OptionError])
+def test_foreign_text_is_escaped(text, shown, error):
+    assert printable(text) == shown
+    assert str(error(text)) == shown
