@@ -139,10 +139,11 @@ def _samples(report: ScoreReport) -> str:
     fewer = [
         f"{name} {score.sizes[0]} and {score.sizes[1]}"
         for name, score in report.scores.items()
-        if score.sizes != whole
+        if None not in whole and score.sizes != whole
     ]
     rest = f" ({', '.join(fewer)})" if fewer else ""
-    return f"samples: {whole[0]} real, {whole[1]} fake{rest}"
+    shown = ["mean and covariance of" if size is None else str(size) for size in whole]
+    return f"samples: {shown[0]} real, {shown[1]} fake{rest}"
 
 
 def _provenance(report: ScoreReport) -> str:

@@ -21,6 +21,7 @@ from otmetrics.ranks import ALONE, Ranks
 from otmetrics.storage import new_array, rows_of
 
 _ROWS_AT_A_TIME = 4096
+UNUSED = "the file also holds a mean and covariance (mu, sigma), which are not used"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ def extracted(
     options: Extraction = Extraction(),
     *,
     at_least: int = 2,
-    check: Callable[[int, int | None], None] | None = None,
+    check: Callable[[int, int | None, dict[str, bool]], None] | None = None,
     progress: Progress | None = None,
     ranks: Ranks = ALONE,
 ) -> list[FeatureSet]:
@@ -78,8 +79,9 @@ def extracted(
         inputs: What `images.opened` opens: folders, archives, tables, arrays, features, names.
         options: Extractor, draw and batches.
         at_least: The fewest samples that each input must have.
-        check: Called with the most samples of an input and the dimension of the features, or None
-            where nobody knows it yet, before the first image is read.
+        check: Called with the most samples of an input, the dimension of the features, or None
+            where nobody knows it yet, and the inputs that hold a mean and covariance, with whether
+            they hold samples too, before the first image is read.
         progress: Called after each batch.
         ranks: The processes that share the images; all of them call this alike.
 
@@ -98,20 +100,25 @@ def extracted(
     pairs = list(zip(sources, inputs, strict=True))
     _check_shared(pairs, ranks)
     picks = [_drawn(source, path, options, at_least) for source, path in pairs]
-    name = options.features or _recorded_name(sources) or DEFAULT_EXTRACTOR
     images = [path for source, path in pairs if not isinstance(source, FeatureArray)]
+    _check_declared(pairs, options)
+    name = options.features or _recorded_name(sources) or DEFAULT_EXTRACTOR
     extractor = _extractor(name, images[0], options) if images else load_extractor("none")
     protocols = [
-        _recorded(source) if isinstance(source, FeatureArray) else extractor.protocol
-        for source in sources
+        (str(path), _recorded(source) if isinstance(source, FeatureArray) else extractor.protocol)
+        for source, path in pairs
+        if not _is_statistics(source)
     ]
-    check_extractors(list(zip(map(str, inputs), protocols, strict=True)), options.features)
+    check_extractors(protocols, options.features)
     dimensions = [s.features.shape[1] for s in sources if isinstance(s, FeatureArray)]
     dimension = extractor.num_features if images else max(dimensions)
     if check is not None:
-        check(max(map(len, picks)), dimension)
+        statistics = {str(path): source.beside for source, path in pairs if _has_statistics(source)}
+        check(max(map(len, picks)), dimension, statistics)
+    # Statistics do not say what network made them: that of the others, for which the user vouches.
+    declared = protocols[0][1] if protocols else {"extractor": "none"}
     sets = [
-        (_loaded(source, path, pick, limit) if ranks.first else None)
+        (_loaded(source, path, pick, limit, declared) if ranks.first else None)
         if isinstance(source, FeatureArray)
         else _computed(source, path, pick, extractor, options, at_least, progress, ranks)
         for (source, path), pick in zip(pairs, picks, strict=True)
@@ -145,7 +152,7 @@ def _check_images_among(sources: list[Any]) -> None:
 def _recorded_name(sources: list[Any]) -> str | None:
     """The extractor that made the first feature file among the sources, "none" for a bare one."""
     for source in sources:
-        if isinstance(source, FeatureArray):
+        if isinstance(source, FeatureArray) and source.moments is None:
             return _recorded(source)["extractor"]
     return None
 
@@ -165,6 +172,8 @@ def _size(source: FeatureArray | StoredImages) -> int:
 
 def _drawn(source: Any, path: str | Path, options: Extraction, at_least: int) -> list[int]:
     """Indices to use, in the order of the source."""
+    if _is_statistics(source):
+        return []
     available = _size(source)
     size = available if options.num is None else options.num
     if size > available:
@@ -209,8 +218,16 @@ def _extractor(name: str, path: str | Path, options: Extraction) -> FrozenExtrac
         raise OptionError(str(error).replace("`name`", "`features`")) from error
 
 
-def _loaded(source: FeatureArray, path: str | Path, pick: list[int], limit: float) -> FeatureSet:
+def _loaded(
+    source: FeatureArray,
+    path: str | Path,
+    pick: list[int],
+    limit: float,
+    declared: dict[str, Any],
+) -> FeatureSet:
     """Features that were computed before; those in a large file stay there."""
+    if source.moments is not None:
+        return _statistics(source, path, declared)
     features = source.features
     narrow = features.dtype.kind != "f" or features.dtype.itemsize < 4
     dtype = np.dtype(np.float64) if narrow else features.dtype.newbyteorder("=")
@@ -228,7 +245,47 @@ def _loaded(source: FeatureArray, path: str | Path, pick: list[int], limit: floa
     record = {"path": str(path), "kind": "features", "available": len(source.features)}
     record |= {"used": len(pick)} | ({"origin": origin} if origin else {})
     labels = None if source.labels is None else [source.labels[index] for index in pick]
-    return FeatureSet(rows, _recorded(source), record, labels=labels)
+    remarks = [] if not source.beside else [UNUSED]
+    return FeatureSet(rows, _recorded(source), record, remarks, labels)
+
+
+def _is_statistics(source: Any) -> bool:
+    """Whether a source holds a mean and covariance instead of samples."""
+    return isinstance(source, FeatureArray) and source.moments is not None
+
+
+def _has_statistics(source: Any) -> bool:
+    """Whether a source holds a mean and covariance, with samples next to them or not."""
+    return _is_statistics(source) or getattr(source, "beside", False)
+
+
+def _check_declared(pairs: list[tuple[Any, str | Path]], options: Extraction) -> None:
+    """Raise where statistics, which do not say what network made them, meet one that is known."""
+    unknown = [path for source, path in pairs if _is_statistics(source)]
+    if unknown and options.num is not None:
+        raise OptionError(f"`num` cannot draw from `{unknown[0]}`, which holds no samples.")
+    known = [
+        path
+        for source, path in pairs
+        if not isinstance(source, FeatureArray) or _recorded(source)["extractor"] != "none"
+    ]
+    if unknown and known and options.features is None:
+        raise DataError(
+            f"`{unknown[0]}` holds the mean and covariance of features and does not say what "
+            f"network made them: name it with --features to compare it with `{known[0]}`."
+        )
+
+
+def _statistics(source: FeatureArray, path: str | Path, declared: dict[str, Any]) -> FeatureSet:
+    """Mean and covariance of samples that are not at hand."""
+    assert source.moments is not None
+    mean, covariance = map(torch.from_numpy, source.moments)
+    record = {"path": str(path), "kind": "statistics", "available": None, "used": None}
+    remarks = []
+    if declared["extractor"] != "none":
+        remarks.append(f"taken for features of {declared['extractor']}, as declared by the user")
+    nothing = torch.empty(0, len(mean), dtype=torch.float64)
+    return FeatureSet(nothing, declared, record, remarks, moments=(mean, covariance))
 
 
 def _computed(
@@ -263,7 +320,8 @@ def _computed(
     if source.labels is not None:
         labels = [source.labels[index] for index in found.indices]
         record["classes"] = dict(sorted(Counter(labels).items()))
-    return FeatureSet(found.features, extractor.protocol, record, found.notes, labels)
+    notes = found.notes + ([UNUSED] if getattr(source, "beside", False) else [])
+    return FeatureSet(found.features, extractor.protocol, record, notes, labels)
 
 
 def _format(name: str) -> str:

@@ -23,6 +23,8 @@ class FeatureSet:
         source: Path, kind, counts and losses of the input, JSON-able.
         remarks: What else went on, which the numbers do not depend on.
         labels: Class of each sample, where the input says it.
+        moments: Mean (D,) and covariance (D, D) in float64 of samples that are not at hand, in
+            which case `features` is (0, D); else None.
     """
 
     features: Tensor
@@ -30,6 +32,7 @@ class FeatureSet:
     source: dict[str, Any]
     remarks: list[str] = field(default_factory=list)
     labels: list[str] | None = None
+    moments: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.features)

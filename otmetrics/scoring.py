@@ -18,12 +18,15 @@ from otmetrics.extraction import Extraction, Progress, extracted
 from otmetrics.feature_set import FeatureSet, check_comparable
 from otmetrics.functional.checks import check_tensor, checked_clouds
 from otmetrics.functional.cost import memory_budget
+from otmetrics.functional.frechet import gaussian_distance
+from otmetrics.functional.moments import merged_moments, moments
 from otmetrics.ranks import ALONE, Ranks
 from otmetrics.score_report import Floor, Score, ScoreReport
 from otmetrics.scores import METRICS, Family, Measured, Scoring, families_of, least_samples
 from otmetrics.storage import rows_of, transformed
 
 _LOSSY = {"jpg", "webp"}
+_ROWS_AT_A_TIME = 4096
 _DECISIVE = ("otmetrics", "torch", "numpy", "scipy", "POT", "timm", "pillow")
 
 
@@ -108,7 +111,7 @@ def shared_score(
         list(inputs),
         extraction,
         at_least=least,
-        check=partial(_check_memory, scoring=scoring),
+        check=partial(_check_before, scoring=scoring),
         progress=progress,
         ranks=ranks,
     )
@@ -161,6 +164,8 @@ def score_features(
     given = {"real": real, "fake": fake, "floor_with": floor_with}
     sets = {name: _as_set(name, item) for name, item in given.items() if item is not None}
     check_comparable(list(sets.values()), "none")
+    if any(item.moments is not None for item in sets.values()):
+        return _from_moments(sets, scoring, protocol or {})
     budget = memory_budget(torch.device(scoring.device), scoring.memory_limit)
     dtype = _common_dtype(sets)
     clouds = {
@@ -272,6 +277,58 @@ def _check_clouds(clouds: dict[str, Tensor], sets: dict[str, FeatureSet], scorin
             raise DataError(str(error).replace("`real`", f"`{path}`", 1)) from error
 
 
+def _check_before(
+    num: int, dimension: int | None, statistics: dict[str, bool], scoring: Scoring
+) -> None:
+    """Raise before the first image is read where the scores cannot be had from the inputs."""
+    _check_statistics(statistics, scoring)
+    _check_memory(num, dimension, scoring)
+
+
+def _check_statistics(statistics: dict[str, bool], scoring: Scoring) -> None:
+    """Raise where a score needs samples and there is a mean and covariance, or the reverse."""
+    for path, beside in statistics.items():
+        if beside and "frechet_distance" in scoring.metrics:
+            # The file of a reference batch: its images are a part of what mu and sigma speak of.
+            raise DataError(
+                f"`{path}` holds samples and the mean and covariance (mu, sigma) of other samples, "
+                "so frechet_distance has two answers: save mu and sigma, or the samples, alone, or "
+                "leave frechet_distance out of --metrics."
+            )
+        if not beside and set(scoring.metrics) != {"frechet_distance"}:
+            raise DataError(
+                f"`{path}` holds a mean and covariance (mu, sigma), from which only "
+                "frechet_distance can be computed: pass --metrics frechet_distance, or give the "
+                "samples."
+            )
+
+
+def _from_moments(
+    sets: dict[str, FeatureSet], scoring: Scoring, protocol: dict[str, Any]
+) -> ScoreReport:
+    """The Fréchet distance where a side is a mean and covariance, which has no floor."""
+    _check_statistics({s.source["path"]: False for s in sets.values() if s.moments}, scoring)
+    began = time.perf_counter()
+    clouds = {name: item.features for name, item in sets.items() if item.moments is None}
+    _check_clouds(clouds, sets, scoring)
+    gaussians = [_moments_of(sets[name]) for name in ("real", "fake")]
+    value = float(gaussian_distance(*gaussians[0], *gaussians[1]))
+    scores = {"frechet_distance": Score(value, (len(sets["real"]), len(sets["fake"])))}
+    record = _protocol(sets, scoring) | protocol
+    notes = _notes(sets, scores, replace(scoring, floor=False))
+    if scoring.floor:
+        notes.append("no floor: a mean and covariance have no parts to compare; give samples")
+    return ScoreReport(scores, record, notes, {"frechet_distance": time.perf_counter() - began})
+
+
+def _moments_of(item: FeatureSet) -> tuple[Tensor, Tensor]:
+    """Mean and covariance in float64."""
+    if item.moments is not None:
+        return item.moments
+    found = reduce(merged_moments, map(moments, item.features.split(_ROWS_AT_A_TIME)))
+    return found.mean, found.covariance
+
+
 def _check_memory(num: int, dimension: int | None, scoring: Scoring) -> None:
     """Raise where a score of so many samples cannot keep to the memory that it may take."""
     limit = scoring.memory_limit
@@ -343,9 +400,11 @@ def _protocol(sets: dict[str, FeatureSet], scoring: Scoring) -> dict[str, Any]:
     """Everything that the numbers depend on."""
     options = asdict(scoring)
     del options["memory_limit"]  # no number depends on it, but for the last bits of blocked sums
+    # A mean and covariance do not say what network made them; what they are compared with may.
+    known = next((item for item in sets.values() if item.moments is None), sets["real"])
     return {
         "inputs": {name: item.source for name, item in sets.items()},
-        "features": sets["real"].extractor | {"dimension": sets["real"].features.shape[1]},
+        "features": known.extractor | {"dimension": known.features.shape[1]},
         "scoring": options | {"metrics": [name for name in METRICS if name in scoring.metrics]},
         "dtype": {"scores": "float64", "projections": str(_common_dtype(sets))[6:]},
         "versions": {"python": platform.python_version()}

@@ -252,6 +252,8 @@ def _read(source: reading.ImageSource, size: int) -> Tensor:
 def _array(name: str, path: Path, seed: int) -> Data:
     """Load a file of points or images."""
     array = reading.loaded_array(path).array
+    if array is None:
+        raise DataError(f"`{path}` holds a mean and covariance: give the samples themselves.")
     if array.ndim == 2:
         points = torch.from_numpy(reading.checked_features(array, path).astype("float64"))
         train, held_out = _tenth_held_out(path, points, seed)

@@ -21,9 +21,11 @@ class ImageArray:
         path: The file that it comes from, for messages.
         labels: Class of each image, where it is known.
         identity: Of the file when it was read, as `file_identity` gives it.
+        beside: Whether mean and covariance of other samples stand next to the images.
 
     Attributes:
         path: The file.
+        beside: The same.
         labels: Class of each image, or None.
         names: "file.npy[12]" for the image 12.
 
@@ -39,8 +41,10 @@ class ImageArray:
         path: str | Path,
         labels: tuple[str, ...] | None = None,
         identity: bytes | None = None,
+        beside: bool = False,
     ) -> None:
         self.path = Path(path)
+        self.beside = beside
         self.labels = labels
         self._identity = identity
         problem = _image_problem(array)
@@ -95,12 +99,17 @@ class FeatureArray(NamedTuple):
         path: The file.
         protocol: How `otmetrics extract` made them; None where the file does not say.
         labels: Class of each row; None where the file does not say.
+        moments: Mean (D,) and covariance (D, D) in float64, where the file holds these instead of
+            features, of which there are none then, (0, D).
+        beside: Whether mean and covariance of other samples stand next to the features.
     """
 
     features: np.ndarray
     path: Path
     protocol: dict[str, Any] | None
     labels: tuple[str, ...] | None = None
+    moments: tuple[np.ndarray, np.ndarray] | None = None
+    beside: bool = False
 
 
 def _image_problem(array: np.ndarray) -> str | None:
@@ -120,6 +129,28 @@ def _image_problem(array: np.ndarray) -> str | None:
         planar = array.shape[1] in {1, 3, 4}
         return "transpose it with .transpose(0, 2, 3, 1)." if planar else expected
     return None
+
+
+def checked_statistics(
+    statistics: tuple[np.ndarray, np.ndarray], path: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and covariance in float64; raise where they cannot be those of features."""
+    mean, covariance = statistics
+    found = f"`{path}` holds statistics, mean {mean.shape} and covariance {covariance.shape}:"
+    if {mean.dtype.kind, covariance.dtype.kind} != {"f"}:
+        raise DataError(f"{found} both must be real floating numbers.")
+    if mean.ndim != 1 or not mean.size or covariance.shape != 2 * mean.shape:
+        raise DataError(f"{found} they must have the shapes (D,) and (D, D).")
+    mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise DataError(f"{found} a value is NaN or infinite.")
+    # Files that went through float32 are off by this share of their largest entry.
+    slack = 1e-4 * np.abs(covariance).max()
+    if np.abs(covariance - covariance.T).max() > slack:
+        raise DataError(f"{found} the covariance is not symmetric.")
+    if np.linalg.eigvalsh(covariance)[0] < -slack:
+        raise DataError(f"{found} the covariance is not positive semi-definite.")
+    return mean, covariance
 
 
 def checked_features(array: np.ndarray, path: Path) -> np.ndarray:

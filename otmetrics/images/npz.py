@@ -16,6 +16,7 @@ from otmetrics.images.decode import check_regular
 from otmetrics.images.identity import identity_of, same_file
 
 _ENTRIES = ("features", "images", "arr_0")
+_STATISTICS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))  # pytorch-fid, TTUR, EDM, ADM; JiT
 _LARGE = 2**26  # bytes from which an entry is mapped instead of read
 _READ_BYTES = 2**24
 
@@ -24,16 +25,19 @@ class LoadedArray(NamedTuple):
     """The array of a file and what stands beside it.
 
     Attributes:
-        array: The array.
+        array: The array; None where the file holds statistics and no samples.
         protocol: How `otmetrics extract` made it; None where the file does not say.
         labels: Class of each row; None where the file does not say.
         identity: Of the file that was read, as `file_identity` gives it.
+        statistics: Mean and covariance of features, where the file holds them, with samples next to
+            them or not.
     """
 
-    array: np.ndarray
+    array: np.ndarray | None
     protocol: dict[str, Any] | None = None
     labels: tuple[str, ...] | None = None
     identity: bytes | None = None
+    statistics: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def loaded_array(path: Path) -> LoadedArray:
@@ -45,7 +49,7 @@ def loaded_array(path: Path) -> LoadedArray:
             `np.savez` writes it, and else read whole. Either way its checksum is checked.
 
     Returns:
-        The array, and protocol and labels where an archive has them.
+        The array, and protocol, labels and statistics where an archive has them.
 
     Raises:
         DataError: The file is missing, corrupt, pickled, or an archive without a clear entry.
@@ -91,6 +95,10 @@ def _loaded(path: Path) -> LoadedArray:
 def _archived(file: BinaryIO) -> LoadedArray:
     """Load the array of an archive."""
     archive = np.load(file, allow_pickle=False)
+    pair = next((pair for pair in _STATISTICS if set(pair) <= set(archive.files)), None)
+    statistics = None if pair is None else (archive[pair[0]], archive[pair[1]])
+    if statistics is not None and not set(_ENTRIES) & set(archive.files):
+        return LoadedArray(None, statistics=statistics)
     entry = _entry(archive.files)
     array = _mapped(file, archive.zip, entry)
     if array is None:
@@ -98,7 +106,7 @@ def _archived(file: BinaryIO) -> LoadedArray:
     if not isinstance(array, np.ndarray):  # numpy hands out the bytes of what is no array
         raise DataError("has an entry that is no array: write it again with np.savez.")
     protocol = _protocol(archive) if "protocol" in archive.files else None
-    return LoadedArray(array, protocol, _labels(archive, array))
+    return LoadedArray(array, protocol, _labels(archive, array), statistics=statistics)
 
 
 class _Header(NamedTuple):

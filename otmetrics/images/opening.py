@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from otmetrics.errors import DataError
-from otmetrics.images.arrays import FeatureArray, ImageArray, checked_features
+from otmetrics.images.arrays import FeatureArray, ImageArray, checked_features, checked_statistics
 from otmetrics.images.generated import generated_images, is_function
 from otmetrics.images.listed import ListedImages
 from otmetrics.images.names import EXTENSIONS
@@ -27,7 +29,7 @@ def opened(path: str | Path, most: int | None = None) -> StoredImages | FeatureA
     `.txt`                                the image files that it names, one a line
     `.npy`, `.npz`                        uint8 images (N, H, W, C), or features (N, D); an `.npz`
                                           at its entry `features`, else `images`, else `arr_0`,
-                                          else its only one
+                                          else its only one; or statistics `mu` and `sigma`
     `cifar10:test` and the like           a data set that torchvision reads, in the folder that the
                                           environment variable OTMETRICS_DATA names, else `data`
     `package.module:function`             batches of images that the function yields
@@ -89,10 +91,15 @@ def _folder(path: Path) -> StoredImages:
 
 def _array(path: Path) -> ImageArray | FeatureArray:
     """The array of a file: images where it has four axes, features where it has two."""
-    array, protocol, labels, identity = loaded_array(path)
+    array, protocol, labels, identity, statistics = loaded_array(path)
+    beside = statistics is not None
+    if array is None:
+        assert statistics is not None
+        moments = checked_statistics(statistics, path)
+        return FeatureArray(np.empty((0, len(moments[0]))), path, None, moments=moments)
     if array.ndim != 2:
-        return ImageArray(array, path, labels, identity)
-    return FeatureArray(checked_features(array, path), path, protocol, labels)
+        return ImageArray(array, path, labels, identity, beside)
+    return FeatureArray(checked_features(array, path), path, protocol, labels, beside=beside)
 
 
 def _exists(path: Path) -> bool:
