@@ -74,7 +74,7 @@ WHAT_INPUTS_ARE = """
     cifar10:test                   a data set that torchvision reads (also mnist, fashion_mnist,
                                    kmnist, cifar100, svhn, stl10), in the folder that the
                                    environment variable OTMETRICS_DATA names, else data/
-    package.module:function        batches of uint8 images that the function yields
+    python:package.module:function batches of uint8 images that the function yields
 """
 
 _EXTRACTION = (
@@ -82,9 +82,15 @@ _EXTRACTION = (
         "--features",
         metavar="NAME",
         help="Extractor; `otmetrics features` lists them. Default: efficientnet_lite0, or the one "
-        "that made a feature file among the inputs.",
+        "that made a feature file among the inputs, if it is installed with otmetrics.",
     ),
     click.option("--weights", type=INPUT, help="Weights file for the extractor."),
+    click.option(
+        "--download",
+        is_flag=True,
+        help="Fetch the published weights of inception or timm:MODEL if they are not on this "
+        "machine. Nothing is fetched without it.",
+    ),
     click.option(
         "--resize",
         type=click.Choice(["bicubic", "bilinear", "tf1"]),

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from otmetrics.errors import DataError, OptionError
-from otmetrics.feature_set import FeatureSet, check_comparable, check_extractors
-from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, load_extractor
+from otmetrics.feature_set import FeatureSet, check_comparable, check_extractors, checked_record
+from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, is_installed, load_extractor
 from otmetrics.functional.checks import check_at_least, check_seed
 from otmetrics.functional.cost import memory_budget
 from otmetrics.image_features import Progress, Reading, image_features
@@ -30,7 +30,7 @@ class Extraction(Reading):
 
     Attributes:
         features: Extractor name; None takes the one that a feature file among the inputs was made
-            with, else `DEFAULT_EXTRACTOR`.
+            with, if it is one that is installed with otmetrics, else `DEFAULT_EXTRACTOR`.
         weights: Weights file for the extractor instead of the published one.
         resize: Resize mode instead of the extractor's own.
         num: Use this many samples of each input, drawn at random; None for all.
@@ -39,6 +39,8 @@ class Extraction(Reading):
         dtype: In what the network computes: "float32", or "bfloat16" for speed on a GPU.
         runtime: What runs the network on a CPU, as for `load_extractor`; None for the fastest that
             agrees with torch.
+        download: Fetch published weights that are not on this machine. Nothing is fetched without
+            it.
 
     Raises:
         ValueError: If a number breaks its rule.
@@ -52,6 +54,7 @@ class Extraction(Reading):
     device: str = "cpu"
     dtype: str = "float32"
     runtime: str | None = None
+    download: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,6 +102,7 @@ def extracted(
         _check_images_among(sources)
     pairs = list(zip(sources, inputs, strict=True))
     _check_shared(pairs, ranks)
+    _check_claims(pairs, options.features)
     picks = [_drawn(source, path, options, at_least) for source, path in pairs]
     images = [path for source, path in pairs if not isinstance(source, FeatureArray)]
     _check_declared(pairs, options)
@@ -140,6 +144,24 @@ def _check_shared(pairs: list[tuple[Any, str | Path]], ranks: Ranks) -> None:
             )
 
 
+def _check_claims(pairs: list[tuple[Any, str | Path]], features: str | None) -> None:
+    """Raise where a file would decide what is imported or fetched for the images beside it."""
+    claims = [
+        (_recorded(source)["extractor"], path)
+        for source, path in pairs
+        if isinstance(source, FeatureArray)
+    ]
+    if features is not None or len(claims) == len(pairs):
+        return  # names are compared only
+    for name, path in claims:
+        if not is_installed(name):
+            raise DataError(
+                f"`{path}` says that its features are of `{name}`, which is no extractor that is "
+                "installed with otmetrics: a file does not choose what is loaded. If you trust "
+                f"that name, give it yourself with --features {name}."
+            )
+
+
 def _check_images_among(sources: list[Any]) -> None:
     """Raise where options for the extractor meet inputs that need none."""
     if all(isinstance(source, FeatureArray) for source in sources):
@@ -159,10 +181,7 @@ def _recorded_name(sources: list[Any]) -> str | None:
 
 def _recorded(source: FeatureArray) -> dict[str, Any]:
     """Extractor protocol of a feature file."""
-    recorded = (source.protocol or {}).get("extractor")
-    if isinstance(recorded, dict) and isinstance(recorded.get("extractor"), str):
-        return recorded
-    return {"extractor": "none"}
+    return checked_record(source.protocol or {}, source.path)[0]
 
 
 def _size(source: FeatureArray | StoredImages) -> int:
@@ -211,6 +230,7 @@ def _extractor(name: str, path: str | Path, options: Extraction) -> FrozenExtrac
             device=options.device,
             runtime=options.runtime,
             dtype=options.dtype,
+            download=options.download,
         )
     except DataError:
         raise
@@ -241,7 +261,7 @@ def _loaded(
         rows = rows_of(torch.from_numpy(features), torch.tensor(pick), limit)
     else:
         rows = torch.from_numpy(features)
-    origin = (source.protocol or {}).get("source")
+    _, origin = checked_record(source.protocol or {}, source.path)
     record = {"path": str(path), "kind": "features", "available": len(source.features)}
     record |= {"used": len(pick)} | ({"origin": origin} if origin else {})
     labels = None if source.labels is None else [source.labels[index] for index in pick]

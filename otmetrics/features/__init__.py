@@ -6,6 +6,7 @@ from otmetrics.features.catalog import (
     EXTRACTORS,
     ExtractorInfo,
     is_available,
+    is_installed,
     load_extractor,
 )
 from otmetrics.features.pipeline import Pipeline, pipeline
@@ -20,6 +21,7 @@ __all__ = [
     "Pipeline",
     "Preprocessing",
     "is_available",
+    "is_installed",
     "load_extractor",
     "pipeline",
 ]

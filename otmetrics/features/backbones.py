@@ -3,11 +3,12 @@
 import difflib
 import os
 import ssl
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
+import torch
 from torch import nn
 
 from otmetrics.errors import DataError
@@ -17,26 +18,33 @@ from otmetrics.features.weights import load_weights, read_state_dict
 
 PIXELS_SIZE = 32
 TIMEOUT_SECONDS = 10.0
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def timm_backbone(model: str, weights: str | Path | None = None) -> FrozenExtractor:
+def timm_backbone(
+    model: str, weights: str | Path | None = None, download: bool = False
+) -> FrozenExtractor:
     """Build the extractor `timm:MODEL`: pooled features of a timm model, with its preprocessing.
 
     Differs from timm's evaluation transform only in that the resized image is not rounded to uint8.
 
     Args:
         model: A timm name such as `vit_small_patch14_dinov2.lvd142m`.
-        weights: A .safetensors or .pth file of this model; None takes timm's from its cache or from
-            the Hugging Face hub.
+        weights: A .safetensors or .pth file of this model; None takes timm's from its cache.
+        download: Fetch them from the Hugging Face hub if they are not there.
 
     Returns:
         The frozen extractor.
+
+    Raises:
+        ValueError: If timm has no such model.
+        DataError: If the weights are not on this machine, or damaged, or cannot be fetched.
     """
     import timm
 
     _check_model_name(model, needs_weights=weights is None)
     if weights is None:
-        network = _pretrained(model)
+        network = _pretrained(model, download)
     else:
         network = timm.create_model(model, pretrained=False, num_classes=0)
         _load_without_classifier(network, Path(weights))
@@ -88,13 +96,27 @@ def _check_model_name(model: str, needs_weights: bool) -> None:
     )
 
 
-def _pretrained(model: str) -> nn.Module:
-    """Create the model with timm's weights."""
+def _pretrained(model: str, download: bool) -> nn.Module:
+    """Create the model with timm's weights: those of this machine, else fetched if asked."""
     import timm
 
+    path = _cached_weights(model)
+    if path is not None:
+        # Handed over as tensors, so that timm has nothing to look up, and nothing to unpickle.
+        weights = {"state_dict": read_state_dict(path)}
+        network = timm.create_model(
+            model, pretrained=True, num_classes=0, pretrained_cfg_overlay=weights
+        )
+        network.pretrained_cfg.pop("state_dict", None)
+        return network
+    if not download:
+        raise DataError(
+            f"timm:{model}: its weights ({_size(model)}) are not on this machine, and nothing is "
+            "fetched without being asked: add --download (in Python `download=True`), or name a "
+            "file with --weights PATH."
+        )
     try:
-        if not is_cached(model):
-            _reach_hub()
+        _reach_hub()
         return timm.create_model(model, pretrained=True, num_classes=0)
     # No network shows as a different exception in every version of the hub's client.
     except Exception as error:
@@ -103,6 +125,30 @@ def _pretrained(model: str) -> nn.Module:
             f"timm:{model}: its weights are not in the cache and could not be fetched ({reason}); "
             "download them elsewhere and pass --weights PATH."
         ) from error
+
+
+def _cached_weights(model: str) -> Path | None:
+    """The file of timm's weights in the cache of the Hugging Face hub, or in torch's."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.models.get_pretrained_cfg(model)
+    repository, _, revision = (config.hf_hub_id or "").partition("@")
+    for name in (config.hf_hub_filename, *_HUB_FILES) if repository else ():
+        found = name and try_to_load_from_cache(repository, name, revision=revision or None)
+        if isinstance(found, str):  # neither unknown nor known to be missing there
+            return Path(found)
+    older = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(config.url or "-").name)
+    return older if older.is_file() else None
+
+
+def _size(model: str) -> str:
+    """About how large the weights of a model are, in words, without making them."""
+    import timm
+
+    with torch.device("meta"):
+        network = timm.create_model(model, pretrained=False)
+    return f"about {sum(p.nbytes for p in network.state_dict().values()) / 1e6:.0f} MB"
 
 
 def _reach_hub() -> None:

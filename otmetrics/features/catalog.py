@@ -26,12 +26,14 @@ class ExtractorInfo:
         weights_size: Size of the weights to have on disk.
         licence: Licence of the weights.
         description: One line.
-        load: Builds it from the part of the name after the first colon and a weights path or None.
+        load: Builds it from the part of the name after the first colon, a weights path or None, and
+            whether published weights may be fetched.
         is_available: Tells from the same part of the name whether everything it needs is on this
             machine, without network access and heavy imports.
         takes_weights: Whether it reads a weights file.
         resizes: Whether it resizes the images.
         compiles: Whether a CPU may run it compiled.
+        installed: Whether code and weights are installed with otmetrics: a file may name it.
     """
 
     name: str
@@ -39,11 +41,12 @@ class ExtractorInfo:
     weights_size: str
     licence: str
     description: str
-    load: Callable[[str, str | Path | None], FrozenExtractor]
+    load: Callable[[str, str | Path | None, bool], FrozenExtractor]
     is_available: Callable[[str], bool] = lambda argument: True
     takes_weights: bool = True
     resizes: bool = True
     compiles: bool = False
+    installed: bool = False
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -57,9 +60,10 @@ EXTRACTORS = {
             weights_size="18.8 MB",
             licence="Apache-2.0",
             description="ImageNet classifier that is installed with otmetrics; works offline",
-            load=lambda _, weights: efficientnet.efficientnet_lite0(weights),
+            load=lambda _, weights, __: efficientnet.efficientnet_lite0(weights),
             is_available=lambda _: efficientnet.find_weights() is not None,
             compiles=True,
+            installed=True,
         ),
         ExtractorInfo(
             name="inception",
@@ -67,7 +71,7 @@ EXTRACTORS = {
             weights_size="95.6 MB",
             licence="Apache-2.0",
             description="the network of FID; published numbers need resize tf1",
-            load=lambda _, weights: inception.inception(weights),
+            load=lambda _, weights, download: inception.inception(weights, download),
             is_available=lambda _: inception.is_available(),
             compiles=True,
         ),
@@ -87,7 +91,7 @@ EXTRACTORS = {
             weights_size="-",
             licence="yours",
             description="your own torch.nn.Module on uint8 images (N, 3, H, W)",
-            load=lambda path, _: user_module(path),
+            load=lambda path, _, __: user_module(path),
             takes_weights=False,
             resizes=False,
         ),
@@ -97,8 +101,9 @@ EXTRACTORS = {
             weights_size="-",
             licence="-",
             description="the image itself at 32 x 32; a baseline without weights",
-            load=lambda _, __: backbones.pixels(),
+            load=lambda *_: backbones.pixels(),
             takes_weights=False,
+            installed=True,
         ),
         ExtractorInfo(
             name="none",
@@ -106,9 +111,10 @@ EXTRACTORS = {
             weights_size="-",
             licence="-",
             description="the inputs already are features (N, D)",
-            load=lambda _, __: FrozenExtractor(nn.Identity(), None, "none"),
+            load=lambda *_: FrozenExtractor(nn.Identity(), None, "none"),
             takes_weights=False,
             resizes=False,
+            installed=True,
         ),
     )
 }
@@ -122,8 +128,12 @@ def load_extractor(
     device: str | torch.device = "cpu",
     runtime: str | None = None,
     dtype: str = "float32",
+    download: bool = False,
 ) -> FrozenExtractor:
     """Build an extractor by name.
+
+    `module:` imports what the name says: a name that comes out of a file is no name to load, see
+    `is_installed`.
 
     Args:
         name: A key of `EXTRACTORS`, with MODEL or package.name:attr filled in.
@@ -133,12 +143,15 @@ def load_extractor(
         runtime: What runs it on a CPU: "openvino", "torch", or "auto", which takes the first where
             it agrees with the second; None for the extractor's own choice.
         dtype: "float32", or "bfloat16", which is faster on a GPU and less exact.
+        download: Fetch published weights that are not on this machine. Nothing is fetched without
+            it.
 
     Returns:
         The frozen extractor.
 
     Raises:
         ValueError: If the name is unknown, or an option does not apply to this extractor.
+        DataError: If weights are missing or damaged.
 
     Examples:
         >>> load_extractor("pixels").num_features
@@ -149,7 +162,7 @@ def load_extractor(
         raise ValueError(f"`weights` must be None for {name!r}, which has no weights to load.")
     if resize is not None and not info.resizes:
         raise ValueError(f"`resize` must be None for {name!r}, which does not resize images.")
-    extractor = info.load(argument, weights)
+    extractor = info.load(argument, weights, download)
     if resize is not None and extractor.preprocessing is not None:
         extractor.preprocessing = replace(extractor.preprocessing, resize=resize)
     if runtime is not None:
@@ -181,6 +194,20 @@ def is_available(name: str) -> bool:
     """
     info, argument = _look_up(name)
     return info.is_available(argument)
+
+
+def is_installed(name: str) -> bool:
+    """Tell whether an extractor is part of otmetrics: loading it runs and fetches nothing foreign.
+
+    What a file says of itself is a claim: only such extractors are loaded on its word.
+
+    Args:
+        name: Any text.
+
+    Returns:
+        True for the extractors whose code and weights are installed with the library.
+    """
+    return name in EXTRACTORS and EXTRACTORS[name].installed
 
 
 def _look_up(name: str) -> tuple[ExtractorInfo, str]:

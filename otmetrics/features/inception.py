@@ -26,17 +26,20 @@ TIMEOUT_SECONDS = 20.0
 PREPROCESSING = Preprocessing(size=299, mean=(128 / 255,) * 3, std=(128 / 255,) * 3)
 
 
-def inception(weights: str | Path | None = None) -> FrozenExtractor:
+def inception(weights: str | Path | None = None, download: bool = False) -> FrozenExtractor:
     """Build the extractor `inception`: the 2048 pooled features on which FID is defined.
 
     Args:
         weights: A weights file, whatever its hash; None looks at the file or folder in the
-            environment variable OTMETRICS_WEIGHTS, then into torch's cache, and then tries the
-            download.
+            environment variable OTMETRICS_WEIGHTS, then into torch's cache.
+        download: Fetch the published file if it is at neither place.
 
     Returns:
         The frozen extractor; images are squashed to 299 x 299, bicubic. Published FIDs resize with
         `tf1`.
+
+    Raises:
+        DataError: If the weights are not on this machine, or damaged, or cannot be fetched.
 
     References:
         Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
@@ -44,7 +47,11 @@ def inception(weights: str | Path | None = None) -> FrozenExtractor:
         Computer Vision", CVPR 2016.
     """
     blocks = _building_blocks()
-    path = Path(weights) if weights is not None else _published_weights(blocks.URL_INCEPTION_V3)
+    path = (
+        Path(weights)
+        if weights is not None
+        else _published_weights(blocks.URL_INCEPTION_V3, download)
+    )
     # The classifier of 1008 classes is no part of the features.
     state = {k: v for k, v in read_state_dict(path).items() if not k.startswith("fc.")}
     network = _network(blocks)
@@ -113,12 +120,20 @@ def _network(blocks: ModuleType) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-def _published_weights(url: str) -> Path:
+def _published_weights(url: str, download: bool) -> Path:
     """Return the weights of this machine, else the download; the published name is checked."""
     variable = os.environ.get(WEIGHTS_VARIABLE)
     if variable and not Path(variable).expanduser().exists():
         raise DataError(f"{variable}: no such file or folder; correct {WEIGHTS_VARIABLE}.")
-    path = find_weights() or _download(url)
+    path = find_weights()
+    if path is None and not download:
+        raise DataError(
+            f"inception: its weights {FILE_NAME} ({NUM_BYTES / 1e6:.1f} MB) are not on this "
+            f"machine, and nothing is fetched without being asked: add --download (in Python "
+            f"`download=True`), name a file with --weights PATH or the environment variable "
+            f"{WEIGHTS_VARIABLE}, or put it at {_cached_path()} (SHA-256 {SHA256}, from {url})."
+        )
+    path = path or _download(url)
     if path.name == FILE_NAME:
         verify_sha256(path, SHA256)
     return path

@@ -1,4 +1,4 @@
-"""Images from a Python function that yields batches: `package.module:function`."""
+"""Images from a Python function that yields batches: `python:package.module:function`."""
 
 import importlib
 import inspect
@@ -15,6 +15,9 @@ import torch
 
 from otmetrics.errors import DataError
 from otmetrics.images.arrays import ImageArray
+
+PREFIX = "python:"
+"""What the user says to have code imported: no file name does that by itself."""
 
 _END = object()
 
@@ -38,9 +41,9 @@ def generated_images(text: str, most: int | None = None) -> ImageArray:
     """Call a function and keep the images that it yields, in a file without a name.
 
     Args:
-        text: `package.module:function`, importable from here or the working directory. Called
-            without arguments it gives batches of uint8 images of one size: tensors (N, 3, H, W)
-            or (N, 1, H, W), or arrays (N, H, W, C).
+        text: `python:package.module:function`, importable from here or the working directory.
+            Called without arguments it gives batches of uint8 images of one size: tensors
+            (N, 3, H, W) or (N, 1, H, W), or arrays (N, H, W, C).
         most: Stop after this many images; None for all.
 
     Returns:
@@ -126,7 +129,9 @@ def _batches(text: str) -> Iterable[Any]:
 
 def _imported(text: str) -> Any:
     """The function, or what else has the name."""
-    module_name, _, attribute = text.partition(":")
+    module_name, _, attribute = text.removeprefix(PREFIX).partition(":")
+    if not is_function(f"{module_name}:{attribute}"):
+        raise DataError(f"`{text}` must have the form {PREFIX}package.module:function.")
     before = list(sys.path)
     sys.path.append(str(Path.cwd()))  # which console scripts leave out
     try:
@@ -142,8 +147,8 @@ def _imported(text: str) -> Any:
     finally:
         sys.path[:] = before
     raise DataError(
-        f"`{text}` is no file or folder, no data set that torchvision reads, and no function "
-        f"that can be imported ({missing}): check it."
+        f"`{text}` is no function that can be imported ({missing}): check the name, or run where "
+        "it can be imported."
     ) from missing
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from otmetrics.errors import DataError
 from otmetrics.images.arrays import FeatureArray, ImageArray, checked_features, checked_statistics
-from otmetrics.images.generated import generated_images, is_function
+from otmetrics.images.generated import PREFIX, generated_images, is_function
 from otmetrics.images.listed import ListedImages
 from otmetrics.images.names import EXTENSIONS
 from otmetrics.images.npz import loaded_array
@@ -32,7 +32,7 @@ def opened(path: str | Path, most: int | None = None) -> StoredImages | FeatureA
                                           else its only one; or statistics `mu` and `sigma`
     `cifar10:test` and the like           a data set that torchvision reads, in the folder that the
                                           environment variable OTMETRICS_DATA names, else `data`
-    `package.module:function`             batches of images that the function yields
+    `python:package.module:function`      batches of images that the function yields
     ====================================  =========================================================
 
     Args:
@@ -54,8 +54,13 @@ def opened(path: str | Path, most: int | None = None) -> StoredImages | FeatureA
             raise DataError(f"`{name}` is a data set of several parts: give {splits}.")
         if colon and name in DATA_SETS:
             return OfficialImages(text)
-        if is_function(text):
+        if text.startswith(PREFIX):
             return generated_images(text, most)
+        if is_function(text):  # a name alone, which may come out of a folder, imports nothing
+            raise DataError(
+                f"`{text}` is no file, folder or data set that torchvision reads: check it. Images "
+                f"that a function yields are named as {PREFIX}{text}."
+            )
     if _is_folder(path):
         return _folder(path)
     suffix = path.suffix.lower()
@@ -103,11 +108,14 @@ def _array(path: Path) -> ImageArray | FeatureArray:
 
 
 def _exists(path: Path) -> bool:
-    """Whether there is such a path, as far as one may look."""
+    """Whether there is such a path, be it a link that leads nowhere, as far as one may look."""
     try:
-        return path.exists()
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
     except OSError:
         return True
+    return True
 
 
 def _is_folder(path: Path) -> bool:

@@ -32,7 +32,10 @@ _LATEST: WeakKeyDictionary[FrozenExtractor, deque[_Batch]] = WeakKeyDictionary()
 
 
 def shared_extractor(
-    feature: str | nn.Module, weights: str | Path | None = None, resize: str | None = None
+    feature: str | nn.Module,
+    weights: str | Path | None = None,
+    resize: str | None = None,
+    download: bool = False,
 ) -> FrozenExtractor:
     """The extractor for a `feature` argument; the same argument gives the same object.
 
@@ -41,6 +44,7 @@ def shared_extractor(
             becomes of it later, in training say, changes no metric.
         weights: For `load_extractor`.
         resize: For `load_extractor`.
+        download: For `load_extractor`.
 
     Returns:
         The frozen extractor.
@@ -51,7 +55,7 @@ def shared_extractor(
     if isinstance(feature, FrozenExtractor):
         return feature
     if isinstance(feature, str):
-        return _named(feature, weights, resize)
+        return _named(feature, weights, resize, download)
     if isinstance(feature, nn.Module):
         return _of_network(feature)
     raise ValueError(
@@ -60,13 +64,15 @@ def shared_extractor(
     )
 
 
-def _named(name: str, weights: str | Path | None, resize: str | None) -> FrozenExtractor:
+def _named(
+    name: str, weights: str | Path | None, resize: str | None, download: bool
+) -> FrozenExtractor:
     """An extractor by name, with messages that speak of `feature`."""
     key = (name, str(weights), str(resize))
     extractor = _NAMED.get(key)
     if extractor is None:
         try:
-            extractor = load_extractor(name, weights=weights, resize=resize)
+            extractor = load_extractor(name, weights=weights, resize=resize, download=download)
         except ValueError as error:
             raise type(error)(str(error).replace("`name`", "`feature`")) from error
         _NAMED[key] = extractor

@@ -77,6 +77,7 @@ class FrechetInceptionDistance(FrechetFeatureDistance):
         weights: Weights file; None looks where `load_extractor("inception")` does.
         resize: "tf1", the aliasing filter of published numbers, or None for the antialiased one of
             the other extractors.
+        download: Fetch the published weights if they are not on this machine.
         **kwargs: Those of `torchmetrics.Metric`.
 
     Raises:
@@ -90,7 +91,8 @@ class FrechetInceptionDistance(FrechetFeatureDistance):
         reset_real_features: bool = True,
         weights: str | Path | None = None,
         resize: str | None = "tf1",
+        download: bool = False,
         **kwargs: Any,
     ) -> None:
-        extractor = shared_extractor("inception", weights, resize)
+        extractor = shared_extractor("inception", weights, resize, download)
         super().__init__(extractor, normalize, reset_real_features, **kwargs)

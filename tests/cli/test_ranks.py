@@ -330,7 +330,7 @@ def test_a_function_is_refused_by_several_processes(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import numpy as np\n\ndef f():\n    yield np.zeros((4, 5, 5, 3), np.uint8)\n"
     )
-    arguments = ("extract", "mine:f", "out.npz", "--features", "pixels")
+    arguments = ("extract", "python:mine:f", "out.npz", "--features", "pixels")
     first, second = ended(start(2, *arguments, cwd=tmp_path))
     assert first[0] == 3
     assert "yields images anew in each process" in first[2]

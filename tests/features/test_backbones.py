@@ -17,7 +17,7 @@ RUNS_OFFLINE = """
 from otmetrics.errors import DataError
 from otmetrics.features import load_extractor
 try:
-    load_extractor("timm:vit_small_patch14_dinov2.lvd142m")
+    load_extractor("timm:vit_small_patch14_dinov2.lvd142m", download=True)
 except DataError as error:
     print(error)
 """
@@ -33,7 +33,7 @@ def classifier():
 def random_weights(monkeypatch):
     """Stand in for the published weights."""
 
-    def create(model):
+    def create(model, download):
         return timm.create_model(model, pretrained=False, num_classes=0)
 
     monkeypatch.setattr(backbones, "_pretrained", create)
@@ -139,13 +139,12 @@ def test_an_unreachable_hub_is_not_asked_again_and_again(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise URLError("no route to host")
 
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     monkeypatch.setattr(backbones, "urlopen", refuse)
     monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: pytest.fail("asked"))
     with pytest.raises(DataError, match=r"could not be fetched .*no route to host"):
-        load_extractor(f"timm:{MODEL}")
+        load_extractor(f"timm:{MODEL}", download=True)
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -185,5 +184,5 @@ def test_pixels_are_the_image():
 @pytest.mark.network
 @pytest.mark.skipif(not os.environ.get("OTMETRICS_NETWORK"), reason="set OTMETRICS_NETWORK=1")
 def test_dinov2_from_the_hub():
-    extractor = load_extractor("timm:vit_small_patch14_dinov2.lvd142m")
+    extractor = load_extractor("timm:vit_small_patch14_dinov2.lvd142m", download=True)
     assert extractor(IMAGES).shape == (2, 384)

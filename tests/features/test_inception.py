@@ -104,7 +104,7 @@ def test_without_internet_the_message_says_everything(no_weights, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     with pytest.raises(DataError, match="no route to host") as caught:
-        load_extractor("inception")
+        load_extractor("inception", download=True)
     message = str(caught.value)
     for part in (FILE_NAME, str(no_weights), SHA256, str(NUM_BYTES), "--weights PATH"):
         assert part in message
@@ -143,6 +143,6 @@ def test_weights_of_another_network_are_refused(weights, tmp_path):
 @pytest.mark.network
 @pytest.mark.skipif(not os.environ.get("OTMETRICS_NETWORK"), reason="set OTMETRICS_NETWORK=1")
 def test_downloads_the_published_weights(no_weights):
-    extractor = load_extractor("inception")
+    extractor = load_extractor("inception", download=True)
     assert no_weights.stat().st_size == NUM_BYTES
     assert extractor(IMAGES).shape == (2, 2048)

@@ -401,7 +401,7 @@ def module(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("function", ["tensors", "arrays"])
 def test_a_function_that_yields_batches(module, function):
-    source = opened(f"{module}:{function}")
+    source = opened(f"python:{module}:{function}")
     assert isinstance(source, ImageArray)
     assert_all(source)
     assert source.identity(0, content=False) is None
@@ -409,27 +409,35 @@ def test_a_function_that_yields_batches(module, function):
 
 
 def test_an_endless_function_is_asked_for_what_is_used(module):
-    (found,) = extracted([f"{module}:endless"], Extraction(features="pixels", num=20))
+    (found,) = extracted([f"python:{module}:endless"], Extraction(features="pixels", num=20))
     assert len(found) == 20
     assert torch.equal(found.features[:6], found.features[6:12])
 
 
 def test_a_grey_function(module):
-    assert opened(f"{module}:grey").read(1).pixels.shape == (3, 5, 4)
+    assert opened(f"python:{module}:grey").read(1).pixels.shape == (3, 5, 4)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("my_samples:floats", r"must yield uint8 tensors .* got torch.float32 \(2, 3, 5, 4\)"),
-        ("my_samples:needs", "must take no arguments .*'seed'"),
-        ("my_samples:broken", r"raised KeyError: 'weights' \(.*my_samples.py, line \d+\)"),
-        ("my_samples:text", "must yield uint8 tensors"),
-        ("my_samples:sizes", r"yields images \(5, 4, 3\) and \(3, 4, 3\): give them one size"),
-        ("my_samples:nothing", "yields no images"),
-        ("my_samples:number", "must yield batches of images, got int"),
-        ("my_samples:missing", "no function that can be imported .*missing"),
-        ("no_such_module:f", "no function that can be imported .*no_such_module"),
+        (
+            "python:my_samples:floats",
+            r"must yield uint8 tensors .* got torch.float32 \(2, 3, 5, 4\)",
+        ),
+        ("python:my_samples:needs", "must take no arguments .*'seed'"),
+        ("python:my_samples:broken", r"raised KeyError: 'weights' \(.*my_samples.py, line \d+\)"),
+        ("python:my_samples:text", "must yield uint8 tensors"),
+        (
+            "python:my_samples:sizes",
+            r"yields images \(5, 4, 3\) and \(3, 4, 3\): give them one size",
+        ),
+        ("python:my_samples:nothing", "yields no images"),
+        ("python:my_samples:number", "must yield batches of images, got int"),
+        ("python:my_samples:missing", "no function that can be imported .*missing"),
+        ("python:no_such_module:f", "no function that can be imported .*no_such_module"),
+        ("python:my_samples", "must have the form python:package.module:function"),
+        ("python:my_samples:a b", "must have the form python:package.module:function"),
     ],
 )
 def test_functions_that_do_not_yield_images_are_refused(module, name, message):
