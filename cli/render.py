@@ -10,7 +10,7 @@ from typing import Any, Literal
 import click
 
 from otmetrics.errors import DataError
-from otmetrics.safe_files import replaced, writing
+from otmetrics.safe_files import check_replaceable, replaced, writing
 from otmetrics.score_report import Score, ScoreReport
 
 _LABELS = {
@@ -91,6 +91,13 @@ def check_target(path: Path) -> None:
         raise DataError(f"`{path}` is a folder: name a file in it.")
     if not path.parent.is_dir():
         raise DataError(f"`{path.parent}` is no folder: create it first.")
+    try:
+        check_replaceable(path)
+    except OSError:
+        raise DataError(
+            f"`{path}` is a device, pipe or socket, which no file replaces: name a file, or give "
+            "--json last for JSON on stdout."
+        ) from None
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise DataError(f"`{path}` cannot be written: check its permissions.")
 

@@ -91,8 +91,23 @@ def sample(run: Path, target: Path, num: int, seed: int) -> None:
 
 @click.command()
 @click.argument("run", type=INPUT)
-@click.option("--data", metavar="NAME", help="Where the run's data lie now, if they have moved.")
+@click.option(
+    "--data",
+    metavar="NAME",
+    help="The run's data; needed for folder:PATH and npz:PATH, which are not read on the word of "
+    "a run.",
+)
 @click.option("--data-root", type=INPUT, help="Where torchvision's data sets lie.")
+@click.option(
+    "--eval-features",
+    metavar="NAME",
+    help="The run's extractor; needed where it is not installed with otmetrics.",
+)
+@click.option(
+    "--download",
+    is_flag=True,
+    help="Fetch torchvision's data set, or weights of the extractor, if they are missing.",
+)
 @DEVICE
 @click.option(
     "--json",
@@ -103,16 +118,27 @@ def sample(run: Path, target: Path, num: int, seed: int) -> None:
     help="JSON on stdout instead of the table, or into FILE beside it.",
 )
 def evaluate(
-    run: Path, data: str | None, data_root: Path | None, device: str, json_target: str | None
+    run: Path,
+    data: str | None,
+    data_root: Path | None,
+    eval_features: str | None,
+    download: bool,
+    device: str,
+    json_target: str | None,
 ) -> None:
     """Score the best generator of RUN against held-out samples, with floors.
 
-    As many samples as in the evaluations of the run and by its extractor, from other noise.
+    As many samples as in the evaluations of the run and by its extractor, from other noise. RUN may
+    come from anybody: no path is read and no code is loaded because it says so.
     """
     with trainer():
         import torch
         from otmetrics.reference_models.data import load_data
-        from otmetrics.reference_models.evaluation import Evaluator
+        from otmetrics.reference_models.evaluation import (
+            Evaluator,
+            check_data_claim,
+            check_extractor_claim,
+        )
         from otmetrics.reference_models.export import loaded
 
     from .render import check_target, print_json, print_report
@@ -121,13 +147,19 @@ def evaluate(
         check_target(Path(str(json_target)))
     place = torch.device(resolved_device(device, mps=False))
     sampler, config, known = loaded(run)
+    if data is None:
+        check_data_claim(config.data, run)
+    if eval_features is None:
+        check_extractor_claim(config.eval_features, run)
     name = data or config.data
     _check_kind(name, config.data, run)
     size = known.shape[1] if name.startswith("folder:") and len(known.shape) == 3 else None
-    samples = load_data(name, root=data_root, size=size)
+    samples = load_data(name, root=data_root, download=download, size=size)
     _check_shape(samples.shape, known.shape, run)
     samples = dataclasses.replace(samples, scaling=known.scaling)
-    evaluator = Evaluator(config, samples, place)
+    if eval_features is not None:
+        config = dataclasses.replace(config, eval_features=eval_features)
+    evaluator = Evaluator(config, samples, place, download)
     report, modes = evaluator.report(sampler.to(place))
     codes = evaluator.code_scores(sampler)
     if json_target != "-":

@@ -29,7 +29,9 @@ _RUN_OPTIONS = (
         ["--data-root"], type=INPUT, help="Where torchvision's data sets lie, or are put."
     ),
     click.Option(
-        ["--download"], is_flag=True, help="Fetch torchvision's data set if it is missing."
+        ["--download"],
+        is_flag=True,
+        help="Fetch torchvision's data set, or weights of --eval-features, if they are missing.",
     ),
     click.Option(
         ["--resume"],
@@ -168,6 +170,7 @@ def run_training(
     """Load, train, and say what is where."""
     with trainer():
         from otmetrics.reference_models.data import load_data
+        from otmetrics.reference_models.evaluation import check_extractor_claim
         from otmetrics.reference_models.presets import config_for
         from otmetrics.reference_models.reporter import Reporter
         from otmetrics.reference_models.training import train as trained
@@ -176,7 +179,10 @@ def run_training(
         if rest.get(key, 0) < 0:
             raise OptionError(f"`{key}` must be an integer >= 0, got {rest[key]}.")
     if rest.get("resume"):
+        named = "eval_features" in options
         options, objective = _as_before(out, name, options, objective)
+        if not named:
+            check_extractor_claim(options.get("eval_features", "auto"), out)
     size = options.get("size") or None
     with _first_alone(rest.get("device") == "cpu"):
         samples = load_data(data, root=data_root, download=download, size=size)
@@ -185,7 +191,7 @@ def run_training(
         reporter = Reporter(
             out if first else None, progress=progress, warn=warn, tensorboard=not no_tensorboard
         )
-        state = trained(config, samples, out, reporter=reporter, **rest)
+        state = trained(config, samples, out, reporter=reporter, download=download, **rest)
     if first:
         best = state.best
         click.echo(f"{out}: {state.step} steps of {name} on {data}; best at {int(best['step'])}:")

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from otmetrics.errors import DataError, printable
-from otmetrics.safe_files import replaced, writing
+from otmetrics.safe_files import check_replaceable, replaced, writing
 
 _LONGEST_EXTRACTOR = 10_000  # characters
 _SOURCE: dict[str, type] = {
@@ -234,5 +234,7 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
         raise DataError(f"`{path.parent}` is no folder: create it first.")
     if not os.access(path.parent, os.W_OK):
         raise DataError(f"`{path.parent}` cannot be written to: choose another folder.")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise DataError(f"`{path}` exists: choose another name, or pass --overwrite.")
+    with writing(path, "name a file"):
+        check_replaceable(path)

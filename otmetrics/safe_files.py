@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and that are never written through somebody's link."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
 
     The new file lies next to `path` under a name that nobody can guess, and is created exclusively:
     a link or file that waits there is never written through. If `path` itself is a link, the link
-    is replaced and what it points to stays.
+    is replaced and what it points to stays. Devices, pipes and sockets are never replaced.
 
     Args:
         path: The file.
@@ -27,6 +28,7 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: It cannot be written; the former file is still there.
     """
+    check_replaceable(path)
     partial = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.partial")
     # O_EXCL follows no link. The mode leaves the rights to the user's umask, as `open` does.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -36,6 +38,21 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise where a file must not take the place of what is there.
+
+    Args:
+        path: Where a file shall be written.
+
+    Raises:
+        OSError: There is a folder, device, pipe or socket, or a link to one, or one of the links by
+            which the system names open files, such as /dev/stdout.
+    """
+    special = path.exists() and not path.is_file()
+    if special or (path.is_symlink() and str(path.readlink()).startswith(("/proc/", "/dev/"))):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
 
 
 @contextmanager

@@ -28,6 +28,9 @@ HIGHER_IS_BETTER = {"precision", "recall", "density", "coverage", "modes", "high
 """Those that grow with the quality of samples."""
 
 
+_LARGEST_BATCH = 2**16
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """A run: objective, data, networks, optimisers, evaluation.
@@ -85,6 +88,8 @@ class TrainConfig:
             _checked(check_at_least, name, getattr(self, name), 1)
         _checked(check_at_least, "eval_every", self.eval_every, 0)
         _checked(check_at_least, "batch_size", self.batch_size, 2)
+        if self.batch_size > _LARGEST_BATCH:  # a file of a run may say any
+            raise OptionError(f"`batch_size` must be {_LARGEST_BATCH} at most.")
         _checked(check_at_least, "eval_num", self.eval_num, 20)
         for name in ("lr_generator", "lr_critic"):
             _checked(check_positive, name, getattr(self, name))

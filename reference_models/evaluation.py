@@ -2,13 +2,14 @@
 
 import math
 import warnings
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from otmetrics.errors import ConvergenceWarning, DataError, OptionError
 from otmetrics.feature_set import FeatureSet
-from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, load_extractor
+from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, is_installed, load_extractor
 from otmetrics.functional.hashing import hashed
 from otmetrics.score_report import ScoreReport
 from otmetrics.scores import Scoring
@@ -16,7 +17,7 @@ from otmetrics.scoring import score_features
 
 from .codes import CodeScores, code_scores, reconstruction
 from .config import EVALUATED, HIGHER_IS_BETTER, TrainConfig
-from .data import Data
+from .data import NAMES, Data
 from .points import ModeScores
 from .priors import TransportPrior
 from .sampling import Sampler, generated
@@ -40,20 +41,23 @@ class Evaluator:
         config: The run; its `eval_num` held-out samples, or all if there are fewer, are taken.
         data: Its data.
         device: Where networks and scores run.
+        download: Whether to fetch an extractor's weights that are not on this machine.
 
     Raises:
-        DataError: If too few samples are held out.
+        DataError: If too few samples are held out, or weights are missing.
         OptionError: If an extractor is named for points.
     """
 
-    def __init__(self, config: TrainConfig, data: Data, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, data: Data, device: torch.device, download: bool = False
+    ) -> None:
         self.config, self.data, self.device = config, data, device
         if len(data.held_out) < _FEWEST:
             raise DataError(
                 f"`{data.name}` holds out {len(data.held_out)} samples, and an evaluation needs "
                 f"{_FEWEST}: give more."
             )
-        self.extractor = _extractor(config.eval_features, data, device)
+        self.extractor = _extractor(config.eval_features, data, device, download)
         order = torch.Generator().manual_seed(config.seed)
         ids = torch.randperm(len(data.held_out), generator=order)[: config.eval_num]
         self.held_out = data.held_out[ids.sort().values]
@@ -170,7 +174,44 @@ def better(name: str, scores: dict[str, float], best: dict[str, float]) -> bool:
     return one > two if name in HIGHER_IS_BETTER else one < two
 
 
-def _extractor(name: str, data: Data, device: torch.device) -> FrozenExtractor | None:
+def check_data_claim(name: str, run: Path) -> None:
+    """Raise where a run would decide what is read: its folder may be anybody's.
+
+    Args:
+        name: The data that it says it learned from.
+        run: The run, for the message.
+
+    Raises:
+        OptionError: If they are not built in.
+    """
+    if name not in NAMES:
+        raise OptionError(
+            f"`{run}` says that it learned from `{name}`, and nothing is read on its word: name "
+            f"the data yourself, with --data {name} if they are still there."
+        )
+
+
+def check_extractor_claim(name: str, run: Path) -> None:
+    """Raise where a run would decide what is imported or fetched: its folder may be anybody's.
+
+    Args:
+        name: The `eval_features` that it says it was evaluated by.
+        run: The run, for the message.
+
+    Raises:
+        OptionError: If that extractor is not installed with otmetrics.
+    """
+    if name != "auto" and not is_installed(name):
+        raise OptionError(
+            f"`{run}` says that it was evaluated by `{name}`, which is not installed with "
+            "otmetrics, and nothing is loaded on its word: name the extractor yourself, with "
+            f"--eval-features {name} if you trust it."
+        )
+
+
+def _extractor(
+    name: str, data: Data, device: torch.device, download: bool
+) -> FrozenExtractor | None:
     """The extractor for the data, None for points."""
     if len(data.shape) == 1:
         if name not in ("auto", "none"):
@@ -178,8 +219,12 @@ def _extractor(name: str, data: Data, device: torch.device) -> FrozenExtractor |
         return None
     if name == "auto":
         name = "pixels" if data.shape[1] == 8 else DEFAULT_EXTRACTOR
+    if name == "none":
+        raise OptionError("`eval_features` must be an extractor of images, got 'none'.")
     try:
-        return load_extractor(name).to(device)
+        return load_extractor(name, download=download).to(device)
+    except DataError:
+        raise
     except ValueError as error:
         raise OptionError(str(error).replace("`name`", "`eval_features`")) from error
 

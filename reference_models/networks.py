@@ -14,6 +14,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from otmetrics.errors import OptionError
 
+_LARGEST = 250_000_000  # weights of a generator, 1 GB
+
 NORMALIZATIONS = ("none", "batch", "layer", "spectral")
 
 
@@ -68,8 +70,25 @@ def networks(shape: tuple[int, ...], *, latent: int, width: int, architecture: s
         The pair.
 
     Raises:
-        OptionError: If the architecture does not take the shape.
+        OptionError: If the architecture does not take the shape, or the networks would be larger
+            than any that are sensible: a file of a run may say any width.
     """
+    pair = _pair(shape, latent, width, architecture)
+    try:
+        with torch.device("meta"):  # nothing is allocated, no random number is drawn
+            num = sum(weight.numel() for weight in pair.generator().parameters())
+    except (RuntimeError, OverflowError, TypeError):  # sizes that no tensor has
+        num = _LARGEST + 1
+    if num > _LARGEST:
+        raise OptionError(
+            f"`width` {width} and `latent` {latent} give a generator of more than "
+            f"{_LARGEST / 1e6:.0f} million weights: lower them."
+        )
+    return pair
+
+
+def _pair(shape: tuple[int, ...], latent: int, width: int, architecture: str) -> Pair:
+    """The pair, whatever its size."""
     if architecture == "mlp":
         return Pair(
             lambda: MLPGenerator(latent, shape, width),

@@ -1,5 +1,6 @@
 """Samples of a run as files that `otmetrics score` reads."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -45,6 +46,10 @@ def write_samples(run: Path, target: Path, *, num: int, seed: int = 0) -> str:
         samples = generated(sampler, data, num, seed)
     except RuntimeError as error:  # torch's word for memory
         raise OptionError(f"`num` must be smaller, got {num}: {error}") from error
+    except OptionError:
+        raise
+    except ValueError as error:  # numbers of a damaged generator
+        raise DataError(f"`{run}` cannot be sampled ({error}): train it again.") from error
     try:
         room = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
@@ -64,7 +69,7 @@ def _check_target(target: Path, points: bool) -> None:
         raise OptionError(f"OUT must end in .npz for points, got `{target}`.")
     if target.suffix in (".npy", ".zip", ".pt"):
         raise OptionError(f"OUT must be a folder or end in .npz, got `{target}`.")
-    if target.exists():
+    if os.path.lexists(target):  # a link that leads nowhere is something too
         raise DataError(f"`{target}` exists: name another place.")
     if not target.parent.is_dir():
         raise DataError(f"`{target.parent}` is no folder: create it first.")

@@ -30,6 +30,7 @@ def train(
     resume: bool = False,
     allow_change: bool = False,
     device: str = "auto",
+    download: bool = False,
     log_every: int = 0,
     checkpoint_every: int = 0,
 ) -> State:
@@ -49,6 +50,7 @@ def train(
         allow_change: Whether to go on although the configuration, the samples or the number of
             processes are others.
         device: "auto", or "cpu" where a GPU shall not be taken.
+        download: Whether to fetch weights of the extractor that evaluates, if they are missing.
         log_every: Steps between rows of the log; 0 for 200 rows in a run.
         checkpoint_every: Steps between checkpoints; 0 for twenty in a run.
 
@@ -77,7 +79,9 @@ def train(
     checkpoint_every = checkpoint_every or max(1, config.steps // 20)
     eval_every = config.eval_every or max(1, config.steps // 10)
     coding = config.objective.coding_steps(config.steps)
-    evaluator = Evaluator(config, data, accelerator.device) if accelerator.is_main_process else None
+    evaluator = None
+    if accelerator.is_main_process:
+        evaluator = Evaluator(config, data, accelerator.device, download)
     health = Health(out)
     accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
     reporter.start(config, data, state.step)

@@ -1,9 +1,12 @@
 """What a file says of itself is a claim: nothing is imported, fetched or written on its word."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import socket
+import stat
 import subprocess
 import sys
 import zipfile
@@ -13,9 +16,14 @@ import pytest
 import timm
 import torch
 from command import Runner, write_images
+from otmetrics.reference_models import checkpoint, export
+from otmetrics.reference_models.data import load_data
+from otmetrics.reference_models.networks import networks
 from safetensors.torch import save_file
+from training_cases import configured
+from training_cases import run as train
 
-from otmetrics.errors import DataError
+from otmetrics.errors import DataError, OptionError, printable
 from otmetrics.extraction import Extraction, extracted
 from otmetrics.features import EXTRACTORS, is_installed, load_extractor
 from otmetrics.images import opened
@@ -350,3 +358,180 @@ def test_the_users_own_prefix_imports(marker):
     (found,) = extracted(["python:evil:images"], Extraction(features="pixels"), at_least=1)
     assert len(found) == 4
     assert marker.read_text() == "imported"
+
+
+# --- folders of runs --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on scikit-learn's digits, whose images need an extractor."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    data = load_data("digits")
+    train(configured("swg", data, steps=2, eval_every=2), data, out)
+    return out
+
+
+@pytest.fixture
+def forged(run, tmp_path):
+    """Writes the run anew as one that has not come to its first checkpoint, with other options."""
+
+    def forge(**options):
+        sampler, config, data = export.loaded(run)
+        config = dataclasses.replace(config, **options)
+        out = tmp_path / "forged"
+        out.mkdir()
+        export.export(out, sampler.state_dict(), config, data, 2)
+        values = config.to_dict() | {"hash": config.hash}
+        (out / "config.json").write_text(json.dumps(values, indent=2))
+        shutil.copy(run / "log.jsonl", out)
+        return out
+
+    return forge
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 10**9}, "of more than 250 million weights"),
+        ({"width": 20_000}, "of more than 250 million weights"),
+        ({"width": 10**30}, "of more than 250 million weights"),
+        ({"latent": 10**9}, "of more than 250 million weights"),
+    ],
+)
+def test_networks_of_any_size_are_not_made(otmetrics, forged, tmp_path, options, message):
+    out = forged(**options)
+    done = otmetrics("sample", out, tmp_path / "samples", "--num", 3)
+    assert (done.code, message in done.stderr) == (3, True)
+    assert not (tmp_path / "samples").exists()
+    done = otmetrics("train", "swg", "--data", "digits", "--out", out, "--resume", "-q")
+    assert (done.code, message in done.stderr) == (2, True)
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "dcgan", "resnet"])
+def test_sizes_are_known_without_making_anything(architecture):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    options = {"latent": 8, "architecture": architecture}
+    pair = networks((1, 28, 28), width=16, **options)
+    assert torch.equal(torch.get_rng_state(), before)  # runs have the weights that they had
+    assert all(weight.device.type == "cpu" for weight in pair.generator().parameters())
+    with pytest.raises(OptionError, match="250 million weights: lower them"):
+        networks((1, 28, 28), width=10**5, **options)
+
+
+def test_batches_have_a_largest_size():
+    with pytest.raises(OptionError, match="`batch_size` must be 65536 at most"):
+        configured("swg", load_data("ring8"), batch_size=10**12)
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_evaluate_reads_no_path_that_a_run_names(otmetrics, forged, tmp_path, kind):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)  # whoever opened it would wait for ever
+    done = otmetrics("evaluate", forged(data=f"{kind}:{pipe}"))
+    assert done.code == 2
+    assert f"says that it learned from `{kind}:{pipe}`" in done.stderr
+    assert f"--data {kind}:{pipe}" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["module:evil:net", "timm:resnet18", "inception", "no\nname"])
+def test_evaluate_loads_no_extractor_that_a_run_names(otmetrics, forged, marker, calls, name):
+    out = forged(eval_features=name)
+    done = otmetrics("evaluate", out)
+    assert done.code == 2
+    assert printable(f"says that it was evaluated by `{name}`") in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not marker.exists()
+    assert calls == []
+
+
+def test_the_users_own_choice_goes_before_that_of_the_run(otmetrics, forged, marker):
+    out = forged(eval_features="module:evil:net")
+    done = otmetrics("evaluate", out, "--eval-features", "module:another:net")
+    assert done.code == 2
+    assert "importable module, got 'another'" in done.stderr
+    assert not marker.exists()
+
+
+def test_the_users_own_extractor_evaluates(otmetrics, run, marker, calls):
+    done = otmetrics("evaluate", run, "--eval-features", "module:evil:net")
+    assert marker.read_text() == "called"
+    assert done.code == 2
+    assert "must be a torch.nn.Module" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["module:evil:net", "timm:resnet18", "inception"])
+def test_resume_loads_no_extractor_that_a_run_names(otmetrics, forged, marker, calls, name):
+    out = forged(eval_features=name)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    done = otmetrics("train", "swg", "--data", "digits", "--out", out, "--resume", "-q")
+    assert done.code == 2
+    assert f"says that it was evaluated by `{name}`" in done.stderr
+    assert not marker.exists()
+    assert calls == []
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_checkpoint_names_no_extractor_either(otmetrics, run, tmp_path, marker, calls):
+    out = tmp_path / "forged"
+    shutil.copytree(run, out)
+    state = checkpoint.load(out / checkpoint.LAST)
+    config = dataclasses.replace(export.loaded(run)[1], eval_features="module:evil:net")
+    for key in ("version", "config", "hash"):
+        del state[key]
+    checkpoint.save(out / checkpoint.LAST, state, config)
+    values = config.to_dict() | {"hash": config.hash}
+    (out / "config.json").write_text(json.dumps(values, indent=2))
+    done = otmetrics("train", "swg", "--data", "digits", "--out", out, "--resume", "-q")
+    assert done.code == 2
+    assert "says that it was evaluated by `module:evil:net`" in done.stderr
+    assert not marker.exists()
+
+
+# --- what samples and scores are written to ---------------------------------------------------
+
+
+def test_samples_take_the_place_of_nothing(otmetrics, run, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "link.npz").symlink_to(tmp_path / "nowhere")
+    for name in ("link", "link.npz"):
+        done = otmetrics("sample", run, tmp_path / name, "--num", 3)
+        assert done.code == 3
+        assert "exists: name another place" in done.stderr
+        assert (tmp_path / name).is_symlink()
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("command", ["score", "evaluate"])
+@pytest.mark.parametrize("kind", ["pipe", "stdout", "device", "folder"])
+def test_json_takes_the_place_of_no_device(otmetrics, run, tmp_path, command, kind):
+    for name in ("a.npz", "b.npz"):
+        features_of(tmp_path / name, {})
+    target = tmp_path / "scores.json"
+    if kind == "pipe":
+        os.mkfifo(target)
+    elif kind == "folder":
+        target.mkdir()
+    else:
+        target.symlink_to({"stdout": "/proc/self/fd/1", "device": "/dev/null"}[kind])
+    before = target.lstat()
+    inputs = (run,) if command == "evaluate" else (tmp_path / "a.npz", tmp_path / "b.npz")
+    done = otmetrics(command, *inputs, "--json", target)
+    assert (done.code, done.stdout) == (3, "")
+    assert "name a file" in done.stderr
+    assert (target.lstat().st_ino, target.lstat().st_mode) == (before.st_ino, before.st_mode)
+
+
+def test_features_are_saved_over_no_pipe_and_no_link(otmetrics, tmp_path):
+    write_images(tmp_path / "images", 4, seed=0)
+    os.mkfifo(tmp_path / "pipe.npz")
+    (tmp_path / "link.npz").symlink_to(tmp_path / "nowhere")
+    command = ("extract", tmp_path / "images")
+    options = ("--features", "pixels", "-q")
+    for name, more in (("pipe.npz", ("--overwrite",)), ("pipe.npz", ()), ("link.npz", ())):
+        assert otmetrics(*command, tmp_path / name, *more, *options).code == 3
+    assert stat.S_ISFIFO((tmp_path / "pipe.npz").lstat().st_mode)
+    assert otmetrics(*command, tmp_path / "link.npz", "--overwrite", *options).code == 0
+    assert not (tmp_path / "nowhere").exists()

@@ -1,9 +1,13 @@
 """Files that appear whole or not at all, and text that cannot forge a line."""
 
+import os
+import socket
+from pathlib import Path
+
 import pytest
 
 from otmetrics.errors import DataError, OptionError, printable
-from otmetrics.safe_files import replaced, writing
+from otmetrics.safe_files import check_replaceable, replaced, writing
 
 
 def test_a_link_that_waits_under_the_old_temporary_name_is_not_written_through(tmp_path):
@@ -75,3 +79,51 @@ def test_refusals_of_the_system_name_the_file(tmp_path):
 def test_foreign_text_is_escaped(text, shown, error):
     assert printable(text) == shown
     assert str(error(text)) == shown
+
+
+def special(folder, kind):
+    """Something that no file may take the place of."""
+    path = folder / "out.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        places = {"link to a device": "/dev/null", "stdout": "/proc/self/fd/1"}
+        os.mkfifo(folder / "pipe")
+        path.symlink_to(places.get(kind, folder / "pipe"))
+    return path
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs pipes")
+@pytest.mark.parametrize(
+    "kind", ["pipe", "socket", "folder", "link to a pipe", "link to a device", "stdout"]
+)
+def test_what_is_no_regular_file_is_not_replaced(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    path = special(Path(), kind)
+    before = path.lstat()
+
+    def written():
+        with replaced(path) as file:
+            file.write(b"new")
+
+    with pytest.raises(OSError, match="is no regular file"):
+        written()
+    now = path.lstat()
+    assert (now.st_ino, now.st_mode, now.st_mtime_ns) == (
+        before.st_ino,
+        before.st_mode,
+        before.st_mtime_ns,
+    )
+    assert not list(tmp_path.glob(".*partial"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs devices")
+@pytest.mark.parametrize("place", ["/dev/null", "/dev/stdout", "/dev/stdin", "/dev"])
+def test_devices_are_told_before_anything_is_written(place):
+    with pytest.raises(OSError, match="is no regular file"):
+        check_replaceable(Path(place))

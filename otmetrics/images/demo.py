@@ -27,11 +27,13 @@ retina      Fundus of a left eye, Mikael Haggstrom         CC0, commons.wikimedi
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from otmetrics.errors import DataError
 from otmetrics.images.decode import decoded_image
 from otmetrics.images.writing import write_png
+from otmetrics.safe_files import replaced
 
 SHEET = Path(__file__).with_name("demo.jpg")
 TILE = 48  # a multiple of the 8 pixels of a JPEG block, so that no tile bleeds into the next
@@ -51,6 +53,7 @@ BLOCKS = (
     ("gravel", 2, 0),
     ("retina", 2, 0),
 )
+_REMEDY = "give a folder that is new or empty with --out."
 NUM_ROWS = sum(real + fake for _, real, fake in BLOCKS)
 
 
@@ -64,7 +67,8 @@ def write_demo(folder: str | Path) -> tuple[Path, Path]:
         The two folders of PNG files. Writing them again changes nothing. Cost: about a second.
 
     Raises:
-        DataError: A subfolder holds other files, which would be scored too, or is not writable.
+        DataError: A subfolder is a link, holds other files, which would be scored too, or other
+            images under the names of these, or is not writable.
     """
     folder = Path(folder)
     tiles = _tiles()
@@ -73,9 +77,11 @@ def write_demo(folder: str | Path) -> tuple[Path, Path]:
         for subfolder in ("real", "fake"):
             names = {Path(name).name for name in tiles if name.startswith(subfolder)}
             _check_foreign(folder / subfolder, names)
-        for name, pixels in tiles.items():
+        missing = [name for name, pixels in tiles.items() if not _is_there(folder / name, pixels)]
+        for name in missing:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            write_png(folder / name, pixels)
+            with replaced(folder / name) as file:
+                write_png(file, tiles[name])
     except OSError as error:
         raise DataError(
             f"`{error.filename or folder}` cannot be written ({error}): give another folder."
@@ -100,11 +106,21 @@ def _tiles() -> dict[str, Tensor]:
 
 def _check_foreign(folder: Path, own: set[str]) -> None:
     """Raise where a folder holds what `write_demo` would not write."""
-    if not folder.exists():
+    if not folder.exists() and not folder.is_symlink():
         return
+    if own != {"real", "fake"} and folder.is_symlink():
+        raise DataError(f"`{folder}` is a link, which would be followed: {_REMEDY}")
     for path in sorted(folder.iterdir()):
         if path.name not in own and not path.name.startswith("."):
             raise DataError(
-                f"`{path}` is not of the demonstration and would be scored with it: "
-                "give a folder that is new or empty with --out."
+                f"`{path}` is not of the demonstration and would be scored with it: {_REMEDY}"
             )
+
+
+def _is_there(path: Path, pixels: Tensor) -> bool:
+    """Whether an image was written before; raise where something else has its name."""
+    if not path.exists() and not path.is_symlink():
+        return False
+    if path.is_symlink() or not torch.equal(decoded_image(path).pixels, pixels):
+        raise DataError(f"`{path}` is another file than the demonstration's: {_REMEDY}")
+    return True

@@ -1,16 +1,17 @@
 """Images to PNG files."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 from torch import Tensor
 
 
-def write_png(path: Path, image: Tensor) -> None:
+def write_png(path: Path | BinaryIO, image: Tensor) -> None:
     """Write one image, without loss.
 
     Args:
-        path: The file.
+        path: The file, or one that is open for writing.
         image: uint8 (C, H, W), C = 1 for grey or 3 for RGB.
 
     Raises:

@@ -272,7 +272,7 @@ def test_other_samples_under_the_same_name_are_another_run(otmetrics, tmp_path):
     arguments = ("train", "exact-ot", *name, "--out", tmp_path / "run", *TINY, "-q")
     assert otmetrics(*arguments).code == 0
     points.rename(moved)
-    assert otmetrics("evaluate", tmp_path / "run").code == 3
+    assert otmetrics("evaluate", tmp_path / "run", *name).code == 3
     finished = otmetrics("evaluate", tmp_path / "run", "--data", f"npz:{moved}", "--device", "cpu")
     assert finished.code == 0, finished.stderr
     flat = otmetrics("evaluate", tmp_path / "run", "--data", "ring8")

@@ -102,3 +102,49 @@ def test_places_that_cannot_be_written(tmp_path):
     for folder in (tmp_path / "only", tmp_path / "file"):
         with pytest.raises(DataError, match=r"cannot be written .*give another folder"):
             write_demo(folder)
+
+
+@pytest.mark.parametrize("linked", ["real/astronaut-000.png", "real"])
+def test_links_are_not_followed(tmp_path, linked):
+    """Neither into a file of the user's nor into a folder."""
+    precious, out = tmp_path / "precious", tmp_path / "out"
+    path = out / linked
+    path.parent.mkdir(parents=True)
+    if linked == "real":
+        precious.mkdir()
+    else:
+        precious.write_text("mine")
+    path.symlink_to(precious)
+    with pytest.raises(DataError, match=r"is a link|is another file"):
+        write_demo(out)
+    left = list(precious.iterdir()) if precious.is_dir() else precious.read_text()
+    assert left in ([], "mine")
+    assert path.is_symlink()
+    assert not (out / "fake").exists()
+
+
+def test_a_link_that_leads_nowhere_is_not_written_through(tmp_path):
+    (tmp_path / "out" / "fake").mkdir(parents=True)
+    (tmp_path / "out" / "fake" / "astronaut-000.png").symlink_to(tmp_path / "new")
+    with pytest.raises(DataError, match="is another file"):
+        write_demo(tmp_path / "out")
+    assert not (tmp_path / "new").exists()
+
+
+def test_other_images_under_its_names_stay(tmp_path):
+    path = tmp_path / "fake" / "astronaut-000.png"
+    path.parent.mkdir()
+    Image.new("RGB", (48, 48), "red").save(path)
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="is another file than the demonstration's"):
+        write_demo(tmp_path)
+    assert path.read_bytes() == before
+    assert not (tmp_path / "real").exists()
+
+
+def test_what_an_interruption_left_is_completed(tmp_path, folders):
+    write_demo(tmp_path)
+    (tmp_path / "fake" / "astronaut-000.png").unlink()
+    again = [ImageFolder(folder) for folder in write_demo(tmp_path)]
+    assert [len(folder) for folder in again] == [330, 300]
+    assert torch.equal(pixels(again[1]), pixels(folders[1]))
