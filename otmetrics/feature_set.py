@@ -1,6 +1,7 @@
 """Features with the record of how they were made: compared, saved, and told apart."""
 
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,20 +12,6 @@ from torch import Tensor
 
 from otmetrics.errors import DataError, printable
 from otmetrics.safe_files import check_replaceable, replaced, writing
-
-_LONGEST_EXTRACTOR = 10_000  # characters
-_SOURCE: dict[str, type] = {
-    "path": str,
-    "kind": str,
-    "available": int,
-    "used": int,
-    "others": int,
-    "transparent": int,
-    "formats": dict,
-    "classes": dict,
-    "skipped": list,
-    "runtime": str,
-}
 
 
 @dataclass(frozen=True)
@@ -65,76 +52,7 @@ class FeatureSet:
             notes.append(f"images with transparency, composited on white: {count}")
         if count := self.origin.get("others"):
             notes.append(f"files of other kinds, not read: {count}")
-        return [printable(note) for note in notes + self.remarks]
-
-
-def checked_record(
-    protocol: dict[str, Any], path: str | Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Check what a file of features says of itself: any program may have written it.
-
-    Args:
-        protocol: The record, as parsed.
-        path: The file, for the message.
-
-    Returns:
-        Protocol of the extractor, {"extractor": "none"} if the record has none, and record of the
-        images, {} if it has none.
-
-    Raises:
-        DataError: If a part has another form than `saved` gives it, or holds text that would not
-            print as one line.
-    """
-    extractor, source = protocol.get("extractor", {"extractor": "none"}), protocol.get("source", {})
-    problem = _extractor_problem(extractor) or _source_problem(source)
-    if problem:
-        raise DataError(
-            f"`{path}` has a `protocol` entry that otmetrics did not write: {problem}. Leave the "
-            "entry out, or extract the features again."
-        )
-    return extractor, source
-
-
-def _extractor_problem(record: Any) -> str | None:
-    """Say what keeps a value from being the protocol of an extractor."""
-    if not isinstance(record, dict) or not isinstance(record.get("extractor"), str):
-        return "its `extractor` must be an object that names the extractor"
-    resize = record.get("resize")
-    if resize is not None and not (isinstance(resize, dict) and {"mode", "size"} <= resize.keys()):
-        return "how its extractor resizes must be an object with a mode and a size"
-    if not _is_plain(record, 4) or len(str(record)) > _LONGEST_EXTRACTOR:
-        return "its `extractor` is too long, nested, or holds control characters"
-    return None
-
-
-def _source_problem(record: Any) -> str | None:
-    """Say what keeps a value from being the record of images."""
-    if not isinstance(record, dict):
-        return "its `source` must be an object"
-    if not _is_plain(record, 20, any_text=True):
-        return "its `source` is nested too deeply"
-    for name, value in record.items():
-        kind = _SOURCE.get(name, object)
-        if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
-            return f"`{printable(name)}` of its source is a {type(value).__name__}"
-    if not all(isinstance(line, str) for line in record.get("skipped", [])):
-        return "`skipped` of its source must be lines of text"
-    for name in ("formats", "classes"):
-        counts = record.get(name, {}).values()
-        if not all(isinstance(count, int) for count in counts):
-            return f"`{name}` of its source must count"
-    if not _is_plain(record.get("formats", {}), 1):
-        return "`formats` of its source holds control characters"
-    return None
-
-
-def _is_plain(value: Any, depth: int, any_text: bool = False) -> bool:
-    """Whether parsed JSON has so many levels at most, and only text that prints as it is."""
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    if isinstance(value, list):
-        return depth > 0 and all(_is_plain(item, depth - 1, any_text) for item in value)
-    return any_text or not isinstance(value, str) or value.isprintable()
+        return notes + self.remarks
 
 
 def check_comparable(sets: list[FeatureSet], features: str | None = None) -> None:
@@ -238,3 +156,96 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
         raise DataError(f"`{path}` exists: choose another name, or pass --overwrite.")
     with writing(path, "name a file"):
         check_replaceable(path)
+
+
+_LONGEST_EXTRACTOR = 10_000  # characters
+_SOURCE: dict[str, type] = {
+    "path": str,
+    "kind": str,
+    "available": int,
+    "used": int,
+    "others": int,
+    "transparent": int,
+    "formats": dict,
+    "classes": dict,
+    "skipped": list,
+    "runtime": str,
+}
+
+
+def checked_record(
+    protocol: dict[str, Any], path: str | Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Check what a file of features says of itself: any program may have written it.
+
+    Args:
+        protocol: The record, as parsed.
+        path: The file, for the message.
+
+    Returns:
+        Protocol of the extractor, {"extractor": "none"} if the record has none, and record of the
+        images with its text made printable, {} if it has none.
+
+    Raises:
+        DataError: If a part has another form than `saved` gives it, or says of the extractor
+            what would not print as one line.
+    """
+    extractor, source = protocol.get("extractor", {"extractor": "none"}), protocol.get("source", {})
+    problem = _extractor_problem(extractor) or _source_problem(source)
+    if problem:
+        raise DataError(
+            f"`{path}` has a `protocol` entry that otmetrics did not write: {problem}. Leave the "
+            "entry out, or extract the features again."
+        )
+    return extractor, _escaped(source)
+
+
+def _extractor_problem(record: Any) -> str | None:
+    """Say what keeps a value from being the protocol of an extractor."""
+    if not isinstance(record, dict) or not isinstance(record.get("extractor"), str):
+        return "its `extractor` must be an object that names the extractor"
+    resize = record.get("resize")
+    if resize is not None and not (isinstance(resize, dict) and {"mode", "size"} <= resize.keys()):
+        return "how its extractor resizes must be an object with a mode and a size"
+    if not _is_plain(record, 4) or len(str(record)) > _LONGEST_EXTRACTOR:
+        return "its `extractor` is too long, nested too deeply, or holds NaN"
+    if _escaped(record) != record:
+        return "its `extractor` holds control characters"
+    return None
+
+
+def _source_problem(record: Any) -> str | None:
+    """Say what keeps a value from being the record of images."""
+    if not isinstance(record, dict):
+        return "its `source` must be an object"
+    if not _is_plain(record, 20):
+        return "its `source` is nested too deeply, or holds NaN"
+    for name, value in record.items():
+        kind = _SOURCE.get(name, object)
+        if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
+            return f"`{printable(name)}` of its source is a {type(value).__name__}"
+    if not all(isinstance(line, str) for line in record.get("skipped", [])):
+        return "`skipped` of its source must be lines of text"
+    for name in ("formats", "classes"):
+        counts = record.get(name, {}).values()
+        if not all(isinstance(count, int) for count in counts):
+            return f"`{name}` of its source must count"
+    return None
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether parsed JSON has so many levels at most, and no number that JSON has not."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(item, depth - 1) for item in value)
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _escaped(value: Any) -> Any:
+    """Parsed JSON with text that prints as one line."""
+    if isinstance(value, dict):
+        return {printable(key): _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return printable(value) if isinstance(value, str) else value

@@ -19,7 +19,6 @@ _ENTRIES = ("features", "images", "arr_0")
 _STATISTICS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))  # pytorch-fid, TTUR, EDM, ADM; JiT
 _LARGE = 2**26  # bytes from which an entry is mapped instead of read
 _READ_BYTES = 2**24
-_LONGEST_PROTOCOL = 2**26
 
 
 class LoadedArray(NamedTuple):
@@ -186,23 +185,8 @@ def _labels(archive: Any, array: np.ndarray) -> tuple[str, ...] | None:
 
 
 def _protocol(archive: Any) -> dict[str, Any]:
-    """Parse the protocol of an archive of features, which anybody may have written."""
-    entries = [i for i in archive.zip.infolist() if i.filename in {"protocol", "protocol.npy"}]
-    size = max(entry.file_size for entry in entries)
-    if size > _LONGEST_PROTOCOL:
-        raise DataError(f"has a `protocol` entry of {size / 1e6:.0f} MB: leave it out.")
-    try:
-        protocol = json.loads(str(archive["protocol"]), parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        detail = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise DataError(
-            f"has a `protocol` entry that is no JSON ({detail}): leave it out."
-        ) from error
+    """Parse the protocol of an archive of features."""
+    protocol = json.loads(str(archive["protocol"]))
     if not isinstance(protocol, dict):
         raise DataError("has a `protocol` entry that is no JSON object: leave it out.")
     return protocol
-
-
-def _no_number(text: str) -> float:
-    """Refuse NaN and infinity, which JSON does not have."""
-    raise ValueError(f"{text} is no number")
