@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import inspect
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any
 
 import click
 
-from otmetrics.errors import OptionError
+from otmetrics.errors import DataError, OptionError
 
 from .options import INPUT
 
@@ -204,22 +203,29 @@ def _as_before(
     out: Path, name: str, options: dict[str, Any], objective: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options that are given, and those of the run in a folder, if it is one of the preset."""
-    from otmetrics.reference_models.config import TrainConfig
+    from otmetrics.reference_models import checkpoint
+    from otmetrics.reference_models.config import TrainConfig, config_from, read_config
     from otmetrics.reference_models.objectives import OBJECTIVES
+    from otmetrics.reference_models.training import last_checkpoint
 
     def known(values: dict[str, Any], kind: type) -> dict[str, Any]:
-        """Without what the folder says beside options, or what another version had."""
+        """Without what the run says beside options, or what another version had."""
         names = [item.name for item in dataclasses.fields(kind) if "help" in item.metadata]
         return {key: values[key] for key in names if key in values}
 
-    try:
-        before = json.loads((out / "config.json").read_text(encoding="utf-8"))
-        if before["preset"] != name:
-            return options, objective
-        objective = known(before["objective"], OBJECTIVES[name]) | objective
-    except (OSError, ValueError, KeyError, TypeError):
+    last = last_checkpoint(out)
+    before = checkpoint.load(last)["config"] if last else read_config(out)
+    if before is None or before.get("preset") != name:
         return options, objective  # training says what is wrong with the folder
-    return known(before, TrainConfig) | options, objective
+    try:
+        own, common = known(before["objective"], OBJECTIVES[name]), known(before, TrainConfig)
+        config_from({"preset": name, "objective": own, "data": before["data"], **common})
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"the configuration of `{out}` is malformed ({checkpoint.reason(error)}): "
+            "name another folder, with all options."
+        ) from error
+    return common | options, own | objective
 
 
 @contextmanager

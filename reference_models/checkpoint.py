@@ -1,23 +1,42 @@
 """One file that holds all that a run needs to go on, written whole or not at all."""
 
+import hashlib
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from otmetrics.errors import DataError, OptionError
+from otmetrics.features.weights import check_members
 from otmetrics.safe_files import replaced, writing
 
 from .config import TrainConfig, changes
 
-VERSION = 3
+VERSION = 4
 LAST, BEST = "checkpoint.pt", "best.pt"
+
+_MARK = b"otmetrics sha256"  # at the end of a file, before the hash of all that precedes it
+_FOOTER = len(_MARK) + hashlib.sha256().digest_size
+_BLOCK = 1 << 20
+
+_KINDS = {
+    "config": dict,
+    "hash": str,
+    "processes": int,
+    "samples": str,
+    "step": int,
+    "images": int,
+    "best": dict,
+    "best_average": dict,
+}
 
 
 def save(path: Path, state: dict[str, Any], config: TrainConfig) -> None:
-    """Write a state beside its configuration.
+    """Write a state beside its configuration, and a hash of both behind them.
+
+    `torch.load` reads the file as any other, for it finds an archive from its start.
 
     Random numbers need no entry: every step seeds all generators from the run's seed, its process
     and its number, so that seed and step are the state of each of them.
@@ -33,8 +52,10 @@ def save(path: Path, state: dict[str, Any], config: TrainConfig) -> None:
     whole = {"version": VERSION, "config": config.to_dict(), "hash": config.hash, **state}
     content = io.BytesIO()
     torch.save(whole, content)
+    digest = hashlib.sha256(content.getbuffer()).digest()
     with writing(path), replaced(path) as file:
         file.write(content.getbuffer())
+        file.write(_MARK + digest)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -50,18 +71,84 @@ def load(path: Path) -> dict[str, Any]:
         DataError: If it is missing, damaged, or of another kind or version.
     """
     if not path.is_file():
-        raise DataError(f"`{path}` does not exist: name the folder of a run that has a checkpoint.")
+        what = "is no regular file" if path.exists() else "does not exist"
+        raise DataError(f"`{path}` {what}: name the folder of a run that has a checkpoint.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            _check_hash(file)
+            file.seek(0)
+            check_members(file)
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no one error for a damaged file
+        remedy = (
+            f"copy {BEST} over it, if that is whole, or train anew"
+            if path.name == LAST
+            else f"remove it, if {LAST} beside it is whole, or train anew"
+        )
         raise DataError(
-            f"`{path}` is no checkpoint or is damaged ({type(error).__name__}): "
-            f"copy {BEST} over it, if that is whole, or train anew."
+            f"`{path}` is no checkpoint of this version or is damaged ({reason(error)}): {remedy}."
         ) from error
-    needed = {"config", "hash", "processes", "samples", "step", "images", "best", "best_average"}
-    if not isinstance(state, dict) or state.get("version") != VERSION or needed - state.keys():
+    if not isinstance(state, dict) or repr(state.get("version")) != str(VERSION):
         raise DataError(f"`{path}` is no checkpoint of this version ({VERSION}): train anew.")
+    wrong = [name for name, kind in _KINDS.items() if not _is(state.get(name), kind)]
+    wrong += [] if "config" in wrong or _plain(state["config"]) else ["config"]
+    if wrong:
+        raise DataError(
+            f"`{path}` holds a malformed record ({', '.join(wrong)}): it was not written by "
+            "`otmetrics train`; train anew."
+        )
     return state
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, in a few words of whatever library read it.
+
+    Args:
+        error: Its error.
+
+    Returns:
+        The first line, with the kind of error where it has none.
+    """
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
+def _check_hash(file: BinaryIO) -> None:
+    """Raise unless a file ends in the hash of all that precedes it; block by block."""
+    size = file.seek(0, io.SEEK_END) - _FOOTER
+    file.seek(max(0, size))
+    footer = file.read(_FOOTER)
+    if not footer.startswith(_MARK):  # before a file of whatever size is read
+        raise ValueError("there is no checksum at its end")
+    file.seek(0)
+    digest = hashlib.sha256()
+    while size > 0 and (block := file.read(min(_BLOCK, size))):
+        digest.update(block)
+        size -= len(block)
+    if digest.digest() != footer[len(_MARK) :]:
+        raise ValueError("its checksum is of other bytes")
+
+
+def _is(value: object, kind: type) -> bool:
+    """Whether a part of a record is of its kind; numbers are those of steps or images."""
+    if kind is int:
+        return type(value) is int and 0 <= value < 2**53
+    if kind is dict and isinstance(value, dict):
+        return all(isinstance(name, str) for name in value)
+    return isinstance(value, kind)
+
+
+def _plain(values: dict[Any, Any], depth: int = 0) -> bool:
+    """Whether a configuration is plain values by name, those of its objective one level down."""
+    return all(
+        isinstance(name, str)
+        and (
+            value is None
+            or isinstance(value, str | bool | int | float)
+            or (isinstance(value, dict) and depth == 0 and _plain(value, 1))
+        )
+        for name, value in values.items()
+    )
 
 
 def check_same_run(

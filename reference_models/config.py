@@ -4,13 +4,17 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from otmetrics.errors import OptionError
+from otmetrics.errors import DataError, OptionError
 from otmetrics.functional.checks import check_at_least, check_positive, check_seed
 
 from .objectives import OBJECTIVES
 from .objectives.base import Objective, check_choices, option
+
+FILE = "config.json"
+_LARGEST = 1 << 20  # bytes of it; a run's has two thousand
 
 EVALUATED = (
     "sliced_wasserstein",
@@ -121,8 +125,65 @@ class TrainConfig:
     @property
     def hash(self) -> str:
         """SHA-256 of the plain values."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _hash(self.to_dict())
+
+    @property
+    def text(self) -> str:
+        """What `config.json` holds: the plain values and their hash."""
+        return json.dumps(self.to_dict() | {"hash": self.hash}, indent=2) + "\n"
+
+
+def _hash(values: dict[str, Any]) -> str:
+    """SHA-256 of plain values, whatever their order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def is_run(out: Path) -> bool:
+    """Whether a folder has the configuration of a run, however old or damaged its values are.
+
+    Args:
+        out: The folder.
+
+    Returns:
+        False where there is none, or it is something else.
+    """
+    return _read(out / FILE) is not None
+
+
+def read_config(out: Path) -> dict[str, Any] | None:
+    """The plain values of a run that has no checkpoint yet.
+
+    Args:
+        out: Its folder.
+
+    Returns:
+        What `TrainConfig.to_dict` gave; None where there is no configuration of a run.
+
+    Raises:
+        DataError: If the values are not those that were written.
+    """
+    values = _read(out / FILE)
+    if values is None:
+        return None
+    digest = values.pop("hash")
+    if _hash(values) != digest:
+        raise DataError(
+            f"`{out / FILE}` was changed or is damaged (its hash is of other options): "
+            "name another folder, with all options."
+        )
+    return values
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What a file holds, if that looks like a configuration; no fifo, and nothing large."""
+    try:
+        if not path.is_file() or path.stat().st_size > _LARGEST:
+            return None
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    looks = isinstance(values, dict) and {"preset", "objective", "hash"} <= values.keys()
+    return values if looks else None
 
 
 def config_from(values: dict[str, Any]) -> TrainConfig:
@@ -133,10 +194,15 @@ def config_from(values: dict[str, Any]) -> TrainConfig:
 
     Returns:
         The configuration.
+
+    Raises:
+        OptionError: If a value breaks its rule, or is of another type than its option.
     """
-    objective = OBJECTIVES[values["preset"]](**values["objective"])
+    kind = OBJECTIVES[values["preset"]]
+    _check_types(kind, values["objective"])
     rest = {key: value for key, value in values.items() if key not in ("preset", "objective")}
-    return TrainConfig(objective=objective, **rest)
+    _check_types(TrainConfig, rest)
+    return TrainConfig(objective=kind(**values["objective"]), **rest)
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -157,6 +223,18 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         elif one != two:
             lines.append(f"{key} {one!r} -> {two!r}")
     return lines
+
+
+def _check_types(kind: type, values: dict[str, Any]) -> None:
+    """Raise unless values from a file are those of the options of a dataclass."""
+    types = {item.name: item.type for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name, value in values.items():
+        if name not in types:
+            raise OptionError(f"there is no option {name!r}.")
+        wanted = types[name]
+        # JSON and the command line write whole numbers for options that are floats.
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise OptionError(f"`{name}` must be of type {wanted.__name__}, got {value!r}.")
 
 
 def _checked(check: Any, *arguments: Any) -> None:

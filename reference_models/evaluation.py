@@ -164,9 +164,9 @@ def better(name: str, scores: dict[str, float], best: dict[str, float]) -> bool:
         best: The best ones; empty before the first.
 
     Returns:
-        True if they do, or are the first.
+        True if they do, or are the first to have that score.
     """
-    if not best:
+    if name not in best:
         return True
     one, two = scores[name], best[name]
     if not (math.isfinite(one) and math.isfinite(two)):

@@ -71,7 +71,7 @@ def _panels(path: Path, lines: dict[str, list[tuple[int, float]]]) -> None:
     for axis, (name, points) in zip(axes, lines.items(), strict=False):
         steps, values = zip(*points, strict=True)
         axis.plot(steps, values, marker="." if len(points) < 30 else None, linewidth=1)
-        axis.set_title(name, fontsize=9)
+        axis.set_title(name, fontsize=9, parse_math=False)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
     for axis in axes[len(lines) :]:

@@ -95,6 +95,17 @@ class TransportPrior(nn.Module):
         """Whether it can be sampled."""
         return bool(self.progress[2])
 
+    def check(self) -> None:
+        """Look at what came from a file.
+
+        Raises:
+            ValueError: If no transport has such numbers.
+        """
+        steps, rate, known = self.progress.tolist()
+        whole = steps == int(steps) and -1 <= steps < 2**53 and rate >= 0 and known in (0, 1)
+        if not whole or bool((self.ids < 0).any()):
+            raise ValueError("prior holds no transport")
+
     def take(self, state: dict[str, Tensor]) -> None:
         """Take over the state of another process.
 

@@ -3,26 +3,30 @@
 import csv
 import io
 import json
+import math
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from otmetrics.errors import DataError
+from otmetrics.errors import DataError, OptionError
 from otmetrics.safe_files import replaced, writing
 
-from .config import TrainConfig
+from .config import FILE, TrainConfig, is_run
 from .data import Data
 from .sampling import Sampler, generated
 
 LOG, TABLE, SAMPLES = "log.jsonl", "log.csv", "samples"
 _SHOWN_IMAGES, _SHOWN_POINTS = 64, 2500
+_LONGEST = 1 << 20  # characters of a row
+_LARGEST = 1 << 30  # bytes of a log
+_PARTIAL = re.compile(r"\..*\.[0-9a-f]{16}\.partial")  # what a kill leaves of a file
 
 Progress = Callable[[int, int, str], None]
 """Called with the steps done, the steps in all, and the last numbers as text."""
@@ -68,12 +72,14 @@ class Reporter:
         self.config, self.data = config, data
         if self.out is None:
             return
+        self.rows = [row for row in _read(self.out / LOG) if row["step"] <= step]
         with writing(self.out):
             (self.out / SAMPLES).mkdir(parents=True, exist_ok=True)
-        text = json.dumps(config.to_dict() | {"hash": config.hash}, indent=2)
-        self.rows = [row for row in _read(self.out / LOG) if row["step"] <= step]
+            for path in self.out.iterdir():
+                if _PARTIAL.fullmatch(path.name):
+                    path.unlink()
         lines = "".join(json.dumps(row) + "\n" for row in self.rows)
-        for name, content in (("config.json", text + "\n"), (LOG, lines)):
+        for name, content in ((FILE, config.text), (LOG, lines)):
             with writing(self.out / name), replaced(self.out / name) as file:
                 file.write(content.encode())
         self._seconds_before = self.rows[-1]["seconds"] if self.rows else 0.0
@@ -207,23 +213,65 @@ def _beside(samples: Tensor, sampler: Sampler, data: Data) -> Tensor:
     return torch.stack([samples, rebuilt], 1).flatten(0, 1)[: len(samples)]
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Whole rows of a log; a run that was killed may have left part of one at the end."""
+def begun(out: Path) -> bool:
+    """Whether a folder without checkpoints holds the beginning of a run.
+
+    Args:
+        out: The folder, which need not exist.
+
+    Returns:
+        False where nothing would be lost.
+
+    Raises:
+        OptionError: If it holds something else.
+        DataError: If it cannot be read.
+    """
+    try:
+        found = [path for path in out.iterdir() if not _PARTIAL.fullmatch(path.name)]
+        # Of a run that was killed before its configuration was there.
+        bare = [path.name for path in found] == [SAMPLES] and not any(found[0].iterdir())
+    except (FileNotFoundError, NotADirectoryError):  # told where it is made
+        return False
+    except OSError as error:
+        raise DataError(f"`{out}` cannot be read ({error.strerror}): name another.") from error
+    if not found or bare:
+        return False
+    if not is_run(out):
+        raise OptionError(f"`{out}` holds files of something else: name a new folder.")
+    return True
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    """Whole rows of a log, without what a kill or a damage left of others."""
     if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8", errors="replace")
-    rows = map(_row_of, text.splitlines(keepends=True))
-    return list(takewhile(bool, rows))
+        return
+    if not path.is_file() or path.stat().st_size > _LARGEST:
+        raise DataError(
+            f"`{path}` is no log of a run: it must be a regular file of at most 1 GiB; remove it."
+        )
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            while line := file.readline(_LONGEST):
+                if row := _row_of(line):
+                    yield row
+    except OSError as error:
+        raise DataError(f"`{path}` cannot be read ({error.strerror}): remove it.") from error
 
 
 def _row_of(line: str) -> dict[str, Any]:
     """A row; nothing if the line holds none."""
     try:
         row = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return {}
-    whole = line.endswith("\n") and isinstance(row, dict) and {"step", "seconds"} <= row.keys()
-    return row if whole else {}
+    if (
+        not line.endswith("\n")
+        or not isinstance(row, dict)
+        or not {"step", "seconds"} <= row.keys()
+    ):
+        return {}
+    numbers = all(type(v) is float or (type(v) is int and abs(v) < 2**53) for v in row.values())
+    return row if numbers and type(row["step"]) is int and math.isfinite(row["seconds"]) else {}
 
 
 def _tensorboard(out: Path, step: int) -> Any:

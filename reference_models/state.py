@@ -1,18 +1,26 @@
 """What changes in a run, and lies in its checkpoints."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from otmetrics.features.weights import is_plain
+
 from .config import TrainConfig
 from .data import Data
 from .networks import networks
-from .priors import Prior, prior_of
+from .priors import Prior, TransportPrior, prior_of
 from .sampling import Sampler
+
+_MOMENTS = {
+    torch.optim.Adam: ("exp_avg", "exp_avg_sq"),
+    torch.optim.RMSprop: ("square_avg",),
+}
+"""What optimisers keep of a parameter beside the number of its steps."""
 
 
 @dataclass
@@ -76,11 +84,28 @@ class State:
         return states | counts | {"best": self.best, "best_average": self.best_average}
 
     def load(self, state: dict[str, Any]) -> None:
-        """From `checkpoint.load`."""
+        """From `checkpoint.load`.
+
+        Args:
+            state: What it gave.
+
+        Raises:
+            ValueError: If a part has not the form that it has here.
+        """
         for name, part in self.modules().items():
-            part.load_state_dict(state[name])
+            if isinstance(part, torch.optim.Optimizer):
+                _restore(part, state.get(name), name)
+            else:
+                part.load_state_dict(matching(state.get(name), part.state_dict(), name))
+        if isinstance(self.prior, TransportPrior):
+            self.prior.check()
+        best, average = state["best"], state["best_average"]
+        if best or average:
+            average = matching(average, self.average.state_dict(), "best_average")
+        if best and not _are_scores(best):
+            raise ValueError("best holds no scores")
         self.step, self.images = state["step"], state["images"]
-        self.best, self.best_average = state["best"], state["best_average"]
+        self.best, self.best_average = best, average
 
 
 def initial_state(config: TrainConfig, data: Data, device: torch.device) -> State:
@@ -114,6 +139,57 @@ def initial_state(config: TrainConfig, data: Data, device: torch.device) -> Stat
         _optimizer(made, config.lr_generator, config),
         _optimizer(trained, config.lr_critic, config) if trained else None,
     )
+
+
+def matching(stored: object, expected: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    """Tensors of a file that has what it should: the same names, shapes and dtypes.
+
+    Args:
+        stored: What the file has.
+        expected: Tensors of that form, on any device.
+        what: What they are, for the message.
+
+    Returns:
+        The tensors of the file.
+
+    Raises:
+        ValueError: If it has other ones, or one is not finite.
+    """
+    if not isinstance(stored, dict) or stored.keys() != expected.keys():
+        raise ValueError(f"{what} has other parts")
+    for name, like in expected.items():
+        value = stored[name]
+        if not is_plain(value) or value.shape != like.shape or value.dtype != like.dtype:
+            raise ValueError(f"{what}: {name} must be {like.dtype} {tuple(like.shape)}")
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{what}: {name} is not finite")
+    return {name: stored[name] for name in expected}
+
+
+def _restore(optimizer: torch.optim.Optimizer, stored: object, what: str) -> None:
+    """Take moments of the parameters here; rates and decays are those of this run's options.
+
+    Raises:
+        ValueError: If they are those of other parameters, or none.
+    """
+    if not isinstance(stored, dict) or not isinstance(stored.get("state"), dict):
+        raise ValueError(f"{what} has other parts")
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    count = torch.zeros(())
+    state = {}
+    for index, found in stored["state"].items():
+        if type(index) is not int or not 0 <= index < len(parameters):
+            raise ValueError(f"{what} has other parameters")
+        like = {"step": count} | dict.fromkeys(_MOMENTS[type(optimizer)], parameters[index])
+        state[index] = matching(found, like, f"{what} {index}")
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _are_scores(best: dict[Any, Any]) -> bool:
+    """Whether these are scores by name, with the step that has them."""
+    numbers = all(type(name) is str and type(value) is float for name, value in best.items())
+    return numbers and 0 <= best.get("step", -1.0) < 2**53 and len(best) > 1
 
 
 def _optimizer(

@@ -1,12 +1,14 @@
 """The training loop, whole on one page: critic steps, a generator step, average, log, evaluate."""
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from otmetrics.errors import DataError, OptionError
+from otmetrics.safe_files import writing
 
 from . import checkpoint
 from .config import TrainConfig, config_from
@@ -16,7 +18,7 @@ from .export import export
 from .health import Health
 from .interruption import deferred_interrupts
 from .priors import TransportPrior
-from .reporter import LOG, Reporter
+from .reporter import Reporter, begun
 from .state import State, initial_state
 from .steps import one_step
 
@@ -46,7 +48,8 @@ def train(
         data: What `load_data(config.data)` gave.
         out: Folder of the run, made here.
         reporter: Where losses, scores and samples go.
-        resume: Whether to go on from the folder's last checkpoint; from the start if it has none.
+        resume: Whether to go on from the folder's last checkpoint; from the start if it has none,
+            which a warning says.
         allow_change: Whether to go on although the configuration, the samples or the number of
             processes are others.
         device: "auto", or "cpu" where a GPU shall not be taken.
@@ -71,10 +74,10 @@ def train(
             f"mixed precision {accelerator.mixed_precision!r} of accelerate is not read: set "
             "`precision`, which is part of the run, and leave accelerate's at no."
         )
+    _check_folder(out, resume)
     state = initial_state(config, data, accelerator.device)
     setting = {"processes": accelerator.num_processes, "samples": data.fingerprint}
-    if not _resumed(state, config, setting, out, resume, allow_change):
-        _check_new(out)
+    resumed = _resumed(state, config, setting, out, allow_change)
     log_every = log_every or max(1, config.steps // 200)
     checkpoint_every = checkpoint_every or max(1, config.steps // 20)
     eval_every = config.eval_every or max(1, config.steps // 10)
@@ -83,11 +86,17 @@ def train(
     if accelerator.is_main_process:
         evaluator = Evaluator(config, data, accelerator.device, download)
     health = Health(out)
+    given_up = evaluator is not None and _has_later_best(out, state)
     accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
+    if resume and not resumed and reporter.warn is not None:
+        reporter.warn(f"`{out}` has no checkpoint: the run begins from its start.")
     reporter.start(config, data, state.step)
     health.remember(reporter.rows)
+    if given_up:
+        with writing(out / checkpoint.BEST):
+            (out / checkpoint.BEST).unlink()
     if evaluator and state.best:
-        _restore_best(out, state, config, data)
+        export(out, state.best_sampler, config, data, int(state.best["step"]))
 
     def save(path: Path) -> None:
         whole = state.to_dict()
@@ -137,32 +146,58 @@ def train(
     return state
 
 
+def last_checkpoint(out: Path) -> Path | None:
+    """The checkpoint that a run goes on from.
+
+    Args:
+        out: Folder of the run.
+
+    Returns:
+        The last one; the best one where a kill came between the two; None where there is neither.
+        A link counts also where it leads nowhere.
+    """
+    places = (out / checkpoint.LAST, out / checkpoint.BEST)
+    return next((place for place in places if os.path.lexists(place)), None)
+
+
+def _check_folder(out: Path, resume: bool) -> None:
+    """Raise where a folder holds what no run has left there, or a run that nobody asked for."""
+    if last_checkpoint(out) is not None:
+        if not resume:
+            raise OptionError(f"`{out}` holds a run: set `resume`, or name another folder.")
+    elif begun(out) and not resume:
+        raise OptionError(
+            f"`{out}` holds a run that was stopped before its first checkpoint: set `resume` to "
+            "begin it again, or name another folder."
+        )
+
+
 def _resumed(
-    state: State,
-    config: TrainConfig,
-    setting: dict[str, Any],
-    out: Path,
-    resume: bool,
-    allow_change: bool,
+    state: State, config: TrainConfig, setting: dict[str, Any], out: Path, allow_change: bool
 ) -> bool:
     """Take up the last checkpoint of a folder, if there is one."""
-    last = out / checkpoint.LAST
-    if not last.exists():
+    last = last_checkpoint(out)
+    if last is None:
         return False
-    if not resume:
-        raise OptionError(f"`{out}` holds a run: set `resume`, or name another folder.")
     stored = checkpoint.load(last)
     if not allow_change:
         checkpoint.check_same_run(stored, config, setting, last)
     try:
         state.load(stored)
-    except (RuntimeError, ValueError, KeyError) as error:
+        if isinstance(state.prior, TransportPrior):
+            _check_stage(state, state.prior, config, config_from(stored["config"]), last)
+    except OptionError:
+        raise
+    except Exception as error:  # what comes from a file may be anything
+        if stored["config"] == config.to_dict():
+            raise DataError(
+                f"`{last}` holds a malformed record ({checkpoint.reason(error)}): it was not "
+                "written by `otmetrics train`; train anew."
+            ) from error
         raise OptionError(
             f"`{last}` holds networks or optimisers of another kind or size: only options that "
             "leave them as they are can change in a run."
         ) from error
-    if isinstance(state.prior, TransportPrior):
-        _check_stage(state, state.prior, config, config_from(stored["config"]), last)
     return True
 
 
@@ -180,15 +215,7 @@ def _check_stage(
         prior.checked_share(config.seed)
 
 
-def _check_new(out: Path) -> None:
-    """Raise where a folder holds what no run has left there."""
-    if out.is_dir() and any(out.iterdir()) and not (out / LOG).exists():
-        raise OptionError(f"`{out}` holds files of something else: name a new folder.")
-
-
-def _restore_best(out: Path, state: State, config: TrainConfig, data: Data) -> None:
-    """Put the best generator back; one from a later step than the run's is none of its."""
-    export(out, state.best_sampler, config, data, int(state.best["step"]))
+def _has_later_best(out: Path, state: State) -> bool:
+    """Whether the best checkpoint is from a later step than the run's, and so none of it."""
     best = out / checkpoint.BEST
-    if best.exists() and checkpoint.load(best)["step"] > state.step:
-        best.unlink()
+    return os.path.lexists(best) and checkpoint.load(best)["step"] > state.step

@@ -1,8 +1,10 @@
 """Weight files and hashes: safe formats only, every surprise in one line."""
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -58,9 +60,45 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, Mapping) or not all(is_plain(v) for v in content.values()):
         raise DataError(f"{path}: holds no state_dict of tensors; save network.state_dict().")
     return dict(content)
+
+
+def check_members(file: BinaryIO) -> None:
+    """Compare the members of a file of `torch.save` with their checksums, which torch does not.
+
+    Args:
+        file: The file; one of the format before torch 1.6, which has no checksums, passes.
+
+    Raises:
+        ValueError: If a member has other bytes, or more than the file can hold.
+    """
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("its members are compressed, which torch.save never does")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"{damaged} has other bytes than were written: it is damaged")
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value of a file is a tensor whose numbers lie in memory, one after the other.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        False for sparse, nested, quantised and other tensors, and for all that is none.
+    """
+    return (
+        type(value) in (Tensor, nn.Parameter)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_quantized or value.is_nested)
+    )
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -72,20 +110,30 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path) ->
         path: Where they come from, for the message.
 
     Raises:
-        DataError: If a tensor is missing, unknown or of another shape.
+        DataError: If a tensor is missing, unknown, of another shape or not finite.
     """
     wanted = network.state_dict()
     missing = [name for name in wanted if name not in state]
     unknown = [name for name in state if name not in wanted]
     reshaped = [n for n in wanted if n in state and state[n].shape != wanted[n].shape]
     problems = {"missing": missing, "unknown": unknown, "of another shape": reshaped}
+    problems["of another kind of number"] = [
+        n for n in wanted if n in state and _kind(state[n].dtype) != _kind(wanted[n].dtype)
+    ]
     for problem, names in problems.items():
         if names:
             raise DataError(
                 f"{path}: holds weights of another network, {len(names)} of {len(wanted)} tensors "
                 f"are {problem} (first: {names[0]}); pass weights of this extractor."
             )
-    network.load_state_dict(state)
+    # A flipped bit in a format without checksums may show itself here, and only here.
+    infinite = [n for n in wanted if not bool(torch.isfinite(state[n].to(wanted[n].dtype)).all())]
+    if infinite:
+        raise DataError(
+            f"{path}: holds numbers that are not finite in {len(infinite)} of {len(wanted)} "
+            f"tensors (first: {infinite[0]}): it is damaged; fetch it again."
+        )
+    network.load_state_dict(dict(state))
 
 
 def state_sha256(network: nn.Module) -> str:
@@ -98,13 +146,31 @@ def state_sha256(network: nn.Module) -> str:
         SHA-256 over the names, dtypes, shapes and bytes of its state_dict, in order; the same on
         every device and in every memory layout.
     """
+    return tensors_sha256(network.state_dict())
+
+
+def tensors_sha256(state: Mapping[str, Tensor]) -> str:
+    """Hash named tensors.
+
+    Args:
+        state: Tensors by name; what is none is left out.
+
+    Returns:
+        SHA-256 over their names, dtypes, shapes and bytes, in order; the same on every device and
+        in every memory layout.
+    """
     digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
+    for name, tensor in state.items():
         if isinstance(tensor, Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _kind(dtype: torch.dtype) -> object:
+    """Floating-point numbers are converted to each other, others are not."""
+    return "float" if dtype.is_floating_point else dtype
 
 
 def _read(path: Path) -> object:
@@ -113,4 +179,7 @@ def _read(path: Path) -> object:
         from safetensors.torch import load_file
 
         return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with path.open("rb") as file:
+        check_members(file)
+        file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)

@@ -255,7 +255,7 @@ def test_a_generator_of_another_version_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr(export, "VERSION", 1)
         run(configured("exact-ot", points(), steps=2), points(), tmp_path)
-    with pytest.raises(DataError, match=r"no generator of this version.*version 1, not 3"):
+    with pytest.raises(DataError, match=r"no generator of this version.*version 1, not 4"):
         export.loaded(tmp_path)
 
 
