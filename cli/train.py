@@ -267,7 +267,14 @@ def _progress(
             yield from super().get_renderables()
             yield Text(self.line)
 
-    console = Console(stderr=True)
+    class Terminal(Console):
+        """A terminal whose reader may go: the run does not end with it, as rich would have it."""
+
+        def on_broken_pipe(self) -> None:
+            """Fall silent."""
+            self.quiet = True
+
+    console = Terminal(stderr=True)
     columns = (
         BarColumn(bar_width=20),
         MofNCompleteColumn(),

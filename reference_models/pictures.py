@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from otmetrics.images import write_png
+from otmetrics.safe_files import replaced
 
 from .data import Data
 
@@ -39,7 +40,8 @@ def grid(path: Path, images: Tensor, *, columns: int = 8) -> None:
 
     factor = max(1, 64 // images.shape[-1])
     large = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-    write_png(path, make_grid(large, nrow=columns, padding=2, pad_value=255))
+    with replaced(path) as file:
+        write_png(file, make_grid(large, nrow=columns, padding=2, pad_value=255))
 
 
 def curves(out: Path, rows: list[dict[str, Any]]) -> None:
@@ -77,7 +79,8 @@ def _panels(path: Path, lines: dict[str, list[tuple[int, float]]]) -> None:
     for axis in axes[len(lines) :]:
         axis.set_visible(False)
     figure.supxlabel("generator steps", fontsize=8)
-    figure.savefig(path, dpi=110)
+    with replaced(path) as file:
+        figure.savefig(file, format="png", dpi=110)
 
 
 def _cloud(path: Path, points: Tensor, data: Data) -> None:
@@ -97,4 +100,5 @@ def _cloud(path: Path, points: Tensor, data: Data) -> None:
         axis.set_ylim(float(low[-1]) - margin, float(high[-1]) + margin)
     axis.set_aspect("equal")
     axis.legend(loc="upper right", fontsize=8)
-    figure.savefig(path, dpi=110)
+    with replaced(path) as file:
+        figure.savefig(file, format="png", dpi=110)

@@ -22,7 +22,7 @@ from .config import FILE, TrainConfig, is_run
 from .data import Data
 from .sampling import Sampler, generated
 
-LOG, TABLE, SAMPLES = "log.jsonl", "log.csv", "samples"
+LOG, TABLE, SAMPLES, BOARD = "log.jsonl", "log.csv", "samples", "tensorboard"
 _SHOWN_IMAGES, _SHOWN_POINTS = 64, 2500
 _LONGEST = 1 << 20  # characters of a row
 _LARGEST = 1 << 30  # bytes of a log
@@ -157,7 +157,8 @@ class Reporter:
         with writing(path):
             show(path, samples, self.data)
         if self._writer is not None and samples.ndim == 4:
-            self._writer.add_images("samples", samples, step)
+            with writing(self.out / BOARD):
+                self._writer.add_images("samples", samples, step)
 
     def flush(self) -> None:
         """Write the table, once a checkpoint is."""
@@ -182,8 +183,9 @@ class Reporter:
             self.flush()
             with writing(self.out):
                 curves(self.out, self.rows)
-        if self._writer is not None:
-            self._writer.close()
+            if self._writer is not None:
+                with writing(self.out / BOARD):
+                    self._writer.close()
 
     def _row(self, step: int, images: int, values: dict[str, float]) -> None:
         """Add a row to the log."""
@@ -195,8 +197,9 @@ class Reporter:
         with writing(self.out / LOG), (self.out / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+            with writing(self.out / BOARD):
+                for name, value in values.items():
+                    self._writer.add_scalar(name, value, step)
 
     def _warn(self, step: int, warnings: list[str]) -> None:
         """Tell early warnings."""
@@ -280,4 +283,5 @@ def _tensorboard(out: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
+    with writing(out / BOARD):
+        return SummaryWriter(str(out / BOARD), purge_step=step + 1 if step else None)
