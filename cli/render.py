@@ -10,6 +10,7 @@ from typing import Any, Literal
 import click
 
 from otmetrics.errors import DataError
+from otmetrics.inventory import read_line
 from otmetrics.safe_files import check_replaceable, replaced, writing
 from otmetrics.score_report import Score, ScoreReport
 
@@ -63,7 +64,8 @@ def print_report(report: ScoreReport) -> None:
     print_table(_HEADER, rows, left=(0,))
     for line in _legend(report):
         click.echo(line)
-    click.echo(_samples(report))
+    for line in (*read_lines(report), *_samples(report)):
+        click.echo(line)
     click.echo(_provenance(report))
 
 
@@ -139,8 +141,15 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _samples(report: ScoreReport) -> str:
-    """One line with the sample sizes behind the column `value`."""
+def read_lines(report: ScoreReport) -> list[str]:
+    """What was read, one line a side, as the notes of the report have it, too."""
+    dimension = report.protocol["features"]["dimension"]
+    inputs = report.protocol["inputs"].items()
+    return [f"{name}: {read_line(source, dimension)}" for name, source in inputs]
+
+
+def _samples(report: ScoreReport) -> list[str]:
+    """One line with the sample sizes behind the column `value`, where not all were used."""
     used = {name: item["used"] for name, item in report.protocol["inputs"].items()}
     whole = (used["real"], used["fake"])
     fewer = [
@@ -148,9 +157,7 @@ def _samples(report: ScoreReport) -> str:
         for name, score in report.scores.items()
         if None not in whole and score.sizes != whole
     ]
-    rest = f" ({', '.join(fewer)})" if fewer else ""
-    shown = ["mean and covariance of" if size is None else str(size) for size in whole]
-    return f"samples: {shown[0]} real, {shown[1]} fake{rest}"
+    return [f"samples: {', '.join(fewer)}"] if fewer else []
 
 
 def _provenance(report: ScoreReport) -> str:

@@ -168,7 +168,7 @@ def run_score(
     from otmetrics.solvers import Sinkhorn, Sliced
 
     from .progress import progress_bars
-    from .render import check_target, print_json, print_report
+    from .render import check_target, print_json, print_report, read_lines
 
     if json_target not in (None, "-"):
         check_target(Path(str(json_target)))
@@ -218,8 +218,10 @@ def run_score(
         print_report(report)
     if json_target is not None:
         print_json(report, json_target)
+    shown = [] if json_target == "-" else read_lines(report)  # under the table
     for note in () if quiet else (*report.notes, _times(report.seconds)):
-        click.echo(f"note: {note}", err=True)
+        if note not in shown:
+            click.echo(f"note: {note}", err=True)
     if not report.converged:
         for name, result in report.scores.items():
             if not (result.converged and (result.floor is None or result.floor.converged)):

@@ -1,7 +1,7 @@
 """From folders and files to feature sets: where `images` and `features` meet."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -17,11 +17,12 @@ from otmetrics.functional.checks import check_at_least, check_seed
 from otmetrics.functional.cost import memory_budget
 from otmetrics.image_features import Progress, Reading, image_features
 from otmetrics.images import FeatureArray, StoredImages, opened
+from otmetrics.images.arrays import BESIDE
+from otmetrics.images.facts import counted, misnamed
 from otmetrics.ranks import ALONE, Ranks
 from otmetrics.storage import new_array, rows_of
 
 _ROWS_AT_A_TIME = 4096
-UNUSED = "the file also holds a mean and covariance (mu, sigma), which are not used"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +266,7 @@ def _loaded(
     record = {"path": str(path), "kind": "features", "available": len(source.features)}
     record |= {"used": len(pick)} | ({"origin": origin} if origin else {})
     labels = None if source.labels is None else [source.labels[index] for index in pick]
-    remarks = [] if not source.beside else [UNUSED]
+    remarks = [BESIDE] if source.beside else []
     return FeatureSet(rows, _recorded(source), record, remarks, labels)
 
 
@@ -324,30 +325,41 @@ def _computed(
         return None
     _check_enough(path, len(found.indices), at_least)
     _check_finite(found.features, path, extractor.name)
-    formats = Counter(_format(source.names[index]) for index in found.indices)
+    names = [source.names[index] for index in found.indices]
     record = {
         "path": str(path),
         "kind": source.kind,
         "available": len(source),
         "used": len(found.indices),
         "others": getattr(source, "num_others", 0),
-        "formats": dict(sorted(formats.items())),
         "transparent": int(found.transparent.sum()),
         "skipped": [message for _, message in found.skipped],
         "runtime": extractor.runtime_name,
     }
+    record |= counted(found.facts, _format(source))
+    record["misnamed"] = misnamed(names, found.facts)
+    record["remarks"] = list(getattr(source, "remarks", []))
     labels = None
     if source.labels is not None:
         labels = [source.labels[index] for index in found.indices]
         record["classes"] = dict(sorted(Counter(labels).items()))
-    notes = found.notes + ([UNUSED] if getattr(source, "beside", False) else [])
-    return FeatureSet(found.features, extractor.protocol, record, notes, labels)
+        record["classes_not_drawn"] = sorted({*source.labels} - {source.labels[i] for i in pick})
+    elif top := _top_folder(source.names):
+        record["top_folder"] = top
+    return FeatureSet(found.features, extractor.protocol, record, found.notes, labels)
 
 
-def _format(name: str) -> str:
-    """File format of an image by its name, for the record."""
-    suffix = PurePath(name).suffix.lower().lstrip(".").partition("[")[0]  # "npy[12]" -> "npy"
-    return {"jpeg": "jpg", "tiff": "tif"}.get(suffix, suffix)
+def _format(source: StoredImages) -> str:
+    """What to call the format of images that no image file holds."""
+    if source.kind == "array":
+        return PurePath(source.names[0].rpartition("[")[0]).suffix.lower().lstrip(".")
+    return source.kind
+
+
+def _top_folder(names: Sequence[str]) -> str:
+    """The one folder in which all images lie, or nothing."""
+    folder, slash, _ = names[0].partition("/")
+    return folder if slash and all(name.startswith(f"{folder}/") for name in names) else ""
 
 
 def _check_finite(features: Tensor, path: str | Path, name: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from otmetrics import inventory
 from otmetrics.errors import DataError, printable
 from otmetrics.safe_files import check_replaceable, replaced, writing
 
@@ -41,18 +42,19 @@ class FeatureSet:
     @property
     def origin(self) -> dict[str, Any]:
         """Record of the images, also where the features come from a file that was made of them."""
-        return self.source.get("origin") or self.source
+        return inventory.origin(self.source)
 
     @property
     def notes(self) -> list[str]:
-        """What was lost or changed on the way from the images, one line each."""
+        """What was read, and what was lost or changed on the way, one line each."""
         skipped = self.origin.get("skipped", [])
         notes = [f"left out {reason}" for reason in skipped]
         if count := self.origin.get("transparent"):
             notes.append(f"images with transparency, composited on white: {count}")
         if count := self.origin.get("others"):
             notes.append(f"files of other kinds, not read: {count}")
-        return notes + self.remarks
+        read = inventory.read_line(self.source, self.features.shape[1])
+        return [read, *notes, *inventory.oddities(self.source), *self.remarks]
 
 
 def check_comparable(sets: list[FeatureSet], features: str | None = None) -> None:

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from otmetrics.errors import DataError
 from otmetrics.feature_cache import Shelf, Stored
 from otmetrics.features import FrozenExtractor, pipeline
 from otmetrics.functional.checks import check_at_least, check_positive
 from otmetrics.functional.cost import memory_budget
 from otmetrics.images import ImageArray, ReadingReport, StoredImages, batches
+from otmetrics.images.facts import WIDTH, facts_array
 from otmetrics.ranks import ALONE, Ranks
 from otmetrics.storage import new_array
 
@@ -75,6 +77,7 @@ class ImageFeatures:
         features: (N, D), in source order, on the CPU; mapped from a file where they are many.
         indices: Where in the source the N images are.
         transparent: Whether each of them was composited on white.
+        facts: What the file of each says of it, as `images.facts.facts_array` gives it.
         skipped: Place and message of each image that was left out.
         num_cached: How many came from the cache.
         notes: What else to know.
@@ -83,6 +86,7 @@ class ImageFeatures:
     features: Tensor
     indices: list[int]
     transparent: np.ndarray
+    facts: np.ndarray
     skipped: list[tuple[int, str]]
     num_cached: int
     notes: list[str]
@@ -94,18 +98,27 @@ class _Rows:
     def __init__(self, count: int, limit: float) -> None:
         self.filled = np.zeros(count, bool)
         self.transparent = np.zeros(count, bool)
+        self.facts = np.zeros((count, WIDTH), np.int32)
         self.limit = limit
         self._values = np.empty((0, 0), np.float32)
 
-    def put(self, places: np.ndarray, features: np.ndarray, transparent: Any) -> None:
+    def put(
+        self, places: np.ndarray, features: np.ndarray, transparent: Any, facts: np.ndarray
+    ) -> None:
         """Fill some rows."""
         if not len(places):
             return
         if not self.filled.any():
             shape = len(self.filled), features.shape[1]
             self._values = new_array(shape, features.dtype, self.limit)
+        if features.shape[1] != self._values.shape[1]:
+            raise DataError(
+                "the cache holds features of another dimension than the network gives: remove them "
+                "by `otmetrics cache clear`, or go without by --no-cache."
+            )
         self._values[places] = features
         self.transparent[places] = transparent
+        self.facts[places] = facts
         self.filled[places] = True
 
     def features(
@@ -121,6 +134,7 @@ class _Rows:
             torch.from_numpy(values[: len(places)]),
             [pick[place] for place in places],
             self.transparent[self.filled],
+            self.facts[self.filled],
             skipped,
             num_cached,
             notes,
@@ -162,13 +176,13 @@ def _gathered(
     own: ImageFeatures, pick: list[int], reading: Reading, ranks: Ranks
 ) -> ImageFeatures | None:
     """Features of all processes, on the first one."""
-    arrays = [own.features.numpy(), np.array(own.indices, np.int64), own.transparent]
+    arrays = [own.features.numpy(), np.array(own.indices, np.int64), own.transparent, own.facts]
     known = {"skipped": own.skipped, "cached": own.num_cached, "notes": own.notes}
     limit = _limit(reading)  # of which the process's own features take a quarter at most
     rows, ordered, records = _Rows(len(pick), limit / 2), np.array(pick), []
     room = partial(new_array, limit=limit / 4)
-    for (features, indices, transparent), record in ranks.gathered(arrays, known, room):
-        rows.put(np.searchsorted(ordered, indices), features, transparent)
+    for (features, indices, transparent, facts), record in ranks.gathered(arrays, known, room):
+        rows.put(np.searchsorted(ordered, indices), features, transparent, facts)
         records.append(record)
         del features  # before the next ones come
         ranks.alive()
@@ -200,8 +214,8 @@ def _own_features(
     # Processes on one machine each have a part in memory, and the first one has them all, too.
     rows = _Rows(len(pick), _limit(reading) / (1 if ranks.world == 1 else 2 * ranks.world))
     shelf = _Shelved(source, path, pick, extractor, reading, ranks)
-    for places, features, transparent in shelf.stored():
-        rows.put(places, features, transparent)
+    for places, features, transparent, facts in shelf.stored():
+        rows.put(places, features, transparent, facts)
     num_cached = int(rows.filled.sum())
     missing = np.flatnonzero(~rows.filled)
     task = f"features of {path}" + (f" (one of {ranks.world} parts)" if ranks.world > 1 else "")
@@ -234,8 +248,12 @@ def _own_features(
             for batch in work.features(stream):
                 values, end = batch.numpy(), done + len(batch)
                 places = np.searchsorted(ordered, report.indices[done:end])
-                rows.put(places, values, report.transparent[done:end])
-                shelf.keep(places, values, report.transparent[done:end])
+                transparent, facts = (
+                    report.transparent[done:end],
+                    facts_array(report.facts[done:end]),
+                )
+                rows.put(places, values, transparent, facts)
+                shelf.keep(places, values, transparent, facts)
                 done = end
                 ranks.alive()
                 if progress is not None:
@@ -260,11 +278,11 @@ class _Shelved:
         self._shelf: Shelf | None = None
         self._keys: list[bytes | None] = []
         self._source, self._pick, self._verify = source, pick, reading.cache_verify
-        self._waiting: list[tuple[bytes, np.ndarray, bool]] = []
+        self._waiting: list[tuple[bytes, np.ndarray, bool, np.ndarray]] = []
         self._since = time.monotonic()
         if reading.cache and is_kept(extractor):
             where = "any, by content" if reading.cache_verify else str(Path(path).absolute())
-            self._shelf = Shelf(where, cache_protocol(extractor))
+            self._shelf = Shelf(where, cache_protocol(extractor), extractor.num_features)
             for place in range(len(pick)):
                 self._keys.append(self._identity(place))
                 if place % 1024 == 0:  # hashing takes its time
@@ -275,19 +293,25 @@ class _Shelved:
         return self._source.identity(self._pick[place], self._verify)
 
     def stored(self) -> Iterator[Stored]:
-        """What is there: places in the pick, features, transparency."""
+        """What is there: places in the pick, features, transparency, facts."""
         return self._shelf.stored(self._keys) if self._shelf else iter(())
 
-    def keep(self, places: np.ndarray, features: np.ndarray, transparent: list[bool]) -> None:
+    def keep(
+        self,
+        places: np.ndarray,
+        features: np.ndarray,
+        transparent: list[bool],
+        facts: np.ndarray,
+    ) -> None:
         """Take in features, and write them when they are many or have waited long."""
         if self._shelf is None:
             return
-        for place, row, flag in zip(places, features, transparent, strict=True):
+        for place, row, flag, known in zip(places, features, transparent, facts, strict=True):
             key = self._keys[place]
             # Asked again: a file that was replaced before it was read has another one.
             same = key is not None and key == self._identity(int(place))
             if key is not None and same and np.isfinite(row).all():
-                self._waiting.append((key, row, flag))
+                self._waiting.append((key, row, flag, known))
         if len(self._waiting) >= SHARD_IMAGES or time.monotonic() - self._since >= SHARD_SECONDS:
             self._write()
 
@@ -302,9 +326,9 @@ class _Shelved:
         waiting, self._waiting, self._since = self._waiting, [], time.monotonic()
         if not waiting or self._shelf is None:
             return
-        keys, rows, transparent = (list(column) for column in zip(*waiting, strict=True))
+        keys, rows, transparent, facts = (list(column) for column in zip(*waiting, strict=True))
         try:
-            self._shelf.store(keys, np.stack(rows), transparent)
+            self._shelf.store(keys, np.stack(rows), transparent, np.stack(facts))
         except OSError as error:
             reason = error.strerror or str(error)
             self.notes.append(

@@ -20,12 +20,12 @@ from otmetrics.functional.checks import check_tensor, checked_clouds
 from otmetrics.functional.cost import memory_budget
 from otmetrics.functional.frechet import gaussian_distance
 from otmetrics.functional.moments import merged_moments, moments
+from otmetrics.inventory import differences
 from otmetrics.ranks import ALONE, Ranks
 from otmetrics.score_report import Floor, Score, ScoreReport
 from otmetrics.scores import METRICS, Family, Measured, Scoring, families_of, least_samples
 from otmetrics.storage import rows_of, transformed
 
-_LOSSY = {"jpg", "webp"}
 _ROWS_AT_A_TIME = 4096
 _DECISIVE = ("otmetrics", "torch", "numpy", "scipy", "POT", "timm", "pillow")
 
@@ -414,15 +414,8 @@ def _protocol(sets: dict[str, FeatureSet], scoring: Scoring) -> dict[str, Any]:
 
 def _notes(sets: dict[str, FeatureSet], scores: dict[str, Score], scoring: Scoring) -> list[str]:
     """What a reader of the numbers should know."""
-    sources = {name: item.origin for name, item in sets.items()}
     notes = [f"{name}: {line}" for name, item in sets.items() for line in item.notes]
-    paths = [Path(sets[name].source["path"]).resolve() for name in ("real", "fake")]
-    if paths[0] == paths[1]:
-        notes.append("real and fake are the same input")
-    formats = [set(source["formats"]) for source in sources.values() if "formats" in source]
-    if any(kinds != formats[0] for kinds in formats) and set.union(*formats) & _LOSSY:
-        described = " and ".join("/".join(sorted(kinds)) for kinds in formats)
-        notes.append(f"file formats differ ({described}): lossy compression alone moves scores")
+    notes += differences({name: item.source for name, item in sets.items()})
     for family in families_of(scoring):
         most = family.most(scoring)
         if family.limit and max(len(sets["real"]), len(sets["fake"])) > most:

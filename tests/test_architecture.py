@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"errors", "precision"},
-    {"safe_files"},
+    {"safe_files", "inventory"},
     {"ranks"},
     {"functional"},
     {"solvers"},

@@ -16,13 +16,25 @@ _KEY_TO_8_BITS = {
 }
 
 
-def rgb_and_alpha(image: Image.Image, rawmode: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the colours (H, W, 3) and, where the image has one, the alpha (H, W), both uint8."""
-    key = image.info.get("transparency")
+def rgb_and_alpha(image: Image.Image, rawmode: str) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Return the colours (H, W, 3) and, where the image has one, the alpha (H, W), both uint8.
+
+    Beside them stands the largest value of a file of 16 bits, 0 for other files. Pillow reads
+    colours of 16 bits as their high bytes, so that for these it is a bound.
+    """
     if image.mode == "F" or image.mode.startswith("I"):
-        values = _sixteen_bit_values(image)
+        key, values = image.info.get("transparency"), _sixteen_bit_values(image)
         rgb = np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=-1)
-        return rgb, None if key is None else _alpha_of_key(values[..., None], key)
+        alpha = None if key is None else _alpha_of_key(values[..., None], key)
+        return rgb, alpha, int(values.max())
+    rgb, alpha = _eight_bit_values(image, rawmode)
+    deep = image.format in {"PNG", "TIFF"} and ";16" in rawmode
+    return rgb, alpha, 256 * int(rgb.max()) + 255 if deep else 0
+
+
+def _eight_bit_values(image: Image.Image, rawmode: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return colours and alpha of what Pillow has brought to 8 bits."""
+    key = image.info.get("transparency")
     if image.mode in {"1", "L", "RGB"} and key is not None:
         rgb = np.asarray(image.convert("RGB"))
         scaled = _KEY_TO_8_BITS.get(rawmode, lambda value: value)
@@ -37,8 +49,10 @@ def _sixteen_bit_values(image: Image.Image) -> np.ndarray:
     """Return the values (H, W) of a 16-bit grey image; refuse every other kind of number."""
     tags: Any = getattr(image, "tag_v2", {})
     bits, photometric = tags.get(258, (16,)), tags.get(262, 1)  # 1: zero is black
-    # Pillow before 11 opens a 16-bit PNG as "I"; in a TIFF "I" is 32 bits or signed.
-    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    # Pillow before 11 opens a 16-bit PNG as "I", and brings a PPM to 0 to 65535 in it; in a TIFF
+    # "I" is 32 bits or signed.
+    plain = image.mode == "I" and image.format in {"PNG", "PPM"}
+    sixteen = image.mode.startswith("I;16") or plain
     if not sixteen or tuple(bits) != (16,) or photometric != 1:
         kind = "floats" if image.mode == "F" else "integers that are not plain 16-bit grey"
         raise DataError(f"holds {kind}, whose range is not defined: convert it to 8 or 16 bits.")

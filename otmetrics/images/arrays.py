@@ -7,10 +7,13 @@ import numpy as np
 
 from otmetrics.errors import DataError
 from otmetrics.images._colour import composited_on_white
-from otmetrics.images.decode import DecodedImage, image_tensor
+from otmetrics.images.decode import DecodedImage, check_size, image_tensor
+from otmetrics.images.facts import pixel_facts
 from otmetrics.images.identity import digest, file_identity
 
 _ROWS_AT_A_TIME = 4096
+BESIDE = "the file also holds a mean and covariance (mu, sigma), which are not used"
+"""What is said of samples next to statistics of others."""
 
 
 class ImageArray:
@@ -26,6 +29,7 @@ class ImageArray:
     Attributes:
         path: The file.
         beside: The same.
+        remarks: What to know about the file, one line each.
         labels: Class of each image, or None.
         names: "file.npy[12]" for the image 12.
 
@@ -45,6 +49,7 @@ class ImageArray:
     ) -> None:
         self.path = Path(path)
         self.beside = beside
+        self.remarks = [BESIDE] if beside else []
         self.labels = labels
         self._identity = identity
         problem = _image_problem(array)
@@ -63,14 +68,22 @@ class ImageArray:
             index: Its row.
 
         Returns:
-            The pixels and whether they were transparent.
+            The pixels, whether they were transparent, and what the array says of them.
+
+        Raises:
+            DataError: The image is larger than images that are decoded.
         """
+        try:
+            check_size((self._array.shape[2], self._array.shape[1]))
+        except DataError as error:
+            raise DataError(f"`{self.names[index]}` {error}") from error
         image = np.asarray(self._array[index])
         rgb = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
         transparent = image.shape[-1] == 4 and bool((image[..., 3] < 255).any())
         if transparent:
             rgb = composited_on_white(rgb, image[..., 3])
-        return DecodedImage(image_tensor(rgb), transparent)
+        pixels, colour = image_tensor(rgb), {1: "grey", 3: "RGB", 4: "RGBA"}[image.shape[-1]]
+        return DecodedImage(pixels, transparent, pixel_facts(pixels, colour))
 
     def identity(self, index: int, content: bool) -> bytes | None:
         """Tell one image from all others.

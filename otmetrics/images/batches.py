@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from otmetrics.errors import DataError
+from otmetrics.images.facts import ImageFacts
 from otmetrics.images.reading import Read, Transform, in_processes, in_threads
 from otmetrics.images.sources import ImageSource
 
@@ -21,12 +22,14 @@ class ReadingReport:
         left_out: Where in the source these lie.
         indices: Where in the source the images that were handed out lie, in their order.
         transparent: For each of these, whether it had transparency, composited on white.
+        facts: For each of these, what its file says of it.
     """
 
     skipped: list[str] = field(default_factory=list)
     left_out: list[int] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     transparent: list[bool] = field(default_factory=list)
+    facts: list[ImageFacts] = field(default_factory=list)
 
     @property
     def done(self) -> int:
@@ -99,6 +102,7 @@ def _grouped(
     """Group images; leave out unreadable ones or raise what is wrong with them."""
     first: Read | None = None
     batch: list[Tensor] = []
+    known: dict[ImageFacts, ImageFacts] = {}  # many images share theirs, and their memory
     with closing(results):
         for result in results:
             if result.error is not None:
@@ -112,6 +116,8 @@ def _grouped(
                 _check_shapes(first, result)
             report.indices.append(result.index)
             report.transparent.append(result.transparent)
+            assert result.facts is not None
+            report.facts.append(known.setdefault(result.facts, result.facts))
             batch.append(result.pixels)
             if len(batch) == batch_size:
                 yield batch

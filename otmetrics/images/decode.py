@@ -1,10 +1,11 @@
 """One image file -> one uint8 RGB tensor, or a DataError that says what to do about the file."""
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +15,17 @@ from torch import Tensor
 from otmetrics.errors import DataError
 from otmetrics.images._colour import composited_on_white, rgb_and_alpha
 from otmetrics.images._pillow import FORMATS, muted
+from otmetrics.images.facts import KINDS, MOST_FRAMES, ImageFacts, has_two_levels
+from otmetrics.images.names import MAX_MEMBER_BYTES
 
 MAX_PIXELS = 2**27
 """The largest image that is decoded: 134 million pixels, 400 MB as RGB."""
 
+MAX_SIDE = 2**16
+"""The longest side that is decoded: what shrinks a side takes memory for each of its pixels."""
+
+_MOST_PAGES = 1000  # of a TIFF, that are counted
+_COUNTED_BYTES = 2**24  # of a GIF, whose frames are counted
 _SKIP = "or pass --skip-corrupt to leave such files out."
 
 # EXIF orientation -> (rows and columns swapped, then rows reversed, then columns reversed).
@@ -38,10 +46,12 @@ class DecodedImage(NamedTuple):
     Attributes:
         pixels: uint8 (3, H, W), RGB.
         transparent: True where an alpha below 255 was composited on white.
+        facts: What its file says of it; None where there is no file.
     """
 
     pixels: Tensor
     transparent: bool
+    facts: ImageFacts | None = None
 
 
 def decoded_image(path: str | Path) -> DecodedImage:
@@ -60,6 +70,8 @@ def decoded_image(path: str | Path) -> DecodedImage:
     a colour profile                       ignored: values are taken as sRGB
     several frames or pages                the first
     more than `MAX_PIXELS` pixels          DataError, from the header, before any decoding
+    a side of more than `MAX_SIDE`         DataError, from the header, before any decoding
+    more than 2^30 bytes                   DataError, before it is read
     no pixels, cut short, corrupt          DataError, never grey filler
     not a readable regular file            DataError
     =====================================  ====================================================
@@ -71,7 +83,8 @@ def decoded_image(path: str | Path) -> DecodedImage:
         path: The file.
 
     Returns:
-        The pixels and whether they were transparent. Memory: up to 25 bytes per pixel on the way.
+        The pixels, whether they were transparent, and what else the file says. Memory: up to 25
+        bytes per pixel on the way.
 
     Raises:
         DataError: The file cannot be decoded; the message names the file, the rule, the remedy.
@@ -81,6 +94,11 @@ def decoded_image(path: str | Path) -> DecodedImage:
 
     def opened() -> BinaryIO:
         check_regular(path)
+        if path.stat().st_size > MAX_MEMBER_BYTES:
+            raise DataError(
+                f"has more than the {MAX_MEMBER_BYTES} bytes that are read of an image: re-export "
+                f"it, {_SKIP}"
+            )
         return path.open("rb")
 
     return decoded_from(opened, str(path))
@@ -94,7 +112,7 @@ def decoded_from(opened: Callable[[], BinaryIO], name: str) -> DecodedImage:
         name: What messages call it.
 
     Returns:
-        The pixels and whether they were transparent.
+        The pixels, whether they were transparent, and what else the file says.
 
     Raises:
         DataError: It cannot be read or decoded.
@@ -115,6 +133,30 @@ def decoded_from(opened: Callable[[], BinaryIO], name: str) -> DecodedImage:
 def image_tensor(rgb: np.ndarray) -> Tensor:
     """Return an (H, W, 3) array as a (3, H, W) tensor that owns its memory."""
     return torch.from_numpy(rgb.transpose(2, 0, 1).copy())
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Raise on an empty image and on one that would fill the memory.
+
+    Args:
+        size: Width and height.
+
+    Raises:
+        DataError: The image has no pixels or too many; the message does not name it.
+    """
+    width, height = size
+    if min(size) < 1:
+        raise DataError(f"has no pixels ({width} x {height}): re-export it, {_SKIP}")
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"has {width} x {height} pixels, more than the {MAX_PIXELS} that are decoded: "
+            f"scale it down, {_SKIP}"
+        )
+    if max(size) > MAX_SIDE:
+        raise DataError(
+            f"has {width} x {height} pixels, and a side of more than {MAX_SIDE} is not decoded: "
+            f"cut it, {_SKIP}"
+        )
 
 
 def check_regular(path: Path) -> None:
@@ -146,27 +188,78 @@ def _explained(error: Exception) -> str:
 def _decoded(file: BinaryIO) -> DecodedImage:
     """Decode an open file."""
     image = Image.open(file, formats=[str(name) for name in FORMATS])
-    _check_size(image.size)
+    check_size(image.size)
     rawmode = str(image.tile[0][3]) if image.tile else ""  # gone after load
     image.load()
-    _check_size(image.size)
-    rgb, alpha = rgb_and_alpha(image, rawmode)
+    check_size(image.size)
+    rgb, alpha, largest = rgb_and_alpha(image, rawmode)
     transparent = alpha is not None and bool((alpha < 255).any())
     if alpha is not None and transparent:
         rgb = composited_on_white(rgb, alpha)
-    return DecodedImage(_upright(image_tensor(rgb), image), transparent)
+    pixels = _upright(image_tensor(rgb), image)
+    return DecodedImage(pixels, transparent, _facts(file, image, rawmode, pixels, largest))
 
 
-def _check_size(size: tuple[int, int]) -> None:
-    """Raise on an empty image and on one that would fill the memory."""
-    width, height = size
-    if min(size) < 1:
-        raise DataError(f"has no pixels ({width} x {height}): re-export it, {_SKIP}")
-    if width * height > MAX_PIXELS:
-        raise DataError(
-            f"has {width} x {height} pixels, more than the {MAX_PIXELS} that are decoded: "
-            f"scale it down, {_SKIP}"
-        )
+_COLOURS = {"1": "grey", "L": "grey", "I": "grey", "P": "palette", "PA": "palette"}
+_COLOURS |= {"LA": "grey with alpha", "RGB": "RGB", "RGBX": "RGB", "RGBA": "RGBA", "CMYK": "CMYK"}
+_KINDS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
+
+
+def _facts(
+    file: BinaryIO, image: Image.Image, rawmode: str, pixels: Tensor, largest: int
+) -> ImageFacts:
+    """What an image that was decoded says of itself; it cannot be decoded again."""
+    name = str(image.format)
+    kind = _KINDS.get(name, name.lower())
+    if kind == "tif" and image.info.get("compression") in {"jpeg", "tiff_jpeg", "webp"}:
+        kind = "tif (jpeg)"
+    # Pillow opens grey with alpha of 16 bits as RGBA.
+    mode = "LA" if rawmode.startswith("LA") else image.mode.partition(";")[0]
+    colour = _COLOURS.get(mode, "other")
+    return ImageFacts(
+        kind if kind in KINDS else "other",
+        colour,
+        8 if colour == "palette" else _bits(image, rawmode),
+        pixels.shape[2],
+        pixels.shape[1],
+        min(max(_frames(file, image), 1), MOST_FRAMES),
+        largest,
+        has_two_levels(pixels.numpy()),
+    )
+
+
+def _bits(image: Image.Image, rawmode: str) -> int:
+    """Bits of a channel of a file."""
+    if image.format == "TIFF":
+        tags: Any = getattr(image, "tag_v2", {})
+        return int(max(tags.get(258, (1,))))
+    if image.mode == "1":
+        return 1
+    if image.mode.startswith("I"):
+        return 16
+    depth = re.search(r";(\d+)", rawmode) if image.format == "PNG" else None
+    return int(depth[1]) if depth else 8
+
+
+def _frames(file: BinaryIO, image: Image.Image) -> int:
+    """Frames or pages of a file, as far as they can be counted in a moment."""
+    if image.format == "TIFF":
+        pages = 1
+        try:
+            while pages < _MOST_PAGES:
+                image.seek(pages)
+                pages += 1
+        except EOFError:
+            return pages
+        except Exception:  # one more, which cannot be read
+            return pages + 1
+        return pages
+    try:
+        if image.format == "GIF" and file.seek(0, os.SEEK_END) > _COUNTED_BYTES:
+            return 1 + bool(getattr(image, "is_animated", False))
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # damage behind the first one, which is sound
+        return 1
 
 
 def _upright(pixels: Tensor, image: Image.Image) -> Tensor:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from otmetrics.errors import DataError
 from otmetrics.images.decode import DecodedImage, image_tensor
+from otmetrics.images.facts import pixel_facts
 from otmetrics.images.identity import digest
 
 ROOT_VARIABLE = "OTMETRICS_DATA"
@@ -85,7 +86,10 @@ class OfficialImages:
         Returns:
             The pixels; nothing is transparent.
         """
-        return DecodedImage(image_tensor(self._rgb(index)), False)
+        image = self._image(index)
+        pixels = image_tensor(np.asarray(image.convert("RGB")))
+        colour = "grey" if image.mode == "L" else "RGB"
+        return DecodedImage(pixels, False, pixel_facts(pixels, colour))
 
     def identity(self, index: int, content: bool) -> bytes:
         """Tell one image from all others: by its pixels, which are in memory.
@@ -97,11 +101,11 @@ class OfficialImages:
         Returns:
             16 bytes.
         """
-        pixels = self._rgb(index)
+        pixels = np.asarray(self._image(index).convert("RGB"))
         return digest("pixels", str(pixels.shape), pixels.tobytes())
 
-    def _rgb(self, index: int) -> np.ndarray:
-        """Pixels (H, W, 3)."""
+    def _image(self, index: int) -> Image.Image:
+        """An image as torchvision gives it."""
         image = self._data[index][0]
         assert isinstance(image, Image.Image)
-        return np.asarray(image.convert("RGB"))
+        return image

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from otmetrics.errors import DataError
+from otmetrics.images.facts import ImageFacts, pixel_facts
 from otmetrics.images.sources import ImageSource
 
 Transform = Callable[[Tensor], Tensor]
@@ -31,6 +31,7 @@ class Read:
         name: What messages call it.
         pixels: What the transform made of it.
         transparent: Whether it was composited on white.
+        facts: What its file says of it; None where it could not be read.
         error: Why it could not be read.
     """
 
@@ -38,6 +39,7 @@ class Read:
     name: str
     pixels: Tensor = field(default_factory=lambda: torch.empty(0))
     transparent: bool = False
+    facts: ImageFacts | None = None
     error: DataError | None = None
 
 
@@ -54,11 +56,12 @@ def read(source: ImageSource, transform: Transform, index: int) -> Read:
     """
     name = source.names[index]
     try:
-        pixels, transparent = source.read(index)
+        pixels, transparent, facts = source.read(index)
     except DataError as error:
         return Read(index, name, error=error)
     try:
-        return Read(index, name, transform(pixels), transparent)
+        facts = facts or pixel_facts(pixels)
+        return Read(index, name, transform(pixels), transparent, facts)
     except ValueError as error:  # what a preprocessing says; networks fail in other ways
         message = f"`{name}` cannot be scored: {error}"
         return Read(index, name, error=DataError(message))
@@ -130,6 +133,13 @@ class _Chunks(Dataset):
 _NONE = torch.empty(0)
 
 
+class _Loader(DataLoader):
+    """A loader that asks for as many processes as it was told, without a word."""
+
+    def check_worker_number_rationality(self) -> None:
+        """Say nothing of more processes than cores: filters of warnings are all threads'."""
+
+
 def in_processes(
     source: ImageSource,
     transform: Transform,
@@ -160,19 +170,17 @@ def in_processes(
     if "forkserver" in multiprocessing.get_all_start_methods():
         method = "forkserver"  # starts from a process that has loaded this module, in no time
         multiprocessing.get_context(method).set_forkserver_preload([__name__])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores
-        loader = DataLoader(
-            _Chunks(source, transform),
-            batch_size=None,
-            sampler=[indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)],
-            collate_fn=_unchanged,
-            worker_init_fn=_end_with_parent,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            multiprocessing_context=method,
-            generator=torch.Generator().manual_seed(0),  # not a number of the caller's generator
-        )
+    loader = _Loader(
+        _Chunks(source, transform),
+        batch_size=None,
+        sampler=[indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)],
+        collate_fn=_unchanged,
+        worker_init_fn=_end_with_parent,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        multiprocessing_context=method,
+        generator=torch.Generator().manual_seed(0),  # not a number of the caller's generator
+    )
     for reads, shapes, flat in _received(loader):
         pixels = iter(flat.split([shape.numel() for shape in shapes]))
         for one, shape in zip(reads, shapes, strict=True):

@@ -17,6 +17,7 @@ from otmetrics.extraction import Extraction, extracted
 from otmetrics.feature_cache import Shelf, cache_folder, cache_info, cleared
 from otmetrics.image_features import Reading, is_kept
 from otmetrics.images import ImageArray, ImageFolder, opened
+from otmetrics.images.facts import ImageFacts, facts_array
 from otmetrics.images.identity import file_identity
 
 # --- what is known again --------------------------------------------------------------------
@@ -342,20 +343,21 @@ def test_a_shelf_holds_any_rows():
     shelf = Shelf("source", {"extractor": "x"})
     keys = [bytes([index]) * 16 for index in range(5)]
     rows = np.arange(15, dtype=np.float64).reshape(5, 3)
-    shelf.store(keys[:3], rows[:3], [False, True, False])
-    shelf.store(keys[3:], rows[3:], [False, False])
-    shelf.store(keys[2:4], rows[2:4], [False, False])  # some of them twice
+    facts = facts_array([ImageFacts("png", "RGB", 8, 10 + index, 7) for index in range(5)])
+    shelf.store(keys[:3], rows[:3], [False, True, False], facts[:3])
+    shelf.store(keys[3:], rows[3:], [False, False], facts[3:])
+    shelf.store(keys[2:4], rows[2:4], [False, False], facts[2:4])  # some of them twice
     wanted = [keys[4], None, keys[1], keys[2], b"?" * 16, keys[1]]
     found = {}
-    for indices, features_, transparent in shelf.stored(wanted):
-        for index, row, flag in zip(indices, features_, transparent, strict=True):
+    for columns in shelf.stored(wanted):
+        for index, row, flag, known in zip(*columns, strict=True):
             assert index not in found
-            found[int(index)] = (row.tolist(), flag)
+            found[int(index)] = (row.tolist(), flag, int(known[3]))
     assert found == {
-        0: ([12, 13, 14], False),
-        2: ([3, 4, 5], True),
-        3: ([6, 7, 8], False),
-        5: ([3, 4, 5], True),
+        0: ([12, 13, 14], False, 14),
+        2: ([3, 4, 5], True, 11),
+        3: ([6, 7, 8], False, 12),
+        5: ([3, 4, 5], True, 11),
     }
 
 

@@ -42,7 +42,7 @@ def in_mode(mode, array):
 
 def assert_decodes_to(path, expected, transparent=False):
     """Compare with an (H, W) or (H, W, 3) array."""
-    pixels, flag = decoded_image(path)
+    pixels, flag, _ = decoded_image(path)
     if expected.ndim == 2:
         expected = np.stack([expected] * 3, axis=-1)
     assert pixels.dtype == torch.uint8
@@ -100,7 +100,7 @@ def test_rgb_is_kept(tmp_path, suffix, options):
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_jpeg_is_what_it_encodes(tmp_path, mode):
     array = SMOOTH if mode == "L" else np.stack([SMOOTH, SMOOTH[::-1], SMOOTH], axis=-1)
-    pixels, _ = decoded_image(saved(tmp_path / "a.jpg", array, quality=100, subsampling=0))
+    pixels, *_ = decoded_image(saved(tmp_path / "a.jpg", array, quality=100, subsampling=0))
     expected = np.broadcast_to(array if mode == "RGB" else array[..., None], (24, 40, 3))
     assert np.abs(pixels.permute(1, 2, 0).numpy() - expected.astype(int)).max() <= 3
 
@@ -127,7 +127,7 @@ def test_cmyk_is_converted(tmp_path, suffix):
         in_mode("CMYK", inks),
         **({"quality": 100} if suffix == "jpg" else {}),
     )
-    pixels, _ = decoded_image(path)
+    pixels, *_ = decoded_image(path)
     cyan = (255 - 200) * (255 - 40) / 255
     expected = torch.tensor([cyan, 215, 215])
     assert (pixels.float() - expected[:, None, None]).abs().max() <= 2
@@ -135,7 +135,7 @@ def test_cmyk_is_converted(tmp_path, suffix):
 
 def test_ycbcr_is_converted(tmp_path):
     ycbcr = np.full((4, 4, 3), (120, 90, 180), np.uint8)
-    pixels, _ = decoded_image(
+    pixels, *_ = decoded_image(
         saved(tmp_path / "a.tif", in_mode("YCbCr", ycbcr), compression="tiff_lzw")
     )
     blue, red = 90 - 128, 180 - 128
@@ -147,7 +147,7 @@ def test_lab_is_converted(tmp_path):
     srgb = ImageCms.createProfile("sRGB")
     to_lab = ImageCms.buildTransform(srgb, ImageCms.createProfile("LAB"), "RGB", "LAB")
     lab = ImageCms.applyTransform(Image.new("RGB", (4, 4), (200, 120, 40)), to_lab)
-    pixels, _ = decoded_image(saved(tmp_path / "a.tif", lab))
+    pixels, *_ = decoded_image(saved(tmp_path / "a.tif", lab))
     assert (pixels[:, 0, 0].int() - torch.tensor([200, 120, 40])).abs().max() <= 3
 
 

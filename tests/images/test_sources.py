@@ -153,7 +153,7 @@ def test_image_arrays_are_read_as_they_are(tmp_path, suffix):
     assert isinstance(source, ImageArray)
     assert source.names == (f"a.{suffix}[0]", f"a.{suffix}[1]", f"a.{suffix}[2]")
     for index in range(len(source)):
-        pixels, transparent = source.read(index)
+        pixels, transparent, _ = source.read(index)
         assert np.array_equal(pixels.permute(1, 2, 0).numpy(), IMAGES[index])
         assert not transparent
 
@@ -166,7 +166,7 @@ def test_array_images_own_their_memory(tmp_path):
 
 
 def test_grey_arrays_are_replicated():
-    pixels, _ = ImageArray(IMAGES[..., :1], "a.npy").read(1)
+    pixels, *_ = ImageArray(IMAGES[..., :1], "a.npy").read(1)
     assert all(np.array_equal(channel.numpy(), IMAGES[1, ..., 0]) for channel in pixels)
 
 

@@ -1,0 +1,169 @@
+"""What is known of an image beside its pixels: of what kind its file is, and what was left out."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+# The place of a word is its number in arrays and in the cache of features: add at the end.
+KINDS = ("pixels", "bmp", "gif", "jpg", "png", "tif", "webp", "ppm", "tif (jpeg)", "other")
+COLOURS = ("grey", "RGB", "palette", "RGBA", "grey with alpha", "CMYK", "other")
+MOST_FRAMES = 10**6
+_CHUNK = 2**14
+_LOSSLESS_NAMES = {"bmp", "gif", "pgm", "png", "pnm", "ppm", "tif", "tiff"}
+
+
+class ImageFacts(NamedTuple):
+    """What decoding an image tells of it.
+
+    Attributes:
+        kind: Format of its content, one of `KINDS`; "pixels" where nothing was decoded.
+        colour: One of `COLOURS`, as the file has it.
+        bits: Of a channel, as the file has it; 8 for palettes, whose colours have 8.
+        width: In pixels, upright.
+        height: In pixels, upright.
+        frames: Frames or pages of the file, of which the first is read.
+        largest: Of 16 bits, the largest value, or of colours a bound on it; else 0.
+        two_levels: Whether its 8-bit channels take no more than two values.
+    """
+
+    kind: str
+    colour: str
+    bits: int
+    width: int
+    height: int
+    frames: int = 1
+    largest: int = 0
+    two_levels: bool = False
+
+
+WIDTH = len(ImageFacts._fields)
+"""How many numbers `facts_array` makes of an image."""
+
+
+def pixel_facts(pixels: Tensor, colour: str = "RGB") -> ImageFacts:
+    """Facts of an image that no file holds.
+
+    Args:
+        pixels: uint8 (3, H, W).
+        colour: What it was before it became RGB.
+
+    Returns:
+        Its facts.
+    """
+    height, width = pixels.shape[-2:]
+    two_levels = has_two_levels(pixels.numpy()) if pixels.is_contiguous() else False
+    return ImageFacts("pixels", colour, 8, width, height, two_levels=two_levels)
+
+
+def has_two_levels(pixels: np.ndarray) -> bool:
+    """Tell masks and black pages from pictures.
+
+    Args:
+        pixels: uint8, contiguous, of any shape.
+
+    Returns:
+        Whether it has no more than two values. Time: a few microseconds for a picture.
+    """
+    flat, levels = pixels.reshape(-1), set[int]()
+    for start in range(0, len(flat), _CHUNK):
+        part = flat[start : start + _CHUNK]
+        low, high = int(part.min()), int(part.max())
+        levels |= {low, high}
+        if len(levels) > 2 or bool(((part != low) & (part != high)).any()):
+            return False
+    return True
+
+
+def facts_array(facts: Sequence[ImageFacts]) -> np.ndarray:
+    """Facts of several images as numbers, one row an image.
+
+    Args:
+        facts: Of each image.
+
+    Returns:
+        int32 (N, 8).
+    """
+    rows = [(KINDS.index(one.kind), COLOURS.index(one.colour), *one[2:]) for one in facts]
+    return np.array(rows, np.int32).reshape(len(rows), WIDTH)
+
+
+def valid_facts(rows: np.ndarray) -> bool:
+    """Tell whether an array may have been made by `facts_array`.
+
+    Args:
+        rows: The array.
+
+    Returns:
+        Whether its shape, dtype and values are such.
+    """
+    if rows.dtype != np.int32 or rows.ndim != 2 or rows.shape[1] != WIDTH:
+        return False
+    least = np.array([0, 0, 1, 1, 1, 1, 0, 0])
+    most = [len(KINDS) - 1, len(COLOURS) - 1, 64, 2**30, 2**30, MOST_FRAMES, 2**16 - 1, 1]
+    return bool(((rows >= least) & (rows <= np.array(most))).all())
+
+
+def counted(rows: np.ndarray, pixels: str) -> dict[str, Any]:
+    """Sum up what is known of the images of one side, for its record (JSON-able).
+
+    Args:
+        rows: From `facts_array`, at least one.
+        pixels: What to call the format of images that no file holds.
+
+    Returns:
+        `formats` and `modes` with their counts; `sizes`, the smallest, middle and largest one by
+        area, and how many different; `frames` that were left out, of how many files; the
+        `largest_of_16_bits`, None where there are none; how many have `two_levels`.
+    """
+    kind, colour, bits, width, height, frames, largest, two_levels = rows.T.astype(np.int64)
+    named = (pixels, *KINDS[1:])
+    formats = {named[code]: count for code, count in _counts(kind)}
+    modes = {
+        f"{COLOURS[code // 100]} {code % 100} bit": count
+        for code, count in _counts(100 * colour + bits)
+    }
+    order = np.lexsort((width, width * height))
+    picks = {"smallest": order[0], "middle": order[len(order) // 2], "largest": order[-1]}
+    sizes: dict[str, Any] = {
+        name: [int(width[place]), int(height[place])] for name, place in picks.items()
+    }
+    sizes["different"] = len(np.unique(2**31 * width + height))
+    deep = largest[bits == 16]
+    return {
+        "formats": dict(sorted(formats.items())),
+        "modes": dict(sorted(modes.items())),
+        "sizes": sizes,
+        "frames": {"files": int((frames > 1).sum()), "left_out": int((frames - 1).sum())},
+        "largest_of_16_bits": int(deep.max()) if len(deep) else None,
+        "two_levels": int(two_levels.sum()),
+    }
+
+
+def _counts(codes: np.ndarray) -> list[tuple[int, int]]:
+    """Each number and how often it comes."""
+    return [
+        (int(code), int(count))
+        for code, count in zip(*np.unique(codes, return_counts=True), strict=True)
+    ]
+
+
+def misnamed(names: Sequence[str], rows: np.ndarray) -> dict[str, int]:
+    """Count lossy content under names that promise none.
+
+    Args:
+        names: Of the images.
+        rows: Their facts, from `facts_array`.
+
+    Returns:
+        "jpg in .png" and the like, with their counts.
+    """
+    found: Counter[str] = Counter()
+    for code in (KINDS.index("jpg"), KINDS.index("webp")):
+        for place in np.flatnonzero(rows[:, 0] == code):
+            ending = names[place].rpartition(".")[2].lower()
+            if ending in _LOSSLESS_NAMES:
+                found[f"{KINDS[code]} in .{ending}"] += 1
+    return dict(sorted(found.items()))
