@@ -168,11 +168,21 @@ _SOURCE: dict[str, type] = {
     "used": int,
     "others": int,
     "transparent": int,
+    "two_levels": int,
     "formats": dict,
+    "modes": dict,
+    "sizes": dict,
+    "frames": dict,
+    "misnamed": dict,
     "classes": dict,
+    "classes_not_drawn": list,
+    "top_folder": str,
     "skipped": list,
+    "remarks": list,
     "runtime": str,
 }
+_COUNTS = ("formats", "modes", "frames", "misnamed", "classes")
+_LINES = ("skipped", "remarks", "classes_not_drawn")
 
 
 def checked_record(
@@ -226,9 +236,10 @@ def _source_problem(record: Any) -> str | None:
         kind = _SOURCE.get(name, object)
         if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
             return f"`{printable(name)}` of its source is a {type(value).__name__}"
-    if not all(isinstance(line, str) for line in record.get("skipped", [])):
-        return "`skipped` of its source must be lines of text"
-    for name in ("formats", "classes"):
+    for name in _LINES:
+        if not all(isinstance(line, str) for line in record.get(name, [])):
+            return f"`{name}` of its source must be lines of text"
+    for name in _COUNTS:
         counts = record.get(name, {}).values()
         if not all(isinstance(count, int) for count in counts):
             return f"`{name}` of its source must count"

@@ -62,8 +62,7 @@ def oddities(source: dict[str, Any]) -> list[str]:
         )
     for what, count in _numbers(record.get("misnamed")).items():
         lines.append(f"{_count(count, 'image')} hold {printable(what)}: their compression is lossy")
-    remarks = record.get("remarks")
-    return lines + [str(one) for one in (remarks if isinstance(remarks, list) else [])]
+    return lines + [printable(str(one)) for one in record.get("remarks", [])]
 
 
 def differences(sources: dict[str, dict[str, Any]]) -> list[str]:
@@ -95,8 +94,7 @@ def origin(source: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The record of what its features were made of, else the record itself.
     """
-    before = source.get("origin")
-    return before if isinstance(before, dict) and before else source
+    return source.get("origin") or source
 
 
 def _share(source: dict[str, Any], what: str) -> str:
@@ -237,7 +235,7 @@ def _classes_differ(sides: Sides) -> str:
     classes = [set(_numbers(side.get("classes"))) for side in sides.values()]
     for side, own, others in zip(sides.values(), classes, classes[::-1], strict=True):
         if not own and others:  # a folder of a single class is not told from other folders
-            own |= {side.get("top_folder")} & others
+            own |= others & {str(side.get("top_folder"))}
     if not all(classes):
         return ""
     if not classes[0] & classes[1]:
@@ -246,8 +244,7 @@ def _classes_differ(sides: Sides) -> str:
         )
     parts = []
     for (name, side), there, wanted in zip(sides.items(), classes, classes[::-1], strict=True):
-        undrawn = side.get("classes_not_drawn")
-        missing = sorted(wanted - there - set(undrawn if isinstance(undrawn, list) else []))
+        missing = sorted(wanted - there - set(map(str, side.get("classes_not_drawn", []))))
         if missing:
             parts.append(
                 f"{name} has no image of {_count(len(missing), 'class')}: {_first(missing)}"

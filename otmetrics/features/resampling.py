@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_KEPT_SIDE = 2**13
 _BLOCK = 32  # outputs that share a window of inputs: fewer make thin products, more count zeros
 
 
@@ -34,8 +35,11 @@ def resampled(images: Tensor, shape: tuple[int, int], mode: str) -> Tensor:
         taps), with H x W brought to h x w.
     """
     (height, width), (high, wide) = images.shape[-2:], shape
-    rows = _bands(height, high, mode, str(images.device))
-    columns = _bands(width, wide, mode, str(images.device))
+    # Those of long sides are large, 150 bytes a pixel of the side, and are not kept.
+    rows, columns = (
+        (_bands if size <= _KEPT_SIDE else _bands.__wrapped__)(size, new, mode, str(images.device))
+        for size, new in ((height, high), (width, wide))
+    )
     # One image at a time stays in a CPU's cache.
     parts = images.split(1 if images.device.type == "cpu" else max(len(images), 1))
     return _joined([_filtered(part, rows, columns, shape) for part in parts])

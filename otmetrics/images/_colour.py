@@ -42,7 +42,8 @@ def _eight_bit_values(image: Image.Image, rawmode: str) -> tuple[np.ndarray, np.
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"))
         return rgba[..., :3], rgba[..., 3]
-    return np.asarray(image.convert("RGB")), None
+    # `convert` would copy what is RGB already.
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), None
 
 
 def _sixteen_bit_values(image: Image.Image) -> np.ndarray:

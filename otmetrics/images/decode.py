@@ -237,7 +237,11 @@ def _bits(image: Image.Image, rawmode: str) -> int:
         return 1
     if image.mode.startswith("I"):
         return 16
-    depth = re.search(r";(\d+)", rawmode) if image.format == "PNG" else None
+    if image.format == "PPM":  # whose largest value may stand there
+        most = re.search(r"(\d+)\)$", rawmode)
+        return 16 if most and int(most[1]) > 255 else 8
+    deep = image.format == "PNG" and ";" in rawmode
+    depth = re.search(r";(\d+)", rawmode) if deep else None
     return int(depth[1]) if depth else 8
 
 

@@ -1,5 +1,6 @@
 """The cache of features: what it knows again, what it computes anew, and damage."""
 
+import json
 import os
 import shutil
 import time
@@ -15,9 +16,9 @@ from otmetrics import feature_cache
 from otmetrics.errors import DataError
 from otmetrics.extraction import Extraction, extracted
 from otmetrics.feature_cache import Shelf, cache_folder, cache_info, cleared
-from otmetrics.image_features import Reading, is_kept
+from otmetrics.image_features import Reading, image_features, is_kept
 from otmetrics.images import ImageArray, ImageFolder, opened
-from otmetrics.images.facts import ImageFacts, facts_array
+from otmetrics.images.facts import ImageFacts, counted, facts_array
 from otmetrics.images.identity import file_identity
 
 # --- what is known again --------------------------------------------------------------------
@@ -115,6 +116,26 @@ def test_an_error_keeps_what_was_done_before(folder):
     assert features(folder, skip_corrupt=True).num_cached == 28  # whole batches of four
 
 
+def test_a_cached_run_says_what_was_read_as_the_first_one_did(folder):
+    Image.fromarray(PIXELS[0, ..., 0].astype(np.uint16) * 16).save(folder / "00.png")
+    Image.fromarray(PIXELS[1]).save(folder / "01.png", format="JPEG")
+    frames = [Image.fromarray(pixels) for pixels in PIXELS[2:5]]
+    frames[0].save(folder / "02.png", format="TIFF", save_all=True, append_images=frames[1:])
+    age(folder)
+    first, second = (features(folder) for _ in range(2))
+    assert second.num_cached == NUM
+    assert np.array_equal(first.facts, second.facts)
+    largest = int(PIXELS[0, ..., 0].max()) * 16
+    assert counted(first.facts, "") == {
+        "formats": {"jpg": 1, "png": NUM - 2, "tif": 1},
+        "modes": {"RGB 8 bit": NUM - 1, "grey 16 bit": 1},
+        "sizes": {"smallest": [7, 6], "middle": [7, 6], "largest": [7, 6], "different": 1},
+        "frames": {"files": 1, "left_out": 2},
+        "largest_of_16_bits": largest,
+        "two_levels": 0,
+    }
+
+
 # --- what it depends on ---------------------------------------------------------------------
 
 
@@ -193,6 +214,193 @@ def test_a_damaged_shard_is_thrown_away(folder, expected, damage):
         [],
         [path],  # keys that cannot be read are passed by
     )
+
+
+def forged(path, **changes):
+    """Put another shard in the place of one, under the hash of its content."""
+    from safetensors.numpy import load, save
+
+    arrays = load(path.read_bytes()) | changes
+    content = save(
+        {name: np.ascontiguousarray(one) for name, one in arrays.items() if one is not None}
+    )
+    path.unlink()
+    path = path.with_name(f"{feature_cache._hashed(content)}.safetensors")
+    path.write_bytes(content)
+    return path
+
+
+FEATURES = np.ones((8, 16), np.float32)
+FACTS = facts_array([ImageFacts("png", "RGB", 8, 7, 6)] * 8)
+
+
+@pytest.mark.parametrize("changes", [
+    {"features": None}, {"keys": None}, {"transparent": None}, {"facts": None},
+    {"features": FEATURES[:7]}, {"features": FEATURES[:, 0]}, {"features": FEATURES[:, :0]},
+    {"features": FEATURES[..., None]}, {"features": FEATURES.astype(np.int64)},
+    {"features": FEATURES.astype(np.float16)}, {"features": FEATURES[:, :15]},
+    {"features": FEATURES * np.nan}, {"features": FEATURES * np.inf},
+    {"transparent": np.zeros(7, np.uint8)}, {"transparent": np.full(8, 2, np.uint8)},
+    {"transparent": np.zeros((8, 1), np.uint8)}, {"transparent": np.zeros(8, np.float32)},
+    {"facts": FACTS[:7]}, {"facts": FACTS[:, :5]}, {"facts": FACTS * 0}, {"facts": FACTS + 99},
+    {"facts": FACTS.astype(np.int64)}, {"facts": -FACTS},
+    {"keys": np.zeros((8, 15), np.uint8)}, {"keys": np.zeros((0, 16), np.uint8)},
+    {"keys": np.zeros((8, 16), np.float32)}, {"keys": np.zeros(128, np.uint8)},
+], ids="-".join)  # fmt: skip
+def test_a_forged_shard_of_another_form_is_passed_by(folder, expected, changes):
+    features(folder)
+    for path in shards()[1:]:
+        path.unlink()
+    forged(shards()[0], **changes)
+    network = extractor()
+    network.num_features = 16
+    reading = Reading(batch_size=4, cache=True)
+    found = image_features(opened(folder), folder, list(range(NUM)), network, reading)
+    assert found.num_cached == 0
+    assert torch.equal(found.features, expected)
+
+
+def test_an_entry_that_is_not_finite_is_computed_anew_alone(folder, expected):
+    features(folder)
+    from safetensors.numpy import load
+
+    rows = load(shards()[2].read_bytes())["features"].copy()
+    rows[3, 5] = np.nan
+    forged(shards()[2], features=rows)
+    found = features(folder)
+    assert found.num_cached == NUM - 1
+    assert torch.equal(found.features, expected)
+
+
+HEADERS = [b"[" * 3000, b"{}", b"[]", b'{"keys": 1}', b"9" * 4000, b"\xff" * 40]
+HEADERS += [
+    json.dumps({"keys": {"dtype": "U8", "shape": shape, "data_offsets": offsets}}).encode()
+    for shape in ([8, 16], [1e9, 16], [2**40, 16], ["x", 16], [-1, 16], [8], None)
+    for offsets in ([0, 128], [-9, 119], [0, 2**60], [2**80, 2**80 + 128], ["a", "b"], None)
+]
+
+
+def test_malformed_headers_are_passed_by(folder, expected):
+    """Under the hash of the content, where that was seen, and under another one."""
+    features(folder)
+    for path in shards()[1:]:
+        path.unlink()
+    for index, header in enumerate(HEADERS):
+        content = len(header).to_bytes(8, "little") + header + bytes(64)
+        for name in (feature_cache._hashed(content), f"{index:064x}"):
+            shards()[0].with_name(f"{name}.safetensors").write_bytes(content)
+    shards()[0].with_name("f" * 64 + ".safetensors").write_bytes(b"\xff" * 8)
+    found = features(folder)
+    assert found.num_cached == 8
+    assert torch.equal(found.features, expected)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no such files")
+def test_what_is_no_regular_file_among_shards_is_neither_read_nor_waited_for(folder, expected):
+    features(folder)
+    (info,) = cache_info()
+    whole, other = shards()[:2]
+    outside = folder.parent / whole.name
+    whole.rename(outside)
+    whole.symlink_to(outside)
+    other.unlink()
+    os.mkfifo(other)
+    (info.path / ("0" * 64 + ".safetensors")).mkdir()
+    (info.path / ("1" * 64 + ".safetensors")).symlink_to("/dev/zero")
+    (info.path / ("2" * 64 + ".safetensors")).symlink_to(folder)
+    with (info.path / ("3" * 64 + ".safetensors")).open("wb") as file:
+        file.truncate(2**33)  # of zeros, in no space
+    (info.path / "shelf.json").unlink()
+    os.mkfifo(info.path / "shelf.json")
+    found = features(folder)
+    assert found.num_cached == NUM - 16
+    assert torch.equal(found.features, expected)
+    assert found.notes == []
+    assert outside.exists()
+    assert cleared()[0].path == info.path
+    assert outside.exists()
+    assert len(list(folder.iterdir())) == NUM
+    # What was computed anew took the place of the link and of the pipe.
+    assert sorted(path.name[0] for path in info.path.iterdir()) == ["0", "1", "2", "s"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["[" * 10**5, "null", "[]", '{"source": 1}', '{"source": "a", "protocol": []}', "\xff"],
+)
+def test_malformed_records_of_shelves_are_told_as_unknown(folder, record):
+    features(folder)
+    (info,) = cache_info()
+    (info.path / "shelf.json").write_text(record, encoding="latin-1")
+    (again,) = cache_info()
+    assert (again.source, again.extractor, again.shards) == ("?", "?", 5)
+
+
+def test_names_in_records_of_shelves_are_escaped(folder):
+    features(folder)
+    (info,) = cache_info()
+    record = {"source": "a\nb", "protocol": {"extractor": {"extractor": "\x1b[2J"}}}
+    (info.path / "shelf.json").write_text(json.dumps(record))
+    assert [(one.source, one.extractor) for one in cache_info()] == [(r"a\nb", r"\x1b[2J")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no such rights")
+def test_a_shelf_is_its_users_alone(folder, cache, expected):
+    before = os.umask(0)
+    try:
+        features(folder)
+    finally:
+        os.umask(before)
+    (info,) = cache_info()
+    for path in (cache, info.path):
+        assert path.stat().st_mode & 0o777 == 0o700
+    info.path.chmod(0o777)
+    found = features(folder)
+    assert found.num_cached == 0
+    assert torch.equal(found.features, expected)
+    assert "can be written to by other users; name another folder" in found.notes[0]
+    info.path.chmod(0o755)
+    assert features(folder).num_cached == NUM
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no such links")
+def test_a_shelf_that_is_a_link_is_neither_read_nor_written(folder, expected):
+    features(folder)
+    (info,) = cache_info()
+    elsewhere = folder.parent / "elsewhere"
+    info.path.rename(elsewhere)
+    before = sorted(path.name for path in elsewhere.iterdir())
+    info.path.symlink_to(elsewhere)
+    found = features(folder)
+    assert found.num_cached == 0
+    assert torch.equal(found.features, expected)
+    assert "is a link, or no folder" in found.notes[0]
+    assert cache_info() == cleared() == []
+    assert sorted(path.name for path in elsewhere.iterdir()) == before
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="gives files away")
+def test_what_belongs_to_another_user_is_not_read(folder, expected):
+    features(folder)
+    (info,) = cache_info()
+    os.chown(shards()[0], 12345, 12345)
+    found = features(folder)
+    assert found.num_cached == NUM - 8
+    os.chown(info.path, 12345, 12345)
+    found = features(folder)
+    assert found.num_cached == 0
+    assert torch.equal(found.features, expected)
+    assert "belongs to another user" in found.notes[0]
+    assert cache_info() == []
+
+
+def test_many_rows_become_several_shards(monkeypatch):
+    monkeypatch.setattr(feature_cache, "_MOST_ROWS", 3)
+    shelf = Shelf("source", {"extractor": "x"})
+    keys = [bytes([index]) * 16 for index in range(8)]
+    shelf.store(keys, FEATURES, [False] * 8, FACTS)
+    assert len(shards()) == 3
+    assert sum(len(found[0]) for found in shelf.stored(keys)) == 8
 
 
 def test_features_that_are_not_finite_are_not_kept(folder, monkeypatch):

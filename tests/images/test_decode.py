@@ -1,11 +1,13 @@
 """Each row of the table in `decoded_image` against an expectation that is computed here."""
 
+import contextlib
 import io
 import os
 import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +19,10 @@ import torch
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from otmetrics.errors import DataError
-from otmetrics.images import MAX_PIXELS, decoded_image
+from otmetrics.images import MAX_PIXELS, ImageArray, decoded_image
 from otmetrics.images._colour import composited_on_white
+from otmetrics.images.decode import MAX_SIDE
+from otmetrics.images.facts import has_two_levels
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
@@ -367,6 +371,106 @@ def test_one_pixel(tmp_path):
     assert_decodes_to(saved(tmp_path / "a.png", RGB[:1, :1].copy()), RGB[:1, :1])
 
 
+# --- what a file says of itself -------------------------------------------------------------
+
+PICTURE = Image.fromarray(RGB)
+DEEP = RNG.integers(0, 4096, (5, 7)).astype(np.uint16)
+
+
+@pytest.mark.parametrize(("name", "image", "options", "expected"), [
+    ("a.png", PICTURE, {}, ("png", "RGB", 8)),
+    ("a.png", PICTURE.convert("L"), {}, ("png", "grey", 8)),
+    ("a.png", PICTURE.convert("1"), {}, ("png", "grey", 1)),
+    ("a.png", PICTURE.convert("LA"), {}, ("png", "grey with alpha", 8)),
+    ("a.png", PICTURE.convert("RGBA"), {}, ("png", "RGBA", 8)),
+    ("a.png", PICTURE.quantize(4), {}, ("png", "palette", 8)),
+    ("a.png", Image.fromarray(DEEP), {}, ("png", "grey", 16)),
+    ("a.png", PICTURE, {"format": "JPEG"}, ("jpg", "RGB", 8)),
+    ("a.jpg", PICTURE.convert("CMYK"), {}, ("jpg", "CMYK", 8)),
+    ("a.gif", PICTURE, {}, ("gif", "palette", 8)),
+    ("a.bmp", PICTURE, {}, ("bmp", "RGB", 8)),
+    ("a.bmp", PICTURE.convert("1"), {}, ("bmp", "grey", 1)),
+    ("a.webp", PICTURE, {}, ("webp", "RGB", 8)),
+    ("a.webp", PICTURE.convert("RGBA"), {}, ("webp", "RGBA", 8)),
+    ("a.tif", PICTURE, {}, ("tif", "RGB", 8)),
+    ("a.tif", PICTURE, {"compression": "tiff_lzw"}, ("tif", "RGB", 8)),
+    ("a.tif", PICTURE, {"compression": "jpeg"}, ("tif (jpeg)", "RGB", 8)),
+    ("a.tif", PICTURE.convert("1"), {}, ("tif", "grey", 1)),
+    ("a.tif", Image.fromarray(DEEP), {}, ("tif", "grey", 16)),
+    ("a.tif", Image.fromarray(DEEP), {"compression": "tiff_deflate"}, ("tif", "grey", 16)),
+])  # fmt: skip
+def test_facts(tmp_path, name, image, options, expected):
+    facts = decoded_image(saved(tmp_path / name, image, **options)).facts
+    assert facts[:3] == expected
+    assert facts[3:6] == (7, 5, 1)
+    assert facts.largest == (int(DEEP.max()) if expected[2] == 16 else 0)
+    assert facts.two_levels == (image.mode == "1")
+
+
+@pytest.mark.parametrize(("colour", "channels", "name"), [
+    (2, 3, "RGB"), (6, 4, "RGBA"), (4, 2, "grey with alpha"),
+])  # fmt: skip
+def test_colours_of_sixteen_bits(tmp_path, colour, channels, name):
+    """The largest value is a bound: Pillow gives the high byte alone."""
+    values = RNG.integers(0, 4096, (5, 7, channels)).astype(">u2")
+    values[0, 0, 0] = 4095
+    path = tmp_path / "a.png"
+    path.write_bytes(png_bytes(7, 5, 16, colour, [row.tobytes() for row in values]))
+    facts = decoded_image(path).facts
+    assert (facts.colour, facts.bits, facts.largest) == (name, 16, 4095)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_sizes_are_those_of_the_upright_picture(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    facts = decoded_image(saved(tmp_path / "a.png", RGB, exif=exif)).facts
+    assert (facts.width, facts.height) == ((7, 5) if orientation == 1 else (5, 7))
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif", "png", "webp"])
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_frames_are_counted(tmp_path, suffix, count):
+    frames = [Image.fromarray(np.roll(RGB, index, 0)) for index in range(count)]
+    path = saved(tmp_path / f"a.{suffix}", frames[0], save_all=True, append_images=frames[1:])
+    assert decoded_image(path).facts.frames == count
+
+
+def test_pages_are_counted_as_far_as_they_go(tmp_path, monkeypatch):
+    """Pages in a ring, pages that are damaged, and more of them than anybody counts."""
+    frames = [Image.fromarray(np.roll(GREY, index, 0)) for index in range(4)]
+    path = saved(tmp_path / "a.tif", frames[0], save_all=True, append_images=frames[1:])
+    content = bytearray(path.read_bytes())
+    offsets, at = [], 4
+    while where := int.from_bytes(content[at : at + 4], "little"):
+        offsets.append(at)
+        at = where + 2 + 12 * int.from_bytes(content[where : where + 2], "little")
+    ring, damaged = bytearray(content), bytearray(content)
+    ring[at : at + 4] = content[4:8]
+    damaged[offsets[2] : offsets[2] + 4] = (2**31).to_bytes(4, "little")
+    expected = [decoded_image(path).pixels, 4]
+    for changed, count in ((content, 4), (ring, 4), (damaged, 3)):
+        path.write_bytes(changed)
+        image = decoded_image(path)
+        assert torch.equal(image.pixels, expected[0])
+        assert image.facts.frames == count
+    monkeypatch.setattr("otmetrics.images.decode._MOST_PAGES", 2)
+    path.write_bytes(content)
+    assert decoded_image(path).facts.frames == 2
+    animated = saved(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
+    monkeypatch.setattr("otmetrics.images.decode._COUNTED_BYTES", 10)
+    assert decoded_image(animated).facts.frames == 2  # or more: a large one is not read for it
+
+
+@pytest.mark.parametrize("values", [[0], [255], [3, 200], [0, 1, 2]])
+@pytest.mark.parametrize("size", [1, 40, 200])
+def test_two_levels(values, size):
+    """Against a set of the values; the third one is rare, and at the end."""
+    pixels = np.resize(np.array(values[:2], np.uint8), (3, size, size)).copy()
+    pixels[2, -1, -1] = values[-1]
+    assert has_two_levels(pixels) == (len(np.unique(pixels)) <= 2)
+
+
 # --- what is refused ------------------------------------------------------------------------
 
 
@@ -413,6 +517,66 @@ def test_bombs_are_refused_from_the_header(tmp_path, side):
     path.write_bytes(png_bytes(side, side, 8, 0, [b"\0"]))
     with pytest.raises(DataError, match=r"bomb\.png` has .*pixels.*scale it down"):
         decoded_image(path)
+
+
+@pytest.mark.parametrize("size", [(2**27, 1), (1, 2**27), (2**16 + 1, 1), (1, 2**16 + 1)])
+@pytest.mark.parametrize("suffix", ["png", "bmp"])
+def test_long_and_narrow_images_are_refused_from_the_header(tmp_path, size, suffix):
+    """What shrinks them would take 60 bytes a pixel of the side."""
+    path = tmp_path / f"a.{suffix}"
+    header = b"BM" + struct.pack("<IIIIiiHHIIIIII", 54, 0, 54, 40, *size, 1, 24, 0, 0, 0, 0, 0, 0)
+    path.write_bytes(png_bytes(*size, 8, 0, [b"\0"]) if suffix == "png" else header)
+    with pytest.raises(DataError, match=rf"has {size[0]} x {size[1]} pixels, and a side of more"):
+        decoded_image(path)
+
+
+def test_the_longest_side_is_read(tmp_path):
+    path = saved(tmp_path / "a.png", np.zeros((1, MAX_SIDE), np.uint8))
+    assert decoded_image(path).pixels.shape == (3, 1, MAX_SIDE)
+
+
+def test_long_and_narrow_rows_of_arrays_are_refused(tmp_path):
+    array = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.uint8, (2, 1, 2**17, 3))
+    with pytest.raises(DataError, match=r"`a.npy\[1\]` has 131072 x 1 pixels, and a side of more"):
+        ImageArray(array, "a.npy").read(1)
+
+
+@pytest.mark.parametrize("start", [b"", b"BM", b"GIF89a", b"\xff\xd8\xff", b"II*\0", b"RIFF"])
+def test_files_of_many_bytes_are_not_read(tmp_path, start):
+    path = tmp_path / "a.png"
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(5 * 2**30)  # of zeros, in no space
+    with pytest.raises(DataError, match="has more than the 1073741824 bytes that are read"):
+        decoded_image(path)
+
+
+def test_sizes_in_headers_that_are_not_true(tmp_path):
+    """A header promises 121 million pixels, and nothing follows: no memory is filled for them."""
+    path = tmp_path / "a.png"
+    path.write_bytes(png_bytes(11_000, 11_000, 8, 2, [b"\0" * 100]))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"truncated or corrupt"):
+        decoded_image(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**20
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+def test_text_and_profiles_that_unfold_are_bounded(tmp_path, kind):
+    """A chunk of 300 kB holds 300 MB: refused or passed by, in little memory."""
+    middle = {b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0", b"iCCP": b"a\0\0"}[kind]
+    packer = zlib.compressobj(1)
+    data = b"".join(packer.compress(bytes(2**20)) for _ in range(300)) + packer.flush()
+    path = tmp_path / "a.png"
+    path.write_bytes(png_bytes(3, 1, 8, 0, [b"\1\2\3"], png_chunk(kind, middle + data)))
+    tracemalloc.start()
+    with contextlib.suppress(DataError):
+        assert decoded_image(path).pixels.shape == (3, 1, 3)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**26
 
 
 def test_pillows_own_limits_do_not_warn_but_hold(tmp_path, monkeypatch):
