@@ -391,7 +391,7 @@ DEEP = RNG.integers(0, 4096, (5, 7)).astype(np.uint16)
     ("a.bmp", PICTURE, {}, ("bmp", "RGB", 8)),
     ("a.bmp", PICTURE.convert("1"), {}, ("bmp", "grey", 1)),
     ("a.webp", PICTURE, {}, ("webp", "RGB", 8)),
-    ("a.webp", PICTURE.convert("RGBA"), {}, ("webp", "RGBA", 8)),
+    ("a.webp", Image.fromarray(np.dstack([RGB, ALPHA])), {}, ("webp", "RGBA", 8)),
     ("a.tif", PICTURE, {}, ("tif", "RGB", 8)),
     ("a.tif", PICTURE, {"compression": "tiff_lzw"}, ("tif", "RGB", 8)),
     ("a.tif", PICTURE, {"compression": "jpeg"}, ("tif (jpeg)", "RGB", 8)),

@@ -6,15 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from otmetrics.errors import DataError
-from otmetrics.images import ImageFolder, ReadingReport, batches
+from otmetrics.images import ImageFolder, ReadingReport, batches, reading
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 5, 4, 3), dtype=np.uint8)
 
@@ -44,6 +46,16 @@ def test_processes_give_what_threads_give(folder):
     for image, other in zip(images, expected, strict=True):
         assert torch.equal(image, other)
     assert not multiprocessing.active_children()
+
+
+def test_more_processes_than_cores_change_no_filter_of_warnings():
+    """Filters are those of all threads: leaving one's own in another order keeps them for good."""
+    with pytest.warns(UserWarning, match="This DataLoader will create 999 worker"):
+        DataLoader(range(3), num_workers=999)
+    filters = list(warnings.filters)
+    reading._Loader(range(3), num_workers=999)  # where a warning would be an error
+    assert warnings.filters == filters
+    assert not hasattr(reading, "warnings")
 
 
 def test_the_error_of_a_process_names_the_file(folder):
