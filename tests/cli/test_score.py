@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from command import write_features, write_images
+from PIL import Image
 
 from otmetrics.scores import METRICS
 from otmetrics.solvers import Sliced
@@ -71,9 +72,27 @@ def test_json_does_not_swallow_an_input(otmetrics, features):
 def test_table_in_a_pipe_is_plain_and_complete(otmetrics, features):
     lines = otmetrics("score", *features).stdout.splitlines()
     assert lines[0].split()[:2] == ["score", "value"]
-    assert len(lines) == 1 + len(METRICS) + 5
+    assert len(lines) == 1 + len(METRICS) + 6
     assert "Fréchet distance" in lines[4]
     assert "\x1b" not in "".join(lines)
+
+
+def test_what_was_read_stands_under_the_table_or_in_the_notes(otmetrics, tmp_path):
+    real = write_images(tmp_path / "real", 12, seed=1)
+    fake = write_images(tmp_path / "fake", 10, seed=2, suffix="jpg")
+    arguments = ("score", real, fake, "--features", "pixels", "--metrics", "frechet_distance")
+    shape = Image.open(next(real.iterdir())).size
+    read = [
+        f"{name}: {count} images, {shape[0]} x {shape[1]}, RGB 8 bit, {kind}"
+        for name, count, kind in (("real", 12, "png"), ("fake", 10, "jpg"))
+    ]
+    plain = otmetrics(*arguments)
+    assert [line for line in plain.stdout.splitlines() if "images" in line] == read
+    assert not [line for line in read if line in plain.stderr]
+    asked = otmetrics(*arguments, "--json")
+    assert json.loads(asked.stdout)["notes"][:2] == read
+    assert [line for line in read if f"note: {line}\n" in asked.stderr] == read
+    assert "samples:" not in plain.stdout
 
 
 def test_metrics_are_chosen_and_ordered(otmetrics, features):
