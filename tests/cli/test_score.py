@@ -81,7 +81,8 @@ def test_what_was_read_stands_under_the_table_or_in_the_notes(otmetrics, tmp_pat
     real = write_images(tmp_path / "real", 12, seed=1)
     fake = write_images(tmp_path / "fake", 10, seed=2, suffix="jpg")
     arguments = ("score", real, fake, "--features", "pixels", "--metrics", "frechet_distance")
-    shape = Image.open(next(real.iterdir())).size
+    with Image.open(next(real.iterdir())) as image:
+        shape = image.size
     read = [
         f"{name}: {count} images, {shape[0]} x {shape[1]}, RGB 8 bit, {kind}"
         for name, count, kind in (("real", 12, "png"), ("fake", 10, "jpg"))
