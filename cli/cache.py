@@ -4,6 +4,9 @@ import time
 
 import click
 
+from .options import Command
+from .terminal import echo
+
 
 @click.group()
 def cache() -> None:
@@ -17,7 +20,7 @@ def cache() -> None:
     """
 
 
-@cache.command()
+@cache.command(cls=Command)
 def info() -> None:
     """Say what is kept, where, and when it was used last."""
     from otmetrics.feature_cache import cache_folder, cache_info
@@ -26,7 +29,7 @@ def info() -> None:
 
     shelves = [shelf for shelf in cache_info() if shelf.shards]
     total = sum(shelf.num_bytes for shelf in shelves)
-    click.echo(f"{cache_folder()}: {_size(total)}")
+    echo(f"{cache_folder()}: {_size(total)}")
     if shelves:
         header = ("size", "files", "last used", "extractor", "images of")
         rows = [
@@ -42,7 +45,7 @@ def info() -> None:
         print_table(header, rows, left=(2, 3, 4))
 
 
-@cache.command()
+@cache.command(cls=Command)
 @click.option(
     "--older-than",
     type=click.FloatRange(min=0),
@@ -56,7 +59,7 @@ def clear(older_than: float) -> None:
 
     removed = cleared(older_than)
     total = sum(shelf.num_bytes for shelf in removed)
-    click.echo(f"{cache_folder()}: {_size(total)} removed")
+    echo(f"{cache_folder()}: {_size(total)} removed")
 
 
 def _size(num_bytes: int) -> str:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
-from .options import INPUT
+from .options import INPUT, Command
 from .score import run_score
+from .terminal import echo
 
 _STORY = """\
 {real} holds {num_real} tiles of eleven photographs, {fake} {num_fake} other tiles of only five of
@@ -19,7 +20,7 @@ stands above its floor: the images are real, but six photographs are missing.
 Now your own data:  otmetrics score REAL FAKE"""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--out",
     type=INPUT,
@@ -39,10 +40,12 @@ def demo(out: Path, quiet: bool) -> None:
     real, fake = write_demo(out)
     if not quiet:
         counts = {"num_real": _count(real), "num_fake": _count(fake)}
-        click.echo(_STORY.format(real=real, fake=fake, **counts), err=True)
+        for line in _STORY.split("\n"):
+            echo(line.format(real=real, fake=fake, **counts), err=True)
     run_score(real, fake, None, quiet=quiet, no_cache=True)
     if not quiet:
-        click.echo(_MORAL, err=True)
+        for line in _MORAL.split("\n"):
+            echo(line, err=True)
 
 
 def _count(folder: Path) -> int:

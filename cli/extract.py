@@ -9,24 +9,32 @@ from otmetrics.errors import OptionError
 
 from .options import (
     INPUT,
+    Command,
     checked_options,
     extraction_of,
     extraction_options,
     ranks_here,
     resolved_device,
 )
+from .terminal import echo
 
 if TYPE_CHECKING:
     from otmetrics.feature_set import FeatureSet
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", metavar="INPUT", type=INPUT)
 @click.argument("target", metavar="OUT.npz", type=INPUT)
 @click.option("--overwrite", is_flag=True, help="Replace OUT.npz if it is there.")
 @extraction_options
 def extract(
-    source: Path, target: Path, overwrite: bool, quiet: bool, timeout: float, **options: Any
+    source: Path,
+    target: Path,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,
+    timeout: float,
+    **options: Any,
 ) -> None:
     """Save the features of INPUT to OUT.npz, for `score` to use again.
 
@@ -39,6 +47,7 @@ def extract(
     from otmetrics.feature_set import check_target, saved
 
     from .progress import progress_bars
+    from .render import further_left_out, print_notes
 
     check_target(target, overwrite=overwrite)
     options["device"] = resolved_device(options["device"])
@@ -51,10 +60,10 @@ def extract(
     features = found[0]
     _check_images(features)
     saved(features, target, overwrite=overwrite)
-    for note in () if quiet else features.notes:
-        click.echo(f"note: {note}", err=True)
+    if not quiet:
+        print_notes(features.notes + (further_left_out(features.source) if verbose else []))
     rows, columns = features.features.shape
-    click.echo(f"{target}: {rows} x {columns} features of {features.extractor['extractor']}")
+    echo(f"{target}: {rows} x {columns} features of {features.extractor['extractor']}")
 
 
 def _check_images(features: "FeatureSet") -> None:

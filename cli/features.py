@@ -2,8 +2,10 @@
 
 import click
 
+from .options import Command
 
-@click.command()
+
+@click.command(cls=Command)
 def features() -> None:
     """List the feature extractors.
 

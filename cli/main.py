@@ -1,21 +1,20 @@
 """The `otmetrics` command: its subcommands, its exit codes, its last line of defence."""
 
-import errno
-import io
 import os
 import sys
 
 import click
 
-from otmetrics.errors import DataError, DivergedError, OptionError
+from otmetrics.errors import DataError, DivergedError, OptionError, printable
 
 from .cache import cache
 from .demo import demo
 from .extract import extract
 from .features import features
-from .options import spoken
 from .runs import evaluate, models, sample
 from .score import NOT_CONVERGED, score
+from .terminal import NO_ROOM, echo, prepare
+from .terminal import give_up_stdout as _give_up_stdout
 from .train import train
 
 BAD_DATA = 3
@@ -47,46 +46,39 @@ for command in (score, extract, features, cache, demo, train, sample, evaluate, 
 
 def main() -> None:
     """Run the command line; every expected failure is one line on stderr and an exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without an arrow is no reason to fail
     # Before torch is loaded: without the stacks of its network, where another process is gone.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
+        prepare()
         code = cli.main(prog_name="otmetrics", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
+        if not isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+            error.message = printable(error.message)  # it may hold words of the command line
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         # What the trainer says of its checkpoint; click wraps it.
         kept = str(error.__cause__ or error)
-        # Not without need: it imports the commands, perhaps in the middle of an import.
-        kept = spoken(kept, cli.commands.values()) if kept else ""
-        click.echo(f"interrupted: {kept}" if kept else "interrupted", err=True)
+        echo(f"interrupted: {kept}" if kept else "interrupted", err=True)
         code = INTERRUPTED
     except BrokenPipeError:
         _give_up_stdout()  # the reader of a pipe has gone
         code = 0
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno not in NO_ROOM:
             raise
         _give_up_stdout()
         where = f"`{error.filename}`" if error.filename else "the output"
-        click.echo(f"error: no room is left for {where} ({error.strerror}): free some.", err=True)
+        echo(f"error: no room is left for {where} ({error.strerror}): free some.", err=True)
         code = BAD_DATA
     except DataError as error:
-        click.echo(f"error: {spoken(str(error), cli.commands.values())}", err=True)
+        echo(f"error: {error}", err=True)
         code = BAD_DATA
     except DivergedError as error:
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         code = NOT_CONVERGED
     except OptionError as error:
-        click.echo(f"error: {spoken(str(error), cli.commands.values())}", err=True)
+        echo(f"error: {error}", err=True)
         code = click.UsageError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _give_up_stdout() -> None:
-    """Keep Python from complaining about stdout at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

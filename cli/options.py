@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from otmetrics.errors import DataError, OptionError
 if TYPE_CHECKING:
     from otmetrics.ranks import Ranks
 
-Command = Callable[..., Any]
+_Function = Callable[..., Any]
 
 
 class _Path(click.Path):
@@ -163,6 +163,9 @@ _EXTRACTION = (
         "Default: the machine's.",
     ),
     click.option("--quiet", "-q", is_flag=True, help="No progress and no notes on stderr."),
+    click.option(
+        "--verbose", "-v", is_flag=True, help="Name every image that was left out, not five only."
+    ),
 )
 
 
@@ -175,7 +178,7 @@ def checked_options() -> Iterator[None]:
         raise OptionError(str(error)) from error
 
 
-def extraction_options(command: Command) -> Command:
+def extraction_options(command: _Function) -> _Function:
     """Add the options of feature extraction to a command, and what its inputs may be."""
     command.__doc__ = (command.__doc__ or "").replace(
         "INPUTS\n", WHAT_INPUTS_ARE.strip("\n") + "\n"
@@ -287,23 +290,52 @@ def ranks_here(timeout: float) -> Iterator["Ranks"]:
         ranks.close()
 
 
-def spoken(message: str, commands: Iterable[click.Command]) -> str:
-    """A message of the library with its arguments named as these commands have them."""
-    flags = {name: flag for command in commands for name, flag in _flags(command)}
+def spoken(message: str) -> str:
+    """A message about options, with those of this command named as they are given."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return message
+    flags = dict(_flags(context.command))
+    # A file of the user may be called as an option is: messages have either in backticks.
+    for value in context.params.values():
+        flags.pop(str(value), None)
     return re.sub(r"`([a-z_]+)`", lambda found: flags.get(found[1], found[0]), message)
 
 
 def _flags(command: click.Command) -> Iterator[tuple[str, str]]:
-    """Options of a command and of those below it: their names in Python, and as they are given."""
+    """Options of a command: their names in Python, and as they are given."""
     for item in command.params:
         flag = max(item.opts, key=len)
         if flag.startswith("--"):
             yield flag[2:].replace("-", "_"), flag
             if item.name is not None:
                 yield item.name, flag
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            below = command.get_command(context, name)
-            if below is not None:
-                yield from _flags(below)
+
+
+class Command(click.Command):
+    """A command whose errors name its options, and do not list what a shell made of a pattern."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse more arguments than there are by their number."""
+        ctx.allow_extra_args = True
+        rest = super().parse_args(ctx, args)
+        if rest and not ctx.resilient_parsing:
+            arguments = [item for item in self.params if isinstance(item, click.Argument)]
+            names = " ".join(item.human_readable_name for item in arguments) or "none"
+            ctx.fail(
+                f"Got {len(arguments) + len(rest)} arguments, but {self.name} takes {names}. A "
+                "shell makes many of a pattern such as real/*.png: give the folder instead, or "
+                "quote the pattern where archives have one, as in 'a-{00..12}.tar'."
+            )
+        return rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run, with the options in errors named as they are given."""
+        try:
+            Path.cwd()
+        except OSError as error:
+            raise DataError("the working folder is gone: change to one that exists.") from error
+        try:
+            return super().invoke(ctx)
+        except (OptionError, KeyboardInterrupt) as error:
+            raise type(error)(spoken(str(error))) from error

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from otmetrics.errors import printable
 from otmetrics.extraction import Progress
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def progress_bars(quiet: bool) -> Iterator[Progress | None]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # names of files are no markup
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -41,12 +42,14 @@ def _updater(bars: "Bars") -> Progress:
     tasks: dict[str, TaskID] = {}
 
     def update(name: str, done: int, total: int) -> None:
-        task, _, step = name.partition(": ")
+        name = printable(name)
+        known = (one for one in tasks if name == one or name.startswith(f"{one}: "))
+        task = next(known, None) or name.rpartition(": ")[0] or name  # a path may hold ": " too
         if task not in tasks:
             bars.start()  # not before, so that an early error stands alone
             tasks[task] = bars.add_task(name, total=total, rate="")
         speed = bars.tasks[tasks[task]].speed
-        rate = f"{speed:.1f} images/s" if speed and not step else ""
+        rate = f"{speed:.1f} images/s" if speed and name == task else ""
         bars.update(tasks[task], completed=done, description=name, rate=rate)
 
     return update

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import click
-
-from otmetrics.errors import DataError
+from otmetrics.errors import DataError, printable
+from otmetrics.feature_set import NAMED
 from otmetrics.inventory import read_line
 from otmetrics.safe_files import check_replaceable, replaced, writing
 from otmetrics.score_report import Score, ScoreReport
+
+from .terminal import echo, echo_text
 
 _LABELS = {
     "sliced_wasserstein": "sliced Wasserstein ↓",
@@ -30,10 +31,12 @@ _HEADER = ("score", "value", "at n", "floor at n", "excess", "n")
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> None:
     """Print rows under a header; the columns in `left` align left, the others right."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich import box
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
         for index, name in enumerate(header):
@@ -42,7 +45,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequ
             last = index == len(header) - 1
             table.add_column(name, justify=side, no_wrap=not last, overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))  # which is never markup
         Console().print(table)
         return
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
@@ -51,7 +54,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequ
             cell.ljust(width) if index in left else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        click.echo("  ".join(cells).rstrip())
+        echo("  ".join(cells).rstrip())
 
 
 def print_report(report: ScoreReport) -> None:
@@ -63,10 +66,10 @@ def print_report(report: ScoreReport) -> None:
     ]
     print_table(_HEADER, rows, left=(0,))
     for line in _legend(report):
-        click.echo(line)
+        echo(line)
     for line in (*read_lines(report), *_samples(report)):
-        click.echo(line)
-    click.echo(_provenance(report))
+        echo(line)
+    echo(_provenance(report))
 
 
 def _legend(report: ScoreReport) -> list[str]:
@@ -85,6 +88,20 @@ def _legend(report: ScoreReport) -> list[str]:
     if not report.converged:
         lines.append("!: the solver did not converge, see the warning")
     return lines
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """Print what a reader of the numbers should know, beside them."""
+    for note in notes:
+        echo(f"note: {note}", err=True)
+
+
+def further_left_out(source: dict[str, Any]) -> list[str]:
+    """Images left out of an input that its notes do not name."""
+    return [
+        f"left out {reason}"
+        for reason in (source.get("origin") or source).get("skipped", [])[NAMED:]
+    ]
 
 
 def check_target(path: Path) -> None:
@@ -108,7 +125,7 @@ def print_json(report: ScoreReport, target: str, **more: Any) -> None:
     """Write the report, and more beside it, as JSON to stdout ("-") or to a file, or not at all."""
     text = json.dumps(report.to_dict() | more, indent=2, allow_nan=False)
     if target == "-":
-        click.echo(text)
+        echo_text(text)
         return
     path = Path(target)
     with writing(path), replaced(path) as file:

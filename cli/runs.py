@@ -9,13 +9,14 @@ import click
 
 from otmetrics.errors import OptionError
 
-from .options import DEVICE, INPUT, resolved_device
+from .options import DEVICE, INPUT, Command, resolved_device
+from .terminal import echo
 from .train import trainer
 
 _TIMED = ("points", "28")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("preset", required=False)
 def models(preset: str | None) -> None:
     """List the bundled GANs, or the settings of PRESET for each kind of data.
@@ -38,7 +39,7 @@ def models(preset: str | None) -> None:
         ]
         print_table(header, models, left=(0, 3))
         for evaluator, which in _by_evaluator({name: settings_of(name) for name in PRESETS}):
-            click.echo(f"evaluator of {which}: {evaluator}")
+            echo(f"evaluator of {which}: {evaluator}")
         return
     settings = settings_of(preset)
     names = list(dict.fromkeys(name for found in settings.values() for name in found))
@@ -70,7 +71,7 @@ def _by_evaluator(settings: dict[str, dict[str, dict[str, Any]]]) -> Iterator[tu
         yield text, "all presets" if len(found) == 1 else ", ".join(names)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run", type=INPUT)
 @click.argument("target", metavar="OUT", type=INPUT)
 @click.option("--num", type=int, default=1000, show_default=True, help="How many samples.")
@@ -86,10 +87,10 @@ def sample(run: Path, target: Path, num: int, seed: int) -> None:
         from otmetrics.reference_models.output import write_samples
 
     count = write_samples(run, target, num=num, seed=seed)
-    click.echo(f"{target}: {count}")
+    echo(f"{target}: {count}")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run", type=INPUT)
 @click.option(
     "--data",
@@ -169,7 +170,7 @@ def evaluate(
                 "" if modes.high_quality is None else f", {modes.high_quality:.1%} high quality"
             )
             kl = "-" if modes.kl is None else f"{modes.kl:.3g}"
-            click.echo(f"modes: {modes.covered} of {modes.num_modes}{shares}, KL {kl} nats")
+            echo(f"modes: {modes.covered} of {modes.num_modes}{shares}, KL {kl} nats")
         if codes is not None:
             _print_codes(codes)
     if json_target is not None:
@@ -180,13 +181,13 @@ def evaluate(
 
 def _print_codes(codes: Any) -> None:
     """What the codes of an autoencoder say."""
-    click.echo(f"reconstruction: {codes.reconstruction:.4g} mean squared error of held-out samples")
-    click.echo(
+    echo(f"reconstruction: {codes.reconstruction:.4g} mean squared error of held-out samples")
+    echo(
         f"codes: {codes.kept:.1%} of the noise kept; {codes.distance:.2f} times as far from "
         f"training codes as those of held-out samples, {codes.copies:.1%} copies (within a tenth)"
     )
     if codes.purity is not None:
-        click.echo(
+        echo(
             f"classes: {codes.purity:.1%} of samples between codes of one class, "
             f"{codes.purity_unfiltered:.1%} without the angle"
         )

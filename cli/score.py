@@ -1,5 +1,6 @@
 """`otmetrics score`: every score of two inputs."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from otmetrics.errors import OptionError
 
 from .options import (
     INPUT,
+    Command,
     checked_options,
     extraction_of,
     extraction_options,
@@ -17,8 +19,14 @@ from .options import (
     resolved_device,
     spoken,
 )
+from .terminal import echo
 
 NOT_CONVERGED = 4
+# Those that the messages of a score's solver may name; the other scores have none here.
+_OPTIONS = {
+    "sliced_wasserstein": {"num_projections", "tolerance", "max_projections"},
+    "sinkhorn_divergence": {"epsilon", "max_iterations"},
+}
 
 
 def _json_target(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
@@ -39,7 +47,7 @@ def _names(
     return None if value is None else tuple(name.strip() for name in value.split(","))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("real", type=INPUT)
 @click.argument("fake", type=INPUT)
 @click.option(
@@ -159,6 +167,7 @@ def run_score(
     floor_with: Path | None = None,
     no_floor: bool = False,
     quiet: bool = False,
+    verbose: bool = False,
     timeout: float = 600.0,
     **extraction: Any,
 ) -> None:
@@ -168,7 +177,14 @@ def run_score(
     from otmetrics.solvers import Sinkhorn, Sliced
 
     from .progress import progress_bars
-    from .render import check_target, print_json, print_report, read_lines
+    from .render import (
+        check_target,
+        further_left_out,
+        print_json,
+        print_notes,
+        print_report,
+        read_lines,
+    )
 
     if json_target not in (None, "-"):
         check_target(Path(str(json_target)))
@@ -218,18 +234,28 @@ def run_score(
         print_report(report)
     if json_target is not None:
         print_json(report, json_target)
-    shown = [] if json_target == "-" else read_lines(report)  # under the table
-    for note in () if quiet else (*report.notes, _times(report.seconds)):
-        if note not in shown:
-            click.echo(f"note: {note}", err=True)
+    if not quiet:
+        more = report.protocol["inputs"].items() if verbose else ()
+        all_left_out = [f"{name}: {line}" for name, item in more for line in further_left_out(item)]
+        shown = [] if json_target == "-" else read_lines(report)  # under the table
+        notes = [note for note in report.notes if note not in shown]
+        print_notes([*notes, *all_left_out, _times(report.seconds)])
     if not report.converged:
         for name, result in report.scores.items():
             if not (result.converged and (result.floor is None or result.floor.converged)):
-                message = result.message
-                if name != "sliced_wasserstein":  # --tolerance is not theirs
-                    message = message.replace("`tolerance`", "its tolerance")
-                click.echo(f"warning: {name}: {spoken(message, [score])}", err=True)
+                advice = _advice(result.message, _OPTIONS.get(name, set()))
+                echo(f"warning: {name}: {advice}", err=True)
         raise click.exceptions.Exit(NOT_CONVERGED)
+
+
+def _advice(message: str, options: set[str]) -> str:
+    """A solver's message without what speaks of options that this command does not have."""
+    parts = []
+    for part in re.split(r"(?<=[:;.]) ", message):
+        if set(re.findall(r"`(\w+)`", part)) - options:
+            break
+        parts.append(part)
+    return spoken(" ".join(parts).rstrip(":;.") or "it did not converge") + "."
 
 
 def _times(seconds: dict[str, float]) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
-from otmetrics.errors import DataError, OptionError
+from otmetrics.errors import DataError, OptionError, printable
 
-from .options import INPUT
+from .options import INPUT, Command
+from .terminal import echo
 
 _RUN_OPTIONS = (
     click.Option(
@@ -137,9 +138,7 @@ def _command(name: str) -> click.Command:
         *(_option(item) for item in own),
         *(_option(item) for item in common),
     ]
-    return click.Command(
-        name, callback=run, params=list(params), help=about, short_help=preset.loss
-    )
+    return Command(name, callback=run, params=list(params), help=about, short_help=preset.loss)
 
 
 def _option(item: dataclasses.Field) -> click.Option:
@@ -193,10 +192,10 @@ def run_training(
         state = trained(config, samples, out, reporter=reporter, download=download, **rest)
     if first:
         best = state.best
-        click.echo(f"{out}: {state.step} steps of {name} on {data}; best at {int(best['step'])}:")
+        echo(f"{out}: {state.step} steps of {name} on {data}; best at {int(best['step'])}:")
         for key, value in best.items():
             if key != "step":
-                click.echo(f"  {key:20} {value:.4g}")
+                echo(f"  {key:20} {value:.4g}")
 
 
 def _as_before(
@@ -285,10 +284,10 @@ def _progress(
 
     def update(done: int, total: int, text: str) -> None:
         bars.start()  # not before, so that an early error stands alone
-        bars.line = text
+        bars.line = printable(text)
         bars.update(task, completed=done, total=total)
 
     try:
-        yield update, lambda line: console.print(f"warning: {line}", markup=False)
+        yield update, lambda line: console.print(Text(printable(f"warning: {line}")))
     finally:
         bars.stop()

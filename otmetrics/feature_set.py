@@ -14,6 +14,8 @@ from otmetrics import inventory
 from otmetrics.errors import DataError, printable
 from otmetrics.safe_files import check_replaceable, replaced, writing
 
+NAMED = 5  # images that notes name; the record of the source has all
+
 
 @dataclass(frozen=True)
 class FeatureSet:
@@ -48,7 +50,13 @@ class FeatureSet:
     def notes(self) -> list[str]:
         """What was read, and what was lost or changed on the way, one line each."""
         skipped = self.origin.get("skipped", [])
-        notes = [f"left out {reason}" for reason in skipped]
+        notes = [f"left out {reason}" for reason in skipped[:NAMED]]
+        if len(skipped) > NAMED:
+            notes.insert(
+                0,
+                f"left out {len(skipped)} images that cannot be read, of which the first {NAMED} "
+                "follow; --verbose or --json names all",
+            )
         if count := self.origin.get("transparent"):
             notes.append(f"images with transparency, composited on white: {count}")
         if count := self.origin.get("others"):

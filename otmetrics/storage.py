@@ -44,7 +44,7 @@ def new_array(shape: tuple[int, ...], dtype: Any, limit: float) -> np.ndarray:
     except OSError as error:
         raise DataError(
             f"`{folder}` has no room for {size / 1e6:.0f} MB of features ({error.strerror}): set "
-            "OTMETRICS_CACHE to a folder that has, or raise `memory_limit`."
+            "OTMETRICS_CACHE to a folder that has, or raise --memory-limit."
         ) from error
 
 
