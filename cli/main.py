@@ -47,7 +47,7 @@ for command in (score, extract, features, cache, demo, train, sample, evaluate, 
 def main() -> None:
     """Run the command line; every expected failure is one line on stderr and an exit code."""
     # Before torch is loaded: without the stacks of its network, where another process is gone.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     try:
         prepare()
         code = cli.main(prog_name="otmetrics", standalone_mode=False)

@@ -29,6 +29,8 @@ class _Path(click.Path):
 
 _LEAST_SIZE = 1e6
 _LONGEST_TIMEOUT = 1e8  # seconds
+# In which processes that share their work may differ.
+_OWN_OPTIONS = {"device", "num_workers", "timeout", "memory_limit", "overwrite", "quiet", "verbose"}
 
 
 class _Size(click.ParamType):
@@ -174,6 +176,8 @@ def checked_options() -> Iterator[None]:
     """Turn a rule that an option breaks into an error of usage."""
     try:
         yield
+    except DataError:
+        raise
     except ValueError as error:
         raise OptionError(str(error)) from error
 
@@ -219,14 +223,10 @@ def _own_gpu() -> str:
     """The GPU of this process among those that torchrun started on the machine."""
     import torch
 
-    local = _number_of("LOCAL_RANK", 0)
+    from otmetrics.ranks import number_in_environment
+
+    local = number_in_environment("LOCAL_RANK", 0)
     return f"cuda:{local % torch.cuda.device_count()}" if local else "cuda"
-
-
-def _number_of(variable: str, default: int) -> int:
-    """A number in an environment variable; what is none is another program's."""
-    text = os.environ.get(variable, "")
-    return int(text) if text.isdecimal() else default
 
 
 def maths_device(device: str) -> str:
@@ -244,10 +244,11 @@ def extraction_of(
 ) -> Any:
     """The library's options; a GPU needs more images than threads of one process read."""
     from otmetrics.extraction import Extraction
+    from otmetrics.ranks import number_in_environment
 
     if num_workers is None:
         affinity = getattr(os, "sched_getaffinity", lambda process: range(os.cpu_count() or 1))
-        beside = max(1, _number_of("LOCAL_WORLD_SIZE", 1))  # processes that share the cores
+        beside = number_in_environment("LOCAL_WORLD_SIZE", 1, least=1)  # they share the cores
         cores = max(1, len(affinity(0)) // beside)
         num_workers = min(16, cores) if device.startswith("cuda") else 0
     if no_cache and options.get("cache_verify"):
@@ -268,7 +269,7 @@ def ranks_here(timeout: float) -> Iterator["Ranks"]:
 
     if not 1 <= timeout <= _LONGEST_TIMEOUT:
         raise OptionError(f"`timeout` must be from 1 to {_LONGEST_TIMEOUT:g}, got {timeout:g}.")
-    ranks = ranks_of_environment(timeout)
+    ranks = ranks_of_environment(timeout, _task())
     try:
         yield ranks
         ranks.done()
@@ -277,8 +278,9 @@ def ranks_here(timeout: float) -> Iterator["Ranks"]:
     except (DataError, OptionError) as error:
         if ranks.first:
             raise
+        told = spoken(str(error)) if isinstance(error, OptionError) else str(error)
         with suppress(Exception):  # the first one may be gone
-            ranks.failed(str(error))
+            ranks.failed(told)
         raise click.exceptions.Exit(0) from error  # torchrun would end the first one
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
@@ -288,6 +290,16 @@ def ranks_here(timeout: float) -> Iterator["Ranks"]:
         raise
     finally:
         ranks.close()
+
+
+def _task() -> dict[str, str]:
+    """What this command was asked for, of all that decides its numbers."""
+    context = click.get_current_context()
+    asked = {"command": str(context.command.name)}
+    for name, value in context.params.items():
+        if name not in _OWN_OPTIONS:
+            asked[name] = str(value.absolute() if isinstance(value, Path) else value)
+    return asked
 
 
 def spoken(message: str) -> str:

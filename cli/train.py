@@ -172,7 +172,11 @@ def run_training(
         from otmetrics.reference_models.presets import config_for
         from otmetrics.reference_models.reporter import Reporter
         from otmetrics.reference_models.training import train as trained
-    first = os.environ.get("RANK", "0") == "0"
+    from otmetrics.ranks import number_in_environment, place_in_environment
+
+    rank, world = place_in_environment(slurm=False)  # accelerate takes torchrun's alone
+    number_in_environment("LOCAL_RANK", 0)
+    first = rank == 0
     for key in ("log_every", "checkpoint_every"):
         if rest.get(key, 0) < 0:
             raise OptionError(f"`{key}` must be an integer >= 0, got {rest[key]}.")
@@ -182,7 +186,7 @@ def run_training(
         if not named:
             check_extractor_claim(options.get("eval_features", "auto"), out)
     size = options.get("size") or None
-    with _first_alone(rest.get("device") == "cpu"):
+    with _first_alone(world, rest.get("device") == "cpu"):
         samples = load_data(data, root=data_root, download=download, size=size)
     config = config_for(name, samples, options, objective)
     with _progress(quiet or not first) as (progress, warn):
@@ -228,14 +232,23 @@ def _as_before(
 
 
 @contextmanager
-def _first_alone(on_cpu: bool) -> Iterator[None]:
+def _first_alone(world: int, on_cpu: bool) -> Iterator[None]:
     """Of several processes the first one goes ahead, for it may fetch what the others read."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if world == 1:
         yield
         return
     with trainer():
         from accelerate import PartialState
-    with PartialState(cpu=on_cpu).main_process_first():
+    from otmetrics.ranks import RankError, number_in_environment
+
+    if "MASTER_PORT" in os.environ:
+        number_in_environment("MASTER_PORT", least=1, most=65535)
+    try:
+        state = PartialState(cpu=on_cpu)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RankError(f"the {world} processes did not meet ({reason}): see torchrun.") from error
+    with state.main_process_first():
         yield
 
 

@@ -42,33 +42,84 @@ class Ranks:
         rank: Number of this process, from 0.
         world: How many there are.
         timeout: Seconds without a sign of life after which a process is given up.
+        task: What this process is asked to do, in options and their values, and the others too.
+
+    Raises:
+        RankError: The others cannot be met, or are asked to do something else.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1, timeout: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        rank: int = 0,
+        world: int = 1,
+        timeout: float = TIMEOUT_SECONDS,
+        task: dict[str, str] | None = None,
+    ) -> None:
         self.rank, self.world, self.timeout = rank, world, timeout
         self._beats = 0
         self._round = 0
         self._looked = 0.0
         self._seen: dict[int, tuple[bytes, float]] = {}  # last sign of each, and since when
         if world > 1:
-            limit = timedelta(seconds=timeout)
+            number_in_environment("MASTER_PORT", least=1, most=65535)
             try:
-                host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-                first = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-                store = dist.TCPStore(host, port, world, first, timeout=limit)
-                # torchrun's store outlives the processes that it starts again.
-                attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-                self._store: Any = dist.PrefixStore(f"otmetrics/{attempt}", store)
-                dist.init_process_group(
-                    "gloo", store=self._store, rank=rank, world_size=world, timeout=limit
-                )
+                # What holds the port may be no store, and never answer.
+                self._store = self._asked(self._met)
+                difference = self._difference({"WORLD_SIZE": str(world), **(task or {})})
+                if not difference:
+                    dist.init_process_group(
+                        "gloo",
+                        store=self._store,
+                        rank=rank,
+                        world_size=world,
+                        timeout=timedelta(seconds=timeout),
+                    )
             except (KeyError, ValueError, RuntimeError) as error:
+                cause = error.__cause__ or error
                 missing = isinstance(error, KeyError)
-                reason = f"{error.args[0]} is not set" if missing else " ".join(str(error).split())
+                reason = f"{error.args[0]} is not set" if missing else " ".join(str(cause).split())
                 raise RankError(
                     f"rank {rank} of {world} did not meet the others ({reason[:200]}): start all "
                     "of them with torchrun, or set MASTER_ADDR and MASTER_PORT."
                 ) from error
+            if difference:
+                raise RankError(difference)
+
+    def _met(self) -> Any:
+        """The store, where each process finds what the others leave."""
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        first = self.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        store = dist.TCPStore(
+            host,
+            port,
+            is_master=first,
+            timeout=timedelta(seconds=self.timeout),
+            wait_for_workers=False,  # they may have another number of processes in mind
+        )
+        # torchrun's store outlives the processes that it starts again.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return dist.PrefixStore(f"otmetrics/{attempt}", store)
+
+    def _difference(self, task: dict[str, str]) -> str:
+        """What other processes were asked for instead, if they were; all of them compare."""
+        others = range(1, self.world) if self.first else [0]
+        self._store.set(f"task/{self.rank}", json.dumps(task))
+        told = {
+            rank: json.loads(self._asked(partial(self._store.get, f"task/{rank}"), rank))
+            for rank in others
+        }
+        self._store.set(f"compared/{self.rank}", "")
+        for rank in others if self.first else ():  # the store ends with the first one
+            self._asked(partial(self._store.get, f"compared/{rank}"), rank)
+        for rank, other in told.items():
+            for name in {**task, **other}:
+                here, there = task.get(name), other.get(name)
+                if here != there:
+                    return (
+                        f"rank {rank} was asked for something else than rank {self.rank} ({name}: "
+                        f"{there!r:.80}, not {here!r:.80}): start all with the same command line."
+                    )
+        return ""
 
     @property
     def first(self) -> bool:
@@ -178,6 +229,8 @@ class Ranks:
         """Wait for another process as long as it shows signs of life."""
         while not self._asked(ready, rank):
             self._asked(partial(self._look_after, rank), rank)
+            if self._seen[rank][0] == _DONE and not self._asked(ready, rank):
+                raise RankError(f"rank {rank} has ended, but this process still waits for it.")
             self.alive()
             time.sleep(_POLL_SECONDS)
 
@@ -222,43 +275,78 @@ ALONE = Ranks()
 """The only process."""
 
 
-def place_in_environment() -> tuple[int, int]:
+def number_in_environment(
+    variable: str, default: int | None = None, *, least: int = 0, most: int = 10**6
+) -> int:
+    """Read a number that whoever starts several processes sets.
+
+    Args:
+        variable: The environment variable.
+        default: What holds where it is not set; None where it must be.
+        least: The smallest number.
+        most: The largest number.
+
+    Returns:
+        The number.
+
+    Raises:
+        RankError: It is none, or out of range.
+    """
+    text = os.environ.get(variable, "" if default is None else str(default))
+    if not text.isdecimal() or not least <= int(text[:20]) <= most:
+        given = repr(text[:80]) if variable in os.environ else "none"
+        raise RankError(
+            f"the environment variable {variable} must be a whole number from {least} to {most}, "
+            f"got {given}: start the processes with torchrun, or set it; for one alone unset it."
+        )
+    return int(text)
+
+
+def place_in_environment(*, slurm: bool = True) -> tuple[int, int]:
     """Find out from torchrun's or Slurm's variables which process of how many this is.
+
+    Args:
+        slurm: Whether to look for Slurm's too.
 
     Returns:
         Rank and number of processes; 0 and 1 for a process that is alone.
 
     Raises:
-        RankError: The rank is none of them.
+        RankError: A variable is no number, or the rank is none of them.
     """
     # Of Slurm the step's variable, which the script that starts a step does not have.
-    pairs = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
-    for rank, world in pairs:
-        numbers = os.environ.get(rank, ""), os.environ.get(world, "")
-        if not all(number.isdecimal() for number in numbers):
-            continue
-        if rank == "SLURM_PROCID" and "MASTER_ADDR" not in os.environ:
+    pairs = [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")]
+    for rank, world in pairs if slurm else pairs[:1]:
+        there = [name in os.environ for name in (rank, world)]
+        if rank == "SLURM_PROCID" and not (all(there) and "MASTER_ADDR" in os.environ):
             continue  # a job of several tasks that are no parts of one run
-        if int(numbers[0]) >= max(1, int(numbers[1])):
-            raise RankError(f"{rank} must be below {world}, {numbers[1]}, got {numbers[0]}.")
-        return int(numbers[0]), max(1, int(numbers[1]))
+        if not any(there):
+            continue
+        size = number_in_environment(world, 1, least=1)
+        number = number_in_environment(rank, 0 if size == 1 else None)
+        if number >= size:
+            raise RankError(f"{rank} must be below {world}, {size}, got {number}.")
+        return number, size
     return 0, 1
 
 
-def ranks_of_environment(timeout: float = TIMEOUT_SECONDS) -> Ranks:
+def ranks_of_environment(
+    timeout: float = TIMEOUT_SECONDS, task: dict[str, str] | None = None
+) -> Ranks:
     """Meet the other processes of this run.
 
     Args:
         timeout: Seconds without a sign of life after which a process is given up.
+        task: What this process is asked to do; all of them must be asked for the same.
 
     Returns:
         This process among the others, or `ALONE`.
 
     Raises:
-        RankError: The others cannot be met.
+        RankError: The others cannot be met, or are asked for something else.
     """
     rank, world = place_in_environment()
-    return Ranks(rank, world, timeout) if world > 1 else ALONE
+    return Ranks(rank, world, timeout, task) if world > 1 else ALONE
 
 
 def _blocks(array: np.ndarray) -> list[torch.Tensor]:

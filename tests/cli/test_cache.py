@@ -95,7 +95,6 @@ def test_a_stdout_without_room_is_told(otmetrics, monkeypatch, folders):
         (2, True, "3", "auto", "cuda:1"),
         (2, False, "1", "cuda", "cuda:1"),
         (2, False, "1", "cuda:0", "cuda:0"),
-        (2, False, "x", "cuda", "cuda"),
         (2, True, "1", "cpu", "cpu"),
     ],
 )

@@ -2,17 +2,22 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.distributed as dist
+from command import write_features
 from PIL import Image
 
-from otmetrics.ranks import ALONE, RankError, place_in_environment, ranks_of_environment
+from otmetrics.ranks import RankError, Ranks, place_in_environment, ranks_of_environment
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (23, 9, 8, 3), dtype=np.uint8)
 
@@ -358,8 +363,149 @@ def test_which_process_this_is(monkeypatch):
         place_in_environment()
 
 
-@pytest.mark.parametrize("rank", ["x", "", "-1"])
-def test_a_variable_that_is_no_number_is_another_programs(monkeypatch, rank):
-    monkeypatch.setenv("RANK", rank)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert ranks_of_environment() is ALONE
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RANK", "x"),
+        ("RANK", ""),
+        ("RANK", "-1"),
+        ("RANK", None),
+        ("WORLD_SIZE", "abc"),
+        ("WORLD_SIZE", "0"),
+        ("WORLD_SIZE", "-2"),
+        ("WORLD_SIZE", "9" * 30),
+        ("MASTER_PORT", "65536"),
+        ("MASTER_PORT", "0"),
+        ("MASTER_PORT", "http"),
+        ("MASTER_PORT", None),
+    ],
+)
+def test_a_variable_that_is_no_number_is_named(monkeypatch, name, value):
+    good = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for variable, text in (good | {name: value}).items():
+        if text is None:
+            monkeypatch.delenv(variable, raising=False)
+        else:
+            monkeypatch.setenv(variable, text)
+    given = "none" if value is None else re.escape(repr(value))
+    with pytest.raises(RankError, match=rf"variable {name} must be a whole number .* got {given}"):
+        ranks_of_environment(timeout=2)
+
+
+@pytest.mark.parametrize(
+    ("variables", "code"),
+    [
+        ({"RANK": "x"}, 3),  # alone or not: nobody knows
+        ({"WORLD_SIZE": "abc"}, 3),
+        ({"RANK": "1"}, 3),  # of how many?
+        ({"LOCAL_WORLD_SIZE": "-1"}, 3),
+        ({"RANK": "0"}, 0),
+        ({"WORLD_SIZE": "1"}, 0),
+        ({"MASTER_PORT": "http"}, 0),  # nobody to meet
+    ],
+)
+def test_variables_of_a_command(otmetrics, tmp_path, monkeypatch, variables, code):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    paths = [write_features(tmp_path / f"{seed}.npy", 20, seed=seed) for seed in range(2)]
+    finished = otmetrics("score", *paths, "--metrics", "frechet_distance", "--no-floor", "-q")
+    assert finished.code == code
+    if code:
+        assert finished.stdout == ""
+        assert next(iter(variables)) in finished.stderr
+        assert finished.stderr.count("\n") == 1
+
+
+def met(tasks, worlds=(2, 2)):
+    """What two processes say that meet in one place, each with a task of its own."""
+
+    def meet(rank):
+        with pytest.raises(RankError) as raised:
+            Ranks(rank, worlds[rank], 20, tasks[rank])
+        return str(raised.value)
+
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(meet, range(2)))
+
+
+@pytest.mark.parametrize("case", ["command", "num", "WORLD_SIZE"])
+def test_processes_that_were_asked_for_different_things_say_so(monkeypatch, case):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    task = {"command": "score", "num": "5"}
+    tasks = (
+        task,
+        {"command": task | {"command": "extract"}, "num": {"command": "score"}}.get(case, task),
+    )
+    told = met(tasks, (2, 3) if case == "WORLD_SIZE" else (2, 2))
+    for rank, text in enumerate(told):
+        assert text.startswith(f"rank {1 - rank} was asked for something else than rank {rank} (")
+        assert f"({case}: " in text
+
+
+def test_a_rank_beside_one_with_another_command_ends(folders, tmp_path):
+    port = str(free_port())
+    processes = []
+    commands = (
+        ("score", folders / "real", folders / "fake", "--features", "pixels", "-q"),
+        ("extract", folders / "real", tmp_path / "a.npz", "--features", "pixels"),
+    )
+    for rank, arguments in enumerate(commands):
+        own = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = os.environ | {key: str(value) for key, value in own.items()}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "otmetrics", *map(str, arguments)],
+                env=environment | {"OMP_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    for code, out, err in ended(processes):
+        assert (code, out) == (3, "")
+        assert err.count("\n") == 1
+        assert "(command: " in err
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_only_what_decides_the_numbers_is_compared():
+    from otmetrics.cli.options import _task
+    from otmetrics.cli.score import score
+
+    def asked(*arguments):
+        with score.make_context("score", ["a", "b", *arguments]):
+            return _task()
+
+    own = ("-q", "-v", "--workers", "2", "--device", "cpu", "--timeout", "9")
+    assert asked(*own) == asked()
+    for other in (
+        ("--num", "7"),
+        ("--seed", "1"),
+        ("--features", "pixels"),
+        ("--metrics", "recall"),
+    ):
+        assert asked(*other) != asked()
+    assert asked()["fake"] == str(Path("b").absolute())
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_port_that_another_server_holds(monkeypatch, rank):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(silent.getsockname()[1]))
+        with pytest.raises(RankError, match=f"rank {rank} of 2 did not meet the others"):
+            Ranks(rank, 2, 1)
+
+
+def test_one_that_ends_too_early_is_not_waited_for(monkeypatch):
+    """It says that it is done, and what the first one waits for never comes."""
+    ranks = Ranks()
+    ranks.world, ranks._store = 2, dist.HashStore()
+    ranks._store.set("beat/1", "done")
+    with pytest.raises(RankError, match="rank 1 has ended, but this process still waits for it"):
+        ranks._await(1, lambda: False)
