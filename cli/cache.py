@@ -37,8 +37,8 @@ def info() -> None:
                 _size(shelf.num_bytes),
                 str(shelf.shards),
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(shelf.last_used)),
-                shelf.extractor,
-                shelf.source,
+                str(shelf.extractor),
+                str(shelf.source),
             )
             for shelf in shelves
         ]

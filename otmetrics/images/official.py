@@ -1,6 +1,7 @@
 """Data sets that torchvision reads, by name and split: `cifar10:test`."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ class OfficialImages:
             raise DataError(
                 f'`{text}` needs the package torchvision: pip install "otmetrics[torchvision]".'
             ) from error
-        root = Path(os.environ.get(ROOT_VARIABLE, "data")).expanduser()
+        root = Path(os.environ.get(ROOT_VARIABLE, "data"))
+        with suppress(RuntimeError):  # a user who has no folder, or is none
+            root = root.expanduser()
         try:
             self._data = getattr(torchvision.datasets, class_name)(str(root), **splits[split])
         except Exception as error:  # a damaged file raises what its reader raises
