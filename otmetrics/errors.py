@@ -1,5 +1,14 @@
 """What can go wrong, as the user sees it."""
 
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_UNTOLD = ContextVar("_UNTOLD", default=False)
+_FILTERS = threading.RLock()
+
 
 def printable(text: str) -> str:
     r"""Show characters that would move a cursor, colour a terminal or forge a line as escapes.
@@ -37,3 +46,46 @@ class ConvergenceWarning(UserWarning):
 
 class DivergedError(RuntimeError):
     """A loss or a weight of a training run is no longer finite; the message names which."""
+
+
+def warn_unconverged(message: str, stacklevel: int = 1) -> None:
+    """Warn that a solver stopped before its tolerance, unless its caller tells it otherwise.
+
+    Args:
+        message: What the result says too.
+        stacklevel: Whose line is shown, as for `warnings.warn`.
+    """
+    if not _UNTOLD.get():
+        warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel + 1)
+
+
+@contextmanager
+def unconverged_untold() -> Iterator[None]:
+    """Solve without warnings of convergence in this thread: who asks reads it off the result.
+
+    Filters of warnings belong to all threads: two that swap them in the wrong order leave the
+    program silent for good.
+
+    Yields:
+        Nothing.
+    """
+    token = _UNTOLD.set(True)
+    try:
+        yield
+    finally:
+        _UNTOLD.reset(token)
+
+
+@contextmanager
+def ignored_warnings(message: str = "") -> Iterator[None]:
+    """Ignore warnings of other packages, one thread at a time, so that all filters come back.
+
+    Args:
+        message: How they begin, as a regular expression.
+
+    Yields:
+        Nothing.
+    """
+    with _FILTERS, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message)
+        yield

@@ -4,14 +4,13 @@ A loss returns the unrooted cost of its solver, which is smooth where the distan
 `eval()` mode it is the number that `solver.solve` gives, and that a metric with this solver gives.
 """
 
-import warnings
 from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from otmetrics.errors import ConvergenceWarning
+from otmetrics.errors import unconverged_untold
 from otmetrics.functional.checks import check_at_least, check_flag, check_tensor
 from otmetrics.functional.debiasing import SinkhornOptions
 from otmetrics.functional.hashing import hashed
@@ -68,8 +67,7 @@ class _TransportLoss(nn.Module):
         with ExitStack() as stack:
             stack.enter_context(torch.autocast(real.device.type, enabled=False))
             if self.num_unconverged:  # messages tell residuals: python would show each of them
-                stack.enter_context(warnings.catch_warnings())
-                warnings.simplefilter("ignore", ConvergenceWarning)
+                stack.enter_context(unconverged_untold())
             result = self._result(real, fake)
         self.num_unconverged += not result.converged
         return (result.value if self.root else result.cost).mean()

@@ -1,6 +1,5 @@
 """The scores: their names, their options, and which of them are computed together."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -8,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
-from otmetrics.errors import ConvergenceWarning
+from otmetrics.errors import unconverged_untold
 from otmetrics.functional import kernel_distance, manifold_scores
 from otmetrics.functional.checks import check_at_least, check_positive, check_seed
 from otmetrics.functional.cost import BLOCK_ELEMENTS, memory_budget
@@ -174,8 +173,7 @@ def _limited(solver: _Solver, real: Tensor, fake: Tensor, scoring: Scoring) -> _
 
 def _solved(solver: Sliced | Exact | Sinkhorn, real: Tensor, fake: Tensor) -> TransportResult:
     """A solver's result; the score keeps the state that the solver would warn about."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with unconverged_untold():
         return solver.solve(real, fake)
 
 

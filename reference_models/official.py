@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-import warnings
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from otmetrics import images as reading
-from otmetrics.errors import DataError, OptionError
+from otmetrics.errors import DataError, OptionError, ignored_warnings
 
 OFFICIAL = {
     "mnist": "MNIST",
@@ -71,8 +70,7 @@ class Files(NamedTuple):
         kind = getattr(_module("torchvision.datasets", self.name), OFFICIAL[self.name])
         try:
             # numpy warns of old pickles, and older versions report a download on stdout
-            with warnings.catch_warnings(), redirect_stdout(sys.stderr):
-                warnings.simplefilter("ignore")
+            with ignored_warnings(), redirect_stdout(sys.stderr):
                 return [kind(self.root, download=self.download, **part) for part in parts]
         except Exception as error:  # torchvision raises nearly anything on damaged files
             raise DataError(self._problem(error)) from error

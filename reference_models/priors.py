@@ -1,12 +1,11 @@
 """Laws of what generators are given: noise, or codes that transport brings noise to."""
 
-import warnings
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from otmetrics.errors import ConvergenceWarning, OptionError
+from otmetrics.errors import OptionError, unconverged_untold
 from otmetrics.functional import (
     ExtendedMap,
     SemiDiscreteStart,
@@ -160,8 +159,7 @@ class TransportPrior(nn.Module):
     def _solved(self, start: SemiDiscreteStart | None, rounds: int, seed: int) -> dict[str, Tensor]:
         """Solve, and measure what is kept at the end."""
         options = self.objective
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # training says it, of the last one
+        with unconverged_untold():  # training says it, of the last one
             found = semidiscrete_result(
                 self.points,
                 source=options.source,

@@ -1,12 +1,26 @@
 """Scoring in memory: floors, draws, protocols, and what cannot be scored."""
 
 import json
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
 import otmetrics
-from otmetrics import DataError, Exact, Scoring, score_features
+from otmetrics import (
+    ConvergenceWarning,
+    DataError,
+    Exact,
+    Extraction,
+    Scoring,
+    Sinkhorn,
+    Sliced,
+    score_features,
+)
 from otmetrics.feature_set import FeatureSet
 from otmetrics.scores import METRICS
 
@@ -147,3 +161,39 @@ def test_open_gap_of_the_exact_distance_shows_in_the_score():
     report = score_features(*clouds(), scoring=scoring)
     assert not report.converged
     assert "duality gap" in report.scores["wasserstein"].message
+
+
+def test_scores_in_threads_leave_the_filters_of_warnings_alone(tmp_path):
+    """All solvers end unconverged, and features come from arrays and from images."""
+    rng = np.random.default_rng(0)
+    for side in ("real", "fake"):
+        np.savez(tmp_path / f"{side}.npz", rng.normal(size=(40, 3)))
+        np.save(tmp_path / f"{side}.npy", rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8))
+    scoring = Scoring(
+        sliced=Sliced(num_projections=64, tolerance=1e-6, max_projections=64),
+        sinkhorn=Sinkhorn(max_iterations=1),
+    )
+    extraction = Extraction(features="pixels", cache=False)
+
+    def scored(index):
+        if index % 2:
+            return otmetrics.score(tmp_path / "real.npz", tmp_path / "fake.npz", scoring=scoring)
+        inputs = tmp_path / "real.npy", tmp_path / "fake.npy"
+        return otmetrics.score(*inputs, scoring=scoring, extraction=extraction)
+
+    for index in range(2):
+        scored(index)  # packages that are imported now add filters of their own
+    swapped = threading.Event()  # a look while they work: that two of them meet takes luck
+    before, filters = list(warnings.filters), warnings.filters
+    with ThreadPoolExecutor(8) as threads:
+        reports = [threads.submit(scored, index) for index in range(16)]
+        while not all(report.done() for report in reports):
+            if any(
+                item[0] == "ignore" and item[2] is ConvergenceWarning for item in warnings.filters
+            ):
+                swapped.set()
+            time.sleep(0.001)
+    assert not any(report.result().converged for report in reports)
+    assert not swapped.is_set()
+    assert warnings.filters is filters
+    assert warnings.filters == before

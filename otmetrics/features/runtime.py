@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from otmetrics.errors import OptionError
+from otmetrics.errors import OptionError, ignored_warnings
 
 RUNTIMES = ("auto", "openvino", "torch")
 _ABSENT: Any = object()
@@ -195,8 +195,7 @@ def _compiled(network: nn.Module, shape: tuple[int, ...], num_threads: int) -> A
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch's tracer deprecates itself
+    with ignored_warnings(), torch.no_grad():  # torch's tracer deprecates itself
         example = (torch.zeros(1, *shape),)
         # Weights of its own: none that Python frees or writes to while a thread computes.
         decoder = TorchScriptPythonDecoder(network, example_input=example, shared_memory=False)

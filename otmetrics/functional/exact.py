@@ -1,12 +1,11 @@
 """Exact Wasserstein distances with a plan, potentials and a certificate."""
 
-import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from otmetrics.errors import ConvergenceWarning
+from otmetrics.errors import warn_unconverged
 from otmetrics.functional.assignment import assignments
 from otmetrics.functional.certificate import Optimum
 from otmetrics.functional.checks import check_tensor, checked_clouds, checked_weights
@@ -361,7 +360,7 @@ def _result(
 def _warned(result: TransportResult) -> TransportResult:
     """Say once that a gap stays open."""
     if not result.converged:
-        warnings.warn(result.message, ConvergenceWarning, stacklevel=3)
+        warn_unconverged(result.message, stacklevel=3)
     return result
 
 

@@ -1,13 +1,12 @@
 """Max-sliced Wasserstein: the one direction along which two clouds differ most, by ascent."""
 
-import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from otmetrics.errors import ConvergenceWarning
+from otmetrics.errors import warn_unconverged
 from otmetrics.functional.checks import (
     check_at_least,
     check_order,
@@ -146,7 +145,7 @@ def max_sliced_result(
         results, directions = zip(*problems, strict=True)
         found = MaxSlicedResult(stacked(list(results)), torch.stack(directions))
     if not found.result.converged:
-        warnings.warn(found.result.message, ConvergenceWarning, stacklevel=2)
+        warn_unconverged(found.result.message, stacklevel=2)
     return found
 
 

@@ -1,13 +1,12 @@
 """Semi-discrete transport: from a continuous source to weighted points, by a Brenier potential."""
 
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from otmetrics.errors import ConvergenceWarning
+from otmetrics.errors import warn_unconverged
 from otmetrics.functional.brenier import (
     ROUND,
     Measured,
@@ -320,5 +319,5 @@ def _message(measured: tuple[float, float, int], tolerance: float) -> str:
     if not _fits(residual, empty, tolerance):
         remedy = "`max_samples`" if residual <= noise else "`max_samples`, `max_rounds`"
         text += f": not within `tolerance` {tolerance:g}; raise {remedy} or `tolerance`"
-        warnings.warn(f"semi-discrete transport: {text}.", ConvergenceWarning, stacklevel=3)
+        warn_unconverged(f"semi-discrete transport: {text}.", stacklevel=3)
     return text

@@ -1,12 +1,11 @@
 """Entropic transport and the debiased Sinkhorn divergence, of one problem or a batch."""
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from otmetrics.errors import ConvergenceWarning
+from otmetrics.errors import warn_unconverged
 from otmetrics.functional.checks import (
     check_at_least,
     check_flag,
@@ -242,7 +241,7 @@ def _result(
         cost = _WithGradients.apply(cost, x, y, *solved.gradients)
     message, converged = _message(solved, options)
     if not converged:
-        warnings.warn(message, ConvergenceWarning, stacklevel=3)
+        warn_unconverged(message, stacklevel=3)
 
     def shaped(values: Tensor) -> Tensor:
         return values if real.ndim == 3 else values[0]

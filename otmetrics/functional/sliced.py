@@ -1,13 +1,12 @@
 """Sliced Wasserstein: the mean one-dimensional transport cost over random directions."""
 
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from otmetrics.errors import ConvergenceWarning
+from otmetrics.errors import warn_unconverged
 from otmetrics.functional.checks import (
     check_at_least,
     check_flag,
@@ -284,7 +283,7 @@ def _estimated(question: _Question, generator: torch.Generator) -> TransportResu
                 f"{target} directions leave a standard error {missing:.2g} times as large as "
                 f"`tolerance` ({tolerance}) allows: raise it or `max_projections` ({most})."
             )
-            warnings.warn(message, ConvergenceWarning, stacklevel=4)
+            warn_unconverged(message, stacklevel=4)
             return _result(cost, error, question, message, converged=False)
         growth = min(1.1 * missing**2, _MOST_GROWTH)
         target = max(target + block, math.ceil(target * growth))

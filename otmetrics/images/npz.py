@@ -4,14 +4,13 @@ import json
 import math
 import os
 import struct
-import warnings
 import zipfile
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
-from otmetrics.errors import DataError
+from otmetrics.errors import DataError, ignored_warnings
 from otmetrics.images.decode import check_regular
 from otmetrics.images.identity import identity_of, same_file
 
@@ -55,8 +54,7 @@ def loaded_array(path: Path) -> LoadedArray:
         DataError: The file is missing, corrupt, pickled, or an archive without a clear entry.
     """
     try:
-        with warnings.catch_warnings():  # a damaged header makes Python's parser warn
-            warnings.simplefilter("ignore")
+        with ignored_warnings():  # a damaged header makes Python's parser warn
             return _loaded(path)
     except Exception as error:  # numpy and zipfile raise nearly anything on a damaged file
         raise DataError(f"`{path}` {_explained(error)}") from error

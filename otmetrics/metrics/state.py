@@ -1,7 +1,6 @@
 """States of a metric that sees real and fake samples: merged, synchronised, saved, moved."""
 
 import functools
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -172,13 +171,13 @@ class TwoSidedMetric(Metric):
 
         @functools.wraps(compute)
         def computed(*args: Any, **kwargs: Any) -> Any:
-            was_synced = self._is_synced
+            was_synced, count = self._is_synced, self._update_count
+            # A rank without samples is nothing to warn of; a metric without any raises.
+            self._update_count = max(1, count)
             try:
-                with warnings.catch_warnings():
-                    # A rank without samples is nothing to warn of; a metric without any raises.
-                    warnings.filterwarnings("ignore", "The ``compute`` method of metric")
-                    return wrapped(*args, **kwargs)
+                return wrapped(*args, **kwargs)
             finally:
+                self._update_count = count
                 if self._is_synced and not was_synced and self._should_unsync:
                     self.unsync()
 

@@ -1,6 +1,5 @@
 """Transport costs as the loss of the generator, on the samples or on features of a critic."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from otmetrics.errors import ConvergenceWarning
+from otmetrics.errors import unconverged_untold
 from otmetrics.functional import univariate_cost, unrolled_sinkhorn_divergence
 from otmetrics.functional.checks import (
     check_at_least,
@@ -329,7 +328,7 @@ class SinkhornGAN(Objective):
             real, fake = learned_features(networks, real), learned_features(networks, fake)
         else:
             real, fake = flat(real), flat(fake)
-        with torch.autocast(real.device.type, enabled=False), warnings.catch_warnings():
+        with torch.autocast(real.device.type, enabled=False):
             if self.unrolled:
                 value = unrolled_sinkhorn_divergence(
                     real,
@@ -339,8 +338,8 @@ class SinkhornGAN(Objective):
                     num_iterations=self.unrolled,
                 )
                 return Loss(value, {})
-            warnings.simplefilter("ignore", ConvergenceWarning)  # it would repeat at every step
             options = SinkhornOptions(self.order, self.epsilon, tolerance=self.tolerance)
-            result, _ = divergence_from(real, fake, options, None)
+            with unconverged_untold():  # it would repeat at every step
+                result, _ = divergence_from(real, fake, options, None)
             converged = result.cost.new_tensor(float(result.converged))
             return Loss(result.cost, {"converged": converged})
