@@ -10,6 +10,7 @@ import click
 from otmetrics.errors import OptionError
 
 from .options import DEVICE, INPUT, Command, resolved_device
+from .score import end_unconverged
 from .terminal import echo
 from .train import trainer
 
@@ -177,6 +178,7 @@ def evaluate(
         found = {"modes": modes, "codes": codes}
         more = {name: part._asdict() for name, part in found.items() if part is not None}
         print_json(report, json_target, **more)
+    end_unconverged(report)
 
 
 def _print_codes(codes: Any) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from .options import (
     spoken,
 )
 from .terminal import echo
+
+if TYPE_CHECKING:
+    from otmetrics.score_report import ScoreReport
 
 NOT_CONVERGED = 4
 # Those that the messages of a score's solver may name; the other scores have none here.
@@ -240,19 +243,26 @@ def run_score(
         shown = [] if json_target == "-" else read_lines(report)  # under the table
         notes = [note for note in report.notes if note not in shown]
         print_notes([*notes, *all_left_out, _times(report.seconds)])
-    if not report.converged:
-        for name, result in report.scores.items():
-            if not (result.converged and (result.floor is None or result.floor.converged)):
-                advice = _advice(result.message, _OPTIONS.get(name, set()))
-                echo(f"warning: {name}: {advice}", err=True)
-        raise click.exceptions.Exit(NOT_CONVERGED)
+    end_unconverged(report)
+
+
+def end_unconverged(report: "ScoreReport") -> None:
+    """Say which solvers did not converge, and leave with code 4 where one did not."""
+    if report.converged:
+        return
+    for name, result in report.scores.items():
+        if not (result.converged and (result.floor is None or result.floor.converged)):
+            advice = _advice(result.message, _OPTIONS.get(name, set()))
+            echo(f"warning: {name}: {advice}", err=True)
+    raise click.exceptions.Exit(NOT_CONVERGED)
 
 
 def _advice(message: str, options: set[str]) -> str:
     """A solver's message without what speaks of options that this command does not have."""
+    here = {item.name for item in click.get_current_context().command.params}
     parts = []
     for part in re.split(r"(?<=[:;.]) ", message):
-        if set(re.findall(r"`(\w+)`", part)) - options:
+        if set(re.findall(r"`(\w+)`", part)) - (options & here):
             break
         parts.append(part)
     return spoken(" ".join(parts).rstrip(":;.") or "it did not converge") + "."

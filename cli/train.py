@@ -13,7 +13,7 @@ import click
 
 from otmetrics.errors import DataError, OptionError, printable
 
-from .options import INPUT, Command
+from .options import INPUT, Command, spoken
 from .terminal import echo
 
 _RUN_OPTIONS = (
@@ -301,6 +301,6 @@ def _progress(
         bars.update(task, completed=done, total=total)
 
     try:
-        yield update, lambda line: console.print(Text(printable(f"warning: {line}")))
+        yield update, lambda line: console.print(Text(printable(f"warning: {spoken(line)}")))
     finally:
         bars.stop()

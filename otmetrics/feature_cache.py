@@ -17,7 +17,7 @@ import numpy as np
 
 from otmetrics.errors import DataError, printable
 from otmetrics.images.facts import WIDTH, valid_facts
-from otmetrics.safe_files import replaced
+from otmetrics.safe_files import replaced, user_path
 
 # Changes whenever the same image gives other features under the same protocol, or shards hold other
 # things.
@@ -64,9 +64,7 @@ def cache_folder() -> Path:
         folder of the operating system.
     """
     if folder := os.environ.get(VARIABLE):
-        with suppress(RuntimeError):  # a user who has no folder, or is none
-            return Path(folder).expanduser()
-        return Path(folder)
+        return user_path(folder)
     from platformdirs import user_cache_path
 
     return user_cache_path("otmetrics", appauthor=False) / "features"

@@ -74,3 +74,18 @@ def writing(path: Path, remedy: str = "choose another place") -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"`{path}` cannot be written ({reason}): {remedy}.") from error
+
+
+def user_path(text: str | Path) -> Path:
+    """Read a path as a shell does, whose `~` is somebody's folder.
+
+    Args:
+        text: The path, as a user gives it.
+
+    Returns:
+        The path; as it is where there is no such user, or a user without a folder.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from otmetrics.errors import DataError, OptionError, printable
-from otmetrics.safe_files import check_replaceable, replaced, writing
+from otmetrics.safe_files import check_replaceable, replaced, user_path, writing
 
 
 def test_a_link_that_waits_under_the_old_temporary_name_is_not_written_through(tmp_path):
@@ -127,3 +127,10 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path, monkeypatch, kind):
 def test_devices_are_told_before_anything_is_written(place):
     with pytest.raises(OSError, match="is no regular file"):
         check_replaceable(Path(place))
+
+
+def test_a_users_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert user_path("~/x") == Path("/home/somebody/x")
+    assert user_path("a/~") == Path("a/~")
+    assert user_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")

@@ -15,6 +15,7 @@ from otmetrics.errors import DataError
 from otmetrics.features.base import FrozenExtractor
 from otmetrics.features.preprocessing import Preprocessing
 from otmetrics.features.weights import load_weights, read_state_dict
+from otmetrics.safe_files import user_path
 
 PIXELS_SIZE = 32
 TIMEOUT_SECONDS = 10.0
@@ -63,7 +64,7 @@ def is_cached(model: str) -> bool:
         True where the cache holds files of the model.
     """
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    cache = user_path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     pattern = model if "." in model else f"{model}.*"
     return any(cache.glob(f"models--timm--{pattern}/snapshots/*/*"))
 

@@ -15,6 +15,7 @@ from otmetrics.errors import DataError
 from otmetrics.features.base import FrozenExtractor
 from otmetrics.features.preprocessing import Preprocessing
 from otmetrics.features.weights import load_weights, read_state_dict, verify_sha256
+from otmetrics.safe_files import user_path
 
 FILE_NAME = "weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -68,7 +69,7 @@ def find_weights() -> Path | None:
     """
     paths = [_cached_path()]
     if variable := os.environ.get(WEIGHTS_VARIABLE):
-        own = Path(variable).expanduser()
+        own = user_path(variable)
         paths.insert(0, own / FILE_NAME if own.is_dir() else own)
     return next((path for path in paths if path.is_file()), None)
 
@@ -123,7 +124,7 @@ def _network(blocks: ModuleType) -> nn.Sequential:
 def _published_weights(url: str, download: bool) -> Path:
     """Return the weights of this machine, else the download; the published name is checked."""
     variable = os.environ.get(WEIGHTS_VARIABLE)
-    if variable and not Path(variable).expanduser().exists():
+    if variable and not user_path(variable).exists():
         raise DataError(f"{variable}: no such file or folder; correct {WEIGHTS_VARIABLE}.")
     path = find_weights()
     if path is None and not download:

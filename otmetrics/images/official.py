@@ -1,7 +1,6 @@
 """Data sets that torchvision reads, by name and split: `cifar10:test`."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from otmetrics.errors import DataError
 from otmetrics.images.decode import DecodedImage, image_tensor
 from otmetrics.images.facts import pixel_facts
 from otmetrics.images.identity import digest
+from otmetrics.safe_files import user_path
 
 ROOT_VARIABLE = "OTMETRICS_DATA"
 
@@ -58,9 +58,7 @@ class OfficialImages:
             raise DataError(
                 f'`{text}` needs the package torchvision: pip install "otmetrics[torchvision]".'
             ) from error
-        root = Path(os.environ.get(ROOT_VARIABLE, "data"))
-        with suppress(RuntimeError):  # a user who has no folder, or is none
-            root = root.expanduser()
+        root = user_path(os.environ.get(ROOT_VARIABLE, "data"))
         try:
             self._data = getattr(torchvision.datasets, class_name)(str(root), **splits[split])
         except Exception as error:  # a damaged file raises what its reader raises

@@ -12,6 +12,7 @@ from command import write_features, write_images
 from otmetrics.cli.options import spoken
 from otmetrics.cli.progress import progress_bars
 from otmetrics.cli.render import print_table
+from otmetrics.cli.runs import evaluate
 from otmetrics.cli.score import _OPTIONS, _advice, score
 
 from otmetrics.errors import DivergedError
@@ -225,6 +226,9 @@ def test_only_options_of_the_command_are_named():
 def test_advice_names_options_that_there_are(name, message, told):
     with click.Context(score, info_name="score"):
         assert _advice(message, _OPTIONS.get(name, set())) == told
+    with click.Context(evaluate, info_name="evaluate"):  # which has none of them
+        assert not {"--", "`"} & set(_advice(message, _OPTIONS.get(name, set())).split())
+        assert "raise" not in _advice(message, _OPTIONS.get(name, set()))
 
 
 # --- many files -----------------------------------------------------------------------------
@@ -341,13 +345,15 @@ def test_a_working_folder_that_is_gone(otmetrics, tmp_path, monkeypatch):
         ("OTMETRICS_CACHE", "/dev/null"),
         ("OTMETRICS_CACHE", "~nobody-of-this-name/x"),
         ("OTMETRICS_CACHE", "/proc/x"),
+        ("OTMETRICS_WEIGHTS", "~nobody-of-this-name/x"),
+        ("HF_HOME", "~nobody-of-this-name/x"),
     ],
 )
 def test_odd_surroundings(otmetrics, tmp_path, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     folder = write_images(tmp_path / "a", 6, seed=0)
-    for arguments in (("score", folder, folder, *QUICK), ("cache", "info"), ("cache", "clear")):
+    for arguments in (("score", folder, folder, *QUICK), ("cache", "info"), ("features",)):
         finished = otmetrics(*arguments)
         assert finished.code == 0, finished.stderr
         assert "Traceback" not in finished.stderr
