@@ -73,7 +73,7 @@ def test_module(path: Path) -> None:
             if isinstance(node, ast.Call)
         ]
         assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
-    assert len(path.read_text(encoding="utf-8").splitlines()) < 400
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 600, "a second concept?"
     if own == "__init__":
         return  # the public names, from everywhere
     assert own in RANK, f"give `{own}` its layer"
