@@ -265,7 +265,10 @@ def _loaded(
     _, origin = checked_record(source.protocol or {}, source.path)
     record = {"path": str(path), "kind": "features", "available": len(source.features)}
     record |= {"used": len(pick)} | ({"origin": origin} if origin else {})
-    labels = None if source.labels is None else [source.labels[index] for index in pick]
+    labels = None
+    if source.labels is not None:
+        labels, counts = _drawn_labels(source.labels, pick)
+        record |= {} if origin else counts
     remarks = [BESIDE] if source.beside else []
     return FeatureSet(rows, _recorded(source), record, remarks, labels)
 
@@ -341,9 +344,9 @@ def _computed(
     record["remarks"] = list(getattr(source, "remarks", []))
     labels = None
     if source.labels is not None:
-        labels = [source.labels[index] for index in found.indices]
-        record["classes"] = dict(sorted(Counter(labels).items()))
-        record["classes_not_drawn"] = sorted({*source.labels} - {source.labels[i] for i in pick})
+        labels, counts = _drawn_labels(source.labels, found.indices)
+        drawn = {source.labels[index] for index in pick}  # also what could not be read
+        record |= counts | {"classes_not_drawn": sorted({*source.labels} - drawn)}
     elif top := _top_folder(source.names):
         record["top_folder"] = top
     return FeatureSet(found.features, extractor.protocol, record, found.notes, labels)
@@ -354,6 +357,13 @@ def _format(source: StoredImages) -> str:
     if source.kind == "array":
         return PurePath(source.names[0].rpartition("[")[0]).suffix.lower().lstrip(".")
     return source.kind
+
+
+def _drawn_labels(labels: Sequence[str], indices: list[int]) -> tuple[list[str], dict[str, Any]]:
+    """Classes of some samples, and their counts for the record."""
+    drawn = [labels[index] for index in indices]
+    counts = dict(sorted(Counter(drawn).items()))
+    return drawn, {"classes": counts, "classes_not_drawn": sorted({*labels} - {*drawn})}
 
 
 def _top_folder(names: Sequence[str]) -> str:

@@ -112,7 +112,7 @@ def _count(number: int, what: str) -> str:
 def _of_images(images: dict[str, Any], source: dict[str, Any]) -> list[str]:
     """What images features were made of, where that is known."""
     if images is source or not _sizes(images):
-        return []
+        return _described({"classes": images.get("classes")})
     first, *rest = _described(images)
     return [f"of images of {first}", *rest]
 
@@ -247,7 +247,7 @@ def _classes_differ(sides: Sides) -> str:
         missing = sorted(wanted - there - set(map(str, side.get("classes_not_drawn", []))))
         if missing:
             parts.append(
-                f"{name} has no image of {_count(len(missing), 'class')}: {_first(missing)}"
+                f"{name} has no sample of {_count(len(missing), 'class')}: {_first(missing)}"
             )
     return "; ".join(parts)
 

@@ -198,15 +198,27 @@ def test_classes(tmp_path):
             folder(tmp_path / "most" / f"c{index}", pictures(3))
         folder(tmp_path / "numbers" / str(index), pictures(3))
     folder(tmp_path / "one" / "c2", pictures(3))
-    assert notes(tmp_path / "real", tmp_path / "most") == ["fake has no image of 1 class: c3"]
-    assert notes(tmp_path / "most", tmp_path / "real") == ["real has no image of 1 class: c3"]
+    assert notes(tmp_path / "real", tmp_path / "most") == ["fake has no sample of 1 class: c3"]
+    assert notes(tmp_path / "most", tmp_path / "real") == ["real has no sample of 1 class: c3"]
     (note,) = notes(tmp_path / "real", tmp_path / "one")
-    assert note == "fake has no image of 7 classes: c0, c1, c3, c4, c5 and 2 more"
+    assert note == "fake has no sample of 7 classes: c0, c1, c3, c4, c5 and 2 more"
     (note,) = notes(tmp_path / "real", tmp_path / "numbers")
     assert note.startswith("no class has the same name in real and fake: real c0, c1, c2, c3, c4 a")
     # A class that was not drawn is no class that is missing.
     assert notes(tmp_path / "real", tmp_path / "real", num=3) == [
         "real and fake are the same input"
+    ]
+
+
+def test_classes_of_features(tmp_path):
+    for name, classes in (("real", 4), ("fake", 3)):
+        labels = np.arange(12) % classes
+        np.savez(tmp_path / f"{name}.npz", features=RNG.normal(size=(12, 2)), labels=labels)
+    report = score(tmp_path / "real.npz", tmp_path / "fake.npz", scoring=SCORING)
+    assert report.notes == [
+        "real: 12 features, 2-d, 4 classes",
+        "fake: 12 features, 2-d, 3 classes",
+        "fake has no sample of 1 class: 3",
     ]
 
 
