@@ -303,4 +303,5 @@ def _progress(
     try:
         yield update, lambda line: console.print(Text(printable(f"warning: {spoken(line)}")))
     finally:
-        bars.stop()
+        if bars.live.is_started:  # else it would print an empty line before an early error
+            bars.stop()

@@ -360,3 +360,71 @@ def test_a_process_that_is_killed_goes_on_to_the_same_weights(tmp_path):
         for key, value in one[name].items():
             assert torch.equal(value, two[name][key])
     assert one["best"] == two["best"]
+
+
+def test_a_run_outlives_the_reader_of_its_progress(tmp_path):
+    """As in `otmetrics train ... 2>&1 | head`."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "otmetrics", "train", "exact-ot", "--data", "ring8"]
+    options = (*TINY, "--log-every", 1, "--no-tensorboard")
+    process = subprocess.Popen(
+        [*map(str, (*command, "--out", out, *options))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"FORCE_COLOR": "1"},
+    )
+    process.stderr.close()
+    with process.stdout as stream:
+        stdout = stream.read()
+    assert process.wait() == 0
+    assert "8 steps of exact-ot on ring8" in stdout
+    assert checkpoint.load(out / checkpoint.LAST)["step"] == 8
+
+
+def test_a_run_without_a_checkpoint_begins_anew_with_its_options(otmetrics, tmp_path):
+    out = tmp_path / "run"
+    command = ("train", "exact-ot", "--data", "ring8", "--out", out)
+    assert otmetrics(*command, *TINY, "-q", "--no-tensorboard").code == 0
+    before = checkpoint.load(out / checkpoint.LAST)
+    for name in (checkpoint.LAST, checkpoint.BEST, "generator.safetensors"):
+        (out / name).unlink()
+    refused = otmetrics(*command, *TINY)
+    assert refused.code == 2
+    assert "stopped before its first checkpoint: set --resume to begin it again" in refused.stderr
+    again = otmetrics(*command, "--resume", "--no-tensorboard")
+    assert again.code == 0
+    assert "has no checkpoint: the run begins from its start" in again.stderr.replace("\n", " ")
+    after = checkpoint.load(out / checkpoint.LAST)
+    assert after["config"] == before["config"]
+    pairs = zip(after["generator"].values(), before["generator"].values(), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+
+
+def test_a_damaged_run_is_one_line(otmetrics, tmp_path):
+    """Of a run that is whole, `config.json` is only a copy of what the checkpoint has."""
+    out = tmp_path / "run"
+    command = ("train", "exact-ot", "--data", "ring8", "--out", out)
+    assert otmetrics(*command, *TINY, "-q", "--no-tensorboard").code == 0
+    config = out / "config.json"
+    whole = config.read_text()
+    for content in (whole.replace('"steps": 8', '"steps": 9'), "{", "[]", '{"preset": []}'):
+        config.write_text(content)
+        assert otmetrics(*command, "--resume", "-q", "--no-tensorboard").code == 0
+        assert config.read_text() == whole
+    for name, commands in {
+        checkpoint.LAST: [(*command, "--resume")],
+        checkpoint.BEST: [(*command, "--resume")],
+        "generator.safetensors": [("evaluate", out), ("sample", out, tmp_path / "fake.npz")],
+    }.items():
+        content = bytearray((out / name).read_bytes())
+        content[-400] ^= 4
+        (out / name).write_bytes(content)
+        for arguments in commands:
+            finished = otmetrics(*arguments)
+            assert finished.code == 3
+            assert finished.stdout == ""
+            assert f"{name}` is no" in finished.stderr
+            assert len(finished.stderr.splitlines()) == 1
+        content[-400] ^= 4
+        (out / name).write_bytes(content)
