@@ -227,7 +227,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _check_types(kind: type, values: dict[str, Any]) -> None:
     """Raise unless values from a file are those of the options of a dataclass."""
-    types = {item.name: item.type for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    types: dict[str, Any] = {item.name: item.type for item in dataclasses.fields(kind)}
     for name, value in values.items():
         if name not in types:
             raise OptionError(f"there is no option {name!r}.")

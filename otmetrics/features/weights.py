@@ -96,7 +96,8 @@ def is_plain(value: object) -> bool:
         False for sparse, nested, quantised and other tensors, and for all that is none.
     """
     return (
-        type(value) in (Tensor, nn.Parameter)
+        isinstance(value, Tensor)
+        and type(value) in (Tensor, nn.Parameter)
         and value.layout is torch.strided
         and value.device.type == "cpu"
         and not (value.is_quantized or value.is_nested)
