@@ -509,3 +509,24 @@ def test_one_that_ends_too_early_is_not_waited_for(monkeypatch):
     ranks._store.set("beat/1", "done")
     with pytest.raises(RankError, match="rank 1 has ended, but this process still waits for it"):
         ranks._await(1, lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE"),
+        ({"RANK": "x"}, "RANK"),
+        ({"LOCAL_RANK": "zz"}, "LOCAL_RANK"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "99999"}, "MASTER_PORT"),
+    ],
+)
+def test_variables_of_a_training(otmetrics, tmp_path, monkeypatch, variables, named):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    finished = otmetrics("train", "swg", "--data", "ring8", "--out", tmp_path / "run", "-q")
+    assert finished.code == 3
+    assert finished.stderr.startswith(f"error: the environment variable {named} must be")
+    assert finished.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
