@@ -325,7 +325,10 @@ def place_in_environment(*, slurm: bool = True) -> tuple[int, int]:
         size = number_in_environment(world, 1, least=1)
         number = number_in_environment(rank, 0 if size == 1 else None)
         if number >= size:
-            raise RankError(f"{rank} must be below {world}, {size}, got {number}.")
+            raise RankError(
+                f"{rank} must be below {world}, {size}, got {number}: start the processes with "
+                "torchrun, or for one alone unset both."
+            )
         return number, size
     return 0, 1
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import numpy as np
@@ -161,6 +162,13 @@ def test_two_inputs_whose_names_begin_alike_have_a_bar_each(capsys):
             progress(f"{name}: starting", 0, 3)
             progress(name, 3, 3)
     assert capsys.readouterr().err.count("3/3") == 2
+
+
+def test_there_is_one_way_to_the_terminal():
+    folder = Path(__file__).parents[2] / "cli"
+    ways = re.compile(r"click\.s?echo|sys\.stdout\.write|sys\.stderr\.write|(?<![.\w])print\(")
+    found = {path.name for path in folder.glob("*.py") if ways.search(path.read_text("utf-8"))}
+    assert found == {"terminal.py"}
 
 
 # --- options and files of one name ----------------------------------------------------------
