@@ -242,7 +242,8 @@ def _source_problem(record: Any) -> str | None:
         return "its `source` is nested too deeply, or holds NaN"
     for name, value in record.items():
         kind = _SOURCE.get(name, object)
-        if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
+        count = not isinstance(value, bool) and isinstance(value, int) and value >= 0
+        if not (count if kind is int else isinstance(value, kind)):
             return f"`{printable(name)}` of its source is a {type(value).__name__}"
     for name in _LINES:
         if not all(isinstance(line, str) for line in record.get(name, [])):

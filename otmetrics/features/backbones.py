@@ -105,7 +105,7 @@ def _pretrained(model: str, download: bool) -> nn.Module:
     if path is not None:
         # Handed over as tensors, so that timm has nothing to look up, and nothing to unpickle.
         weights = {"state_dict": read_state_dict(path)}
-        network = timm.create_model(
+        network: Any = timm.create_model(
             model, pretrained=True, num_classes=0, pretrained_cfg_overlay=weights
         )
         network.pretrained_cfg.pop("state_dict", None)
@@ -133,7 +133,7 @@ def _cached_weights(model: str) -> Path | None:
     import timm
     from huggingface_hub import try_to_load_from_cache
 
-    config = timm.models.get_pretrained_cfg(model)
+    config: Any = timm.models.get_pretrained_cfg(model)
     repository, _, revision = (config.hf_hub_id or "").partition("@")
     for name in (config.hf_hub_filename, *_HUB_FILES) if repository else ():
         found = name and try_to_load_from_cache(repository, name, revision=revision or None)
