@@ -159,7 +159,8 @@ def checked_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor 
         cloud: The cloud they weigh, of shape (N, D) or (B, N, D).
 
     Returns:
-        Weights of shape `cloud.shape[:-1]`, or None.
+        Weights of shape `cloud.shape[:-1]`, or None. They keep their graph: a gradient in them is
+        one in what was given.
 
     Raises:
         TypeError: If the weights are not a tensor.
@@ -172,8 +173,8 @@ def checked_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor 
     shape = cloud.shape[:-1]
     if weights.shape not in (shape, shape[-1:]):
         raise ValueError(f"`{name}` must have shape {tuple(shape)}, got {tuple(weights.shape)}.")
-    weights = weights.detach().to(cloud.device, torch.float64).expand(shape)
-    if not torch.isfinite(weights).all() or (weights < 0).any():
+    weights = weights.to(cloud.device, torch.float64).expand(shape)
+    if not torch.isfinite(weights.detach()).all() or (weights.detach() < 0).any():
         raise ValueError(f"`{name}` must be finite and >= 0.")
     total = weights.sum(-1, keepdim=True)
     if not ((total > 0) & torch.isfinite(total)).all():

@@ -11,6 +11,7 @@ from otmetrics.functional.certificate import Optimum
 from otmetrics.functional.checks import check_tensor, checked_clouds, checked_weights
 from otmetrics.functional.cloud import Cloud
 from otmetrics.functional.cost import power
+from otmetrics.functional.once import differentiable_once, with_gradient
 from otmetrics.functional.optimum import (
     DENSE,
     ExactOptions,
@@ -70,11 +71,12 @@ def exact_transport(
     a = checked_weights("real_weights", real_weights, cost)
     b = checked_weights("fake_weights", fake_weights, cost.T)
     costs = cost.detach().double()
-    optimum = matrix_optimum(costs, a, b, options)
+    optimum = matrix_optimum(costs, _detached(a), _detached(b), options)
     paid = optimum.masses * cost[optimum.rows, optimum.columns].double()
-    total, size = paid.sum(), paid.detach().abs().sum()
+    total, size = _priced(paid.sum(), optimum, (a, b), cost), paid.detach().abs().sum()
     rounding = (len(optimum.masses) + 8) * _EPSILON * size
-    missing = _missing_mass(optimum, a, b, cost.shape)
+    with torch.no_grad():
+        missing = _missing_mass(optimum, a, b, cost.shape)
     enclosure = _Enclosure(
         rounding + missing * 2 * costs.abs().amax(), costs.amin(), 4 * float(rounding)
     )
@@ -127,7 +129,8 @@ def exact_result(
     a = checked_weights("real_weights", real_weights, real)
     b = checked_weights("fake_weights", fake_weights, fake)
     if real.ndim == 2:
-        return _warned(_solved(real, fake, a, b, cloud_optimum(real, fake, a, b, options), options))
+        optimum = cloud_optimum(real, fake, _detached(a), _detached(b), options)
+        return _warned(_solved(real, fake, a, b, optimum, options))
     _, n, _ = real.shape
     if a is None and b is None and fake.shape[1] == n and n**2 <= DENSE:
         return _assigned(real, fake, order)
@@ -135,7 +138,12 @@ def exact_result(
         (real[i], fake[i], None if a is None else a[i], None if b is None else b[i])
         for i in range(len(real))
     ]
-    optima = in_threads(lambda problem: cloud_optimum(*problem, options), problems)
+
+    def solve(problem: tuple[Tensor, Tensor, Tensor | None, Tensor | None]) -> Optimum:
+        x, y, c, d = problem
+        return cloud_optimum(x, y, _detached(c), _detached(d), options)
+
+    optima = in_threads(solve, problems)
     results = [
         _solved(*problem, optimum, options)
         for problem, optimum in zip(problems, optima, strict=True)
@@ -267,7 +275,7 @@ def _solved(
     for rows, columns, masses in zip(*pieces, strict=True):
         difference = real[rows].double() - fake[columns].double()
         parts.append(masses @ power(difference.square().sum(-1), options.order))
-    total = torch.stack(parts).sum()
+    total = _priced(torch.stack(parts).sum(), optimum, (a, b), real, fake)
     order, cost = options.order, total.detach()
     rounding = (order * (real.shape[1] + 8) + len(optimum.masses)) * _EPSILON * cost
     with torch.no_grad():
@@ -284,6 +292,25 @@ def _solved(
         noise = float((64 * _EPSILON * known) ** order)
         enclosure = _Enclosure(rounding + missing, torch.zeros_like(cost), noise)
     return _result(root(total, order), total, enclosure, optimum, real, options)
+
+
+def _priced(
+    total: Tensor, optimum: Optimum, weights: tuple[Tensor | None, Tensor | None], *costs: Tensor
+) -> Tensor:
+    """The cost of a plan with its gradient in the weights, the potentials."""
+    if not any(w is not None and w.requires_grad for w in weights):
+        return total
+    # The masses of the plan depend on the weights too, without a graph.
+    total = differentiable_once(total, *weights)
+    for one, potential in zip(weights, optimum.potentials, strict=True):
+        if one is not None and one.requires_grad:
+            total = with_gradient(total, one, potential, *costs, *weights)
+    return total
+
+
+def _detached(weights: Tensor | None) -> Tensor | None:
+    """The same weights without a graph."""
+    return None if weights is None else weights.detach()
 
 
 def _assigned(real: Tensor, fake: Tensor, order: float) -> TransportResult:

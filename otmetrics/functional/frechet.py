@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from scipy.linalg import svdvals
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from otmetrics.functional.checks import check_tensor, checked_clouds
+from otmetrics.functional.once import constant
 
 _BLOCK_ROWS = 4096, 8  # rows of a block that is factored: at least, and in dimensions
 
@@ -169,16 +169,21 @@ class _Fidelity(torch.autograd.Function):
         return _nuclear_norm(_power(a, 0.5) @ _power(b, 0.5))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Halves of the map and of its inverse."""
         a, b = ctx.saved_tensors
-        u, values, vh = torch.linalg.svd(_power(a, 0.5) @ _power(b, 0.5))
-        inverse_a, inverse_b = _power(a, -0.5), _power(b, -0.5)
-        there = inverse_a @ (u * values[..., None, :] @ u.mT) @ inverse_a
-        back = inverse_b @ (vh.mT * values[..., None, :] @ vh) @ inverse_b
+        there, back = _maps(a.detach(), b.detach())
         half = gradient[..., None, None] / 2
-        return half * there, half * back
+        return half * constant(there, a, b), half * constant(back, a, b)
+
+
+def _maps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The transport map between centred Gaussians of these covariances, and its inverse."""
+    u, values, vh = torch.linalg.svd(_power(a, 0.5) @ _power(b, 0.5))
+    inverse_a, inverse_b = _power(a, -0.5), _power(b, -0.5)
+    there = inverse_a @ (u * values[..., None, :] @ u.mT) @ inverse_a
+    back = inverse_b @ (vh.mT * values[..., None, :] @ vh) @ inverse_b
+    return there, back
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:

@@ -9,6 +9,7 @@ from torch.autograd import forward_ad
 
 from otmetrics.functional.checks import check_positive, checked_clouds
 from otmetrics.functional.cost import centred, row_blocks, squared_distances
+from otmetrics.functional.once import differentiable_once
 from otmetrics.precision import ieee_float32
 
 
@@ -63,6 +64,8 @@ def kernel_distance(
             "`real` and `fake` must be small enough for their kernel to fit "
             f"{real.dtype}: scale both clouds down."
         )
+    if value.requires_grad and kernel == "rbf" and bandwidth is None:  # held constant
+        value = differentiable_once(value, real, fake)
     return value
 
 

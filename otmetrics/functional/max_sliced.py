@@ -15,8 +15,9 @@ from otmetrics.functional.checks import (
     checked_weights,
 )
 from otmetrics.functional.cost import centred
+from otmetrics.functional.once import differentiable_once
 from otmetrics.functional.result import TransportResult, root, stacked
-from otmetrics.functional.univariate import cumulative, merged_quantiles, ranking_of
+from otmetrics.functional.univariate import cumulative, line_costs, merged_quantiles, ranking_of
 from otmetrics.precision import ieee_float32
 
 _NUM_RANDOM = 256  # random directions, of which the best become starts
@@ -208,6 +209,8 @@ def _solved(
     options: _Options,
 ) -> MaxSlicedResult:
     """One problem: the direction without a graph, then the cost along it."""
+    everyone, weights = (real, fake), (a, b)
+    a, b = (w if w is None else w.detach() for w in weights)
     if a is not None:  # points without weight do not exist
         real, a = real[a > 0], a[a > 0]
     if b is not None:
@@ -222,6 +225,12 @@ def _solved(
         direction = torch.where(backwards, -direction, direction)
     x, y = (real.double() @ direction)[None], (fake.double() @ direction)[None]
     cost = _costs(x, y, _pairs(x.detach(), y.detach(), problem), options.order)[0]
+    if any(w is not None and w.requires_grad for w in weights):
+        lines = (one.double() @ direction for one in centred(*(c.detach() for c in everyone)))
+        along = line_costs(*lines, options.order, *weights)
+        cost = cost + (along - along.detach())
+    if cost.requires_grad:  # the direction moves with what it depends on
+        cost = differentiable_once(cost, *everyone, *weights)
     converged = promise < options.tolerance
     message = f"best of {len(starts)} ascents, a lower bound of the maximum"
     if not converged:

@@ -57,7 +57,7 @@ def monge_inception_distance(
     # One draw for all directions: torch gives other values when it draws in parts.
     normal = torch.randn(num_projections, dimension, generator=generator, dtype=torch.float32)
     directions = (normal / normal.norm(dim=1, keepdim=True).clamp_min(1e-12)).to(real.device)
-    slices = measured(*centred(real, fake), directions, costs_along(2.0, None, None))
+    slices = measured(*centred(real, fake), directions, costs_along(2.0))
     value = (3 * dimension * slices.mean((-2, -1))).float()
     if not torch.isfinite(value.detach()).all():
         raise ValueError("`real` and `fake` must fit float32 with their squares: scale them down.")

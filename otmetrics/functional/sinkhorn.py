@@ -1,7 +1,5 @@
 """Entropic transport and the debiased Sinkhorn divergence, of one problem or a batch."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -16,6 +14,7 @@ from otmetrics.functional.checks import (
     checked_weights,
 )
 from otmetrics.functional.debiasing import SinkhornOptions, Solved, entropic_batch
+from otmetrics.functional.once import with_gradient
 from otmetrics.functional.result import TransportResult, outward, root
 
 
@@ -233,12 +232,22 @@ def _result(
     x, y, a, b = (t if real.ndim == 3 else t.unsqueeze(0) for t in (real, fake, a, b))
     grad = torch.is_grad_enabled()
     gradients = grad and real.requires_grad, grad and fake.requires_grad
+    sources = x, y, a, b
     solved = entropic_batch(
-        x, y, a, b, options, debiased=debiased, bounds=bounds, gradients=gradients, start=start
+        *(one.detach() for one in sources),
+        options,
+        debiased=debiased,
+        bounds=bounds,
+        gradients=gradients,
+        start=start,
     )
     cost = solved.cost
-    if any(gradients):
-        cost = _WithGradients.apply(cost, x, y, *solved.gradients)
+    # The potentials are the first variation in the weights.
+    known = *solved.gradients, *solved.potentials
+    for variable, gradient in zip(sources, known, strict=True):
+        if grad and variable.requires_grad:
+            assert gradient is not None
+            cost = with_gradient(cost, variable, gradient, *sources)
     message, converged = _message(solved, options)
     if not converged:
         warn_unconverged(message, stacklevel=3)
@@ -282,29 +291,3 @@ def _message(solved: Solved, options: SinkhornOptions) -> tuple[str, bool]:
         f"`max_iterations` ({options.max_iterations}) or `epsilon` ({options.epsilon}).",
         False,
     )
-
-
-class _WithGradients(torch.autograd.Function):
-    """Costs (B,) whose gradients in both clouds are known, where they are wanted."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        cost: Tensor,
-        real: Tensor,
-        fake: Tensor,
-        real_gradient: Tensor | None,
-        fake_gradient: Tensor | None,
-    ) -> Tensor:
-        ctx.save_for_backward(real_gradient, fake_gradient)
-        ctx.dtypes = real.dtype, fake.dtype
-        return cost.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        sides = [
-            None if saved is None else (gradient.to(saved.dtype)[:, None, None] * saved).to(dtype)
-            for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        ]
-        return None, *sides, None, None

@@ -145,12 +145,13 @@ def sliced_result(
     if tolerance is not None:
         raise ValueError("`tolerance` must be None for given `directions`: none can be added.")
     rows = checked_directions(directions, real)
-    measure = costs_along(order, _row(a), _row(b))
+    measure = costs_along(order)
     block = len(rows)
     if debiased:
         block = _block(question, block)
         measure = _splitting(question, len(rows), block, generator)
-    costs = measured(question.real, question.fake, rows, measure, block)[..., 0]
+    weights = _row(a), _row(b)
+    costs = measured(question.real, question.fake, rows, measure, block, weights)[..., 0]
     return _result(costs.mean(-1), None, question, f"mean over {len(rows)} given directions")
 
 
@@ -314,8 +315,8 @@ def _sliced(
         border: int | None = block
         measure = _splitting(question, num_projections, block, generator)
     else:
-        border, measure = None, costs_and_squares_along(options.order, _row(a), _row(b))
-    numbers = measured(real, fake, rows, measure, border)
+        border, measure = None, costs_and_squares_along(options.order)
+    numbers = measured(real, fake, rows, measure, border, (_row(a), _row(b)))
     costs, squares = numbers[..., 0], numbers[..., 1:]
     return _Slices(costs, _controls(question, rows, squares), squares)
 

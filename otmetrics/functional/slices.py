@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from otmetrics.functional.once import constant
 from otmetrics.functional.univariate import line_costs, mean_square, sorted_values
 from otmetrics.precision import ieee_float32
 
@@ -15,13 +16,20 @@ PRODUCT_ELEMENTS = 2**26
 """Values that one product projects for several small chunks of large clouds."""
 _PRODUCT_DIRECTIONS = 64  # with fewer a product waits for its clouds to come from memory
 
-Measure = Callable[[Tensor, Tensor, int], Tensor]
+Weights = tuple[Tensor | None, Tensor | None]
+"""Float64 weights (..., 1, N) and (..., 1, M) that sum to one, or None for uniform ones."""
+Measure = Callable[[Tensor, Tensor, Weights, int], Tensor]
 """Numbers (..., C, K) in float64 from projections (..., C, N) and (..., C, M) of the C directions
-from a given one on."""
+from a given one on, and from the weights."""
 
 
 def measured(
-    real: Tensor, fake: Tensor, directions: Tensor, measure: Measure, block: int | None = None
+    real: Tensor,
+    fake: Tensor,
+    directions: Tensor,
+    measure: Measure,
+    block: int | None = None,
+    weights: Weights = (None, None),
 ) -> Tensor:
     """What a function of the projections says along each direction.
 
@@ -34,11 +42,13 @@ def measured(
         directions: Rows (L, D) in their dtype.
         measure: The function; no chunk that it gets crosses a multiple of `block`.
         block: Directions that belong together; None for no such border.
+        weights: Weights of both sides.
 
     Returns:
-        Numbers (..., L, K) in float64, differentiable once in both clouds.
+        Numbers (..., L, K) in float64, differentiable once in both clouds and their weights: who
+        differentiates that gradient is told by an error.
     """
-    return _Measured.apply(real, fake, directions, measure, block)
+    return _Measured.apply(real, fake, *weights, directions, measure, block)
 
 
 class _Measured(torch.autograd.Function):
@@ -49,45 +59,69 @@ class _Measured(torch.autograd.Function):
         ctx: Any,
         real: Tensor,
         fake: Tensor,
+        real_weights: Tensor | None,
+        fake_weights: Tensor | None,
         directions: Tensor,
         measure: Measure,
         block: int | None,
     ) -> Tensor:
-        if any(ctx.needs_input_grad[:2]):
+        given = real, fake, real_weights, fake_weights, directions
+        if any(ctx.needs_input_grad):
             # What was made in inference mode cannot be saved, its copy can.
-            given = real, fake, directions
-            ctx.save_for_backward(*(one.clone() if one.is_inference() else one for one in given))
+            ctx.save_for_backward(
+                *(one.clone() if one is not None and one.is_inference() else one for one in given)
+            )
         ctx.measure, ctx.block = measure, block
+        weights = _detached(real_weights), _detached(fake_weights)
         numbers = []
         for parts in _products(real, fake, len(directions), block):
             first = parts[0].start
             lines = _projected(real, fake, directions[first : parts[-1].stop])
             for part in parts:
                 x, y = (line[..., part.start - first : part.stop - first, :] for line in lines)
-                numbers.append(measure(x, y, part.start))
+                numbers.append(measure(x, y, weights, part.start))
         return torch.cat(numbers, -2)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        real, fake, directions = ctx.saved_tensors
-        needed = [side for side in (0, 1) if ctx.needs_input_grad[side]]
-        totals = [torch.zeros_like((real, fake)[side]) for side in needed]
-        for part in _parts(real, fake, len(directions), ctx.block):
-            chunk = directions[part]
-            lines = _projected(real, fake, chunk)
-            for side in needed:
-                lines[side].requires_grad_()
-            with torch.enable_grad():
-                numbers = ctx.measure(*lines, part.start)
-            along = torch.autograd.grad(
-                numbers, [lines[side] for side in needed], gradient[..., part, :]
-            )
-            with ieee_float32(real.device):
-                for total, line in zip(totals, along, strict=True):
-                    total += line.mT @ chunk
-        by_side = dict(zip(needed, totals, strict=True))
-        return by_side.get(0), by_side.get(1), None, None, None
+        *sides, directions = ctx.saved_tensors
+        with torch.no_grad():
+            totals = _gradients(ctx, sides, directions, gradient)
+        by_place = [
+            None if total is None else constant(total, gradient, *sides) for total in totals
+        ]
+        return *by_place, None, None, None
+
+
+def _gradients(
+    ctx: Any, sides: list[Tensor | None], directions: Tensor, gradient: Tensor
+) -> list[Tensor | None]:
+    """Gradients in both clouds and both weights, where they are needed, chunk by chunk."""
+    real, fake = sides[:2]
+    assert real is not None
+    assert fake is not None
+    needed = [place for place in range(4) if ctx.needs_input_grad[place]]
+    leaves = {place: _detached(sides[place]) for place in (2, 3)}
+    totals = {place: torch.zeros_like(sides[place]) for place in needed}
+    for part in _parts(real, fake, len(directions), ctx.block):
+        chunk = directions[part]
+        leaves[0], leaves[1] = _projected(real, fake, chunk)
+        for place in needed:
+            leaves[place].requires_grad_()
+        with torch.enable_grad():
+            numbers = ctx.measure(leaves[0], leaves[1], (leaves[2], leaves[3]), part.start)
+        along = torch.autograd.grad(
+            numbers, [leaves[place] for place in needed], gradient[..., part, :]
+        )
+        with ieee_float32(real.device):
+            for place, one in zip(needed, along, strict=True):
+                totals[place] += one.mT @ chunk if place < 2 else one
+    return [totals.get(place) for place in range(4)]
+
+
+def _detached(weights: Tensor | None) -> Tensor | None:
+    """The same weights without a graph."""
+    return None if weights is None else weights.detach()
 
 
 def _projected(real: Tensor, fake: Tensor, chunk: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,32 +155,28 @@ def _parts(real: Tensor, fake: Tensor, num: int, block: int | None) -> Iterator[
             yield slice(start, min(start + step, last))
 
 
-def costs_along(order: float, real_weights: Tensor | None, fake_weights: Tensor | None) -> Measure:
+def costs_along(order: float) -> Measure:
     """Measure of the cost W_p^p alone.
 
     Args:
         order: The order p.
-        real_weights: Float64 weights (..., 1, N) that sum to one, or None.
-        fake_weights: The same (..., 1, M).
 
     Returns:
         A measure with K = 1.
     """
 
-    def measure(real: Tensor, fake: Tensor, start: int) -> Tensor:
-        return line_costs(real, fake, order, real_weights, fake_weights).unsqueeze(-1)
+    def measure(real: Tensor, fake: Tensor, weights: Weights, start: int) -> Tensor:
+        return line_costs(real, fake, order, *weights).unsqueeze(-1)
 
     return measure
 
 
-def costs_and_squares_along(
-    order: float, real_weights: Tensor | None, fake_weights: Tensor | None
-) -> Measure:
-    """Measure of the cost W_p^p and of both mean squares, with the arguments of `costs_along`."""
+def costs_and_squares_along(order: float) -> Measure:
+    """Measure of the cost W_p^p and of both mean squares, with the argument of `costs_along`."""
 
-    def measure(real: Tensor, fake: Tensor, start: int) -> Tensor:
-        costs = line_costs(real, fake, order, real_weights, fake_weights)
-        squares = mean_square(real, real_weights), mean_square(fake, fake_weights)
+    def measure(real: Tensor, fake: Tensor, weights: Weights, start: int) -> Tensor:
+        costs = line_costs(real, fake, order, *weights)
+        squares = mean_square(real, weights[0]), mean_square(fake, weights[1])
         return torch.stack([costs, *squares], -1)
 
     return measure
@@ -167,7 +197,7 @@ def split_costs_along(sizes: tuple[int, int], block: int, seeds: Tensor) -> Meas
     """
     half = min(sizes) // 2
 
-    def measure(real: Tensor, fake: Tensor, start: int) -> Tensor:
+    def measure(real: Tensor, fake: Tensor, weights: Weights, start: int) -> Tensor:
         generator = torch.Generator().manual_seed(int(seeds[start // block]))
         product = torch.ones((), dtype=torch.float64, device=real.device)
         drawn = [torch.randperm(size, generator=generator).to(real.device) for size in sizes]

@@ -251,14 +251,33 @@ def _weighted_cost(
     fake_weights: Tensor | None,
 ) -> Tensor:
     """Cost between weighted samples by merging both sets of cumulative weights."""
-    real, real_levels = _quantile_function(real, real_weights)
-    fake, fake_levels = _quantile_function(fake, fake_weights)
+    real, real_moving = _quantile_function(real, real_weights)
+    fake, fake_moving = _quantile_function(fake, fake_weights)
+    real_levels, fake_levels = real_moving.detach(), fake_moving.detach()
     levels = torch.cat([real_levels, fake_levels], -1).sort(-1).values
     widths = torch.diff(levels, dim=-1, prepend=torch.zeros_like(levels[..., :1]))
     rows = torch.searchsorted(real_levels, levels)
     columns = torch.searchsorted(fake_levels, levels)
     difference = real.gather(-1, rows) - fake.gather(-1, columns)
-    return (_powers(difference, order) * widths).sum(-1)
+    cost = (_powers(difference, order) * widths).sum(-1)
+    # Where levels are equal, first the real one moves on, then the fake one: on one staircase both
+    # gradients are dual potentials, where the order in which a sort leaves ties gives none.
+    if real_moving.requires_grad:
+        places = torch.searchsorted(fake_levels, real_levels)
+        cost = cost + _level_term(real, real_moving, fake, places, order)
+    if fake_moving.requires_grad:
+        places = torch.searchsorted(real_levels, fake_levels, right=True)
+        cost = cost + _level_term(fake, fake_moving, real, places, order)
+    return cost
+
+
+def _level_term(
+    values: Tensor, levels: Tensor, others: Tensor, places: Tensor, order: float
+) -> Tensor:
+    """0, with the derivative of a cost in the levels: mass between two values changes over."""
+    other = others.gather(-1, places.clamp_max(others.shape[-1] - 1))[..., :-1]
+    slopes = _powers(values[..., :-1] - other, order) - _powers(values[..., 1:] - other, order)
+    return ((levels - levels.detach())[..., :-1] * slopes).sum(-1)
 
 
 def _quantile_function(values: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from otmetrics.functional.checks import (
     checked_clouds,
 )
 from otmetrics.functional.cost import cost_matrix
+from otmetrics.functional.once import differentiable_once
 
 
 def unrolled_sinkhorn_divergence(
@@ -26,9 +27,9 @@ def unrolled_sinkhorn_divergence(
 ) -> Tensor:
     """Sinkhorn divergence after so many plain iterations, differentiated through all of them.
 
-    The gradient is that of the truncated iteration, of any order, where `sinkhorn_divergence` gives
-    the gradient of the solved problem, once. Both meet as the iterations converge. Time and memory
-    O(K N M) for K iterations, all of which are kept.
+    The gradient is that of the truncated iteration, of any order without `relative`, where
+    `sinkhorn_divergence` gives the gradient of the solved problem, once. Both meet as the
+    iterations converge. Time and memory O(K N M) for K iterations, all of which are kept.
 
     Args:
         real: Features (N, D) or (B, N, D).
@@ -36,7 +37,7 @@ def unrolled_sinkhorn_divergence(
         order: The order p >= 1 of the cost |x - y|^p.
         epsilon: Entropic regularisation > 0.
         relative: Whether `epsilon` is a share of the mean cost between real and fake; that mean is
-            a constant for the gradient.
+            a constant for the gradient, which therefore is not differentiated again: that raises.
         num_iterations: Iterations K of each term, all from zero, in the log domain.
 
     Returns:
@@ -68,7 +69,8 @@ def unrolled_sinkhorn_divergence(
     level = epsilon * torch.where(unit > 0, unit, 1.0)
     cross = _cross_value(costs[0], level, num_iterations)
     own = [_own_value(cost, level, num_iterations) for cost in costs[1:]]
-    return (cross - (own[0] + own[1]) / 2).to(real.dtype)
+    value = (cross - (own[0] + own[1]) / 2).to(real.dtype)
+    return differentiable_once(value, real, fake) if relative and value.requires_grad else value
 
 
 def _cross_value(cost: Tensor, epsilon: Tensor, num_iterations: int) -> Tensor:
