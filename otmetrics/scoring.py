@@ -16,7 +16,7 @@ from torch import Tensor
 from otmetrics.errors import DataError, OptionError
 from otmetrics.extraction import Extraction, Progress, extracted
 from otmetrics.feature_set import FeatureSet, check_comparable
-from otmetrics.functional.checks import check_tensor, checked_clouds
+from otmetrics.functional.checks import as_tensor, checked_clouds
 from otmetrics.functional.cost import memory_budget
 from otmetrics.functional.frechet import gaussian_distance
 from otmetrics.functional.moments import merged_moments, moments
@@ -384,9 +384,7 @@ def _as_set(name: str, item: FeatureSet | Tensor | np.ndarray) -> FeatureSet:
     """Feature set of a bare tensor or array."""
     if isinstance(item, FeatureSet):
         return item
-    if isinstance(item, np.ndarray):
-        item = torch.from_numpy(item)
-    check_tensor(name, item)
+    item = as_tensor(name, item)
     if item.ndim != 2 or len(item) < 2 or not item.is_floating_point():
         raise DataError(
             f"`{name}` must be floating features (N, D) with N >= 2, "

@@ -15,12 +15,14 @@ from otmetrics.functional.checks import (
     check_seed,
     checked_clouds,
     checked_weights,
+    weights_note,
 )
 from otmetrics.functional.debiasing import SinkhornOptions
 from otmetrics.functional.directions import seeded
-from otmetrics.functional.exact import exact_result
+from otmetrics.functional.exact import exact_in_float64, exact_result
 from otmetrics.functional.optimum import ExactOptions, check_exact_options
-from otmetrics.functional.result import TransportResult
+from otmetrics.functional.option_names import ToldOptions
+from otmetrics.functional.result import TransportResult, rounded
 from otmetrics.functional.semidiscrete import (
     SemiDiscreteOptions,
     SemiDiscreteResult,
@@ -33,7 +35,7 @@ from otmetrics.functional.sliced import SlicedOptions, check_sliced_options, sli
 
 
 @dataclass(frozen=True)
-class Sliced:
+class Sliced(ToldOptions):
     """Sliced Wasserstein distance over random directions; see `functional.sliced_result`.
 
     Attributes:
@@ -104,13 +106,20 @@ class Sliced:
             fake_weights=fake_weights,
         )
 
-    def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
-        """SW_p alone, scalar or (B,), differentiable in both clouds."""
-        return self.solve(real, fake).value
+    def __call__(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        *,
+        real_weights: Tensor | None = None,
+        fake_weights: Tensor | None = None,
+    ) -> Tensor:
+        """SW_p alone, scalar or (B,), differentiable as `solve` is."""
+        return self.solve(real, fake, real_weights=real_weights, fake_weights=fake_weights).value
 
 
 @dataclass(frozen=True)
-class Exact:
+class Exact(ToldOptions):
     """Exact Wasserstein distance with its certificate; see `functional.exact_result`.
 
     Attributes:
@@ -180,7 +189,9 @@ class Exact:
         generator = torch.Generator().manual_seed(self.seed)
         real, a = self._subset(real, a, generator)
         fake, b = self._subset(fake, b, generator)
-        result = exact_result(real, fake, real_weights=a, fake_weights=b, **self._options._asdict())
+        result = exact_in_float64(real, fake, a, b, self._options)
+        message = result.message + weights_note(real_weights, fake_weights)
+        result = rounded(result, real.dtype)._replace(message=message)
         if sizes == (real.shape[-2], fake.shape[-2]):
             return result
         sides = zip((real, fake), sizes, ("real", "fake"), strict=True)
@@ -198,13 +209,20 @@ class Exact:
         ids = ids.to(cloud.device)
         return cloud[..., ids, :], None if weights is None else weights[..., ids]
 
-    def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
-        """W_p alone, scalar or (B,), differentiable in both clouds."""
-        return self.solve(real, fake).value
+    def __call__(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        *,
+        real_weights: Tensor | None = None,
+        fake_weights: Tensor | None = None,
+    ) -> Tensor:
+        """W_p alone, scalar or (B,), differentiable as `solve` is."""
+        return self.solve(real, fake, real_weights=real_weights, fake_weights=fake_weights).value
 
 
 @dataclass(frozen=True)
-class Sinkhorn:
+class Sinkhorn(ToldOptions):
     """Debiased Sinkhorn divergence; see `functional.sinkhorn_result`.
 
     Attributes:
@@ -259,13 +277,20 @@ class Sinkhorn:
             fake_weights=fake_weights,
         )
 
-    def __call__(self, real: Tensor, fake: Tensor) -> Tensor:
-        """S^(1/p), in the units of the features, scalar or (B,), differentiable in both clouds."""
-        return self.solve(real, fake).value
+    def __call__(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        *,
+        real_weights: Tensor | None = None,
+        fake_weights: Tensor | None = None,
+    ) -> Tensor:
+        """S^(1/p), in the units of the features, scalar or (B,), differentiable as `solve` is."""
+        return self.solve(real, fake, real_weights=real_weights, fake_weights=fake_weights).value
 
 
 @dataclass(frozen=True)
-class SemiDiscrete:
+class SemiDiscrete(ToldOptions):
     """Transport from a continuous source to weighted points; see `functional.semidiscrete_result`.
 
     Attributes:
@@ -321,6 +346,6 @@ class SemiDiscrete:
             points, weights=weights, **self._options._asdict(), start=start, generator=generator
         )
 
-    def __call__(self, points: Tensor) -> Tensor:
+    def __call__(self, points: Tensor, *, weights: Tensor | None = None) -> Tensor:
         """W_2 between source and points alone, in the units of the points."""
-        return self.solve(points).value
+        return self.solve(points, weights=weights).value

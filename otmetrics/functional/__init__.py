@@ -1,4 +1,4 @@
-"""The maths: tensors in, a tensor or a NamedTuple out. No state, no files, no printing."""
+"""The maths: tensors or arrays in, a tensor or a NamedTuple out. No state, files, printing."""
 
 from otmetrics.functional.cost import cost_matrix
 from otmetrics.functional.directions import random_directions

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from otmetrics.functional.exact import exact_result
+from otmetrics.functional.exact import exact_in_float64
 from otmetrics.functional.hashing import hashed
 from otmetrics.functional.laguerre import cells
+from otmetrics.functional.optimum import ExactOptions
 from otmetrics.functional.sources import sample_parts, source_samples
 
 ROUND = 60
@@ -79,7 +80,7 @@ def first_heights(problem: Problem, generator: torch.Generator) -> tuple[Tensor,
     for _ in range(2):
         samples = source_samples(problem.source, dimension, size, generator=generator)
         samples = samples.to(problem.points)
-        result = exact_result(samples, problem.points, fake_weights=problem.weights)
+        result = exact_in_float64(samples, problem.points, None, problem.weights, ExactOptions())
         assert result.potentials is not None
         # Of g_i >= |x - p_i|^2 - f(x) with equality on the cell: h_i = (g_i - |p_i|^2) / 2.
         heights = (result.potentials[1].double() - problem.points.double().square().sum(1)) / 2

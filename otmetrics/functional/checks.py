@@ -3,6 +3,7 @@
 import math
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,7 @@ def checked_clouds(
         ValueError: If shapes or devices do not match, a side has too few samples, or a value is
             NaN, infinite, or too large or all too small for their powers to fit float64.
     """
+    real, fake = as_tensor("real", real), as_tensor("fake", fake)
     sides = ("real", real), ("fake", fake)
     largest = max(_largest_value(name, cloud, min_samples, order) for name, cloud in sides)
     if 0 < largest < _SMALLEST_POWER ** (1 / max(2, order)):  # squares come first
@@ -69,7 +71,7 @@ def checked_cloud(name: str, cloud: Tensor) -> Tensor:
         ValueError: If it is not (N, D) with N, D >= 1, or a value is NaN, infinite, or too large or
             all too small for squares to fit float64.
     """
-    check_tensor(name, cloud)
+    cloud = as_tensor(name, cloud)
     if cloud.ndim != 2:
         raise ValueError(f"`{name}` must have shape (N, D), got {tuple(cloud.shape)}.")
     largest = _largest_value(name, cloud, 1, 2.0)
@@ -106,27 +108,30 @@ def checked_samples(samples: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     return samples.to(dtype), points.to(dtype)
 
 
-def check_heights(heights: Tensor, points: Tensor) -> None:
-    """Raise unless there is a finite height for each point.
+def checked_heights(heights: Tensor, points: Tensor) -> Tensor:
+    """Return heights, a finite one for each point.
 
     Args:
         heights: Heights (M,).
         points: Points (M, D).
 
+    Returns:
+        The heights.
+
     Raises:
         TypeError: If the heights are not a tensor.
         ValueError: If they have another shape, or are not finite.
     """
-    check_tensor("heights", heights)
+    heights = as_tensor("heights", heights)
     if heights.shape != points.shape[:1]:
         raise ValueError(f"`heights` must have shape ({len(points)},), got {tuple(heights.shape)}.")
     if not torch.isfinite(heights).all():
         raise ValueError("`heights` must be finite, got NaN or infinite values.")
+    return heights
 
 
 def _largest_value(name: str, cloud: Tensor, min_samples: int, order: float) -> float:
     """The largest size of a value; raise unless (N, D) or (B, N, D) are floating and finite."""
-    check_tensor(name, cloud)
     if not cloud.is_floating_point():
         raise TypeError(f"`{name}` must be floating, got {cloud.dtype}: convert it first.")
     if cloud.ndim not in (2, 3):
@@ -169,7 +174,7 @@ def checked_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor 
     """
     if weights is None:
         return None
-    check_tensor(name, weights)
+    weights = as_tensor(name, weights)
     shape = cloud.shape[:-1]
     if weights.shape not in (shape, shape[-1:]):
         raise ValueError(f"`{name}` must have shape {tuple(shape)}, got {tuple(weights.shape)}.")
@@ -180,6 +185,30 @@ def checked_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor 
     if not ((total > 0) & torch.isfinite(total)).all():
         raise ValueError(f"`{name}` must have a positive finite sum.")
     return weights / total
+
+
+def weights_note(real_weights: Tensor | None, fake_weights: Tensor | None) -> str:
+    """What a message adds where the weights of both sides, as given, differ in their sum.
+
+    Args:
+        real_weights: Weights (N,) or (B, N) that were checked, or None for uniform ones of sum 1.
+        fake_weights: The same for fake.
+
+    Returns:
+        A clause, or nothing where they agree to six digits.
+    """
+    given = ("real_weights", real_weights), ("fake_weights", fake_weights)
+    sums = [
+        torch.ones((), dtype=torch.float64)
+        if weights is None
+        else as_tensor(name, weights).detach().double().sum(-1).cpu()
+        for name, weights in given
+    ]
+    apart = ~torch.isclose(*torch.broadcast_tensors(*sums), rtol=1e-6, atol=0)
+    if not apart.any():
+        return ""
+    first, second = (float(one.expand(apart.shape)[apart][0]) for one in sums)
+    return f"; weights sum to {first:g} (real) and {second:g} (fake): each side was normalised"
 
 
 def is_uniform(weights: Tensor) -> bool:
@@ -205,7 +234,103 @@ def check_tensor(name: str, value: object) -> None:
         TypeError: If it is not.
     """
     if not isinstance(value, Tensor):
-        raise TypeError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}.")
+        raise TypeError(_no_tensor(name, value))
+
+
+def as_tensor(name: str, value: object, *, sparse: bool = False) -> Tensor:
+    """Return an argument as a tensor: a tensor as it is, a NumPy array with its values.
+
+    Arrays that torch cannot share (read-only ones, those of another byte order, views with gaps or
+    negative strides) are copied.
+
+    Args:
+        name: The argument's name, for the message.
+        value: Its value.
+        sparse: Whether a sparse tensor will do.
+
+    Returns:
+        The tensor, in the dtype of the array.
+
+    Raises:
+        TypeError: If it is neither, or holds what no tensor keeps: a mask, or numbers that are
+            complex or of no dtype of torch.
+    """
+    if isinstance(value, np.ma.MaskedArray | torch.masked.MaskedTensor):
+        raise TypeError(
+            f"`{name}` must not be masked: the values under the mask would count. Drop the masked "
+            "samples, for example with numpy.ma.compress_rows."
+        )
+    if isinstance(value, np.ndarray):
+        value = _of_array(name, value)
+    check_tensor(name, value)
+    assert isinstance(value, Tensor)
+    if value.is_complex():
+        raise TypeError(
+            f"`{name}` must be floating, got {value.dtype}: take `.real` where the imaginary part "
+            "is 0, or real and imaginary part as two features."
+        )
+    if not sparse and value.layout != torch.strided:
+        raise TypeError(f"`{name}` must be dense, got {value.layout}: give {name}.to_dense().")
+    return value
+
+
+def _of_array(name: str, array: np.ndarray) -> Tensor:
+    """A tensor that shares the memory of an array where torch can, else with a copy of it."""
+    array = np.asarray(array)
+    if array.dtype.kind not in "biufc" or array.dtype.itemsize > 8 * (
+        1 + (array.dtype.kind == "c")
+    ):
+        raise TypeError(
+            f"`{name}` must hold floating numbers, got an array of dtype {array.dtype}: give "
+            f"{name}.astype(numpy.float64)."
+        )
+    flags = array.flags
+    if not (flags.c_contiguous and flags.aligned and flags.writeable and array.dtype.isnative):
+        array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    return torch.from_numpy(array)
+
+
+def _no_tensor(name: str, value: object) -> str:
+    """That an argument is no tensor, and how it becomes one."""
+    got = type(value).__name__
+    if hasattr(value, "toarray"):
+        remedy = f"give {name}.toarray()"
+    elif hasattr(value, "to_numpy"):
+        remedy = f"give {name}.to_numpy()"
+    else:
+        remedy = f"give numpy.asarray({name}), as arrays are taken too, or torch.as_tensor({name})"
+    return f"`{name}` must be a torch.Tensor, got {got}: {remedy}."
+
+
+def checked_generator(
+    generator: torch.Generator | None, default: torch.Generator
+) -> torch.Generator:
+    """Return the generator that was given, or the default.
+
+    Args:
+        generator: A CPU generator, or None.
+        default: What stands for None.
+
+    Returns:
+        The generator.
+
+    Raises:
+        TypeError: If it is no generator, a seed for example.
+        ValueError: If it is not one of the CPU.
+    """
+    if generator is None:
+        return default
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"`generator` must be a torch.Generator or None, got {generator!r}: give "
+            "torch.Generator().manual_seed(0)."
+        )
+    if generator.device.type != "cpu":
+        raise ValueError(
+            f"`generator` must be one of the CPU, got one of {generator.device}: give "
+            "torch.Generator().manual_seed(0), which draws the same for every device."
+        )
+    return generator
 
 
 def check_order(order: float) -> None:

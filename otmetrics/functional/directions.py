@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from otmetrics.functional.checks import check_tensor
+from otmetrics.functional.checks import as_tensor, checked_generator
 from otmetrics.functional.hashing import hashed
 
 # A standard error needs blocks to compare: twice the error from 16 of them covers 94 %.
@@ -60,6 +60,7 @@ def random_directions(
         >>> torch.allclose(basis.T @ basis, torch.eye(3, dtype=torch.float64))
         True
     """
+    generator = checked_generator(generator, generator)
     if not orthogonal:
         return _unit(_normal(num_projections, dimension, generator)).T
     block = block or block_size(dimension, num_projections)
@@ -105,7 +106,7 @@ def checked_directions(directions: Tensor, cloud: Tensor) -> Tensor:
         TypeError: If they are no tensor.
         ValueError: If their shape does not fit, or a length is not 1.
     """
-    check_tensor("directions", directions)
+    directions = as_tensor("directions", directions)
     if directions.ndim != 2 or directions.shape[0] != cloud.shape[-1] or directions.shape[1] < 1:
         raise ValueError(
             f"`directions` must have shape (D, L) with D = {cloud.shape[-1]} and L >= 1, "

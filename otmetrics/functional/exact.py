@@ -8,7 +8,7 @@ from torch import Tensor
 from otmetrics.errors import warn_unconverged
 from otmetrics.functional.assignment import assignments
 from otmetrics.functional.certificate import Optimum
-from otmetrics.functional.checks import check_tensor, checked_clouds, checked_weights
+from otmetrics.functional.checks import as_tensor, checked_clouds, checked_weights, weights_note
 from otmetrics.functional.cloud import Cloud
 from otmetrics.functional.cost import power
 from otmetrics.functional.once import differentiable_once, with_gradient
@@ -19,7 +19,7 @@ from otmetrics.functional.optimum import (
     cloud_optimum,
     matrix_optimum,
 )
-from otmetrics.functional.result import TransportResult, outward, root, stacked
+from otmetrics.functional.result import TransportResult, outward, root, rounded, stacked
 from otmetrics.functional.threads import in_threads
 
 _EPSILON = torch.finfo(torch.float64).eps
@@ -61,11 +61,18 @@ def exact_transport(
         >>> exact_transport(torch.tensor([[0.0, 2.0], [3.0, 1.0]])).cost
         tensor(0.5000)
     """
-    check_tensor("cost", cost)
+    cost = as_tensor("cost", cost)
     if not cost.is_floating_point():
         raise TypeError(f"`cost` must be floating, got {cost.dtype}: convert it first.")
-    if cost.ndim != 2 or 0 in cost.shape or not torch.isfinite(cost).all():
-        raise ValueError(f"`cost` must be finite of shape (N, M), got {tuple(cost.shape)}.")
+    if cost.ndim != 2 or 0 in cost.shape:
+        raise ValueError(f"`cost` must have shape (N, M), got {tuple(cost.shape)}.")
+    infinite = cost.numel() - int(torch.isfinite(cost.detach()).sum())
+    if infinite:
+        raise ValueError(
+            f"`cost` must be finite, got {infinite} NaN or infinite entries: for pairs that are "
+            "forbidden give a large cost, such as 1000 times the largest other one, and look "
+            "whether the plan has mass there."
+        )
     options = ExactOptions(1.0, tolerance, None, time_limit)
     check_exact_options(options)
     a = checked_weights("real_weights", real_weights, cost)
@@ -80,7 +87,9 @@ def exact_transport(
     enclosure = _Enclosure(
         rounding + missing * 2 * costs.abs().amax(), costs.amin(), 4 * float(rounding)
     )
-    return _warned(_result(total, total, enclosure, optimum, cost, options))
+    result = _warned(_result(total, total, enclosure, optimum, cost, options), stacklevel=3)
+    note = weights_note(real_weights, fake_weights)
+    return rounded(result, cost.dtype)._replace(message=result.message + note)
 
 
 def exact_result(
@@ -124,13 +133,38 @@ def exact_result(
         ValueError: If a shape, a weight or the order breaks its rule.
     """
     options = ExactOptions(order, tolerance, memory_limit, time_limit)
+    result = exact_in_float64(real, fake, real_weights, fake_weights, options)
+    note = weights_note(real_weights, fake_weights)
+    return rounded(result, result.value.dtype)._replace(message=result.message + note)
+
+
+def exact_in_float64(
+    real: Tensor,
+    fake: Tensor,
+    real_weights: Tensor | None,
+    fake_weights: Tensor | None,
+    options: ExactOptions,
+) -> TransportResult:
+    """`exact_result` before its plan and potentials are rounded to the dtype of the clouds.
+
+    Args:
+        real: Features (N, D) or (B, N, D).
+        fake: Features (M, D) or (B, M, D).
+        real_weights: Weights (N,) or (B, N), or None.
+        fake_weights: Weights (M,) or (B, M), or None.
+        options: The options.
+
+    Returns:
+        The result.
+    """
+    order = options.order
     check_exact_options(options)
     real, fake = checked_clouds(real, fake, order=order)
     a = checked_weights("real_weights", real_weights, real)
     b = checked_weights("fake_weights", fake_weights, fake)
     if real.ndim == 2:
         optimum = cloud_optimum(real, fake, _detached(a), _detached(b), options)
-        return _warned(_solved(real, fake, a, b, optimum, options))
+        return _warned(_solved(real, fake, a, b, optimum, options), stacklevel=4)
     _, n, _ = real.shape
     if a is None and b is None and fake.shape[1] == n and n**2 <= DENSE:
         return _assigned(real, fake, order)
@@ -148,7 +182,7 @@ def exact_result(
         _solved(*problem, optimum, options)
         for problem, optimum in zip(problems, optima, strict=True)
     ]
-    return _warned(stacked(results))
+    return _warned(stacked(results), stacklevel=4)
 
 
 def exact_wasserstein(
@@ -207,8 +241,7 @@ def barycentric_projection(plan: Tensor, fake: Tensor) -> Tensor:
         tensor([[1.],
                 [3.]])
     """
-    check_tensor("plan", plan)
-    check_tensor("fake", fake)
+    plan, fake = as_tensor("plan", plan, sparse=True), as_tensor("fake", fake)
     if not fake.is_floating_point():
         raise TypeError(f"`fake` must be floating, got {fake.dtype}: convert it first.")
     if plan.ndim != 2 or fake.ndim != 2 or plan.shape[1] != len(fake):
@@ -384,10 +417,10 @@ def _result(
     )
 
 
-def _warned(result: TransportResult) -> TransportResult:
+def _warned(result: TransportResult, stacklevel: int) -> TransportResult:
     """Say once that a gap stays open."""
     if not result.converged:
-        warn_unconverged(result.message, stacklevel=3)
+        warn_unconverged(result.message, stacklevel=stacklevel)
     return result
 
 

@@ -3,15 +3,18 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from otmetrics.functional.checks import (
+    as_tensor,
     check_at_least,
-    check_heights,
     check_not_negative,
     check_positive,
     checked_cloud,
+    checked_generator,
+    checked_heights,
     checked_samples,
 )
 from otmetrics.functional.laguerre import BLOCK
@@ -139,7 +142,8 @@ def extended_map(
     options = ExtendedOptions(source, num_faces, rule, share)
     check_extended_options(options)
     samples, points = checked_samples(samples, _checked_points(points))
-    check_heights(heights, points)
+    heights = checked_heights(heights, points)
+    centres = None if centres is None else as_tensor("centres", centres)
     limits = _limits(max_angle, points)
     if rule == "inverse-distance" and (centres is None or centres.shape != points.shape):
         raise ValueError(f"`centres` must have shape {tuple(points.shape)} for inverse distances.")
@@ -147,9 +151,10 @@ def extended_map(
         check_positive("memory_limit", memory_limit)
     if normals is None:
         normals = face_normals(points, source=source)
+    normals = as_tensor("normals", normals)
     if normals.shape != (len(points), points.shape[1] + 1):
         raise ValueError(f"`normals` must be those of `points`, got shape {tuple(normals.shape)}.")
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = checked_generator(generator, torch.Generator().manual_seed(0))
     drawn = torch.rand(len(samples), 1, dtype=torch.float64, generator=generator)
     drawn = (
         drawn.to(points.device) if share == 0 else torch.full_like(drawn, share).to(points.device)
@@ -251,6 +256,8 @@ def _checked_points(points: Tensor) -> Tensor:
 def _limits(max_angle: float | Tensor, points: Tensor) -> Tensor:
     """The largest angle of each face (M,) in float64."""
     shape = points.shape[:1]
+    if isinstance(max_angle, np.ndarray):
+        max_angle = as_tensor("max_angle", max_angle)
     if not isinstance(max_angle, Tensor):
         check_not_negative("max_angle", max_angle)
         return points.new_full(shape, max_angle or math.inf, dtype=torch.float64)

@@ -6,7 +6,7 @@ import torch
 from scipy.linalg import svdvals
 from torch import Tensor
 
-from otmetrics.functional.checks import check_tensor, checked_clouds
+from otmetrics.functional.checks import as_tensor, checked_clouds
 from otmetrics.functional.once import constant
 
 _BLOCK_ROWS = 4096, 8  # rows of a block that is factored: at least, and in dimensions
@@ -43,6 +43,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> Tensor:
         >>> round(frechet_distance(x, x + 2.0).item(), 9)
         20.0
     """
+    real, fake = as_tensor("real", real), as_tensor("fake", fake)
     value = frechet_in_float64(real, fake)
     dtype = torch.promote_types(real.dtype, fake.dtype)
     return value.to(torch.promote_types(dtype, torch.float32))
@@ -123,8 +124,8 @@ def frechet_distance_from_moments(
         >>> frechet_distance_from_moments(mean, eye, mean + 1, 4 * eye)
         tensor(6.)
     """
-    _check_moments("real", real_mean, real_covariance)
-    _check_moments("fake", fake_mean, fake_covariance)
+    real_mean, real_covariance = _checked_moments("real", real_mean, real_covariance)
+    fake_mean, fake_covariance = _checked_moments("fake", fake_mean, fake_covariance)
     if real_mean.shape != fake_mean.shape:
         raise ValueError(
             "`real_mean` and `fake_mean` must have the same shape, "
@@ -194,10 +195,11 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
     return vectors * powers[..., None, :] @ vectors.mT
 
 
-def _check_moments(name: str, mean: Tensor, covariance: Tensor) -> None:
-    """Raise unless the moments are finite, of shapes (..., D), (..., D, D), and possible."""
+def _checked_moments(name: str, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """The moments, which must be finite, of shapes (..., D), (..., D, D), and possible."""
+    mean = as_tensor(f"{name}_mean", mean)
+    covariance = as_tensor(f"{name}_covariance", covariance)
     for moment, value in (("mean", mean), ("covariance", covariance)):
-        check_tensor(f"{name}_{moment}", value)
         if not value.is_floating_point():
             raise TypeError(f"`{name}_{moment}` must be floating, got {value.dtype}.")
         if not torch.isfinite(value).all():
@@ -213,3 +215,4 @@ def _check_moments(name: str, mean: Tensor, covariance: Tensor) -> None:
         raise ValueError(f"`{name}_covariance` must be symmetric.")
     if (torch.linalg.eigvalsh(covariance.detach().double()).amin(-1) < -slack).any():
         raise ValueError(f"`{name}_covariance` must be positive semi-definite.")
+    return mean, covariance

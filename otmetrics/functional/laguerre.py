@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from otmetrics.functional.checks import check_heights, check_positive, checked_samples
+from otmetrics.functional.checks import check_positive, checked_heights, checked_samples
 from otmetrics.precision import ieee_float32
 
 BLOCK = 2**22
@@ -35,7 +35,7 @@ def laguerre_cells(
     if memory_limit is not None:
         check_positive("memory_limit", memory_limit)
     samples, points = checked_samples(samples, points)
-    check_heights(heights, points)
+    heights = checked_heights(heights, points)
     return cells(samples, points, heights, int(memory_limit or BLOCK))
 
 

@@ -12,7 +12,9 @@ from otmetrics.functional.checks import (
     check_order,
     check_share,
     checked_clouds,
+    checked_generator,
     checked_weights,
+    weights_note,
 )
 from otmetrics.functional.cost import centred
 from otmetrics.functional.once import differentiable_once
@@ -133,7 +135,7 @@ def max_sliced_result(
     real, fake = checked_clouds(real, fake, order=order)
     a = checked_weights("real_weights", real_weights, real)
     b = checked_weights("fake_weights", fake_weights, fake)
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = checked_generator(generator, torch.Generator().manual_seed(0))
     size = _NUM_RANDOM + num_starts + _OVERSAMPLING, real.shape[-1]
     normal = torch.randn(size, generator=generator, dtype=torch.float64).to(real)
     if real.ndim == 2:
@@ -147,7 +149,8 @@ def max_sliced_result(
         found = MaxSlicedResult(stacked(list(results)), torch.stack(directions))
     if not found.result.converged:
         warn_unconverged(found.result.message, stacklevel=2)
-    return found
+    note = weights_note(real_weights, fake_weights)
+    return found._replace(result=found.result._replace(message=found.result.message + note))
 
 
 def max_sliced_wasserstein(

@@ -94,6 +94,25 @@ def outward(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, T
     return lower.to(dtype).nextafter(-infinity), upper.to(dtype).nextafter(infinity)
 
 
+def rounded(result: TransportResult, dtype: torch.dtype) -> TransportResult:
+    """Return a result whose plan and potentials have the dtype of the clouds.
+
+    Args:
+        result: A result with float64 ones, or none.
+        dtype: The dtype.
+
+    Returns:
+        The same, rounded; bounds and costs are left.
+    """
+    plan, potentials = result.plan, result.potentials
+    return result._replace(
+        plan=None if plan is None else plan.to(dtype),
+        potentials=None
+        if potentials is None
+        else (potentials[0].to(dtype), potentials[1].to(dtype)),
+    )
+
+
 def stacked(results: list[TransportResult]) -> TransportResult:
     """Return the results of B problems as one result with a leading dimension B.
 

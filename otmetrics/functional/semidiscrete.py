@@ -19,6 +19,7 @@ from otmetrics.functional.checks import (
     check_at_least,
     check_positive,
     checked_cloud,
+    checked_generator,
     checked_weights,
 )
 from otmetrics.functional.laguerre import BLOCK
@@ -194,7 +195,7 @@ def semidiscrete_result(
         raise ValueError("`weights` must be > 0: leave out points without weight.")
     if start is not None:
         _check_start(start, b, max_rounds)
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = checked_generator(generator, torch.Generator().manual_seed(0))
     seed = int(torch.randint(2**62, (), generator=generator))
     different, inverse = torch.unique(points, dim=0, return_inverse=True)
     merged = b.new_zeros(len(different)).index_add_(0, inverse, b)

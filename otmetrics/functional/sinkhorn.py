@@ -12,6 +12,7 @@ from otmetrics.functional.checks import (
     check_share,
     checked_clouds,
     checked_weights,
+    weights_note,
 )
 from otmetrics.functional.debiasing import SinkhornOptions, Solved, entropic_batch
 from otmetrics.functional.once import with_gradient
@@ -264,10 +265,10 @@ def _result(
         cost=shaped(cost).to(real.dtype),
         lower_bound=lower,
         upper_bound=upper,
-        potentials=(f, g),
+        potentials=(f.to(real.dtype), g.to(real.dtype)),
         num_iterations=int(solved.num_iterations.max()),
         converged=converged,
-        message=message,
+        message=message + weights_note(real_weights, fake_weights),
     )
     return result, solved.start
 

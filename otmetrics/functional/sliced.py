@@ -13,7 +13,9 @@ from otmetrics.functional.checks import (
     check_order,
     check_share,
     checked_clouds,
+    checked_generator,
     checked_weights,
+    weights_note,
 )
 from otmetrics.functional.directions import (
     FEWEST_BLOCKS,
@@ -138,10 +140,11 @@ def sliced_result(
     b = checked_weights("fake_weights", fake_weights, fake)
     if debiased and not (a is None and b is None):
         raise ValueError("`debiased` must be False for weighted samples, which halves do not have.")
-    generator = generator or seeded(0)
+    generator = checked_generator(generator, seeded(0))
     question = _Question(*_near_origin(real, fake), a, b, options)
     if directions is None:
-        return _estimated(question, generator)
+        result = _estimated(question, generator)
+        return result._replace(message=result.message + weights_note(real_weights, fake_weights))
     if tolerance is not None:
         raise ValueError("`tolerance` must be None for given `directions`: none can be added.")
     rows = checked_directions(directions, real)
@@ -152,7 +155,8 @@ def sliced_result(
         measure = _splitting(question, len(rows), block, generator)
     weights = _row(a), _row(b)
     costs = measured(question.real, question.fake, rows, measure, block, weights)[..., 0]
-    return _result(costs.mean(-1), None, question, f"mean over {len(rows)} given directions")
+    message = f"mean over {len(rows)} given directions" + weights_note(real_weights, fake_weights)
+    return _result(costs.mean(-1), None, question, message)
 
 
 def sliced_wasserstein(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from otmetrics.functional.checks import (
+    as_tensor,
     check_order,
-    check_tensor,
     checked_clouds,
     checked_weights,
 )
@@ -57,12 +57,24 @@ def univariate_cost(
         tensor(3., dtype=torch.float64)
     """
     check_order(order)
-    check_tensor("real", real)
-    check_tensor("fake", fake)
+    real, fake = as_tensor("real", real), as_tensor("fake", fake)
+    _check_columns(real, fake)
     real, fake = checked_clouds(real[..., None], fake[..., None], order=order)
     a = checked_weights("real_weights", real_weights, real)
     b = checked_weights("fake_weights", fake_weights, fake)
     return line_costs(real[..., 0], fake[..., 0], order, a, b)
+
+
+def _check_columns(real: Tensor, fake: Tensor) -> None:
+    """Raise where samples come as a column (N, 1), which would be N problems of one sample."""
+    for name, values in (("real", real), ("fake", fake)):
+        if values.ndim == 2 and len(values) > 1 and values.shape[1] == 1:
+            other = fake if values is real else real
+            if other.ndim != 2 or len(other) != len(values) or other.shape[1] == 1:
+                raise ValueError(
+                    f"`{name}` must have shape (N,) or (B, N), got the column "
+                    f"{tuple(values.shape)}: give {name}.squeeze(1)."
+                )
 
 
 def line_costs(

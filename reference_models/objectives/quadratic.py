@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from otmetrics.functional import exact_result
 from otmetrics.functional.checks import check_at_least, check_flag, check_positive
+from otmetrics.functional.exact import exact_in_float64
+from otmetrics.functional.optimum import ExactOptions
 
 from .adversarial import ScoreObjective, critic_of, score_logs
 from .base import Loss, check_choices, gradients, lengths, option
@@ -48,7 +49,7 @@ def targets(real: Tensor, fake: Tensor, scale: float) -> Targets:
         Its values, all of which together have mean 0, and its gradients.
     """
     x, y = real.flatten(1), fake.flatten(1)
-    result = exact_result(x, y)
+    result = exact_in_float64(x, y, None, None, ExactOptions())
     assert result.potentials is not None
     assert result.plan is not None
     # The library's f_i + g_j <= |x_i - y_j|^2: f are the scores of real, -g those of fake.

@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import pandas
 import pytest
 import torch
 from cases import cloud
+from scipy.sparse import csr_matrix
+from torch.masked import masked_tensor
 
 from otmetrics.functional import (
     cost_matrix,
@@ -68,7 +72,19 @@ def spoiled(value: float) -> torch.Tensor:
 
 CLOUDS = {
     "list": ([[1.0]], Y, TypeError, "`real` must be a torch.Tensor, got list"),
-    "numpy": (X, Y.numpy(), TypeError, "`fake` must be a torch.Tensor, got ndarray"),
+    "frame": (X, pandas.DataFrame(Y.numpy()), TypeError, r"DataFrame: give fake.to_numpy\(\)"),
+    "sparse rows": (csr_matrix(X.numpy()), Y, TypeError, r"csr_matrix: give real.toarray\(\)"),
+    "sparse": (X, Y.to_sparse(), TypeError, r"`fake` must be dense, got .*fake.to_dense\(\)"),
+    "masked": (X, np.ma.masked_greater(Y.numpy(), 9), TypeError, "`fake` must not be masked"),
+    "masked tensor": (masked_tensor(X, X > 0), Y, TypeError, "`real` must not be masked"),
+    "objects": (X, Y.numpy().astype(object), TypeError, r"dtype object: give fake.astype"),
+    "long doubles": (X.numpy().astype("g"), Y, TypeError, r"float128: give real.astype"),
+    "complex array": (
+        X.numpy() + 0j,
+        Y,
+        TypeError,
+        "`real` must be floating, got torch.complex128",
+    ),
     "integers": (X.long(), Y, TypeError, "`real` must be floating, got torch.int64"),
     "complex": (X, Y.to(torch.complex128), TypeError, "`fake` must be floating"),
     "vector": (X[:, 0], Y[:, 0], ValueError, r"`real` must have shape .*got \(8,\)"),
@@ -110,6 +126,10 @@ def test_overflow_is_an_error(function: Callable[..., Any], scale: float) -> Non
 
 WEIGHTS = {
     "list": ([1.0] * 8, TypeError, "`real_weights` must be a torch.Tensor"),
+    "series": (pandas.Series([1.0] * 8), TypeError, r"give real_weights.to_numpy\(\)"),
+    "masked": (np.ma.masked_greater(np.ones(8), 0), TypeError, "`real_weights` must not be masked"),
+    "complex": (torch.full((8,), 1 + 1j), TypeError, "got torch.complex64: take `.real`"),
+    "complex array": (np.full(8, 1 + 1j), TypeError, "got torch.complex128: take `.real`"),
     "length": (torch.ones(7), ValueError, r"`real_weights` must have shape \(8,\), got \(7,\)"),
     "column": (torch.ones(8, 1), ValueError, "`real_weights` must have shape"),
     "negative": (torch.tensor([1.0] * 7 + [-1e-9]), ValueError, "`real_weights` must be finite"),
