@@ -1,9 +1,9 @@
 """The maths: tensors or arrays in, a tensor or a NamedTuple out. No state, files, printing."""
 
+from otmetrics.functional.barycentric import barycentric_projection
 from otmetrics.functional.cost import cost_matrix
 from otmetrics.functional.directions import random_directions
 from otmetrics.functional.exact import (
-    barycentric_projection,
     exact_result,
     exact_transport,
     exact_wasserstein,

@@ -11,7 +11,7 @@ from otmetrics.functional.certificate import Optimum
 from otmetrics.functional.checks import as_tensor, checked_clouds, checked_weights, weights_note
 from otmetrics.functional.cloud import Cloud
 from otmetrics.functional.cost import power
-from otmetrics.functional.once import differentiable_once, with_gradient
+from otmetrics.functional.once import detached, differentiable_once, with_gradient
 from otmetrics.functional.optimum import (
     DENSE,
     ExactOptions,
@@ -78,7 +78,7 @@ def exact_transport(
     a = checked_weights("real_weights", real_weights, cost)
     b = checked_weights("fake_weights", fake_weights, cost.T)
     costs = cost.detach().double()
-    optimum = matrix_optimum(costs, _detached(a), _detached(b), options)
+    optimum = matrix_optimum(costs, detached(a), detached(b), options)
     paid = optimum.masses * cost[optimum.rows, optimum.columns].double()
     total, size = _priced(paid.sum(), optimum, (a, b), cost), paid.detach().abs().sum()
     rounding = (len(optimum.masses) + 8) * _EPSILON * size
@@ -163,7 +163,7 @@ def exact_in_float64(
     a = checked_weights("real_weights", real_weights, real)
     b = checked_weights("fake_weights", fake_weights, fake)
     if real.ndim == 2:
-        optimum = cloud_optimum(real, fake, _detached(a), _detached(b), options)
+        optimum = cloud_optimum(real, fake, detached(a), detached(b), options)
         return _warned(_solved(real, fake, a, b, optimum, options), stacklevel=4)
     _, n, _ = real.shape
     if a is None and b is None and fake.shape[1] == n and n**2 <= DENSE:
@@ -175,7 +175,7 @@ def exact_in_float64(
 
     def solve(problem: tuple[Tensor, Tensor, Tensor | None, Tensor | None]) -> Optimum:
         x, y, c, d = problem
-        return cloud_optimum(x, y, _detached(c), _detached(d), options)
+        return cloud_optimum(x, y, detached(c), detached(d), options)
 
     optima = in_threads(solve, problems)
     results = [
@@ -215,53 +215,6 @@ def exact_wasserstein(
     return exact_result(
         real, fake, order=order, real_weights=real_weights, fake_weights=fake_weights
     ).value
-
-
-def barycentric_projection(plan: Tensor, fake: Tensor) -> Tensor:
-    """Where a plan sends each real point on average: T(x_i) = sum_j P_ij y_j / sum_j P_ij.
-
-    For squared costs the map is a gradient of a convex function on the real points where it is
-    single-valued (Brenier, 1991).
-
-    Args:
-        plan: Plan (N, M), sparse or dense, as `exact_result(real, fake).plan`.
-        fake: Features (M, D) in a floating dtype.
-
-    Returns:
-        Points (N, D) in the dtype of `fake`; differentiable in `fake`. Time O(K D), K the number of
-        pairs in the plan.
-
-    Raises:
-        TypeError: If an argument is not a tensor, or `fake` not a floating one.
-        ValueError: If shapes differ, or the plan moves nothing from some point.
-
-    Example:
-        >>> real, fake = torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [1.0]])
-        >>> barycentric_projection(exact_result(real, fake).plan, fake)
-        tensor([[1.],
-                [3.]])
-    """
-    plan, fake = as_tensor("plan", plan, sparse=True), as_tensor("fake", fake)
-    if not fake.is_floating_point():
-        raise TypeError(f"`fake` must be floating, got {fake.dtype}: convert it first.")
-    if plan.ndim != 2 or fake.ndim != 2 or plan.shape[1] != len(fake):
-        raise ValueError(
-            "`plan` must be (N, M) and `fake` (M, D), "
-            f"got {tuple(plan.shape)} and {tuple(fake.shape)}."
-        )
-    sparse = (plan if plan.is_sparse else plan.to_sparse()).coalesce()
-    rows, columns = sparse.indices()
-    masses = sparse.values().double()
-    totals = masses.new_zeros(len(plan)).index_add_(0, rows, masses)
-    if not (totals > 0).all():
-        nothing = (totals <= 0).nonzero().squeeze(1)
-        raise ValueError(
-            f"`plan` must move mass from every real point, got none from {len(nothing)} of them, "
-            f"the first {int(nothing[0])}: leave out points without weight."
-        )
-    shares = (masses / totals[rows])[:, None]
-    moved = shares * fake.double()[columns]
-    return moved.new_zeros(len(plan), fake.shape[1]).index_add(0, rows, moved).to(fake.dtype)
 
 
 class _Enclosure(NamedTuple):
@@ -339,11 +292,6 @@ def _priced(
         if one is not None and one.requires_grad:
             total = with_gradient(total, one, potential, *costs, *weights)
     return total
-
-
-def _detached(weights: Tensor | None) -> Tensor | None:
-    """The same weights without a graph."""
-    return None if weights is None else weights.detach()
 
 
 def _assigned(real: Tensor, fake: Tensor, order: float) -> TransportResult:

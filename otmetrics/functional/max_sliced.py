@@ -17,7 +17,7 @@ from otmetrics.functional.checks import (
     weights_note,
 )
 from otmetrics.functional.cost import centred
-from otmetrics.functional.once import differentiable_once
+from otmetrics.functional.once import detached, differentiable_once
 from otmetrics.functional.result import TransportResult, root, stacked
 from otmetrics.functional.univariate import cumulative, line_costs, merged_quantiles, ranking_of
 from otmetrics.precision import ieee_float32
@@ -213,7 +213,7 @@ def _solved(
 ) -> MaxSlicedResult:
     """One problem: the direction without a graph, then the cost along it."""
     everyone, weights = (real, fake), (a, b)
-    a, b = (w if w is None else w.detach() for w in weights)
+    a, b = map(detached, weights)
     if a is not None:  # points without weight do not exist
         real, a = real[a > 0], a[a > 0]
     if b is not None:

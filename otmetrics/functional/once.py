@@ -55,6 +55,18 @@ def constant(gradient: Tensor, *sources: Tensor | None) -> Tensor:
     return _Refusing.apply(gradient, *sources) if torch.is_grad_enabled() else gradient
 
 
+def detached(weights: Tensor | None) -> Tensor | None:
+    """Weights without their graph.
+
+    Args:
+        weights: Weights, or None.
+
+    Returns:
+        The same.
+    """
+    return None if weights is None else weights.detach()
+
+
 class _Refusing(torch.autograd.Function):
     """The identity, which has no derivative."""
 

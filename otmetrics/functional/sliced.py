@@ -28,6 +28,7 @@ from otmetrics.functional.monte_carlo import controlled, error_of_mean, error_of
 from otmetrics.functional.result import TransportResult, root
 from otmetrics.functional.slices import (
     Measure,
+    Weights,
     costs_along,
     costs_and_squares_along,
     measured,
@@ -61,6 +62,12 @@ class _Question(NamedTuple):
     a: Tensor | None
     b: Tensor | None
     options: SlicedOptions
+
+    @property
+    def rows(self) -> Weights:
+        """Both weights (..., 1, N), the same along every direction."""
+        a, b = (w if w is None else w.unsqueeze(-2) for w in (self.a, self.b))
+        return a, b
 
 
 class _Slices(NamedTuple):
@@ -134,17 +141,17 @@ def sliced_result(
         order, num_projections, orthogonal, tolerance, max_projections, debiased
     )
     check_sliced_options(options)
-    least = 2 if debiased else 1
-    real, fake = checked_clouds(real, fake, order=order, min_samples=least)
+    real, fake = checked_clouds(real, fake, order=order, min_samples=2 if debiased else 1)
     a = checked_weights("real_weights", real_weights, real)
     b = checked_weights("fake_weights", fake_weights, fake)
     if debiased and not (a is None and b is None):
         raise ValueError("`debiased` must be False for weighted samples, which halves do not have.")
     generator = checked_generator(generator, seeded(0))
     question = _Question(*_near_origin(real, fake), a, b, options)
+    note = weights_note(real_weights, fake_weights)
     if directions is None:
         result = _estimated(question, generator)
-        return result._replace(message=result.message + weights_note(real_weights, fake_weights))
+        return result._replace(message=result.message + note)
     if tolerance is not None:
         raise ValueError("`tolerance` must be None for given `directions`: none can be added.")
     rows = checked_directions(directions, real)
@@ -153,10 +160,8 @@ def sliced_result(
     if debiased:
         block = _block(question, block)
         measure = _splitting(question, len(rows), block, generator)
-    weights = _row(a), _row(b)
-    costs = measured(question.real, question.fake, rows, measure, block, weights)[..., 0]
-    message = f"mean over {len(rows)} given directions" + weights_note(real_weights, fake_weights)
-    return _result(costs.mean(-1), None, question, message)
+    costs = measured(*question[:2], rows, measure, block, question.rows)[..., 0]
+    return _result(costs.mean(-1), None, question, f"mean over {len(rows)} given directions{note}")
 
 
 def sliced_wasserstein(
@@ -221,10 +226,7 @@ def check_sliced_options(options: SlicedOptions) -> None:
         raise ValueError(f"`debiased` must be False unless `order` is 2, got {options.order}.")
     if options.tolerance is not None:
         if options.debiased:
-            raise ValueError(
-                "`tolerance` must be None with `debiased`: it is a share of the value, which may "
-                "be 0."
-            )
+            raise ValueError("`tolerance` must be None with `debiased`, whose value may be 0.")
         check_share("tolerance", options.tolerance)
         check_at_least("max_projections", options.max_projections, options.num_projections)
 
@@ -309,7 +311,7 @@ def _sliced(
     question: _Question, num_projections: int, block: int, generator: torch.Generator
 ) -> _Slices:
     """Costs and controls along new random directions."""
-    real, fake, a, b, options = question
+    real, fake, options = question.real, question.fake, question.options
     dimension = real.shape[-1]
     directions = random_directions(
         dimension, num_projections, generator=generator, orthogonal=options.orthogonal, block=block
@@ -320,7 +322,7 @@ def _sliced(
         measure = _splitting(question, num_projections, block, generator)
     else:
         border, measure = None, costs_and_squares_along(options.order)
-    numbers = measured(real, fake, rows, measure, border, (_row(a), _row(b)))
+    numbers = measured(real, fake, rows, measure, border, question.rows)
     costs, squares = numbers[..., 0], numbers[..., 1:]
     return _Slices(costs, _controls(question, rows, squares), squares)
 
@@ -344,8 +346,7 @@ def _splitting(
 
 def _controls(question: _Question, rows: Tensor, squares: Tensor) -> Tensor:
     """Functions of the directions whose mean over the sphere is 0; see `sliced_result`."""
-    sides = (question.real, question.a), (question.fake, question.b)
-    dimension = rows.shape[-1]
+    sides, dimension = ((question.real, question.a), (question.fake, question.b)), rows.shape[-1]
     means = [_mean(*side) for side in sides]
     along = [mean @ rows.double().T for mean in means]
     shift = (along[0] - along[1]).square()
@@ -378,11 +379,6 @@ def _joined(first: _Slices, second: _Slices) -> _Slices:
         torch.cat([first.controls, second.controls], -2),
         torch.cat([first.squares, second.squares], -2),
     )
-
-
-def _row(weights: Tensor | None) -> Tensor | None:
-    """Weights (..., 1, N), the same along every direction."""
-    return None if weights is None else weights.unsqueeze(-2)
 
 
 def _result(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otmetrics.functional.once import constant
+from otmetrics.functional.once import constant, detached
 from otmetrics.functional.univariate import line_costs, mean_square, sorted_values
 from otmetrics.precision import ieee_float32
 
@@ -72,7 +72,7 @@ class _Measured(torch.autograd.Function):
                 *(one.clone() if one is not None and one.is_inference() else one for one in given)
             )
         ctx.measure, ctx.block = measure, block
-        weights = _detached(real_weights), _detached(fake_weights)
+        weights = detached(real_weights), detached(fake_weights)
         numbers = []
         for parts in _products(real, fake, len(directions), block):
             first = parts[0].start
@@ -101,7 +101,7 @@ def _gradients(
     assert real is not None
     assert fake is not None
     needed = [place for place in range(4) if ctx.needs_input_grad[place]]
-    leaves = {place: _detached(sides[place]) for place in (2, 3)}
+    leaves = {place: detached(sides[place]) for place in (2, 3)}
     totals = {place: torch.zeros_like(sides[place]) for place in needed}
     for part in _parts(real, fake, len(directions), ctx.block):
         chunk = directions[part]
@@ -117,11 +117,6 @@ def _gradients(
             for place, one in zip(needed, along, strict=True):
                 totals[place] += one.mT @ chunk if place < 2 else one
     return [totals.get(place) for place in range(4)]
-
-
-def _detached(weights: Tensor | None) -> Tensor | None:
-    """The same weights without a graph."""
-    return None if weights is None else weights.detach()
 
 
 def _projected(real: Tensor, fake: Tensor, chunk: Tensor) -> tuple[Tensor, Tensor]:
