@@ -11,6 +11,7 @@ import pytest
 import torch
 from cases import cloud
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from otmetrics import (
     ConvergenceWarning,
@@ -127,6 +128,90 @@ def test_only_the_debiased_loss_is_still_where_the_laws_agree(debiased: bool) ->
 
 
 # Directions
+
+
+def rerun(loss: Loss, x: Tensor, y: Tensor, reentrant: bool) -> Tensor:
+    """The loss under activation checkpointing, which runs it again in the backward pass."""
+    return checkpoint(loss, x, y, use_reentrant=reentrant)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("calls", [1, 3])
+def test_a_rerun_in_the_backward_pass_takes_the_directions_of_its_call(
+    calls: int, reentrant: bool
+) -> None:
+    """Whatever was called in between, and without a step of its own."""
+    plain, saved = (SlicedWassersteinLoss(Sliced(num_projections=5)) for _ in range(2))
+    for step in range(3):
+        x = cloud(9, 3, seed=10 + step)
+        ends = [cloud(7, 3, seed=20 + step).requires_grad_() for _ in range(2)]
+        totals = []
+        for end, loss in zip(ends, (plain, saved), strict=True):
+            parts = [(2 + k) * end for k in range(calls)]
+            if loss is plain:
+                values = [loss(x, part) for part in parts]
+            else:
+                values = [rerun(loss, x, part, reentrant) for part in parts]
+            loss(x, 5 * end.detach())  # one more, that is not in the graph
+            totals.append(sum(values))
+        assert torch.equal(*totals)
+        for total in totals:
+            total.backward()
+        torch.testing.assert_close(ends[0].grad, ends[1].grad, rtol=1e-12, atol=1e-14)
+        assert plain.step == saved.step == (calls + 1) * (step + 1)
+    assert saved.num_unconverged == 0
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_reruns_of_calls_with_equal_inputs_are_told_apart(reentrant: bool) -> None:
+    """More directions by more calls: the last call runs again first."""
+    x, ends = cloud(9, 3, seed=1), [cloud(7, 3, seed=2).requires_grad_() for _ in range(2)]
+    plain, saved = (SlicedWassersteinLoss(Sliced(num_projections=2)) for _ in range(2))
+    sum((k + 1) * plain(x, ends[0]) for k in range(4)).backward()
+    sum((k + 1) * rerun(saved, x, ends[1], reentrant) for k in range(4)).backward()
+    torch.testing.assert_close(ends[0].grad, ends[1].grad, rtol=1e-12, atol=1e-14)
+
+
+def test_a_rerun_of_generator_and_loss_together_and_a_second_pass() -> None:
+    """Inputs that are computed again, and a graph that is kept, give the same gradient again."""
+    loss = SlicedWassersteinLoss(Sliced(num_projections=3))
+    layer = nn.Linear(3, 3).double()
+    real, noise = cloud(9, 3, seed=1), cloud(7, 3, seed=2)
+    before = [loss(real, noise) for _ in range(5)]
+    assert len(before) == loss.step == 5
+    value = checkpoint(lambda z: loss(real, layer(z)), noise, use_reentrant=False)
+    wanted = torch.autograd.grad(
+        loss.step_solver(5).solve(real, layer(noise)).cost, layer.parameters()
+    )
+    for _ in range(2):
+        found = torch.autograd.grad(value, layer.parameters(), retain_graph=True)
+        for one, two in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-14)
+    assert loss.step == 6
+
+
+def test_a_checkpoint_of_before_the_loss_was_added_loads() -> None:
+    """Strictly, at step 0; what else is missing is still told."""
+
+    class Model(nn.Module):
+        def __init__(self, **losses: nn.Module) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+            self.losses = nn.ModuleDict(losses)
+
+    model = Model(sliced=SlicedWassersteinLoss(), exact=ExactWassersteinLoss())
+    model.losses["sliced"](cloud(4, 2), cloud(5, 2))
+    older = Model().state_dict()
+    names = list(older)
+    model.load_state_dict(older)
+    assert model.losses["sliced"].step == 0
+    assert list(older) == names  # what was given is left as it is
+    model.losses["sliced"](cloud(4, 2), cloud(5, 2))
+    again = Model(sliced=SlicedWassersteinLoss(), exact=ExactWassersteinLoss())
+    again.load_state_dict(model.state_dict())
+    assert again.losses["sliced"].step == 1
+    with pytest.raises(RuntimeError, match=r"sliced\.extractor\.weight"):
+        Model(sliced=SlicedWassersteinLoss(extractor=nn.Linear(2, 2))).load_state_dict(older)
 
 
 def test_each_step_takes_directions_of_its_own() -> None:

@@ -185,6 +185,9 @@ WEIGHTED: dict[str, Callable[[float], Weighted]] = {
     "sinkhorn": lambda p: (
         lambda a, b: sinkhorn_divergence(X, Y, order=p, **EPSILON, real_weights=a, fake_weights=b)
     ),
+    "entropic": lambda p: (
+        lambda a, b: entropic_cost(X, Y, order=p, **EPSILON, real_weights=a, fake_weights=b)
+    ),
     "sinkhorn value": lambda p: (
         lambda a, b: sinkhorn_result(X, Y, order=p, **EPSILON, real_weights=a, fake_weights=b).value
     ),
@@ -207,7 +210,9 @@ def test_the_gradient_in_weights(name: str, order: float) -> None:
     batched = name.endswith(("lines", "in batches"))
     a, b = (AS if batched else A).clone().requires_grad_(), B.clone().requires_grad_()
     gradients = torch.autograd.grad(function(a, b).sum(), (a, b))
-    step = 1e-4 if name.startswith(("sinkhorn", "richardson")) else 1e-6  # values to a tolerance
+    step = (
+        1e-4 if name.startswith(("sinkhorn", "richardson", "entropic")) else 1e-6
+    )  # values to a tolerance
     for seed in (5, 6):
         ways = [cloud(*one.shape, seed=seed + len(one)) for one in (a, b)]
         up, down = (
@@ -257,7 +262,7 @@ def test_equal_weights_on_a_line_have_a_subgradient(sizes: tuple[int, int], orde
 def test_points_without_weight_have_a_gradient() -> None:
     """How much the cost rises once they get some: one-sided, from inside."""
     a = torch.tensor([1.0, 0.0, 2.0, 1.0, 0.0, 1.0], dtype=torch.float64)
-    for name in ("exact", "line", "sliced", "sinkhorn"):
+    for name in ("exact", "line", "sliced", "entropic"):
         function, given = WEIGHTED[name](2.0), a.clone().requires_grad_()
         value = function(given, B)
         (gradient,) = torch.autograd.grad(value, given)
