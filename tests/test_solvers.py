@@ -14,7 +14,8 @@ from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import exact_result, optimum, sinkhorn_result, sliced_result
 from otmetrics.functional.directions import seeded
 from otmetrics.functional.pairs import CloudPairs
-from otmetrics.solvers import Exact, Sinkhorn, Sliced
+from otmetrics.losses import ExactWassersteinLoss, SinkhornLoss, SlicedWassersteinLoss
+from otmetrics.solvers import Exact, SemiDiscrete, Sinkhorn, Sliced
 
 Solver = Sliced | Exact | Sinkhorn
 SOLVERS: list[Solver] = [
@@ -214,3 +215,43 @@ def test_stopping_early_warns_through_the_solver() -> None:
     with pytest.warns(ConvergenceWarning) as caught:
         Sinkhorn(epsilon=1e-3, max_iterations=2)(cloud(9, 3, seed=1), cloud(7, 3, seed=2))
     assert len(caught) == 1
+
+
+UNKNOWN = [
+    (Sinkhorn, "blur", r"no option `blur`; take `epsilon`; at p = 2 a blur b is"),
+    (Sinkhorn, "reg", "no option `reg`; take `epsilon`; absolute with"),
+    (Sinkhorn, "reach", "no option `reach`; all mass is moved here"),
+    (Sinkhorn, "scaling", "no option `scaling`; epsilon comes down by itself"),
+    (Sinkhorn, "numItermax", "take `max_iterations`"),
+    (Sinkhorn, "stopThr", "take `tolerance`"),
+    (Sinkhorn, "p", "take `order`"),
+    (Sliced, "n_projections", "take `num_projections`"),
+    (Sliced, "num_projection", "take `num_projections`"),
+    (Sliced, "real_weights", "weights belong to the call"),
+    (Exact, "metric", "Exact has no option `metric`. Its options are order, tolerance"),
+    (SemiDiscrete, "tol", "take `tolerance`"),
+    (SlicedWassersteinLoss, "n_projections", r"\(Sliced\(num_projections=\.\.\.\)\)"),
+    (SinkhornLoss, "blur", r"give it to the solver, SinkhornLoss\(Sinkhorn\(epsilon=\.\.\.\)\)"),
+    (ExactWassersteinLoss, "resample", "Its options are solver, extractor, root."),
+]
+
+
+@pytest.mark.parametrize(("made", "name", "told"), UNKNOWN)
+def test_unknown_options_are_told_with_those_that_there_are(
+    made: type, name: str, told: str
+) -> None:
+    with pytest.raises(TypeError, match=told) as caught:
+        made(**{name: 1})
+    known = list(made.__init__.__annotations__)[:-1]  # its arguments, then what it returns
+    assert len(known) > 2
+    assert all(f"{option}" in str(caught.value) for option in known)
+
+
+def test_calls_take_weights_and_give_the_value() -> None:
+    x, y = cloud(9, 3, seed=1), cloud(7, 3, seed=2)
+    options = {"real_weights": weights(9, seed=3), "fake_weights": weights(7, seed=4)}
+    for solver in SOLVERS:
+        assert torch.equal(solver(x, y, **options), solver.solve(x, y, **options).value)
+        assert not torch.equal(solver(x, y, **options), solver(x, y))
+    few = SemiDiscrete(tolerance=0.5)
+    assert torch.equal(few(y, weights=weights(7)), few.solve(y, weights=weights(7)).value)

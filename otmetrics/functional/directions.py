@@ -104,9 +104,14 @@ def checked_directions(directions: Tensor, cloud: Tensor) -> Tensor:
 
     Raises:
         TypeError: If they are no tensor.
-        ValueError: If their shape does not fit, or a length is not 1.
+        ValueError: If their shape does not fit, a length is not 1, or a gradient is wanted in them.
     """
     directions = as_tensor("directions", directions)
+    if directions.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            "`directions` must not require a gradient, as none is computed in them: give "
+            "directions.detach(), or take `max_sliced_result` for the one that differs most."
+        )
     if directions.ndim != 2 or directions.shape[0] != cloud.shape[-1] or directions.shape[1] < 1:
         raise ValueError(
             f"`directions` must have shape (D, L) with D = {cloud.shape[-1]} and L >= 1, "

@@ -47,7 +47,8 @@ def exact_transport(
 
     Returns:
         Cost, plan, potentials and the bounds that enclose the optimum; `value` equals `cost`, since
-        a cost matrix has no order. Differentiable in `cost`, with the plan as its gradient.
+        a cost matrix has no order. Differentiable in `cost`, with the plan as its gradient, and
+        once in the weights, with the potentials.
 
     Raises:
         TypeError: If `cost` is not a floating tensor.
@@ -125,8 +126,10 @@ def exact_result(
     Returns:
         W_p as `value`, W_p^p as `cost`, evaluated in float64 from the differences of the paired
         points, and bounds on the cost that hold also where `converged` is False. Differentiable in
-        both clouds by the envelope theorem: the plan carries no graph. Batches of equal sizes
-        without weights are solved as assignments, which have no potentials and no bounds.
+        both clouds by the envelope theorem: the plan carries no graph. In the weights once: their
+        gradient are the potentials, and mixed second derivatives raise. Plan and potentials have
+        the dtype of the clouds, bounds are made in float64. Batches of equal sizes without weights
+        are solved as assignments, which have no potentials and no bounds.
 
     Raises:
         TypeError: If a cloud is not a floating tensor.

@@ -32,7 +32,8 @@ def kernel_distance(
         fake: Features (M, D) or (B, M, D), M >= 2.
         kernel: "polynomial" or "rbf".
         bandwidth: Of the RBF kernel, in units of the features; None takes the root of half the mean
-            squared distance between real and fake, a constant for the gradient.
+            squared distance between real and fake, a constant for the gradient, which for that
+            reason is not differentiated again.
 
     Returns:
         Scalar or (B,), computed in float64. Unbiased, so negative values occur when the laws agree.

@@ -109,8 +109,8 @@ def max_sliced_result(
 
     Returns:
         The cost, its p-th root, and the direction. Directions are sought in the dtype of the
-        clouds, cost and value are computed in float64. Both are differentiable in both clouds by
-        the envelope theorem: the direction and the pairs along it carry no graph. Where the maximum
+        clouds, cost and value are computed in float64. Both are differentiable once in both clouds
+        and weights by the envelope theorem: the direction carries no graph. Where the maximum
         lies on a tie of projections, which is common for few samples, it is a gradient of one side.
 
     Raises:

@@ -12,7 +12,6 @@ _ELSEWHERE = {
     "n_proj": "num_projections",
     "n_projections": "num_projections",
     "num_proj": "num_projections",
-    "projections": "num_projections",
     "itermax": "max_iterations",
     "max_iter": "max_iterations",
     "maxiter": "max_iterations",

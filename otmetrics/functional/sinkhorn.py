@@ -40,9 +40,10 @@ def sinkhorn_result(
     down, with Anderson's extrapolation. Time O(N M D) once and O(N M) an iteration; memory O(N M),
     or O((N + M) D) beyond `memory_limit`, where kernel and costs are computed again in blocks.
 
-    Potentials and sums are float64; costs and kernel have the dtype of the clouds, and are float64
-    too up to 2^20 pairs in all, for a tolerance below 1e-6, p above 4, a relative epsilon above 10
-    or a weight below 1e-8. In float32 S is off by about 3e-7 of the mean cost.
+    Potentials and sums are float64, and rounded in the result; costs and kernel have the dtype of
+    the clouds, and are float64 too up to 2^20 pairs in all, for a tolerance below 1e-6, p above 4,
+    a relative epsilon above 10 or a weight below 1e-8. In float32 S is off by about 3e-7 of the
+    mean cost.
 
     Args:
         real: Features (N, D) or (B, N, D).
@@ -65,7 +66,8 @@ def sinkhorn_result(
         S as `cost` and its p-th root as `value`, bounds on S from the dual values and from rounded
         plans of its terms, up to the rounding of the kernel, the debiased potentials (the first
         variation of S in the weights of each cloud), iterations and convergence. Differentiable
-        once in both clouds by the envelope theorem: the plans carry no graph.
+        once in both clouds by the envelope theorem: the plans carry no graph. So it is in the
+        weights, whose gradient are the potentials.
 
     Raises:
         TypeError: If a cloud is not a floating tensor.

@@ -125,7 +125,7 @@ def sliced_result(
     Returns:
         Value and cost with the standard error of the value over the random directions and splits
         (None for given directions or fewer than two). The value of a negative cost is minus the
-        root of its size. Differentiable once in both clouds.
+        root of its size. Differentiable once in both clouds and their weights.
 
     Raises:
         TypeError: If a cloud is not a floating tensor.

@@ -42,8 +42,8 @@ def univariate_cost(
         fake_weights: The same for `fake`.
 
     Returns:
-        Costs, scalar or (B,), accumulated in float64. Differentiable; ties take any order, each of
-        which is a valid subgradient.
+        Costs, scalar or (B,), accumulated in float64. Differentiable in values and weights; at ties
+        it is a valid subgradient, one of many.
 
     Raises:
         TypeError: If an argument is not a floating tensor.

@@ -22,7 +22,10 @@ from otmetrics.functional import (
     frechet_distance_from_moments,
     kernel_distance,
     manifold_scores,
+    max_sliced_wasserstein,
     precision_recall,
+    random_directions,
+    semidiscrete_result,
     sinkhorn_divergence,
     sliced_wasserstein,
     univariate_cost,
@@ -322,3 +325,45 @@ def test_cost_matrix(name: str) -> None:
     real, fake, order, message = BAD_PAIRS[name]
     with pytest.raises((TypeError, ValueError), match=message):
         cost_matrix(real, fake, order=order)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda g: sliced_wasserstein(X, Y, generator=g),
+        lambda g: max_sliced_wasserstein(X, Y, generator=g),
+        lambda g: semidiscrete_result(Y, generator=g),
+        lambda g: random_directions(3, 4, generator=g),
+    ],
+    ids=["sliced", "max-sliced", "semi-discrete", "directions"],
+)
+def test_a_seed_is_no_generator(call: Callable[[Any], Any]) -> None:
+    for seed in (0, 1, np.int64(3)):
+        with pytest.raises(TypeError, match=r"`generator` .* torch.Generator\(\).manual_seed\(0\)"):
+            call(seed)
+
+
+@pytest.mark.parametrize(("n", "m"), [(8, 8), (8, 7), (1, 7), (7, 1)])
+def test_columns_are_told_to_become_lines(n: int, m: int) -> None:
+    """Not for the costs of N problems with one sample each."""
+    x, y = cloud(n, 1, seed=1), cloud(m, 1, seed=2)
+    with pytest.raises(
+        ValueError, match=r"got the column \(\d, 1\): give (real|fake).squeeze\(1\)"
+    ):
+        univariate_cost(x, y)
+    for one, two in ((x[:, 0], y), (x, y[:, 0])):
+        if (one.ndim == 2 and n > 1) or (two.ndim == 2 and m > 1):
+            with pytest.raises(ValueError, match=r"squeeze\(1\)"):
+                univariate_cost(one, two)
+    assert univariate_cost(x[:, 0], y[:, 0]).shape == ()
+    if n == m:  # several samples on the other side: problems, as they are written
+        assert univariate_cost(x, cloud(m, 3)).shape == (n,)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_cost_that_is_not_finite_is_told_apart_from_a_shape(value: float) -> None:
+    cost = torch.tensor([[0.0, value], [1.0, 0.0]])
+    with pytest.raises(ValueError, match=r"`cost` must be finite, got 1 NaN .* give a large cost"):
+        exact_transport(cost)
+    with pytest.raises(ValueError, match=r"`cost` must have shape \(N, M\), got \(2,\)"):
+        exact_transport(cost[0])

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from cases import cloud
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otmetrics.functional import random_directions
+from otmetrics.functional import random_directions, sliced_wasserstein
 from otmetrics.functional.directions import block_size
 
 
@@ -55,3 +56,12 @@ def test_one_seed_gives_one_set(orthogonal: bool) -> None:
 
     assert torch.equal(directions(3), directions(3))
     assert not torch.equal(directions(3), directions(4))
+
+
+def test_directions_that_want_a_gradient_are_refused() -> None:
+    """Instead of leaving them without one."""
+    x, theta = cloud(5, 3), torch.eye(3, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(ValueError, match=r"`directions` must not .* directions.detach\(\)"):
+        sliced_wasserstein(x, x + 1, directions=theta)
+    with torch.no_grad():
+        assert sliced_wasserstein(x, x + 1, directions=theta) == 1
