@@ -206,10 +206,11 @@ def weights_note(real_weights: Tensor | None, fake_weights: Tensor | None) -> st
         else as_tensor(name, weights).detach().double().sum(-1).cpu()
         for name, weights in given
     ]
-    apart = ~torch.isclose(*torch.broadcast_tensors(*sums), rtol=1e-6, atol=0)
+    first, second = torch.broadcast_tensors(*sums)
+    apart = ~torch.isclose(first, second, rtol=1e-6, atol=0)
     if not apart.any():
         return ""
-    first, second = (float(one.expand(apart.shape)[apart][0]) for one in sums)
+    first, second = first[apart][0], second[apart][0]
     return f"; weights sum to {first:g} (real) and {second:g} (fake): each side was normalised"
 
 

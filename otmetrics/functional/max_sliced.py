@@ -229,8 +229,8 @@ def _solved(
     x, y = (real.double() @ direction)[None], (fake.double() @ direction)[None]
     cost = _costs(x, y, _pairs(x.detach(), y.detach(), problem), options.order)[0]
     if any(w is not None and w.requires_grad for w in weights):
-        lines = (one.double() @ direction for one in centred(*(c.detach() for c in everyone)))
-        along = line_costs(*lines, options.order, *weights)
+        u, v = (c.double() @ direction for c in centred(everyone[0].detach(), everyone[1].detach()))
+        along = line_costs(u, v, options.order, *weights)
         cost = cost + (along - along.detach())
     if cost.requires_grad:  # the direction moves with what it depends on
         cost = differentiable_once(cost, *everyone, *weights)

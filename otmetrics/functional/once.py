@@ -123,7 +123,8 @@ class _WithGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         known, *sources = ctx.saved_tensors
-        factor = gradient.to(known.dtype)[(..., *[None] * (known.ndim - gradient.ndim))]
+        ones = [1] * (known.ndim - gradient.ndim)
+        factor = gradient.to(known.dtype).reshape([*gradient.shape, *ones])
         return gradient, (factor * constant(known, *sources)).to(ctx.dtype), *ctx.rest
 
 

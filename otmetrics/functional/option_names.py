@@ -78,8 +78,8 @@ def _names(cls: type) -> list[str] | None:
 def _unknown(cls: type, name: str, known: list[str]) -> str:
     """That there is no such option, what is meant perhaps, and what there is."""
     parts = [f"{cls.__name__} has no option `{name}`"]
-    kind = getattr(cls, "_kind", None)
-    inner = _names(kind) if kind is not None and "solver" in known else None
+    kind: type = getattr(cls, "_kind", object)
+    inner = _names(kind) if "solver" in known else None
     if (closest := _closest(name, known)) is not None:
         parts.append(f"take `{closest}`")
     elif inner and (closest := _closest(name, inner)) is not None:

@@ -237,7 +237,10 @@ def _result(
     gradients = grad and real.requires_grad, grad and fake.requires_grad
     sources = x, y, a, b
     solved = entropic_batch(
-        *(one.detach() for one in sources),
+        x.detach(),
+        y.detach(),
+        a.detach(),
+        b.detach(),
         options,
         debiased=debiased,
         bounds=bounds,

@@ -100,16 +100,17 @@ def _gradients(
     real, fake = sides[:2]
     assert real is not None
     assert fake is not None
-    needed = [place for place in range(4) if ctx.needs_input_grad[place]]
-    leaves = {place: detached(sides[place]) for place in (2, 3)}
-    totals = {place: torch.zeros_like(sides[place]) for place in needed}
+    given = [(place, side) for place, side in enumerate(sides) if side is not None]
+    needed = [place for place, _ in given if ctx.needs_input_grad[place]]
+    leaves = {place: side.detach() for place, side in given}
+    totals = {place: torch.zeros_like(side) for place, side in given if place in needed}
     for part in _parts(real, fake, len(directions), ctx.block):
         chunk = directions[part]
         leaves[0], leaves[1] = _projected(real, fake, chunk)
         for place in needed:
             leaves[place].requires_grad_()
         with torch.enable_grad():
-            numbers = ctx.measure(leaves[0], leaves[1], (leaves[2], leaves[3]), part.start)
+            numbers = ctx.measure(leaves[0], leaves[1], (leaves.get(2), leaves.get(3)), part.start)
         along = torch.autograd.grad(
             numbers, [leaves[place] for place in needed], gradient[..., part, :]
         )
