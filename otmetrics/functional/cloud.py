@@ -31,6 +31,10 @@ class Cloud:
         """Some points (K, D)."""
         return self._points[ids].double().sub_(self._centre)
 
+    def plain(self) -> "Cloud":
+        """The points as they are."""
+        return Cloud(self._points)
+
     def whole(self) -> Tensor:
         """All points (N, D)."""
         return self._points.double() - self._centre

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from otmetrics.errors import warn_unconverged
 from otmetrics.functional.assignment import assignments
-from otmetrics.functional.certificate import Optimum
+from otmetrics.functional.certificate import Optimum, faint
 from otmetrics.functional.checks import as_tensor, checked_clouds, checked_weights, weights_note
 from otmetrics.functional.cloud import Cloud
 from otmetrics.functional.cost import power
@@ -83,11 +83,14 @@ def exact_transport(
     paid = optimum.masses * cost[optimum.rows, optimum.columns].double()
     total, size = _priced(paid.sum(), optimum, (a, b), cost), paid.detach().abs().sum()
     rounding = (len(optimum.masses) + 8) * _EPSILON * size
-    with torch.no_grad():
-        missing = _missing_mass(optimum, a, b, cost.shape)
-    enclosure = _Enclosure(
-        rounding + missing * 2 * costs.abs().amax(), costs.amin(), 4 * float(rounding)
-    )
+    weights = _weights(detached(a), detached(b), (len(cost), len(cost.T)), optimum.masses)
+    missed, sizes = _missed(optimum, weights), costs.abs()
+    repair = (missed[0].sum() + missed[1].sum()) * 2 * sizes.amax()
+    weighed = _is_rounding(missed, weights, (sizes.amax(1), sizes.amax(0)))
+    noise = 4 * rounding + optimum.noise
+    if a is not None or b is not None:
+        noise = noise + paid.detach().abs()[faint(optimum, *weights)].sum()
+    enclosure = _Enclosure(rounding, repair, costs.amin(), float(noise), weighed)
     result = _warned(_result(total, total, enclosure, optimum, cost, options), stacklevel=3)
     note = weights_note(real_weights, fake_weights)
     return rounded(result, cost.dtype)._replace(message=result.message + note)
@@ -224,27 +227,52 @@ class _Enclosure(NamedTuple):
     """What turns the cost of a plan and a dual value into bounds.
 
     Attributes:
-        above: What the optimum may cost more than the plan: rounding of its sum, and of its masses.
+        above: What the optimum may cost more than the plan: rounding of its sum.
+        repair: The same for what its masses miss of the weights.
         floor: What no plan can cost less than.
         noise: A gap that says nothing, as the input is not known better.
+        weighed: Whether the masses miss the weights by rounding alone, which then says nothing
+            either.
     """
 
     above: Tensor
+    repair: Tensor
     floor: Tensor
     noise: float
+    weighed: bool
 
 
-def _missing_mass(
-    optimum: Optimum, a: Tensor | None, b: Tensor | None, shape: tuple[int, ...]
-) -> Tensor:
-    """By how much the plan misses the weights, in total."""
-    missing = optimum.masses.new_zeros(())
-    for ids, weights, size in zip(optimum[:2], (a, b), shape, strict=True):
-        if weights is None:
-            weights = optimum.masses.new_full((size,), 1 / size)
-        moved = torch.zeros_like(weights).index_add_(0, ids, optimum.masses)
-        missing += (moved - weights).abs().sum()
-    return missing
+def _weights(
+    a: Tensor | None, b: Tensor | None, shape: tuple[int, int], like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weights of both sides, uniform where none are given."""
+    n, m = shape
+    return (
+        like.new_full((n,), 1 / n) if a is None else a,
+        like.new_full((m,), 1 / m) if b is None else b,
+    )
+
+
+def _missed(optimum: Optimum, weights: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """By how much the masses of a plan miss each weight."""
+    rows, columns, masses = optimum[:3]
+    a, b = weights
+    return (
+        torch.zeros_like(a).index_add_(0, rows, masses).sub_(a).abs_(),
+        torch.zeros_like(b).index_add_(0, columns, masses).sub_(b).abs_(),
+    )
+
+
+def _is_rounding(
+    missed: tuple[Tensor, Tensor],
+    weights: tuple[Tensor, Tensor],
+    reaches: tuple[Tensor, Tensor],
+) -> bool:
+    """Whether masses miss weights by no more than rounding, each counted with what it may cost."""
+    sides = list(zip(missed, weights, reaches, strict=True))
+    rounding = 8 * sum(map(len, missed)) * _EPSILON
+    lost, whole = (sum(float(side[k] @ side[2]) for side in sides) for k in (0, 1))
+    return lost <= rounding * whole
 
 
 def _solved(
@@ -272,14 +300,23 @@ def _solved(
             side if weights is None else side[weights > 0]
             for side, weights in ((real, a), (fake, b))
         )
-        missing = _missing_mass(optimum, a, b, (len(real), len(fake)))
+        weights = _weights(a, b, (len(real), len(fake)), optimum.masses)
+        missed, weighed = _missed(optimum, weights), True
+        missing = missed[0].sum() + missed[1].sum()
         if missing > 0:
             centre = x.mean(0, dtype=torch.float64)
             apart = sum(Cloud(side, centre).norms().amax() for side in (x, y))
             missing *= apart**order
+            reaches = (Cloud(side, centre).norms() ** order for side in (real, fake))
+            weighed = _is_rounding(missed, weights, (next(reaches), next(reaches)))
         known = sum(Cloud(side).norms().amax() for side in (x, y))
-        noise = float((64 * _EPSILON * known) ** order)
-        enclosure = _Enclosure(rounding + missing, torch.zeros_like(cost), noise)
+        noise = (64 * _EPSILON * known) ** order
+        if a is not None or b is not None:
+            doubtful = faint(optimum, *weights)
+            rows, columns, masses = (part[doubtful] for part in optimum[:3])
+            difference = real[rows].double() - fake[columns].double()
+            noise = noise + masses @ power(difference.square().sum(-1), order)
+        enclosure = _Enclosure(rounding, missing, torch.zeros_like(cost), float(noise), weighed)
     return _result(root(total, order), total, enclosure, optimum, real, options)
 
 
@@ -344,10 +381,12 @@ def _result(
 ) -> TransportResult:
     """Assemble the result in the dtype and on the device of the input."""
     # A dual value above the cost of the plan is rounding as well, whatever made it.
-    upper = torch.maximum(cost.detach() + enclosure.above, optimum.lower_bound)
+    total = cost.detach() + enclosure.above
+    upper = torch.maximum(total + enclosure.repair, optimum.lower_bound)
     lower = torch.maximum(torch.minimum(optimum.lower_bound, cost.detach()), enclosure.floor)
     gap = float(upper - lower)
-    closed = gap <= options.tolerance * abs(float(cost.detach())) + enclosure.noise
+    open_by = float(total - lower) if enclosure.weighed else gap
+    closed = open_by <= options.tolerance * abs(float(cost.detach())) + enclosure.noise
     shape = tuple(map(len, optimum.potentials))
     lower_bound, upper_bound = outward(lower, upper, like.dtype)
     order = (optimum.rows * shape[1] + optimum.columns).argsort()
@@ -361,10 +400,18 @@ def _result(
         potentials=optimum.potentials,
         plan=plan,
         converged=closed,
-        message="optimal"
-        if closed
-        else f"The duality gap {gap:.2e} stays open: raise `time_limit` or `tolerance`, or, where "
-        "costs span too many orders of magnitude for float64, lower `order` or drop outliers.",
+        message="optimal" if closed else _advice(gap, options),
+    )
+
+
+def _advice(gap: float, options: ExactOptions) -> str:
+    """What leaves a gap open, and what helps."""
+    text = f"The duality gap {gap:.2e} stays open: "
+    if options.time_limit is not None:
+        text += f"raise `time_limit` ({options.time_limit:g} s), or, if time is not what it lacks: "
+    return text + (
+        "the costs span too many orders of magnitude for float64, leave out the points that lie "
+        "far from all others, or take a lower order. The true cost lies between both bounds."
     )
 
 

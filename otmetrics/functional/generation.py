@@ -45,7 +45,7 @@ def generated_optimum(
     pairs: Pairs,
     weights: Units,
     tolerance: float,
-    time_limit: float | None = None,
+    deadline: float = math.inf,
     offset: float = 0.0,
 ) -> Optimum:
     """Optimal plan and potentials of a large problem.
@@ -54,13 +54,12 @@ def generated_optimum(
         pairs: Costs (N, M), of places all different.
         weights: Their weights, on the device of the pairs.
         tolerance: Largest gap relative to the cost.
-        time_limit: Seconds after which no further round begins; None for no limit.
+        deadline: When, by `time.monotonic`, no further round begins.
         offset: What the cost to which the gap is relative has beside that of the pairs.
 
     Returns:
         The best plan and bounds found; their gap tells whether that is the optimum.
     """
-    deadline = math.inf if time_limit is None else time.monotonic() + time_limit
     a, b = weights.given
     f, g = near_potentials(pairs, a, b)
     priced = _priced(pairs, f, g, a, b, _FIRST, math.inf)

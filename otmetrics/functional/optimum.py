@@ -1,13 +1,14 @@
 """Plan, potentials and bounds of one problem: which way, at which size."""
 
 import math
+import time
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from otmetrics.functional.assignment import assigned_optimum
-from otmetrics.functional.certificate import Optimum, c_transform, tighter
+from otmetrics.functional.certificate import Optimum, c_transform, proved_anew, tighter
 from otmetrics.functional.checks import check_order, check_positive, is_uniform
 from otmetrics.functional.cloud import Cloud
 from otmetrics.functional.cost import memory_budget, power, squared_distances
@@ -105,7 +106,11 @@ def matrix_optimum(
     """
     rows, columns = supports(cost, cost.T, a, b)
     weights = place_weights(rows, columns)
-    optimum = _of_matrix(columns.of(rows.of(cost).T).T, weights, options)
+    deadline, places = _deadline(options), columns.of(rows.of(cost).T).T
+    optimum = _of_matrix(places, weights, options, deadline)
+    if _is_open(optimum, options):
+        pairs = MatrixPairs(places)
+        optimum = proved_anew(optimum, pairs, weights.given, options.tolerance, deadline)
     f, g = optimum.potentials
     f = rows.potential(f, (cost[rows.others][:, columns.ids] - g).amin(1))
     g = columns.potential(g, (cost[:, columns.others] - f[:, None]).amin(0))
@@ -114,6 +119,38 @@ def matrix_optimum(
 
 def _between_places(x: Tensor, y: Tensor, weights: Units, options: ExactOptions) -> Optimum:
     """Plan, potentials and bounds of points that all carry weight."""
+    deadline = _deadline(options)
+    optimum = _found_between(x, y, weights, options, deadline)
+    large = len(x) * len(y) > DENSE
+    if not _is_open(optimum, options) or (large and x.shape[1] == 1):  # a long line has no pairs
+        return optimum
+    order, (a, b) = options.order, weights.given
+    centre = (Cloud(x).mean(a) + Cloud(y).mean(b)) / 2
+    stored = 4 * len(x) * len(y) <= memory_budget(x.device, options.memory_limit)
+    pairs = CloudPairs(Cloud(x, centre), Cloud(y, centre), order, stored, plain=True)
+    if not pairs.scale:
+        return optimum
+    scaled = _scaled(optimum, 1 / pairs.scale)
+    return _scaled(
+        proved_anew(scaled, pairs, weights.given, options.tolerance, deadline), pairs.scale
+    )
+
+
+def _deadline(options: ExactOptions) -> float:
+    """When `time.monotonic` calls a stop."""
+    return math.inf if options.time_limit is None else time.monotonic() + options.time_limit
+
+
+def _is_open(optimum: Optimum, options: ExactOptions) -> bool:
+    """Whether the proof of an optimum falls short of the tolerance."""
+    upper = float(optimum.upper_bound)
+    return not upper - float(optimum.lower_bound) <= options.tolerance * abs(upper)
+
+
+def _found_between(
+    x: Tensor, y: Tensor, weights: Units, options: ExactOptions, deadline: float
+) -> Optimum:
+    """The same, with a proof by the potentials that the solver leaves."""
     order, (a, b) = options.order, weights.given
     if x.shape[1] == 1:
         return line_optimum(x[:, 0].double(), y[:, 0].double(), order, weights)
@@ -128,7 +165,7 @@ def _between_places(x: Tensor, y: Tensor, weights: Units, options: ExactOptions)
     offset = float(shift.square().sum()) if order == 2 else 0.0
     if len(x) * len(y) <= DENSE:
         cost = power(squared_distances(real.whole(), fake.whole()), order)
-        optimum = _of_matrix(cost, weights, options, offset, dimension=x.shape[1])
+        optimum = _of_matrix(cost, weights, options, deadline, offset, dimension=x.shape[1])
         # Costs that lost more than six digits to cancellation were computed from differences.
         error = (x.shape[1] + 8) * _EPSILON * size * (1 if order == 2 else 2.0**order * 1000)
     else:
@@ -136,7 +173,7 @@ def _between_places(x: Tensor, y: Tensor, weights: Units, options: ExactOptions)
             real, fake, order, 4 * len(x) * len(y) <= memory_budget(x.device, options.memory_limit)
         )
         optimum = generated_optimum(
-            pairs, weights, options.tolerance, options.time_limit, offset and offset / pairs.scale
+            pairs, weights, options.tolerance, deadline, offset and offset / pairs.scale
         )
         optimum = _scaled(optimum, pairs.scale)
         error = order * 4.0**order * _EPSILON * size
@@ -170,6 +207,7 @@ def _of_matrix(
     cost: Tensor,
     weights: Units,
     options: ExactOptions,
+    deadline: float,
     offset: float = 0.0,
     dimension: int | None = None,
 ) -> Optimum:
@@ -177,7 +215,7 @@ def _of_matrix(
     size = max(map(abs, map(float, cost.aminmax())))
     unit = 2.0 ** (math.frexp(size)[1] - 1)
     if not 1e-30 < unit < 1e30 and size > 0:  # squares would leave float64, or costs float32
-        optimum = _of_matrix(cost / unit, weights, options, offset / unit, dimension)
+        optimum = _of_matrix(cost / unit, weights, options, deadline, offset / unit, dimension)
         return _scaled(optimum, unit)
     if 1 in cost.shape:
         return dense_optimum(cost, weights)
@@ -190,9 +228,7 @@ def _of_matrix(
         return tighter(optimum, dense_optimum(cost, weights))
     if cost.numel() <= DENSE:
         return dense_optimum(cost, weights)
-    return generated_optimum(
-        MatrixPairs(cost), weights, options.tolerance, options.time_limit, offset
-    )
+    return generated_optimum(MatrixPairs(cost), weights, options.tolerance, deadline, offset)
 
 
 def _scaled(optimum: Optimum, scale: float) -> Optimum:

@@ -58,15 +58,20 @@ class CloudPairs:
         fake: Points (M, D).
         order: The order p >= 1.
         stored: Whether to keep the float32 costs, 4 N M bytes, instead of computing them anew.
+        plain: Whether exact costs are those of the points as they are, not less their centres,
+            which then must be one: far from the origin it keeps the digits of close points.
     """
 
-    def __init__(self, real: Cloud, fake: Cloud, order: float, stored: bool) -> None:
+    def __init__(
+        self, real: Cloud, fake: Cloud, order: float, stored: bool, plain: bool = False
+    ) -> None:
         norms = real.norms(), fake.norms()
         largest = max(float(side.amax()) for side in norms)
         self._unit = 0.5 ** math.frexp(largest)[1]
         if order <= 2 and _MODEST[0] <= largest <= _MODEST[1]:
             self._unit = 1.0
         self._real, self._fake = real, fake
+        self._ends = (real.plain(), fake.plain()) if plain else (real, fake)
         self._order = order
         self.scale = self._unit**-order
         self.shape = (len(real), len(fake))
@@ -109,8 +114,9 @@ class CloudPairs:
     def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Costs from the differences, a bounded number of them at a time."""
         size = max(1, _CHUNK // self._real.shape[1])
+        real, fake = self._ends
         parts = [
-            self._real.at(i).sub_(self._fake.at(j)).mul_(self._unit).square_().sum(1)
+            real.at(i).sub_(fake.at(j)).mul_(self._unit).square_().sum(1)
             for i, j in zip(rows.split(size), columns.split(size), strict=True)
         ]
         return power(torch.cat(parts), self._order)

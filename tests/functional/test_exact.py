@@ -15,6 +15,8 @@ from cases import (
     transport_cases,
     weights,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import (
@@ -25,6 +27,7 @@ from otmetrics.functional import (
     exact_wasserstein,
     optimum,
     simplex,
+    staircase,
     univariate_cost,
 )
 
@@ -375,13 +378,185 @@ def test_masses_below_the_rounding_open_the_gap(
         assert result.cost.item() == pytest.approx(truth, rel=1e-3)
 
 
-def test_a_useless_interval_is_no_convergence() -> None:
+def test_an_outlier_on_both_sides_is_proved_to_cost_nothing() -> None:
     x, y = 1e-3 * cloud(63, 3, seed=1), 1e-3 * cloud(63, 3, seed=2)
     outlier = torch.full((1, 3), 1e8, dtype=torch.float64)
-    with pytest.warns(ConvergenceWarning, match="stays open"):
-        result = exact_result(torch.cat([x, outlier]), torch.cat([y, outlier]))
+    result = exact_result(torch.cat([x, outlier]), torch.cat([y, outlier]))
+    truth = exact_result(x, y).cost.item() * 63 / 64
+    assert result.converged
+    assert result.lower_bound.item() <= truth * (1 + 1e-12)
+    assert result.cost.item() == pytest.approx(truth, rel=1e-9)
+
+
+def near_pair(
+    kind: str, n: int, d: int, noise: float, far: float, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """A cloud and nearly itself, whose points lie much farther apart than they move, and weights.
+
+    The noise is one of whole numbers in a unit far below it, so that few coordinates are rounded.
+    """
+    x = (cloud(n, d, seed=1) * 2**20).round() / 2**20
+    x = (x + far).to(dtype)
+    y = (x.double() + noise * cloud(n, d, seed=2)).to(dtype)
+    w = weights(n, seed=3)
+    if kind == "shuffled":
+        return x, y[torch.randperm(n, generator=torch.Generator().manual_seed(4))], {}
+    if kind == "twice":
+        return x, torch.cat([y, y.flip(0)]), {}
+    if kind == "repeated":
+        return torch.cat([x, x[: n // 2]]), torch.cat([y, y[: n // 2]]), {}
+    if kind == "weights":
+        return x, y, {"real_weights": w, "fake_weights": 3 * w}
+    if kind == "split weights":
+        y = torch.cat([y, y])
+        return x, y, {"real_weights": w, "fake_weights": torch.cat([w / 4, 3 * w / 4])}
+    return x, y, {}
+
+
+def nearest_cost(x: torch.Tensor, y: torch.Tensor, a: torch.Tensor | None, order: float) -> float:
+    """W_p^p where each point of y has one of x next to it, and gives it its whole weight."""
+    # From differences of the coordinates: nothing cancels.
+    exact = "donot_use_mm_for_euclid_dist"
+    mean = torch.cdist(x.double(), y.double(), compute_mode=exact).amin(1) ** order
+    return float(mean.mean() if a is None else mean @ (a / a.sum()))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("far", [0.0, 1000.0])
+@pytest.mark.parametrize("noise", [1e-3, 1e-5, 1e-9])
+@pytest.mark.parametrize(
+    "kind", ["in order", "shuffled", "twice", "repeated", "weights", "split weights"]
+)
+def test_nearly_equal_clouds_are_proved(kind: str, noise: float, far: float, order: float) -> None:
+    """Features of the same images by two runtimes: the gap is relative to the small cost."""
+    x, y, masses = near_pair(kind, 40, 6, noise, far, torch.float64)
+    result = exact_result(x, y, order=order, **masses)
+    if kind == "twice":
+        y = y[: len(x)]
+    truth = nearest_cost(x, y, masses.get("real_weights"), order)
+    assert result.converged
+    assert result.message == "optimal"
+    assert result.cost.item() == pytest.approx(truth, rel=1e-9)
+    assert result.lower_bound.item() <= truth * (1 + 1e-12)
+    assert result.upper_bound.item() >= truth * (1 - 1e-12)
+    # The upper bound pays for the rounding of weights, at the length of the whole cloud.
+    assert result.lower_bound.item() >= truth * (1 - 1e-6) - (1e-14 if masses else 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("n", "d", "order"), [(300, 16, 2.0), (300, 3, 3.0), (900, 16, 2.0), (900, 64, 1.0)]
+)
+@pytest.mark.parametrize("noise", [1e-5, 1e-7])
+def test_larger_nearly_equal_clouds_are_proved(
+    n: int, d: int, order: float, noise: float, dtype: torch.dtype
+) -> None:
+    x, y, _ = near_pair("shuffled", n, d, noise, 0.0, dtype)
+    result = exact_result(x, y, order=order)
+    assert result.converged
+    truth = nearest_cost(x, y, None, order)
+    assert result.cost.item() == pytest.approx(truth, rel=1e-6)
+    assert result.lower_bound.item() <= truth <= result.upper_bound.item()
+    assert result.gap.item() <= 2e-6 * truth
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(1, 40),
+    d=st.integers(1, 8),
+    order=st.sampled_from(ORDERS),
+)
+def test_a_cloud_and_itself_with_weights(seed: int, n: int, d: int, order: float) -> None:
+    x, w = cloud(n, d, seed=seed), weights(n, seed=seed + 1, zeros=n // 4) ** 2
+    for other in (w, w / 3):
+        result = exact_result(x, x, order=order, real_weights=w, fake_weights=other)
+        assert result.converged
+        assert result.lower_bound.item() <= 1e-300
+        assert result.cost.item() <= 1e-13
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        [[-1.0, 1.0], [1.0, 1.0]],
+        [[0.0, -1.0], [1.0, 0.0]],
+        [[-1e6, 3.0], [5.0, 1e6]],
+        [[1.0, -2.0, 4.0], [3.0, 5.0, -3.0]],
+        [[0.0, 0.0], [0.0, 0.0]],
+    ],
+)
+def test_signed_costs_of_optimum_zero(cost: list[list[float]]) -> None:
+    costs = torch.tensor(cost, dtype=torch.float64)
+    costs = costs - oracles.transport(costs.numpy())[0]
+    truth = oracles.transport(costs.numpy())[0]
+    result = exact_transport(costs)
+    assert result.converged
+    size = costs.abs().max().item()
+    assert result.cost.item() == pytest.approx(truth, abs=1e-13 * size)
+    assert result.lower_bound.item() <= truth + 1e-14 * size
+    assert result.upper_bound.item() >= truth - 1e-14 * size
+    assert result.gap.item() <= 1e-12 * size
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 10**6), n=st.integers(1, 12), m=st.integers(1, 12), weighted=st.booleans()
+)
+def test_signed_costs_around_zero(seed: int, n: int, m: int, weighted: bool) -> None:
+    """Costs less their optimum, against linear programming: always an answer with its proof."""
+    costs = cloud(n, m, seed=seed).round(decimals=1)
+    a = weights(n, seed=seed + 1) if weighted else None
+    b = weights(m, seed=seed + 2) if weighted else None
+    sides = [None if side is None else side.numpy() for side in (a, b)]
+    costs -= oracles.transport(costs.numpy(), *sides)[0]
+    result = exact_transport(costs, a, b)
+    assert result.converged
+    assert result.cost.item() == pytest.approx(0, abs=1e-8)
+    assert result.gap.item() <= 1e-10
+
+
+@pytest.mark.parametrize("noise", [1e-2, 1e-6, 1e-10])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_wrong_plan_between_near_clouds_stays_open(
+    noise: float, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two points that have changed places cost a millionth of the cloud, and far more than it."""
+
+    def swapped(
+        cost: np.ndarray, a: np.ndarray, b: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        plan = np.diag(a)
+        mass = min(a[0], a[1])
+        plan[[0, 1], [0, 1]] -= mass
+        plan[[0, 1], [1, 0]] += mass
+        return plan, {"u": np.zeros(len(a)), "v": np.zeros(len(b))}
+
+    monkeypatch.setattr(dense, "dense_simplex", swapped)
+    uniform = torch.full((30,), 1 / 30, dtype=torch.float64)
+    units = staircase.units(uniform, uniform)
+    monkeypatch.setattr(optimum, "assigned_optimum", lambda cost: dense.dense_optimum(cost, units))
+    x = cloud(30, 4, seed=1)
+    x[1] = x[0] + 1e-3
+    w = weights(30, seed=2) if weighted else None
+    y = x + noise * 1e-3 * cloud(30, 4, seed=3)
+    with pytest.warns(ConvergenceWarning, match="gap"):
+        result = exact_result(x, y, real_weights=w, fake_weights=w)
     assert not result.converged
-    assert result.lower_bound >= 0
+    assert result.lower_bound < result.cost
+
+
+def test_the_advice_names_a_limit_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        dense,
+        "dense_simplex",
+        lambda cost, a, b: (np.outer(a, b), {"u": np.zeros(len(a)), "v": np.zeros(len(b))}),
+    )
+    for limit in (None, 60.0):
+        with pytest.warns(ConvergenceWarning, match="stays open") as caught:
+            exact_result(cloud(6, 3, seed=1), cloud(5, 3, seed=2), time_limit=limit)
+        assert ("`time_limit` (60 s)" in str(caught[0].message)) == (limit is not None)
+        assert "`tolerance`" not in str(caught[0].message)
 
 
 def test_precision_comes_back_from_threads() -> None:
