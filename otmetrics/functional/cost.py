@@ -103,7 +103,7 @@ def cost_matrix(real: Tensor, fake: Tensor, *, order: float = 2.0) -> Tensor:
 
     Raises:
         TypeError: If a cloud is not a floating tensor.
-        ValueError: If a shape or the order breaks its rule.
+        ValueError: If a shape or the order breaks its rule, or a cost does not fit the dtype.
 
     Example:
         >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=torch.float64)
@@ -115,8 +115,48 @@ def cost_matrix(real: Tensor, fake: Tensor, *, order: float = 2.0) -> Tensor:
     real, fake = checked_clouds(real, fake, order=order)
     x, y = real.double(), fake.double()
     if real.ndim == 2:
-        return pairwise_costs(x, y, order).to(real.dtype)
-    return torch.stack([pairwise_costs(*p, order) for p in zip(x, y, strict=True)]).to(real.dtype)
+        return narrowed(pairwise_costs(x, y, order), real.dtype)
+    costs = torch.stack([pairwise_costs(*p, order) for p in zip(x, y, strict=True)])
+    return narrowed(costs, real.dtype)
+
+
+def held(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A float64 value in another dtype where that holds it, else as it is.
+
+    Squares of float32 values from 1e19 on are beyond float32: inf would be wrong.
+
+    Args:
+        value: Values of any shape, finite.
+        dtype: The dtype of the input that they belong to.
+
+    Returns:
+        The values.
+    """
+    rounded = value.to(dtype)
+    return value if torch.isinf(rounded.detach()).any() else rounded
+
+
+def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A float64 value in the dtype of the input, which has to hold it.
+
+    Args:
+        value: Values of any shape, finite.
+        dtype: The dtype.
+
+    Returns:
+        The values in `dtype`.
+
+    Raises:
+        ValueError: If one of them is beyond its range.
+    """
+    found = held(value, dtype)
+    if found.dtype != dtype:
+        largest = float(value.detach().abs().amax())
+        raise ValueError(
+            f"The result, up to {largest:.1e}, does not fit {dtype}: give both sides in float64 "
+            "(`.double()`), or scale both down."
+        )
+    return found
 
 
 def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:

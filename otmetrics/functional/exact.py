@@ -10,7 +10,7 @@ from otmetrics.functional.assignment import assignments
 from otmetrics.functional.certificate import Optimum, faint
 from otmetrics.functional.checks import as_tensor, checked_clouds, checked_weights, weights_note
 from otmetrics.functional.cloud import Cloud
-from otmetrics.functional.cost import power
+from otmetrics.functional.cost import held, power
 from otmetrics.functional.once import detached, differentiable_once, with_gradient
 from otmetrics.functional.optimum import (
     DENSE,
@@ -355,7 +355,7 @@ def _assigned(real: Tensor, fake: Tensor, order: float) -> TransportResult:
     )
     value = root(cost, order)
     return TransportResult(
-        value=value.to(real.dtype), cost=cost.to(real.dtype), plan=plan, message="optimal"
+        value=value.to(real.dtype), cost=held(cost, real.dtype), plan=plan, message="optimal"
     )
 
 
@@ -394,7 +394,7 @@ def _result(
     plan = _sorted_plan(indices, optimum.masses[order], shape)
     return TransportResult(
         value=value.to(like.dtype),
-        cost=cost.to(like.dtype),
+        cost=held(cost, like.dtype),
         lower_bound=lower_bound,
         upper_bound=upper_bound,
         potentials=optimum.potentials,

@@ -7,6 +7,7 @@ from scipy.linalg import svdvals
 from torch import Tensor
 
 from otmetrics.functional.checks import as_tensor, checked_clouds
+from otmetrics.functional.cost import narrowed
 from otmetrics.functional.once import constant
 
 _BLOCK_ROWS = 4096, 8  # rows of a block that is factored: at least, and in dimensions
@@ -32,7 +33,8 @@ def frechet_distance(real: Tensor, fake: Tensor) -> Tensor:
 
     Raises:
         TypeError: If a cloud is not a floating tensor.
-        ValueError: If a side has fewer than two samples, or shapes do not match.
+        ValueError: If a side has fewer than two samples, shapes do not match, or the distance does
+            not fit the dtype.
 
     References:
         Heusel et al., GANs trained by a two time-scale update rule, 2017, equation (6); Dowson and
@@ -46,7 +48,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> Tensor:
     real, fake = as_tensor("real", real), as_tensor("fake", fake)
     value = frechet_in_float64(real, fake)
     dtype = torch.promote_types(real.dtype, fake.dtype)
-    return value.to(torch.promote_types(dtype, torch.float32))
+    return narrowed(value, torch.promote_types(dtype, torch.float32))
 
 
 def frechet_in_float64(real: Tensor, fake: Tensor) -> Tensor:
@@ -117,7 +119,7 @@ def frechet_distance_from_moments(
     Raises:
         TypeError: If a moment is not a floating tensor.
         ValueError: If shapes do not match, a value is not finite, or a covariance is not symmetric
-            positive semi-definite.
+            positive semi-definite, or the distance does not fit the dtype of `real_mean`.
 
     Example:
         >>> mean, eye = torch.zeros(3), torch.eye(3)
@@ -152,7 +154,7 @@ def gaussian_distance(
     fidelity = _Fidelity.apply(a, b)
     trace = (a + b).diagonal(dim1=-2, dim2=-1).sum(-1)
     shift = (real_mean.double() - fake_mean.double()).square().sum(-1)
-    return (shift + trace - 2 * fidelity).clamp_min(0).to(real_mean.dtype)
+    return narrowed((shift + trace - 2 * fidelity).clamp_min(0), real_mean.dtype)
 
 
 class _Fidelity(torch.autograd.Function):

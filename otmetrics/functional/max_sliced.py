@@ -16,7 +16,7 @@ from otmetrics.functional.checks import (
     checked_weights,
     weights_note,
 )
-from otmetrics.functional.cost import centred
+from otmetrics.functional.cost import centred, held
 from otmetrics.functional.once import detached, differentiable_once
 from otmetrics.functional.result import TransportResult, root, stacked
 from otmetrics.functional.univariate import cumulative, line_costs, merged_quantiles, ranking_of
@@ -244,8 +244,8 @@ def _solved(
         )
     result = TransportResult(
         value=root(cost, options.order).to(real.dtype),
-        cost=cost.to(real.dtype),
-        lower_bound=cost.detach().to(real.dtype),
+        cost=held(cost, real.dtype),
+        lower_bound=held(cost.detach(), real.dtype),
         num_iterations=num_iterations,
         converged=converged,
         message=message,

@@ -22,6 +22,7 @@ from otmetrics.functional.checks import (
     checked_generator,
     checked_weights,
 )
+from otmetrics.functional.cost import held
 from otmetrics.functional.laguerre import BLOCK
 from otmetrics.functional.result import root
 from otmetrics.functional.sources import check_source, second_moment, standardised
@@ -216,8 +217,8 @@ def semidiscrete_result(
     cost = (cost + centre.square().sum()).clamp_min(0)
     return SemiDiscreteResult(
         value=root(cost, 2).to(points.dtype),
-        cost=cost.to(points.dtype),
-        standard_error=(scale * measured.spread).to(points.dtype),
+        cost=held(cost, points.dtype),
+        standard_error=held(scale * measured.spread, points.dtype),
         heights=heights - b @ heights,
         volumes=volumes,
         volume_errors=(volumes * (1 - volumes) / measured.size).sqrt(),

@@ -14,6 +14,7 @@ from otmetrics.functional.checks import (
     checked_weights,
     weights_note,
 )
+from otmetrics.functional.cost import narrowed
 from otmetrics.functional.debiasing import SinkhornOptions, Solved, entropic_batch
 from otmetrics.functional.once import with_gradient
 from otmetrics.functional.result import TransportResult, outward, root
@@ -267,7 +268,7 @@ def _result(
     f, g = map(shaped, solved.potentials)
     result = TransportResult(
         value=shaped(root(cost, options.order)).to(real.dtype),
-        cost=shaped(cost).to(real.dtype),
+        cost=narrowed(shaped(cost), real.dtype),
         lower_bound=lower,
         upper_bound=upper,
         potentials=(f.to(real.dtype), g.to(real.dtype)),

@@ -17,6 +17,7 @@ from otmetrics.functional.checks import (
     checked_weights,
     weights_note,
 )
+from otmetrics.functional.cost import held
 from otmetrics.functional.directions import (
     FEWEST_BLOCKS,
     block_size,
@@ -391,7 +392,7 @@ def _result(
         value = value - root(-cost, order)
     return TransportResult(
         value=value.to(dtype),
-        cost=cost.to(dtype),
+        cost=held(cost, dtype),
         standard_error=None if error is None else error.to(dtype),
         converged=converged,
         message=message,
