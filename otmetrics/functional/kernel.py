@@ -12,6 +12,9 @@ from otmetrics.functional.cost import centred, row_blocks, squared_distances
 from otmetrics.functional.once import differentiable_once
 from otmetrics.precision import ieee_float32
 
+_FAR = 1e4  # squared distance of the mean from the origin, in variances, that cubes do not bear
+_DROWNING = 1e3  # how far a diagonal may exceed the rest of a sum that it is taken from
+
 
 def kernel_distance(
     real: Tensor,
@@ -91,31 +94,76 @@ def check_kernel(kernel: str, bandwidth: float | None) -> None:
 def _mmd(x: Tensor, y: Tensor, kernel: str, bandwidth: float | None) -> Tensor:
     """MMD^2 of one pair of clouds."""
     n, m, dimension = len(x), len(y), x.shape[1]
+    own_x = own_y = None
     if kernel == "rbf":
         x, y = centred(x, y)
-        width = bandwidth or (_mean_squared_distance(x, y) / 2) ** 0.5 or 1.0
-
-        def values(a: Tensor, b: Tensor, room: Tensor | None) -> Tensor:
-            return (squared_distances(a, b) / (-2 * width**2)).exp()
-
+        values = _gaussian(bandwidth or (_mean_squared_distance(x, y) / 2) ** 0.5 or 1.0)
         own_x, own_y = x.new_tensor(n), x.new_tensor(m)
+    elif (centre := _far_centre(x, y)) is not None:
+        x, y, values = x - centre, y - centre, _cubic_around(centre)
     else:
-
-        def values(a: Tensor, b: Tensor, room: Tensor | None) -> Tensor:
-            with ieee_float32(a.device):
-                base = a @ b.T if room is None else torch.mm(a, b.T, out=room)
-            base = base.div_(dimension).add_(1)
-            return base**3 if room is None else base.pow_(3)
-
+        values = _cubic
         own_x, own_y = (((c.square().sum(1) / dimension + 1) ** 3).sum() for c in (x, y))
-    within_x = (_total(values, x, x) - own_x) / (n * (n - 1))
-    within_y = (_total(values, y, y) - own_y) / (m * (m - 1))
+    within_x = _total_of_others(values, x, own_x) / (n * (n - 1))
+    within_y = _total_of_others(values, y, own_y) / (m * (m - 1))
     return within_x + within_y - 2 * _total(values, x, y) / (n * m)
 
 
-def _total(
-    values: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tensor, y: Tensor
-) -> Tensor:
+_Values = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def _gaussian(width: float) -> _Values:
+    """The RBF kernel."""
+
+    def values(a: Tensor, b: Tensor, room: Tensor | None) -> Tensor:
+        return (squared_distances(a, b) / (-2 * width**2)).exp()
+
+    return values
+
+
+def _cubic(a: Tensor, b: Tensor, room: Tensor | None) -> Tensor:
+    """The polynomial kernel (x.y / D + 1)^3."""
+    with ieee_float32(a.device):
+        base = a @ b.T if room is None else torch.mm(a, b.T, out=room)
+    base = base.div_(a.shape[1]).add_(1)
+    return base**3 if room is None else base.pow_(3)
+
+
+def _cubic_around(centre: Tensor) -> _Values:
+    """The polynomial kernel of clouds far from the origin, given less their centre c."""
+    # MMD does not feel what is added for each sample alone, so that k(x, y) may give way to
+    # k(x, y) - k(x, c) - k(c, y) + k(c, c). Its terms, with q = c.(x - c) / D, r = c.(y - c) / D
+    # and w = (x - c).(y - c) / D, cancel no more than the answer does.
+    dimension = len(centre)
+    square = centre.square().sum() / dimension + 1
+
+    def values(a: Tensor, b: Tensor, room: Tensor | None) -> Tensor:
+        with ieee_float32(a.device):
+            w = (a @ b.T) / dimension
+        q, r = (a @ centre)[:, None] / dimension, (b @ centre) / dimension
+        base = square + q + r
+        return 3 * q * r * (square + base) + w * (3 * base * (base + w) + w.square())
+
+    return values
+
+
+def _far_centre(x: Tensor, y: Tensor) -> Tensor | None:
+    """The centre of both clouds, where it is so far out that its cube would drown the answer."""
+    centre = (x.detach().mean(0) + y.detach().mean(0)) / 2
+    spread = max(float((cloud.detach() - centre).square().sum(1).mean()) for cloud in (x, y))
+    return centre if float(centre.square().sum()) > _FAR * spread else None
+
+
+def _total_of_others(values: _Values, x: Tensor, own: Tensor | None) -> Tensor:
+    """Sum of the kernel over all pairs of two samples; that of samples with themselves may help."""
+    if own is not None:
+        total = _total(values, x, x) - own
+        if own.detach() <= _DROWNING * total.detach().abs():
+            return total
+    return _total(values, x, x, others=True)
+
+
+def _total(values: _Values, x: Tensor, y: Tensor, others: bool = False) -> Tensor:
     """Sum of the kernel over all pairs, block by block; without graph in the same memory."""
     total, room = x.new_zeros(()), None
     graphed = any(map(_is_differentiated, (x, y)))
@@ -123,7 +171,11 @@ def _total(
         if room is None and not graphed:
             room = x.new_empty(rows.stop, len(y))
         part = None if room is None else room[: rows.stop - rows.start]
-        total = total + values(x[rows], y, part).sum()
+        block = values(x[rows], y, part)
+        if others:  # x is y, and no sample is paired with itself
+            everyone = torch.arange(len(x), device=x.device)
+            block = torch.where(everyone[rows, None] == everyone, 0.0, block)
+        total = total + block.sum()
     return total
 
 

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from otmetrics.functional.checks import check_at_least, checked_clouds
-from otmetrics.functional.cost import row_blocks
+from otmetrics.functional.cost import BLOCK_ELEMENTS, row_blocks
 from otmetrics.precision import ieee_float32
+
+_BLURRED = 1e6  # roundings of a product: a distance of so many is right to six digits
 
 
 class PrecisionRecall(NamedTuple):
@@ -137,11 +139,11 @@ def _by_problem(
     fake: Tensor,
     num_neighbors: int,
 ) -> Tensor:
-    """Scores (S,) or (S, B), each problem centred and in float64, in the dtype of the input."""
+    """Scores (S,) or (S, B), each problem in float64, in the dtype of the input."""
     batched = real.ndim == 3
     pairs = zip(real, fake, strict=True) if batched else [(real, fake)]
     with torch.no_grad():
-        rows = [scores(*_centred(x.double(), y.double()), num_neighbors) for x, y in pairs]
+        rows = [scores(x.double(), y.double(), num_neighbors) for x, y in pairs]
     return (torch.stack(rows, -1) if batched else rows[0]).to(real.dtype)
 
 
@@ -162,12 +164,6 @@ def _density_coverage(real: Tensor, fake: Tensor, num_neighbors: int) -> Tensor:
     return torch.stack([hits.double().mean() / num_neighbors, holds_fake.double().mean()])
 
 
-def _centred(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Shift both clouds by the median of the real one, which no outlier moves."""
-    centre = real.median(0).values
-    return real - centre, fake - centre
-
-
 def _rounding(dimension: int) -> float:
     """Relative error bound of a squared distance by matrix product, in units of |x|^2 + |y|^2."""
     return (dimension + 16) * torch.finfo(torch.float64).eps
@@ -175,15 +171,44 @@ def _rounding(dimension: int) -> float:
 
 def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Squared distances in blocks of rows of x, in the same memory, and as much to work in."""
-    norms, lengths = y.square().sum(1), x.square().sum(1, keepdim=True)
+    near_x, near_y = _near(x, y)
+    norms, lengths = near_y.square().sum(1), near_x.square().sum(1, keepdim=True)
     rooms: tuple[Tensor, ...] = ()
     for rows in row_blocks(len(x), len(y)):
         rooms = rooms or tuple(x.new_empty(rows.stop, len(y)) for _ in range(2))
         squared, room = (room[: rows.stop - rows.start] for room in rooms)
         torch.add(lengths[rows], norms, out=squared)
+        torch.mul(squared, _lost(x), out=room)
         with ieee_float32(x.device):
-            squared.addmm_(x[rows], y.T, alpha=-2)
-        yield rows, squared.clamp_min_(0), room
+            squared.addmm_(near_x[rows], near_y.T, alpha=-2)
+        _refine(squared.clamp_min_(0), room, x[rows], y)
+        yield rows, squared, room
+
+
+def _near(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift both clouds by the median of the first one, which no outlier moves."""
+    centre = x.median(0).values
+    return x - centre, y - centre
+
+
+def _lost(cloud: Tensor) -> float:
+    """Squared distances up to this share of |x|^2 + |y|^2 come from differences."""
+    return _BLURRED * _rounding(cloud.shape[1])
+
+
+def _refine(squared: Tensor, limits: Tensor, x: Tensor, y: Tensor) -> None:
+    """Put distances from differences where those of the product have lost too much."""
+    close = squared <= limits
+    count = int(close.sum())
+    if count > len(x) + len(y):  # tight clusters far apart
+        exact = "donot_use_mm_for_euclid_dist"
+        distances = torch.cdist(x, y, compute_mode=exact).square_()
+        squared.copy_(torch.where(close, distances, squared))
+    elif count:
+        i, j = close.nonzero(as_tuple=True)
+        size = max(1, BLOCK_ELEMENTS // x.shape[1])
+        for some, others in zip(i.split(size), j.split(size), strict=True):
+            squared[some, others] = (x[some] - y[others]).square_().sum(1)
 
 
 def _radii(cloud: Tensor, num_neighbors: int) -> Tensor:
@@ -193,22 +218,31 @@ def _radii(cloud: Tensor, num_neighbors: int) -> Tensor:
         own = torch.arange(rows.start, rows.stop, device=cloud.device)
         squared[own - rows.start, own] = torch.inf
         radius[rows] = squared.topk(num_neighbors, dim=1, largest=False).values[:, -1]
-    error = _rounding(cloud.shape[1])
-    return radius * (1 + 2 * error) + 4 * error * cloud.square().sum(1)
+    lengths = _near(cloud, cloud)[0].square().sum(1)
+    widened = radius * (1 + 2 * _rounding(cloud.shape[1]))
+    return widened + 4 * _errors(radius, lengths, cloud) * lengths
+
+
+def _errors(radii: Tensor, lengths: Tensor, cloud: Tensor) -> Tensor:
+    """Share of |y|^2 that distances to y near such radii may be off; none from differences are."""
+    return _rounding(cloud.shape[1]) * (radii > _lost(cloud) * lengths)
 
 
 def _inside(
     real: Tensor, fake: Tensor, real_radii: Tensor, fake_radii: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Real balls around each fake (M,), and per real: holds a fake, lies in a fake ball (N,)."""
-    error = _rounding(real.shape[1])
     hits = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
     # Lists of what blocks give would keep malloc from giving the blocks back.
     holds, lies = (torch.zeros(len(real), dtype=torch.bool, device=real.device) for _ in range(2))
-    slack_fake, slack_real = error * fake.square().sum(1), error * real.square().sum(1)
+    lengths_real, lengths_fake = (side.square().sum(1) for side in _near(real, fake))
+    errors_real = _errors(real_radii, lengths_real, real)
+    errors_fake = _errors(fake_radii, lengths_fake, fake)
     for rows, squared, room in _blocks(real, fake):
-        within = squared <= torch.add(real_radii[rows, None], slack_fake, out=room)
+        torch.mul(errors_real[rows, None], lengths_fake, out=room)
+        within = squared <= room.add_(real_radii[rows, None])
         hits += within.sum(0)
         holds[rows] = within.any(1)
-        lies[rows] = (squared <= torch.add(slack_real[rows, None], fake_radii, out=room)).any(1)
+        torch.mul(lengths_real[rows, None], errors_fake, out=room)
+        lies[rows] = (squared <= room.add_(fake_radii)).any(1)
     return hits, holds, lies

@@ -41,6 +41,7 @@ _FAR = 16.0  # squared distance of the mean from the origin, in variances, from 
 _ENOUGH = 1024  # points that tell where a cloud is
 _MOST_GROWTH = 4  # factor by which one round may add to the directions of the round before
 _MOST_PER_SPLIT = 16  # directions that share one split into halves
+_MODEST = 1e-15, 1e15  # longest vectors whose squares keep their digits in float32
 _ROUNDINGS = 64  # distances below this many roundings of a projection are zero
 
 
@@ -369,7 +370,10 @@ def _mean(cloud: Tensor, weights: Tensor | None) -> Tensor:
 
 def _mean_square(cloud: Tensor, weights: Tensor | None) -> Tensor:
     """Mean squared length (...) in float64."""
-    squares = torch.linalg.vector_norm(cloud, dim=-1).double().square()
+    lengths = torch.linalg.vector_norm(cloud, dim=-1).double()
+    if not _MODEST[0] <= float(lengths.detach().amax()) <= _MODEST[1]:  # float32 loses the squares
+        lengths = torch.linalg.vector_norm(cloud, dim=-1, dtype=torch.float64)
+    squares = lengths.square()
     return squares.mean(-1) if weights is None else (squares * weights).sum(-1)
 
 

@@ -101,3 +101,15 @@ def test_autocast_does_not_reach_inside() -> None:
             raise RuntimeError("inside")
         assert torch.is_autocast_enabled("cpu")
     assert torch.equal(inside, squared_distances(x, y))
+
+
+def test_costs_that_float32_cannot_hold_are_refused() -> None:
+    x, y = 1e20 * cloud(5, 3, seed=1), 1e20 * cloud(4, 3, seed=2)
+    with pytest.raises(ValueError, match=r"does not fit torch.float32: give both sides in float64"):
+        cost_matrix(x.float(), y.float())
+    with pytest.raises(ValueError, match=r"does not fit torch.float32"):
+        cost_matrix(x[None].float(), y[None].float())
+    found = cost_matrix(x.float(), y.float(), order=1)
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found.double(), cost_matrix(x, y, order=1), rtol=1e-6, atol=0)
+    assert torch.isfinite(cost_matrix(x, y)).all()

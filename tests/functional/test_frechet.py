@@ -215,3 +215,18 @@ def test_bias_between_samples_of_one_law() -> None:
     # Covariances S 20/19 and S 40/39, the same shape: (sqrt(20/19) - sqrt(40/39))^2 tr S.
     expected = ((20 / 19) ** 0.5 - (40 / 39) ** 0.5) ** 2 * trace
     assert frechet_distance(x, x.repeat(2, 1)).item() == pytest.approx(expected, abs=1e-13 * trace)
+
+
+def test_distances_that_float32_cannot_hold_are_refused() -> None:
+    x, y = 1e20 * cloud(20, 3, seed=1), 1e20 * cloud(15, 3, seed=2)
+    with pytest.raises(ValueError, match=r"does not fit torch.float32: give both sides in float64"):
+        frechet_distance(x.float(), y.float())
+    assert frechet_distance(x, y).item() == pytest.approx(
+        1e40 * frechet_distance(x / 1e20, y / 1e20).item(), rel=1e-9
+    )
+    means = torch.zeros(2, dtype=torch.float32), torch.full((2,), 1e25)
+    eye = torch.eye(2)
+    with pytest.raises(ValueError, match=r"does not fit torch.float32"):
+        frechet_distance_from_moments(means[0], eye, means[1], eye)
+    in_float64 = frechet_distance_from_moments(means[0].double(), eye, means[1].double(), eye)
+    assert in_float64.item() == pytest.approx(2e50, rel=1e-6)

@@ -1,6 +1,7 @@
 """Kernel distances against double loops, and their expectation where it is known."""
 
 import math
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -8,6 +9,8 @@ import oracles
 import pytest
 import torch
 from cases import cloud, relative_tolerance
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from otmetrics.functional import kernel_distance
 
@@ -152,3 +155,91 @@ def test_far_apart_laws_share_nothing() -> None:
     """Kernel values across are 0: what remains are the means within, here 1."""
     x = torch.zeros(4, 2, dtype=torch.float64)
     assert kernel_distance(x, x + 100, kernel="rbf", bandwidth=1.0).item() == pytest.approx(2)
+
+
+def exact_cubic(x: torch.Tensor, y: torch.Tensor) -> float:
+    """The unbiased estimate in rational numbers."""
+    sides = [[[Fraction(v) for v in row] for row in side.tolist()] for side in (x, y)]
+
+    def kernel(u: list[Fraction], v: list[Fraction]) -> Fraction:
+        return (sum(p * q for p, q in zip(u, v, strict=True)) / len(u) + 1) ** 3
+
+    def mean(rows: list, columns: list, own: bool) -> Fraction:
+        total = sum(
+            kernel(u, v) for i, u in enumerate(rows) for j, v in enumerate(columns) if own or i != j
+        )
+        return total / (len(rows) * (len(columns) - (not own)))
+
+    left, right = sides
+    within = mean(left, left, False) + mean(right, right, False)
+    return float(within - 2 * mean(left, right, True))
+
+
+@pytest.mark.parametrize("factor", [1e2, 1e6, -1e9])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_row_far_larger_than_the_others(factor: float, both: bool) -> None:
+    """A sample is not paired with itself: what it would give must not drown the rest."""
+    x, y = cloud(9, 4, seed=1), cloud(7, 4, seed=2) + 0.5
+    x[3] *= factor
+    if both:
+        y[2] *= factor / 3
+    assert kernel_distance(x, y).item() == pytest.approx(exact_cubic(x, y), rel=1e-9)
+    assert kernel_distance(y, x).item() == pytest.approx(exact_cubic(x, y), rel=1e-9)
+    x.requires_grad_()
+    assert kernel_distance(x, y).item() == pytest.approx(exact_cubic(x.detach(), y), rel=1e-9)
+
+
+@pytest.mark.parametrize("offset", [1e1, 1e2, 1e4, 1e8, -1e10])
+@pytest.mark.parametrize("shape", [(9, 7, 4), (5, 8, 1), (4, 4, 12)])
+def test_far_from_the_origin(offset: float, shape: tuple[int, int, int]) -> None:
+    """The cubic kernel is not invariant under translations: the answer there is its own."""
+    n, m, d = shape
+    x, y = cloud(n, d, seed=1) + offset, 1.5 * cloud(m, d, seed=2) + offset
+    assert kernel_distance(x, y).item() == pytest.approx(exact_cubic(x, y), rel=1e-9)
+    single = kernel_distance(x[:, :1].float(), y[:, :1].float())
+    expected = exact_cubic(x[:, :1].float(), y[:, :1].float())
+    assert single.item() == pytest.approx(expected, rel=1e-5, abs=1e-12)
+
+
+def test_gradient_far_from_the_origin() -> None:
+    """By differences of the rational answer."""
+    x, y = cloud(5, 2, seed=1) + 1e6, cloud(4, 2, seed=2) + 1e6
+    x.requires_grad_()
+    (slope,) = torch.autograd.grad(kernel_distance(x, y), x)
+    step = torch.zeros_like(y[:1]).expand(5, 2).clone()
+    step[1, 0] = 2.0**-10
+    difference = exact_cubic(x.detach() + step, y) - exact_cubic(x.detach() - step, y)
+    assert slope[1, 0].item() == pytest.approx(difference * 2**9, rel=1e-4)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10**6),
+    powers=st.lists(st.integers(-3, 9), min_size=8, max_size=8),
+)
+def test_rows_of_all_sizes(seed: int, powers: list[int]) -> None:
+    """Up to the rounding of the largest kernel between two samples."""
+    scales = 10.0 ** torch.tensor(powers, dtype=torch.float64)[:, None]
+    x, y = scales[:4] * cloud(4, 3, seed=seed), scales[4:] * cloud(4, 3, seed=seed + 1)
+    products = [x @ y.T, *((side @ side.T).fill_diagonal_(0) for side in (x, y))]
+    largest = max(product.abs().max().item() for product in products)
+    expected = pytest.approx(exact_cubic(x, y), rel=1e-9, abs=1e-13 * (largest / 3 + 1) ** 3)
+    assert kernel_distance(x, y).item() == expected
+
+
+def test_a_narrow_kernel_does_not_lose_its_sums() -> None:
+    """Far below the ones of samples with themselves lie all other pairs."""
+    x, y = cloud(4, 2, seed=1), cloud(5, 2, seed=2)
+    distance = kernel_distance(x, y, kernel="rbf", bandwidth=0.03)
+
+    def mean(a: torch.Tensor, b: torch.Tensor, own: bool) -> float:
+        values = [
+            math.exp(-(u - v).square().sum().item() / (2 * 0.03**2))
+            for i, u in enumerate(a)
+            for j, v in enumerate(b)
+            if own or i != j
+        ]
+        return math.fsum(values) / len(values)
+
+    expected = mean(x, x, False) + mean(y, y, False) - 2 * mean(x, y, True)
+    assert distance.item() == pytest.approx(expected, rel=1e-9, abs=0)

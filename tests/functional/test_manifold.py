@@ -164,3 +164,37 @@ def test_no_graph() -> None:
     """Counts have no gradient, and say so."""
     x = cloud(10, 3, seed=1).requires_grad_()
     assert not any(score.requires_grad for score in manifold_scores(x, cloud(10, 3, seed=2)))
+
+
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize("apart", [1e3, 1e5, 1e7, 1e9])
+@pytest.mark.parametrize("shape", [(30, 26, 2), (24, 40, 16)])
+def test_tight_clusters_far_apart(shape: tuple[int, int, int], apart: float, k: int) -> None:
+    """Wherever the origin is, it is far from most points: distances come from differences."""
+    n, m, d = shape
+    x, y = cloud(n, d, seed=1), 1.3 * cloud(m, d, seed=2)
+    x[::2] += apart
+    y[::2] += apart
+    y[::5] -= 3 * apart
+    assert scores(x, y, k) == pytest.approx(oracles.manifold(x.numpy(), y.numpy(), k), rel=1e-12)
+    assert scores(y, x, k) == pytest.approx(oracles.manifold(y.numpy(), x.numpy(), k), rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_ties_of_lattices_far_apart(k: int) -> None:
+    for seed in range(5):
+        x, y = cloud(20, 2, seed=seed).round(), cloud(15, 2, seed=50 + seed).round()
+        x[::3] += 2.0**40
+        y[::3] += 2.0**40
+        expected = oracles.manifold(x.numpy(), y.numpy(), k)
+        assert scores(x, y, k) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1e-6, 1e-9])
+def test_a_collapsed_generator_far_from_most_samples(spread: float) -> None:
+    """Balls of the size of the collapsed cloud, told to the digit where real samples lie in it."""
+    x, y = cloud(30, 4, seed=1), 2 + spread * cloud(25, 4, seed=2)
+    x[:10] = 2 + spread * cloud(10, 4, seed=3)
+    for pair in ((x, y), (y, x)):
+        expected = oracles.manifold(*(side.numpy() for side in pair), 3)
+        assert scores(*pair, 3) == pytest.approx(expected, rel=1e-12)

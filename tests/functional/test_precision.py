@@ -10,11 +10,14 @@ from cases import cloud
 from otmetrics.functional import (
     debiasing,
     entropic_cost,
+    exact_result,
     exact_wasserstein,
     frechet_distance,
     kernel_distance,
     manifold_scores,
+    max_sliced_result,
     sinkhorn_divergence,
+    sliced_result,
     sliced_wasserstein,
 )
 
@@ -259,3 +262,26 @@ def test_training_after_inference_mode(function: Callable[..., torch.Tensor]) ->
     function(x, y).backward()
     assert x.grad is not None
     assert x.grad.norm() > 0
+
+
+RESULTS: list[Callable[..., Any]] = [
+    lambda x, y: exact_result(x, y).cost,
+    lambda x, y: exact_result(x, y, order=1).value,
+    lambda x, y: sliced_result(x, y, num_projections=32).cost,
+    lambda x, y: max_sliced_result(x, y).result.cost,
+]
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, *RESULTS])
+@pytest.mark.parametrize("scale", [2.0**30, 2.0**66, 2.0**100, 2.0**-40, 2.0**-66, 2.0**-100])
+def test_float32_of_any_size_is_right_or_refused(
+    function: Callable[..., torch.Tensor], scale: float
+) -> None:
+    """As in float64, or a `ValueError` that says so; only what is below its range becomes 0."""
+    x, y = cloud(30, 8, seed=1).float() * scale, (cloud(25, 8, seed=2).float() + 0.3) * scale
+    expected = function(x.double(), y.double())
+    if function in FUNCTIONS and expected.abs().max() > torch.finfo(torch.float32).max:
+        with pytest.raises(ValueError, match="scale both"):
+            function(x, y)
+    else:
+        torch.testing.assert_close(function(x, y).double(), expected, rtol=1e-4, atol=1e-37)
