@@ -8,6 +8,7 @@ from torch import Tensor
 from otmetrics.functional.cost import memory_budget, pairwise_costs, row_blocks
 from otmetrics.functional.entropic import Term, Wanted, entropic_term
 from otmetrics.functional.gibbs import GibbsKernel, Workspace
+from otmetrics.functional.support import Places, repeated
 from otmetrics.precision import ieee_float32
 
 _FEW_PAIRS = 2**20  # up to so many float64 costs next to nothing
@@ -97,6 +98,10 @@ def entropic_batch(
     Returns:
         The solutions.
     """
+    if len(real) == 1:
+        places = repeated(real[0].detach(), a[0]), repeated(fake[0].detach(), b[0])
+        if any(place is not None for place in places):
+            return _solved_at(places, real, fake, a, b, options, debiased, bounds, gradients, start)
     size = max(real.shape[1], fake.shape[1])
     dtype = real.dtype if _suffices_in_single(size, a, b, options) else torch.float64
     limit = memory_budget(real.device, options.memory_limit)
@@ -110,6 +115,50 @@ def entropic_batch(
         with ieee_float32(real.device):
             solved.append(_group(*group, options, wanted, workspace, debiased, warm))
     return solved[0] if len(solved) == 1 else _joined(solved)
+
+
+def _solved_at(
+    places: tuple[Places | None, Places | None],
+    real: Tensor,
+    fake: Tensor,
+    a: Tensor,
+    b: Tensor,
+    options: SinkhornOptions,
+    debiased: bool,
+    bounds: bool,
+    gradients: tuple[bool, bool],
+    start: tuple[Tensor, Tensor] | None,
+) -> Solved:
+    """Solve between places, and give every point the potential and its share of the gradient."""
+    clouds, weights, starts = [real, fake], [a, b], list(start or (None, None))
+    for side, place in enumerate(places):
+        if place is not None:
+            clouds[side] = clouds[side][:, place.ids]
+            weights[side] = place.weights
+            starts[side] = None if start is None else start[side][:, place.ids]
+    solved = entropic_batch(
+        *clouds,
+        *weights,
+        options,
+        debiased=debiased,
+        bounds=bounds,
+        gradients=gradients,
+        start=None if start is None else (starts[0], starts[1]),
+    )
+
+    def spread(values: tuple[Any, Any]) -> tuple[Any, Any]:
+        return tuple(
+            value if place is None or value is None else value[:, place.of]
+            for value, place in zip(values, places, strict=True)
+        )
+
+    slopes = tuple(
+        slope if place is None or slope is None else slope * place.shares[..., None].to(slope.dtype)
+        for slope, place in zip(spread(solved.gradients), places, strict=True)
+    )
+    return solved._replace(
+        potentials=spread(solved.potentials), gradients=slopes, start=spread(solved.start)
+    )
 
 
 def _suffices_in_single(size: int, a: Tensor, b: Tensor, options: SinkhornOptions) -> bool:

@@ -10,6 +10,7 @@ from otmetrics.precision import ieee_float32
 
 _CACHED = 2**19  # entries that one step of elementwise work takes, so that they stay in the cache
 _BLOCK = 2**25  # most entries of a block of rows where costs or kernel are not stored
+_MANY = 0.05  # share of pairs whose distances are computed faster with all others of their block
 # Below this share of |x|^2 + |y|^2 a squared distance has too few digits left for its root.
 _CANCELLATION = {torch.float32: 1e-5, torch.float64: 1e-9}
 
@@ -260,6 +261,10 @@ class GibbsKernel:
         """Squared distances with those recomputed that cancellation took the digits from."""
         limit = _CANCELLATION[x.dtype]
         close = squared <= (squares[..., None] + self.norms[1][:, None, :]) * limit
+        if int(close.sum()) > _MANY * close.numel():  # one by one they would take all the time
+            exact = "donot_use_mm_for_euclid_dist"
+            distances = torch.cdist(x, self.y, compute_mode=exact).square_()
+            return squared.copy_(torch.where(close, distances, squared)).clamp_(min=0)
         problem, row, column = close.nonzero(as_tuple=True)
         for part in _pieces(len(problem), max(1, _CACHED // x.shape[-1])):
             where = problem[part], row[part], column[part]

@@ -129,3 +129,43 @@ def _split(
     # Whole units end together at each place; the test is for flows that rounding changed.
     here = (path.flows > 0) & (support.places[points] == places[cells])
     return support.points[points[here]], cells[here], path.flows[here] / total
+
+
+class Places(NamedTuple):
+    """Different points of a cloud that has each of them many times.
+
+    Attributes:
+        ids: A point of each place (K,).
+        of: The place of each point (N,).
+        weights: Weights (1, K) of the places.
+        shares: What each point has of its place's weight (1, N).
+    """
+
+    ids: Tensor
+    of: Tensor
+    weights: Tensor
+    shares: Tensor
+
+
+def repeated(cloud: Tensor, weights: Tensor) -> Places | None:
+    """Equal points as one place with their whole weight, where that halves a cloud at least.
+
+    Args:
+        cloud: Points (N, D).
+        weights: Non-negative weights (N,) of sum 1.
+
+    Returns:
+        The places, or None where they are more than half as many as the points.
+    """
+    # Sums that differ tell points apart much faster.
+    if 2 * len(cloud.sum(1).unique()) > len(cloud):
+        return None
+    _, of = cloud.unique(dim=0, return_inverse=True)
+    count = int(of.max()) + 1
+    if 2 * count > len(cloud):
+        return None
+    ids = torch.zeros(count, dtype=of.dtype, device=of.device)
+    ids[of] = torch.arange(len(of), device=of.device)
+    total = weights.new_zeros(count).index_add_(0, of, weights)
+    shares = weights / torch.where(total > 0, total, 1.0)[of]
+    return Places(ids, of, total[None], shares[None])
