@@ -23,12 +23,14 @@ from cases import (
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import (
     cost_matrix,
+    debiasing,
     entropic_cost,
     exact_result,
     sinkhorn_divergence,
     sinkhorn_result,
 )
 from otmetrics.functional.debiasing import SinkhornOptions, entropic_batch
+from otmetrics.functional.gibbs import GibbsKernel, Workspace
 
 SHAPES = [(1, 1, 2), (1, 6, 3), (5, 1, 3), (6, 6, 1), (9, 4, 5)]
 NOTHING = [case for case in transport_cases() if case.cost == 0]
@@ -403,3 +405,70 @@ def test_one_cloud_with_two_sets_of_weights() -> None:
     same = sinkhorn_divergence(x, x, real_weights=a, fake_weights=b)
     copied = sinkhorn_divergence(x, x.clone(), real_weights=a, fake_weights=b)
     assert same.item() == copied.item() > 1e-3
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("sides", ["real", "fake", "both"])
+def test_repeated_points_are_solved_as_one(
+    sides: str, weighted: bool, order: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values, potentials and gradients are those of the points one by one."""
+    x, y = cloud(40, 3, seed=1), cloud(30, 3, seed=2) + 0.5
+    if sides != "fake":
+        x = x[torch.randint(0, 6, (40,), generator=torch.Generator().manual_seed(3))]
+    if sides != "real":
+        y[3:] = y[0].clone()
+    options = {"order": order, "epsilon": 0.1, **TIGHT}
+    if weighted:
+        options |= {
+            "real_weights": weights(40, seed=4, zeros=9),
+            "fake_weights": weights(30, seed=5),
+        }
+    found = []
+    for merged in (True, False):
+        if not merged:
+            monkeypatch.setattr(debiasing, "repeated", lambda cloud, weights: None)
+        x, y = (side.detach().requires_grad_() for side in (x, y))
+        result = sinkhorn_result(x, y, **options)
+        slopes = torch.autograd.grad(result.cost, (x, y))
+        assert result.potentials is not None
+        found.append((result.cost, entropic_cost(x, y, **options), *result.potentials, *slopes))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0])
+def test_hardly_any_different_points_take_hardly_any_time(
+    order: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One point of a hundred differs: kernels are of the different ones, whatever N is."""
+    largest = []
+    build = GibbsKernel.__init__
+
+    def watched(self, x, y, *rest):
+        largest.append(max(x.shape[1], y.shape[1]))
+        build(self, x, y, *rest)
+
+    monkeypatch.setattr(GibbsKernel, "__init__", watched)
+    x, y = cloud(20_000, 8, seed=1).float(), cloud(50, 8, seed=2).float() + 0.5
+    x[200:] = x[0].clone()
+    result = sinkhorn_result(x, y, order=order)
+    assert result.converged
+    assert max(largest) == 200
+    a = torch.ones(200)
+    a[0] += len(x) - 200
+    expected = sinkhorn_result(x[:200], y, order=order, real_weights=a)
+    torch.testing.assert_close(result.cost, expected.cost, rtol=1e-5, atol=0)
+
+
+def test_many_close_pairs_are_told_from_differences() -> None:
+    x = cloud(60, 5, seed=1)
+    x[:40] = x[0] + 1e-6 * cloud(40, 5, seed=2)
+    for dtype, precision in ((torch.float32, 1e-5), (torch.float64, 1e-9)):
+        points = x.to(dtype)[None]
+        workspace = Workspace(dtype, points.device, 1e9)
+        kernel = GibbsKernel(points, points.clone(), 1.0, workspace)
+        expected = oracles.costs(points[0].double().numpy(), points[0].double().numpy(), 1.0)
+        found = kernel.costs[0].double().numpy()
+        np.testing.assert_allclose(found, expected, rtol=10 * precision, atol=1e-12)
