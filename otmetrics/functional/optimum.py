@@ -15,6 +15,7 @@ from otmetrics.functional.cost import memory_budget, power, squared_distances
 from otmetrics.functional.dense import dense_optimum
 from otmetrics.functional.generation import generated_optimum
 from otmetrics.functional.pairs import CloudPairs, MatrixPairs
+from otmetrics.functional.simplex import sparse_simplex
 from otmetrics.functional.staircase import Units, line_optimum
 from otmetrics.functional.support import place_weights, spread, supports
 
@@ -130,9 +131,29 @@ def _between_places(x: Tensor, y: Tensor, weights: Units, options: ExactOptions)
     pairs = CloudPairs(Cloud(x, centre), Cloud(y, centre), order, stored, plain=True)
     if not pairs.scale:
         return optimum
-    scaled = _scaled(optimum, 1 / pairs.scale)
-    return _scaled(
-        proved_anew(scaled, pairs, weights.given, options.tolerance, deadline), pairs.scale
+    proof = weights.given, options.tolerance, deadline
+    scaled = proved_anew(_scaled(optimum, 1 / pairs.scale), pairs, *proof)
+    if large and _is_open(scaled, options) and time.monotonic() <= deadline:
+        scaled = proved_anew(_improved(scaled, pairs, weights), pairs, *proof)
+    return _scaled(scaled, pairs.scale)
+
+
+def _improved(optimum: Optimum, pairs: CloudPairs, weights: Units) -> Optimum:
+    """A plan from the pairs of a plan and the nearest ones, if it costs less."""
+    # Column generation takes first potentials from all costs, which drowns the small ones.
+    near = c_transform(pairs, torch.zeros_like(weights.given[1]))
+    keys = torch.cat([near.rows, optimum.rows]) * pairs.shape[1]
+    keys = (keys + torch.cat([near.columns, optimum.columns])).unique()
+    rows, columns = keys // pairs.shape[1], keys % pairs.shape[1]
+    costs = pairs.exact(rows, columns)
+    flows, _, _ = sparse_simplex(rows, columns, costs, weights)
+    used = flows > 0
+    masses = flows[used] / weights.total
+    upper = masses @ costs[used]
+    if upper >= optimum.upper_bound:
+        return optimum
+    return optimum._replace(
+        rows=rows[used], columns=columns[used], masses=masses, upper_bound=upper
     )
 
 

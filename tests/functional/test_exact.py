@@ -460,6 +460,18 @@ def test_larger_nearly_equal_clouds_are_proved(
     assert result.gap.item() <= 2e-6 * truth
 
 
+@pytest.mark.parametrize(("order", "noise"), [(2.0, 1e-8), (1.0, 1e-7)])
+def test_tight_clusters_that_move_a_little_are_paired(order: float, noise: float) -> None:
+    """Many points within reach of each point, at distances that float32 does not tell from 0."""
+    x = cloud(40, 3, seed=1)[torch.arange(760) % 40] + 1e-4 * cloud(760, 3, seed=2)
+    y = x + noise * cloud(760, 3, seed=3)
+    result = exact_result(x, y, order=order)
+    truth = nearest_cost(x, y, None, order)
+    assert result.converged
+    assert result.cost.item() == pytest.approx(truth, rel=1e-6)
+    assert result.lower_bound.item() <= truth * (1 + 1e-9)
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     seed=st.integers(0, 10**6),
