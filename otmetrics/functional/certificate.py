@@ -11,7 +11,7 @@ from otmetrics.functional.pairs import Pairs, blocks
 
 _EPSILON = torch.finfo(torch.float64).eps
 _ROUNDINGS = 64  # of a product, a difference, and pairwise sums of up to 2^50 weights
-_WORK, _LEAST_STEPS, _MOST_STEPS = 2**30, 4, 100  # pairs, and passes over them, for a better proof
+_WORK, _LEAST_STEPS, _MOST_STEPS = 2**30, 4, 50  # pairs, and passes over them, for a better proof
 _FAINT = 1e-6  # of a weight: below it and the rounding of weights, a mass may be rounding itself
 _CLOSE = 64  # pairs a row, on average, that are evaluated exactly for a better proof
 _NEAR = 8  # pairs a row that are evaluated exactly; a row with more is computed again

@@ -460,11 +460,14 @@ def test_larger_nearly_equal_clouds_are_proved(
     assert result.gap.item() <= 2e-6 * truth
 
 
-@pytest.mark.parametrize(("order", "noise"), [(2.0, 1e-8), (1.0, 1e-7)])
-def test_tight_clusters_that_move_a_little_are_paired(order: float, noise: float) -> None:
+@pytest.mark.parametrize(("order", "noise"), [(1.0, 1e-7), (3.0, 1e-7)])
+def test_tight_clusters_that_move_a_little_are_paired(
+    order: float, noise: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Many points within reach of each point, at distances that float32 does not tell from 0."""
-    x = cloud(40, 3, seed=1)[torch.arange(760) % 40] + 1e-4 * cloud(760, 3, seed=2)
-    y = x + noise * cloud(760, 3, seed=3)
+    monkeypatch.setattr(optimum, "DENSE", 0)
+    x = cloud(10, 3, seed=1)[torch.arange(200) % 10] + 1e-4 * cloud(200, 3, seed=2)
+    y = x + noise * cloud(200, 3, seed=3)
     result = exact_result(x, y, order=order)
     truth = nearest_cost(x, y, None, order)
     assert result.converged
