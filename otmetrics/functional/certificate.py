@@ -118,6 +118,66 @@ def faint(optimum: Optimum, a: Tensor, b: Tensor) -> Tensor:
     return (optimum.masses <= rounding) & (optimum.masses <= _FAINT * ends)
 
 
+def both_weights(
+    a: Tensor | None, b: Tensor | None, shape: tuple[int, int], like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weights of both sides, uniform where none are given.
+
+    Args:
+        a: Weights (N,) of sum 1, or None.
+        b: Weights (M,) of sum 1, or None.
+        shape: N and M.
+        like: A tensor of their dtype and device.
+
+    Returns:
+        Weights (N,) and (M,).
+    """
+    n, m = shape
+    return (
+        like.new_full((n,), 1 / n) if a is None else a,
+        like.new_full((m,), 1 / m) if b is None else b,
+    )
+
+
+def missed_masses(optimum: Optimum, weights: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """By how much the masses of a plan miss each weight.
+
+    Args:
+        optimum: The plan.
+        weights: Weights (N,) and (M,).
+
+    Returns:
+        Sizes of the differences (N,) and (M,).
+    """
+    rows, columns, masses = optimum[:3]
+    a, b = weights
+    return (
+        torch.zeros_like(a).index_add_(0, rows, masses).sub_(a).abs_(),
+        torch.zeros_like(b).index_add_(0, columns, masses).sub_(b).abs_(),
+    )
+
+
+def is_rounding(
+    missed: tuple[Tensor, Tensor],
+    weights: tuple[Tensor, Tensor],
+    reaches: tuple[Tensor, Tensor],
+) -> bool:
+    """Whether masses miss weights by no more than rounding, each counted with what it may cost.
+
+    Args:
+        missed: What `missed_masses` gives.
+        weights: Weights (N,) and (M,).
+        reaches: Costs (N,) and (M,) of the order of those to move a unit of each.
+
+    Returns:
+        True if so.
+    """
+    sides = list(zip(missed, weights, reaches, strict=True))
+    rounding = 8 * sum(map(len, missed)) * _EPSILON
+    lost, whole = (sum(float(side[k] @ side[2]) for side in sides) for k in (0, 1))
+    return lost <= rounding * whole
+
+
 def proved_anew(
     optimum: Optimum,
     pairs: Pairs,

@@ -14,6 +14,7 @@ from otmetrics.precision import ieee_float32
 _CANCELLATION = 1e-6
 BLOCK_ELEMENTS = 2**22
 """Entries of a block of pairs of samples."""
+_SAFE = 1e-15, 1e15  # longest vectors whose squares keep their digits in float32
 _MODEST = 4e9  # bytes for costs where the memory of the machine is unknown
 
 
@@ -157,6 +158,21 @@ def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
             "(`.double()`), or scale both down."
         )
     return found
+
+
+def lengths_in_float64(cloud: Tensor) -> Tensor:
+    """Lengths of vectors, taken in float64 where their squares would leave float32.
+
+    Args:
+        cloud: Vectors (..., D).
+
+    Returns:
+        Lengths (...) in float64.
+    """
+    lengths = torch.linalg.vector_norm(cloud, dim=-1).double()
+    if _SAFE[0] <= float(lengths.detach().amax()) <= _SAFE[1]:
+        return lengths
+    return torch.linalg.vector_norm(cloud, dim=-1, dtype=torch.float64)
 
 
 def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:

@@ -7,7 +7,13 @@ from torch import Tensor
 
 from otmetrics.errors import warn_unconverged
 from otmetrics.functional.assignment import assignments
-from otmetrics.functional.certificate import Optimum, faint
+from otmetrics.functional.certificate import (
+    Optimum,
+    both_weights,
+    faint,
+    is_rounding,
+    missed_masses,
+)
 from otmetrics.functional.checks import as_tensor, checked_clouds, checked_weights, weights_note
 from otmetrics.functional.cloud import Cloud
 from otmetrics.functional.cost import held, power
@@ -83,10 +89,10 @@ def exact_transport(
     paid = optimum.masses * cost[optimum.rows, optimum.columns].double()
     total, size = _priced(paid.sum(), optimum, (a, b), cost), paid.detach().abs().sum()
     rounding = (len(optimum.masses) + 8) * _EPSILON * size
-    weights = _weights(detached(a), detached(b), (len(cost), len(cost.T)), optimum.masses)
-    missed, sizes = _missed(optimum, weights), costs.abs()
+    weights = both_weights(detached(a), detached(b), (len(cost), len(cost.T)), optimum.masses)
+    missed, sizes = missed_masses(optimum, weights), costs.abs()
     repair = (missed[0].sum() + missed[1].sum()) * 2 * sizes.amax()
-    weighed = _is_rounding(missed, weights, (sizes.amax(1), sizes.amax(0)))
+    weighed = is_rounding(missed, weights, (sizes.amax(1), sizes.amax(0)))
     noise = 4 * rounding + optimum.noise
     if a is not None or b is not None:
         noise = noise + paid.detach().abs()[faint(optimum, *weights)].sum()
@@ -242,39 +248,6 @@ class _Enclosure(NamedTuple):
     weighed: bool
 
 
-def _weights(
-    a: Tensor | None, b: Tensor | None, shape: tuple[int, int], like: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Weights of both sides, uniform where none are given."""
-    n, m = shape
-    return (
-        like.new_full((n,), 1 / n) if a is None else a,
-        like.new_full((m,), 1 / m) if b is None else b,
-    )
-
-
-def _missed(optimum: Optimum, weights: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """By how much the masses of a plan miss each weight."""
-    rows, columns, masses = optimum[:3]
-    a, b = weights
-    return (
-        torch.zeros_like(a).index_add_(0, rows, masses).sub_(a).abs_(),
-        torch.zeros_like(b).index_add_(0, columns, masses).sub_(b).abs_(),
-    )
-
-
-def _is_rounding(
-    missed: tuple[Tensor, Tensor],
-    weights: tuple[Tensor, Tensor],
-    reaches: tuple[Tensor, Tensor],
-) -> bool:
-    """Whether masses miss weights by no more than rounding, each counted with what it may cost."""
-    sides = list(zip(missed, weights, reaches, strict=True))
-    rounding = 8 * sum(map(len, missed)) * _EPSILON
-    lost, whole = (sum(float(side[k] @ side[2]) for side in sides) for k in (0, 1))
-    return lost <= rounding * whole
-
-
 def _solved(
     real: Tensor,
     fake: Tensor,
@@ -300,15 +273,15 @@ def _solved(
             side if weights is None else side[weights > 0]
             for side, weights in ((real, a), (fake, b))
         )
-        weights = _weights(a, b, (len(real), len(fake)), optimum.masses)
-        missed, weighed = _missed(optimum, weights), True
+        weights = both_weights(a, b, (len(real), len(fake)), optimum.masses)
+        missed, weighed = missed_masses(optimum, weights), True
         missing = missed[0].sum() + missed[1].sum()
         if missing > 0:
             centre = x.mean(0, dtype=torch.float64)
             apart = sum(Cloud(side, centre).norms().amax() for side in (x, y))
             missing *= apart**order
             reaches = (Cloud(side, centre).norms() ** order for side in (real, fake))
-            weighed = _is_rounding(missed, weights, (next(reaches), next(reaches)))
+            weighed = is_rounding(missed, weights, (next(reaches), next(reaches)))
         known = sum(Cloud(side).norms().amax() for side in (x, y))
         noise = (64 * _EPSILON * known) ** order
         if a is not None or b is not None:

@@ -17,7 +17,7 @@ from otmetrics.functional.checks import (
     checked_weights,
     weights_note,
 )
-from otmetrics.functional.cost import held
+from otmetrics.functional.cost import held, lengths_in_float64
 from otmetrics.functional.directions import (
     FEWEST_BLOCKS,
     block_size,
@@ -41,7 +41,6 @@ _FAR = 16.0  # squared distance of the mean from the origin, in variances, from 
 _ENOUGH = 1024  # points that tell where a cloud is
 _MOST_GROWTH = 4  # factor by which one round may add to the directions of the round before
 _MOST_PER_SPLIT = 16  # directions that share one split into halves
-_MODEST = 1e-15, 1e15  # longest vectors whose squares keep their digits in float32
 _ROUNDINGS = 64  # distances below this many roundings of a projection are zero
 
 
@@ -370,11 +369,8 @@ def _mean(cloud: Tensor, weights: Tensor | None) -> Tensor:
 
 def _mean_square(cloud: Tensor, weights: Tensor | None) -> Tensor:
     """Mean squared length (...) in float64."""
-    lengths = torch.linalg.vector_norm(cloud, dim=-1).double()
-    if not _MODEST[0] <= float(lengths.detach().amax()) <= _MODEST[1]:  # float32 loses the squares
-        lengths = torch.linalg.vector_norm(cloud, dim=-1, dtype=torch.float64)
-    squares = lengths.square()
-    return squares.mean(-1) if weights is None else (squares * weights).sum(-1)
+    lengths = lengths_in_float64(cloud)
+    return lengths.square().mean(-1) if weights is None else (lengths.square() * weights).sum(-1)
 
 
 def _joined(first: _Slices, second: _Slices) -> _Slices:
