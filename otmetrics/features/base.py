@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from otmetrics.errors import DataError
-from otmetrics.features.preprocessing import Preprocessing
+from otmetrics.features.preprocessing import Preprocessing, check_batch
 from otmetrics.features.runtime import CompiledNetwork, Runtime, openvino_name
 from otmetrics.features.weights import state_sha256
 from otmetrics.precision import ieee_float32
@@ -122,14 +122,14 @@ class FrozenExtractor(nn.Module):
             ValueError: If the images are no batch that the preprocessing takes.
         """
         if not isinstance(images, Tensor):
-            raise ValueError(f"`images` must be a tensor, got {type(images).__name__}.")
+            raise ValueError(
+                f"`images` must be a tensor, got {type(images).__name__}: for a NumPy array, "
+                "torch.from_numpy(images); for a list, torch.stack(images)."
+            )
         images = images.to(self.device)
         if self.preprocessing is None:
             return images
-        if images.ndim != 4:
-            raise ValueError(
-                f"`images` must be (N, 3, H, W), got {tuple(images.shape)}; use images[None]."
-            )
+        check_batch(images)
         with ieee_float32(self.device):
             return self.preprocessing(images)
 

@@ -128,13 +128,64 @@ class Preprocessing:
         return _resize(images, shape, self.resize)[..., top : top + size, left : left + size]
 
 
+def check_batch(images: Tensor, said: str = "images") -> None:
+    """Raise unless images come as (N, 3, H, W).
+
+    Args:
+        images: The batch.
+        said: What the remedy in the message calls it.
+
+    Raises:
+        ValueError: If they have another shape; the message says what makes it (N, 3, H, W).
+    """
+    if images.ndim == 4 and images.shape[1] == 3 and 0 not in images.shape[2:]:
+        return
+    remedy = _shape_remedy(tuple(images.shape), images.is_floating_point(), said)
+    raise ValueError(f"`images` must be (N, 3, H, W), got {tuple(images.shape)}; {remedy}.")
+
+
+def _shape_remedy(shape: tuple[int, ...], is_floating: bool, said: str) -> str:
+    """What makes a batch (N, 3, H, W) of what has another shape."""
+    grey = ".expand(-1, 3, -1, -1)"
+    axes = shape[1:] if len(shape) == 4 else ()
+    if 0 in shape:
+        return "no image has a side of 0"
+    if len(shape) == 2:
+        return (
+            f"for one grey image, {said}[None, None]{grey}; for features (N, D), give them to the "
+            "scores of features, or to a metric of feature=None"
+        )
+    if len(shape) == 3 and shape[0] == 3:
+        return f"for one image, {said}[None]"
+    if len(shape) == 3 and shape[2] == 3:
+        return f"for one image, {said}.permute(2, 0, 1)[None]"
+    if len(shape) == 3:
+        return f"for grey images (N, H, W), repeat their channel, {said}[:, None]{grey}"
+    if len(shape) == 5:
+        return f"for frames of videos, {said}.flatten(0, 1)"
+    if axes and axes[0] == 1:
+        return f"repeat the grey channel, {said}{grey}"
+    if axes and axes[2] == 3:
+        return f"move the channels forward, {said}.permute(0, 3, 1, 2)"
+    if axes and axes[2] == 1:
+        return f"move the grey channel forward and repeat it, {said}.permute(0, 3, 1, 2){grey}"
+    if axes and axes[0] == 4 and is_floating:
+        return (
+            "decode latents to images first, with the decoder of their autoencoder; for an alpha "
+            f"channel, {said}[:, :3]"
+        )
+    if axes and axes[0] == 4:
+        return f"drop the alpha channel, {said}[:, :3]"
+    if axes and axes[2] == 4:
+        moved = f"{said}[..., :3].permute(0, 3, 1, 2)"
+        return f"drop the alpha channel and move the others forward, {moved}"
+    return "give three channels, red, green and blue"
+
+
 def _check_images(images: Tensor) -> None:
     """Raise ValueError unless `images` is what `Preprocessing` takes."""
-    if images.ndim not in (3, 4) or images.shape[-3] != 3 or 0 in images.shape[-2:]:
-        remedy = "repeat a grey channel three times, and drop an alpha channel"
-        if images.ndim == 4 and images.shape[-1] == 3:
-            remedy = "move the channels forward, images.permute(0, 3, 1, 2)"
-        raise ValueError(f"`images` must be (N, 3, H, W), got {tuple(images.shape)}; {remedy}.")
+    if images.ndim != 3 or images.shape[0] != 3 or 0 in images.shape:
+        check_batch(images)
     if images.dtype == torch.uint8:
         return
     if not images.is_floating_point():

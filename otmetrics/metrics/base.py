@@ -9,6 +9,7 @@ from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
@@ -16,9 +17,27 @@ from torchmetrics.utilities.exceptions import TorchMetricsUserError
 from otmetrics.features import FrozenExtractor
 from otmetrics.functional.checks import check_flag
 from otmetrics.metrics.extractors import forget, shared_extractor
-from otmetrics.metrics.inputs import batch_features, sides_of
+from otmetrics.metrics.inputs import batch_features, check_sides, sides_of
 from otmetrics.metrics.state import DIGEST_BYTES, SIDES, TwoSidedMetric, named
 from otmetrics.metrics.stores import Memory, Store
+
+_ELSEWHERE = {
+    "antialias": "`resize` of FrechetInceptionDistance and of otmetrics.load_extractor decides it",
+    "blur": "give method=otmetrics.Sinkhorn(epsilon=...)",
+    "coef": 'kernel="polynomial" is the published (x.y / D + 1)^3',
+    "degree": 'kernel="polynomial" is the published (x.y / D + 1)^3',
+    "feature_extractor_weights_path": "`weights` of FrechetInceptionDistance names the file",
+    "gamma": 'kernel="polynomial" is the published (x.y / D + 1)^3; kernel="rbf" has `bandwidth`',
+    "input_img_size": "images of any size are taken, and resized as the extractor asks",
+    "n_projections": "give method=otmetrics.Sliced(num_projections=...)",
+    "p": "give method=otmetrics.Sliced(order=...)",
+    "resize_input": "images of any size are taken, and resized as the extractor asks",
+    "splits": "scores are of all samples",
+    "subset_size": "all pairs are taken: the same expectation, less variance, no draw",
+    "subsets": "all pairs are taken: the same expectation, less variance, no draw",
+    "use_fp16": "features are float32",
+}
+"""Options of metrics elsewhere that have no counterpart of their name here."""
 
 
 class FeatureMetric(TwoSidedMetric):
@@ -49,6 +68,7 @@ class FeatureMetric(TwoSidedMetric):
         reset_real_features: bool,
         **kwargs: Any,
     ) -> None:
+        check_no_foreign_options(feature, kwargs)
         super().__init__(**kwargs)
         check_flag("normalize", normalize)
         check_flag("reset_real_features", reset_real_features)
@@ -61,6 +81,7 @@ class FeatureMetric(TwoSidedMetric):
         self.normalize = normalize
         self.reset_real_features = reset_real_features
         self._sizes: dict[str, int] | None = None
+        self._scores_in: torch.dtype | None = None
         self._add_states(store)
 
     @abstractmethod
@@ -71,13 +92,17 @@ class FeatureMetric(TwoSidedMetric):
         """Options of the score, for the protocol."""
         return {}
 
-    def update(self, images: Tensor, real: bool | Tensor) -> None:
+    def update(
+        self, images: Tensor | np.ndarray, real: bool | Tensor | np.ndarray | None = None
+    ) -> None:
         """Add a batch to one side, or its samples each to its own. A bad batch changes nothing.
 
         Args:
-            images: uint8 (N, 3, H, W), or floating in [0, 1] with `normalize`; what the network
-                takes, for a network of your own; features (N, D) with `feature=None`. N may be 0.
-            real: True for real, False for fake, or a bool tensor (N,) that says it of each sample.
+            images: A tensor or array, uint8 (N, 3, H, W), or floating in [0, 1] with `normalize`;
+                what the network takes, for a network of your own; features (N, D) with
+                `feature=None`. N may be 0.
+            real: True for real, False for fake, or bools (N,) that say it of each sample. There is
+                no default: without it an error says so.
 
         Raises:
             TypeError: If an argument has another type.
@@ -89,10 +114,12 @@ class FeatureMetric(TwoSidedMetric):
         """The score of all samples, of all ranks in a distributed run.
 
         Returns:
-            A scalar tensor, or a dictionary of them.
+            A scalar tensor, or a dictionary of them: float64 where features of float64 were given,
+            else float32, unless `set_dtype` chose one.
 
         Raises:
-            ValueError: If a side holds no samples, or too few for the score.
+            ValueError: If a side holds no samples, or too few for the score, or if the score is
+                too large for its dtype.
         """
         memories = {side: self._memory(self.metric_state, side) for side in SIDES}
         sizes = {side: self._store.count(memory) for side, memory in memories.items()}
@@ -102,9 +129,37 @@ class FeatureMetric(TwoSidedMetric):
                     f"`{side}` holds no samples: call update(images, real={side == 'real'}) first."
                 )
         self._sizes = sizes
-        return self._value(*(self._store.collected(memory) for memory in memories.values()))
+        sides = [self._store.collected(memory) for memory in memories.values()]
+        if self._scores_in == torch.float64:
+            sides = [side.double() if isinstance(side, Tensor) else side for side in sides]
+        value = self._value(*sides)
+        if isinstance(value, dict):
+            return {name: self._rounded(score) for name, score in value.items()}
+        return self._rounded(value)
 
-    def forward(self, images: Tensor, real: bool | Tensor) -> Any:
+    def set_dtype(self, dst_type: torch.dtype) -> "FeatureMetric":  # type: ignore[override]
+        """Choose the dtype of the score; what is remembered of the samples stays as precise.
+
+        Args:
+            dst_type: torch.float32, or torch.float64, in which solvers compute then too.
+
+        Returns:
+            The metric.
+
+        Raises:
+            ValueError: If it is another dtype.
+        """
+        if dst_type not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"`dst_type` must be torch.float32 or torch.float64, got {dst_type!r}: cast what "
+                "compute() returns."
+            )
+        self._scores_in, self._computed = dst_type, None
+        return self
+
+    def forward(
+        self, images: Tensor | np.ndarray, real: bool | Tensor | np.ndarray | None = None
+    ) -> Any:
         """Add a batch and return the score of that batch.
 
         Both sides must be in it: `real` is a bool tensor. With `reset_real_features=False` fake
@@ -191,10 +246,27 @@ class FeatureMetric(TwoSidedMetric):
         """The feature as the user would write it."""
         return "None" if self.extractor is None else repr(self.extractor.name)
 
-    def _batch(self, images: Tensor, real: bool | Tensor) -> Memory:
+    def _rounded(self, score: Tensor) -> Tensor:
+        """A score in the dtype that all metrics return it in."""
+        dtype = self._scores_in or (torch.float64 if self.layout[1] else torch.float32)
+        rounded = score.to(dtype)
+        if not torch.isfinite(rounded).all():
+            raise ValueError(
+                f"`compute` gives a score that does not fit {dtype}: scale the features of both "
+                "sides down"
+                + (
+                    "."
+                    if score.isfinite().logical_not().any()
+                    else ", or call set_dtype(torch.float64)."
+                )
+            )
+        return rounded
+
+    def _batch(self, images: Any, real: Any) -> Memory:
         """The state after this batch alone."""
         if self._is_synced:
             raise TorchMetricsUserError("No batch can be added between sync() and unsync().")
+        check_sides(real)
         features = batch_features(images, self.extractor, self.normalize, self.device, asker=self)
         parts = sides_of(features, real)
         dimension, is_double = features.shape[1], features.dtype == torch.float64
@@ -247,6 +319,26 @@ class FeatureMetric(TwoSidedMetric):
         super().__setstate__(state)
         origin = self._origin().to(self.origin.device)
         self.origin, self._defaults["origin"] = origin, origin.clone()
+
+
+def check_no_foreign_options(feature: Any, options: dict[str, Any]) -> None:
+    """Raise where an option of torchmetrics' or another package's metrics was given.
+
+    Args:
+        feature: What was given as `feature`.
+        options: Options that the metric itself does not know.
+
+    Raises:
+        ValueError: If there is one; the message tells the way here.
+    """
+    if isinstance(feature, int):
+        raise ValueError(
+            "`feature` must be the name of an extractor, a torch.nn.Module, or None for features "
+            f'(N, D), got {feature!r}: the 2048 features of FID are feature="inception", and its '
+            "earlier layers a network of your own."
+        )
+    for name in options.keys() & _ELSEWHERE.keys():
+        raise ValueError(f"`{name}` is no option of these metrics: {_ELSEWHERE[name]}.")
 
 
 def _digest(record: Any) -> Tensor:

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from otmetrics.features import DEFAULT_EXTRACTOR
 from otmetrics.functional.frechet import gaussian_distance
 from otmetrics.functional.moments import Moments
-from otmetrics.metrics.base import FeatureMetric
+from otmetrics.metrics.base import FeatureMetric, check_no_foreign_options
 from otmetrics.metrics.extractors import shared_extractor
 from otmetrics.metrics.stores import GaussianMoments
 
@@ -16,8 +17,9 @@ from otmetrics.metrics.stores import GaussianMoments
 class FrechetFeatureDistance(FeatureMetric):
     """Fréchet distance: squared W_2 between Gaussians of the moments of real and of fake features.
 
-    `compute` returns a float64 scalar in squared units of the features, >= 0, lower is better. Only
-    moments are kept: a count, the mean and centred second moments in float64, merged by Chan's
+    `compute` returns a scalar in squared units of the features, >= 0, lower is better; it is
+    computed in float64, and rounded to float32 unless features were float64 or `set_dtype` says so.
+    Only moments are kept: a count, the mean and centred second moments in float64, merged by Chan's
     formula, so that no digit is lost where the mean is far larger than the spread. Memory 8 D^2
     bytes a side (13 MB for D = 1280) whatever N; time O(N D^2) in `update`, O(D^3) in `compute`.
 
@@ -65,6 +67,11 @@ class FrechetFeatureDistance(FeatureMetric):
                 raise ValueError(
                     f"`{name}` must hold at least 2 samples, got {int(side.num_samples)}."
                 )
+            if not (torch.isfinite(side.mean).all() and torch.isfinite(side.scatter).all()):
+                raise ValueError(
+                    f"`{name}` must have moments that fit float64: scale the features of both "
+                    "sides down."
+                )
         return gaussian_distance(real.mean, real.covariance, fake.mean, fake.covariance)
 
 
@@ -94,5 +101,12 @@ class FrechetInceptionDistance(FrechetFeatureDistance):
         download: bool = False,
         **kwargs: Any,
     ) -> None:
+        layer = kwargs.get("feature", normalize)
+        if "feature" in kwargs or (isinstance(layer, int) and not isinstance(layer, bool)):
+            raise ValueError(
+                f"`feature` is no option of FID, got {layer!r}: it is the 2048 features of the FID "
+                "Inception network; leave it out, or take FrechetFeatureDistance(feature=...)."
+            )
+        check_no_foreign_options(None, kwargs)  # before the weights are looked for
         extractor = shared_extractor("inception", weights, resize, download)
         super().__init__(extractor, normalize, reset_real_features, **kwargs)

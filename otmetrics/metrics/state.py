@@ -13,6 +13,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from otmetrics.metrics.stores import Memory, Store, joined
 
 SIDES = ("real", "fake")
+_MOST_FEATURES = 2**31
 DIGEST_BYTES = 8
 
 
@@ -56,13 +57,17 @@ class TwoSidedMetric(Metric):
         Raises:
             ValueError: If it is of another class, or was made with other features or options.
         """
-        if isinstance(incoming_state, Metric):
-            if type(incoming_state) is not type(self):
-                raise ValueError(
-                    f"`incoming_state` must be a {type(self).__name__}, "
-                    f"got {type(incoming_state).__name__}."
-                )
-            incoming_state = incoming_state.metric_state
+        given = incoming_state
+        if isinstance(given, Metric) and type(given) is type(self):
+            incoming_state = given.metric_state
+        if not isinstance(incoming_state, dict):
+            advice = ""
+            if isinstance(given, list | tuple):
+                advice = ": merge one after the other, for other in metrics: merge_state(other)"
+            raise ValueError(
+                f"`incoming_state` must be a {type(self).__name__} or its `metric_state`, "
+                f"got {type(given).__name__}{advice}."
+            )
         self._check_state("incoming_state", incoming_state)
         self._take(self._merged(self.metric_state, self._moved(incoming_state)))
 
@@ -110,9 +115,29 @@ class TwoSidedMetric(Metric):
         missing = [field for field in self._defaults if field not in state]
         if missing:
             raise ValueError(f"`{name}` must hold {', '.join(missing)} too.")
+        _check_field(f"{name}.layout", state["layout"], self.layout)
+        dimension, is_double = state["layout"].tolist()
+        if not 0 <= dimension < _MOST_FEATURES or is_double not in (0, 1):
+            raise ValueError(f"`{name}.layout` must be (D, 0) or (D, 1), got a damaged one.")
+        empty = self._store.empty()
+        # Without memory, so that a forged D costs nothing.
+        blank = self._store.of(torch.zeros(0, dimension, device="meta")) if dimension else empty
+        for side in SIDES:
+            memory = self._memory(state, side)
+            try:
+                for field, value in memory.items():
+                    _check_field(f"{name}.{side}_{field}", value, empty[field])
+            except ValueError:
+                for field, value in memory.items():
+                    _check_field(f"{name}.{side}_{field}", value, blank[field])
+            try:
+                self._store.check(memory)
+            except ValueError as error:
+                raise ValueError(f"`{name}` is damaged: its {side} {error}.") from error
 
     def _check_origin(self, name: str, origin: Tensor) -> None:
         """Raise unless samples were seen with the same features and options."""
+        _check_field(f"{name}.origin", origin, self.origin)
         if not torch.equal(origin[:DIGEST_BYTES].cpu(), self.origin[:DIGEST_BYTES].cpu()):
             raise ValueError(
                 f"`{name}` must come from a metric with the features and options of {self!r}: "
@@ -214,6 +239,28 @@ class TwoSidedMetric(Metric):
         """Follow a move to another device, never a change of dtype."""
         device = fn(torch.empty(0, device=self.device)).device
         return super()._apply(lambda tensor: tensor.to(device), *args, **kwargs)
+
+
+def _check_field(name: str, value: Any, like: Any) -> None:
+    """Raise unless a state is a tensor as another one, or a list of rows as those in another."""
+    if isinstance(like, list):
+        if not isinstance(value, list):
+            raise ValueError(f"`{name}` must be a list of tensors, got {type(value).__name__}.")
+        for rows in value if like else ():
+            if not isinstance(rows, Tensor) or not rows.ndim or rows.layout != torch.strided:
+                raise ValueError(f"`{name}` must be a list of dense tensors of rows.")
+            double = rows.dtype == torch.float64 and like[0].is_floating_point()
+            _check_field(f"{name}[:0]", rows[:0], like[0].double() if double else like[0])
+        if value and not like:
+            raise ValueError(f"`{name}` must be empty, got {len(value)} tensors.")
+        return
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        raise ValueError(f"`{name}` must be a dense tensor, got {type(value).__name__}.")
+    if value.shape != like.shape or value.dtype != like.dtype:
+        raise ValueError(
+            f"`{name}` must be {like.dtype} {tuple(like.shape)}, "
+            f"got {value.dtype} {tuple(value.shape)}."
+        )
 
 
 def named(side: str, memory: Memory) -> Memory:

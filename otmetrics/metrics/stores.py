@@ -21,6 +21,7 @@ from otmetrics.precision import ieee_float32
 
 Memory = dict[str, Any]
 
+_LEVELS = 1100  # bins are 2^level wide, as float64 has them
 _CHUNK_NUMBERS = 2**20  # projected values at a time: 8 MB
 
 
@@ -41,6 +42,9 @@ class Store(Protocol):
 
     def collected(self, memory: Memory) -> Any:
         """What the maths takes."""
+
+    def check(self, memory: Memory) -> None:
+        """Raise ValueError with the rest of a sentence where a memory of right shapes is none."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,10 @@ class AllSamples:
     def collected(self, memory: Memory) -> Tensor:
         """Features (N, D)."""
         return joined(memory["features"])
+
+    def check(self, memory: Memory) -> None:
+        """Features are finite."""
+        _check_finite("features", *memory["features"])
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,17 @@ class SampleReservoir:
         """Features (min(N, max_samples), D), in the order of the stream."""
         kept = lowest(joined(memory["positions"]), self.max_samples, self.seed)
         return joined(memory["features"])[kept]
+
+    def check(self, memory: Memory) -> None:
+        """As many features as positions, all in the stream and none twice."""
+        _check_finite("features", *memory["features"])
+        seen, span = memory["stream"].tolist()
+        counts = [sum(map(len, memory[name])) for name in ("features", "positions")]
+        places = torch.cat([rows.cpu() for rows in memory["positions"]] or [torch.zeros(0)])
+        kept = min(seen, self.max_samples) <= len(places) <= seen <= span
+        inside = not len(places) or (places.min() >= 0 and places.max() < span)
+        if counts[0] != counts[1] or not kept or not inside or len(places.unique()) != len(places):
+            raise ValueError("samples are not at places of a stream")
 
     def _trimmed(self, memory: Memory) -> Memory:
         """Drop what a full reservoir would, once that is half of the rows."""
@@ -176,6 +195,14 @@ class GaussianMoments:
     def collected(self, memory: Memory) -> Moments:
         """The moments."""
         return Moments(**memory)
+
+    def check(self, memory: Memory) -> None:
+        """Moments are finite, and those of a number of samples."""
+        _check_finite("moments", memory["mean"], memory["scatter"])
+        if memory["num_samples"] < 0 or (memory["num_samples"] and not len(memory["mean"])):
+            raise ValueError("moments are not of a number of samples")
+        if (memory["scatter"].diagonal() < 0).any():
+            raise ValueError("variances are negative")
 
     def _nothing(self, features: Tensor) -> Moments:
         """Moments of no samples."""
@@ -241,10 +268,26 @@ class QuantileSketch:
         """The sketch."""
         return Sketch(**memory)
 
+    def check(self, memory: Memory) -> None:
+        """All histograms hold as many samples, in the bins that their windows name."""
+        counts, window = memory["counts"], memory["window"]
+        totals = counts.sum(1, dtype=torch.int64)
+        if (counts < 0).any() or (totals != totals[:1]).any():
+            raise ValueError("histograms do not hold one number of samples")
+        spans = window[:, 2] - window[:, 1]
+        if ((spans < 0) | (spans >= NUM_BINS)).any() or (window[:, 0].abs() > _LEVELS).any():
+            raise ValueError("histograms have no windows")
+
     def _nothing(self, rows: int, device: torch.device) -> Memory:
         """A sketch without samples."""
         counts = torch.zeros(rows, NUM_BINS, dtype=torch.int32, device=device)
         return {"counts": counts, "window": torch.zeros(rows, 3, dtype=torch.int64, device=device)}
+
+
+def _check_finite(what: str, *values: Tensor) -> None:
+    """Raise unless all numbers are finite."""
+    if not all(bool(torch.isfinite(value).all()) for value in values):
+        raise ValueError(f"{what} must be finite")
 
 
 def chained(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:

@@ -123,8 +123,9 @@ class WassersteinFeatureDistance(FeatureMetric):
             result = sketched_result(real, fake, solver.order, block=block)
         else:
             result = self.solver.solve(real, fake)
-        self._result = result
-        return result.value
+        # A sketch is summed in float64 whatever the features were.
+        self._result = result._replace(value=self._rounded(result.value))
+        return self._result.value
 
     def _options(self) -> dict[str, Any]:
         """The solver, and what is kept of the samples."""

@@ -58,6 +58,38 @@ def test_only_like_is_merged(case):
         metric.merge_state(case.make(feature=nn.Flatten()))
     with pytest.raises(ValueError, match="must hold"):
         metric.merge_state({"origin": metric.origin})
+    for other in (2, None, "metric", torch.ones(3), [filled(case)], MetricCollection([metric])):
+        with pytest.raises(ValueError, match=f"must be a .* got {type(other).__name__}") as refused:
+            metric.merge_state(other)
+        assert ("one after the other" in str(refused.value)) == isinstance(other, list)
+    assert_same(metric.compute(), expected(case))
+
+
+def changed_states(state):
+    """A state with each of its fields damaged in several ways."""
+    for name, value in state.items():
+        rows = value[0] if isinstance(value, list) else value
+        wrong = [None, 3, "x", rows.to_sparse(), {"a": rows}, rows.bool(), rows[None]]
+        if isinstance(value, list):
+            wrong += [[*value, 3], [value[0].bool()], [value[0][None]], value[0], [rows.sum()]]
+            wrong += [[rows * float("nan")]] if rows.is_floating_point() else [[rows - 1000]]
+        elif rows.is_floating_point():
+            wrong += [rows * float("inf"), rows.float(), [rows], rows[1:]]
+            wrong += [-1 - rows.abs()] if name.endswith("scatter") else []
+        elif name != "origin":
+            wrong += [rows - 2**40, [rows], rows.double()]
+        for broken in wrong:
+            yield state | {name: broken}
+
+
+def test_damaged_states_are_refused_in_one_line(case):
+    metric = filled(case)
+    for state in changed_states(metric.metric_state):
+        with pytest.raises(ValueError, match=r"\.|damaged") as refused:
+            metric.merge_state(state)
+        assert "\n" not in str(refused.value)
+        with pytest.raises(RuntimeError, match="in loading state_dict"):
+            case.make(feature=None).load_state_dict(state)
     assert_same(metric.compute(), expected(case))
 
 
@@ -118,9 +150,15 @@ def test_copies_live_on_their_own(case, copied):
         lambda parent: parent.to(torch.bfloat16),
         lambda parent: parent.to("cpu"),
         lambda parent: parent.train(),
-        lambda parent: parent["metric"].set_dtype(torch.float16),
+        lambda parent: parent["metric"].half(),
+        lambda parent: parent["metric"].float(),
+        lambda parent: parent["metric"].double(),
+        lambda parent: parent["metric"].set_dtype(torch.float64),
     ],
-    ids=["half", "double", "float", "bfloat16", "cpu", "train", "set_dtype"],
+    ids=[
+        *("half", "double", "float", "bfloat16", "cpu", "train"),
+        *("own half", "own float", "own double", "set_dtype"),
+    ],
 )
 def test_a_parents_dtype_changes_nothing(case, changed):
     parent = nn.ModuleDict({"metric": filled(case), "layer": nn.Linear(2, 2)})

@@ -3,6 +3,7 @@
 import gc
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from cases import cloud
@@ -138,19 +139,18 @@ def test_normalize_takes_what_a_file_would_hold():
 @pytest.mark.parametrize(
     ("normalize", "batch", "message"),
     [
-        (False, REAL.float(), "must be uint8, got torch.float32: make the metric with normalize=T"),
+        (False, REAL / 255, r"got torch.float32 in \[0, 1\]: make the metric with normalize=T"),
         (True, REAL, "must be floating in .*, got torch.uint8: make the metric with normalize=F"),
-        (True, REAL.float(), r"must lie in \[0, 1\], got \[0, 255\]"),
-        (True, REAL / 127.5 - 1, r"must lie in \[0, 1\], got \[-1, 1\]: .*\(x \+ 1\) / 2"),
+        (True, REAL.float(), r"must lie in \[0, 1\], got torch.float32 in \[0, 255\]"),
+        (True, torch.randn(3, 3, 8, 8), r"undo a normalisation by mean and std"),
         (True, torch.full((1, 3, 8, 8), float("nan")), r"must lie in \[0, 1\]"),
         (False, REAL[0], r"must be \(N, 3, H, W\), got \(3, 8, 8\)"),
-        (False, REAL[:, :1], r"repeat a grey channel"),
-        (
-            False,
-            REAL.permute(0, 2, 3, 1),
-            r"move the channels forward, images.permute\(0, 3, 1, 2\)",
-        ),
-        (False, REAL.numpy(), "must be a torch.Tensor, got ndarray"),
+        (False, torch.randn(20, 4, 8, 8), r"decode latents to images first"),
+        (False, torch.randn(20, 3, 8, 8), r"make the metric with normalize=True .*images \* std"),
+        (False, REAL[:, :2], "three channels"),
+        (False, REAL[..., :0], "no image has a side of 0"),
+        (False, REAL.to(torch.complex64), "give real numbers"),
+        (False, REAL.numpy().astype(np.uint16) * 99, r"uint16 in \[0, 25245\]: scale them"),
         (False, REAL.to("meta"), "on the metric's device cpu, got meta"),
     ],
 )
@@ -316,3 +316,90 @@ def test_fid_is_on_inception(inception_weights):
     smooth = FrechetInceptionDistance(weights=inception_weights, resize=None)
     assert smooth.protocol["features"]["resize"]["mode"] == "bicubic"
     assert smooth.extractor is not metric.extractor
+
+
+GREY = REAL[:, :1]
+ALIKE = {
+    "grey (N, H, W)": (GREY[:, 0], "[:, None].expand(-1, 3, -1, -1)"),
+    "grey (N, 1, H, W)": (GREY, ".expand(-1, 3, -1, -1)"),
+    "grey (N, H, W, 1)": (GREY.permute(0, 2, 3, 1), ".permute(0, 3, 1, 2).expand(-1, 3, -1, -1)"),
+    "(N, H, W, 3)": (REAL.permute(0, 2, 3, 1), ".permute(0, 3, 1, 2)"),
+    "alpha (N, 4, H, W)": (torch.cat([REAL, GREY], 1), "[:, :3]"),
+    "alpha (N, H, W, 4)": (
+        torch.cat([REAL, GREY], 1).permute(0, 2, 3, 1),
+        "[..., :3].permute(0, 3, 1, 2)",
+    ),
+    "videos": (REAL.reshape(4, 5, 3, 8, 8), ".flatten(0, 1)"),
+    "one image": (REAL[0], "[None]"),
+    "one image (H, W, 3)": (REAL[0].permute(1, 2, 0), ".permute(2, 0, 1)[None]"),
+    "one grey image": (GREY[0, 0], "[None, None].expand(-1, 3, -1, -1)"),
+}
+
+
+@pytest.mark.parametrize("is_array", [False, True])
+@pytest.mark.parametrize("kind", ALIKE)
+def test_the_remedy_for_a_shape_leads_on(kind, is_array):
+    batch, remedy = ALIKE[kind]
+    expected = REAL if "grey" not in kind else GREY.expand(-1, 3, -1, -1)
+    batch = batch.numpy() if is_array else batch
+    said = f"torch.from_numpy(images){remedy}" if is_array else f"images{remedy}"
+    metric = WassersteinFeatureDistance(feature="pixels", method="exact")
+    with pytest.raises(ValueError, match=r"must be \(N, 3, H, W\), got") as refused:
+        metric.update(batch, real=True)
+    assert f" {said}" in str(refused.value)
+    mended = eval(said, {"images": batch, "torch": torch})
+    metric.update(mended, real=True)
+    assert torch.equal(mended, expected[: len(mended)])
+
+
+@pytest.mark.parametrize(
+    ("normalize", "batch", "remedy"),
+    [
+        (True, REAL / 127.5 - 1, "(images + 1) / 2"),
+        (True, REAL.float(), "images / 255"),
+        (False, REAL.float(), "images.round().to(torch.uint8)"),
+        (False, REAL.long(), "images.to(torch.uint8)"),
+        (False, (REAL > 99).long(), "images.to(torch.uint8) * 255"),
+    ],
+)
+def test_the_remedy_for_a_range_leads_on(normalize, batch, remedy):
+    wanted = (REAL > 99).to(torch.uint8) * 255 if batch.max() == 1 < batch.numel() else REAL
+    wanted = REAL if normalize else wanted
+    metric = WassersteinFeatureDistance(feature="pixels", method="exact", normalize=normalize)
+    with pytest.raises(ValueError, match=r"in \[") as refused:
+        metric.update(batch, real=True)
+    assert f" {remedy} " in str(refused.value)
+    metric.update(eval(remedy, {"images": batch, "torch": torch}), real=True)
+    plain = WassersteinFeatureDistance(feature="pixels", method="exact")
+    plain.update(wanted, real=True)
+    kept = [m.metric_state["real_features"][0] for m in (metric, plain)]
+    assert torch.equal(*kept)
+
+
+def test_arrays_of_images_are_taken():
+    expected = fed(WassersteinFeatureDistance(feature="pixels")).compute()
+    for real, fake in (
+        (REAL.numpy(), FAKE.numpy()),
+        (REAL.permute(0, 2, 3, 1).numpy().transpose(0, 3, 1, 2), FAKE.numpy()[::-1]),
+    ):
+        found = fed(WassersteinFeatureDistance(feature="pixels"), real, fake).compute()
+        assert_same(found, expected, tolerance=1e-6)
+
+
+def test_pictures_of_pillow_become_a_batch():
+    from PIL import Image
+
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in REAL]
+    expected = fed(WassersteinFeatureDistance(feature="pixels")).compute()
+    metric = WassersteinFeatureDistance(feature="pixels")
+    with pytest.raises(TypeError, match=r"got a list of Image: give uint8") as refused:
+        metric.update(pictures, real=True)
+    with pytest.raises(TypeError, match=r"got Image: give torchvision.*\(images.convert"):
+        metric.update(pictures[0], real=True)
+    torchvision = pytest.importorskip("torchvision")
+    from torchvision.transforms import functional  # noqa: F401 - the remedy's
+
+    remedy = str(refused.value).partition(", torch")[2].removesuffix(".")
+    known = {"torch": torch, "torchvision": torchvision, "images": pictures}
+    found = fed(metric, eval("torch" + remedy, known), FAKE).compute()
+    assert_same(found, expected, tolerance=0)

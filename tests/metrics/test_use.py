@@ -19,6 +19,8 @@ from metric_cases import (
     filled,
 )
 
+from otmetrics import FrechetInceptionDistance
+
 
 @pytest.fixture(params=CASES)
 def case(request) -> Case:
@@ -145,6 +147,141 @@ def test_a_bool_of_numpy_is_a_bool(case):
     assert_same(metric.compute(), expected(case))
 
 
+def read_only(array):
+    array.flags.writeable = False
+    return array
+
+
+def mapped(array, path):
+    np.save(path, array)
+    return np.load(path, mmap_mode="r")
+
+
+ARRAYS = {
+    "plain": lambda array, path: array,
+    "read-only": lambda array, path: read_only(array.copy()),
+    "mapped": mapped,
+    "big-endian": lambda array, path: array.astype(">f8"),
+    "reversed": lambda array, path: array[::-1].copy()[::-1],
+    "columns first": lambda array, path: np.asfortranarray(array),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_arrays_are_taken_as_tensors(case, kind, tmp_path):
+    metric = case.make(feature=None)
+    together, mask = ARRAYS[kind](TOGETHER.numpy(), tmp_path / "x.npy"), IS_REAL.numpy()
+    metric.update(together, real=mask)
+    metric.update(together[:0], real=True)
+    if kind == "plain":  # the caller's buffer may change
+        together = together.copy()
+        metric.reset()
+        metric.update(together, real=mask)
+        together[:] = 0
+    assert_same(metric.compute(), expected(case))
+    assert_same(case.make(feature=None)(TOGETHER.numpy(), mask), expected(case))
+
+
+PANDAS = pytest.importorskip("pandas")
+SCIPY = pytest.importorskip("scipy.sparse")
+
+
+@pytest.mark.parametrize(
+    ("batch", "remedy"),
+    [
+        (SCIPY.csr_matrix(REAL.numpy()), "images.toarray()"),
+        (SCIPY.coo_array(REAL.numpy()), "images.toarray()"),
+        (REAL.to_sparse(), "images.to_dense()"),
+        (PANDAS.DataFrame(REAL.numpy()), "images.to_numpy()"),
+        (list(REAL), "torch.stack(images)"),
+        (tuple(REAL.numpy()), "numpy.stack(images)"),
+        (REAL.tolist(), "numpy.array(images)"),
+        ({"image": REAL}, 'images["image"]'),
+    ],
+)
+def test_the_remedy_for_what_is_no_array_leads_on(batch, remedy):
+    case = CASES["exact"]
+    metric = case.make(feature=None)
+    with pytest.raises(TypeError, match=f"got (a )?{type(batch).__name__}|sparse") as refused:
+        metric.update(batch, real=True)
+    assert remedy in str(refused.value)
+    metric.update(eval(remedy, {"images": batch, "torch": torch, "numpy": np}), real=True)
+    metric.update(FAKE, real=False)
+    assert_same(metric.compute(), expected(case), tolerance=0)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (np.ma.masked_greater(REAL.numpy(), 1), "must not be masked"),
+        (np.ma.array(REAL.numpy()), "must not be masked"),
+        (REAL.numpy().astype(object), "array of object"),
+        (REAL.numpy().astype(str), "array of <U"),
+        (REAL.numpy().astype(np.longdouble), "array of float128|array of longdouble"),
+        ("real/", r"otmetrics.score\(real, fake\)"),
+        ([], "numpy.array"),
+        (3, "numpy.asarray"),
+    ],
+)
+def test_what_no_tensor_holds_is_refused(batch, message):
+    with pytest.raises(TypeError, match=message):
+        CASES["exact"].make(feature=None).update(batch, real=True)
+    with pytest.raises(TypeError, match="must not be masked"):
+        CASES["exact"].make(feature=None).update(REAL, real=np.ma.array(IS_REAL.numpy()[:41]))
+
+
+@pytest.mark.parametrize("given", [torch.float32, torch.float64])
+def test_scores_come_in_the_dtype_of_the_features(case, given):
+    metric = case.make(feature=None)
+    metric.update(REAL.to(given), real=True)
+    metric.update(FAKE.to(given), real=False)
+    assert all(value.dtype == given for value in tensors(metric.compute()))
+    metric.update(REAL.double(), real=True)
+    assert all(value.dtype == torch.float64 for value in tensors(metric.compute()))
+
+
+@pytest.mark.parametrize("chosen", [torch.float32, torch.float64])
+def test_the_dtype_of_scores_can_be_chosen(case, chosen):
+    """It holds for a value that was computed before, and survives what copies a metric."""
+    real, fake = REAL.float(), FAKE.float()
+    metric = case.make(feature=None)
+    for _ in range(2):
+        metric.update(real, real=True)
+        metric.update(fake, real=False)
+        metric.compute()
+        assert metric.set_dtype(chosen) is metric
+        exact = case.expected(real.double(), fake.double())
+        found = metric.compute()
+        assert all(value.dtype == chosen for value in tensors(found))
+        if chosen == torch.float64:
+            assert_same(found, exact, tolerance=1e-12)
+        metric = copy.deepcopy(metric)
+        assert all(value.dtype == chosen for value in tensors(metric.compute()))
+        metric.reset()
+
+
+def test_other_dtypes_of_scores_are_refused(case):
+    metric = filled(case)
+    for dtype in (torch.float16, torch.bfloat16, torch.int64, "float32"):
+        with pytest.raises(ValueError, match=r"must be torch\.float32 or torch\.float64"):
+            metric.set_dtype(dtype)
+    assert_same(metric.compute(), expected(case))
+
+
+def test_scores_that_no_dtype_holds_are_refused():
+    metric = CASES["frechet"].make(feature=None)
+    metric.update(REAL.float() * 1e19, real=True)
+    metric.update(FAKE.float() * 1e19 + 3e19, real=False)
+    with pytest.raises(ValueError, match=r"does not fit torch.float32: .*set_dtype\(torch.float64"):
+        metric.compute()
+    wide = metric.set_dtype(torch.float64).compute()
+    exact = CASES["frechet"].expected(REAL.float().double(), FAKE.float().double() + 3)
+    torch.testing.assert_close(wide / 1e38, exact, rtol=1e-5, atol=0)
+    metric.update(REAL * 1e200, real=True)
+    with pytest.raises(ValueError, match="`real` must have moments that fit float64"):
+        metric.compute()
+
+
 def test_bad_batches_change_nothing(case):
     metric = filled(case)
     broken = REAL.clone()
@@ -156,10 +293,11 @@ def test_bad_batches_change_nothing(case):
         (REAL[0], True, ValueError, r"floating features \(N, D\).* got torch.float64 \(6,\)"),
         (REAL.sum(), True, ValueError, r"floating features \(N, D\).* got torch.float64 \(\)"),
         (REAL.long(), True, ValueError, "floating features"),
-        (REAL.numpy(), True, TypeError, r"`images` must be a torch.Tensor, got ndarray"),
-        (REAL, 1, ValueError, r"bool tensor \(41,\).*got 1"),
-        (REAL, torch.ones(3, dtype=torch.bool), ValueError, r"got torch.bool \(3,\)"),
+        (REAL, 1, ValueError, r"bool tensor \(N,\).*got 1: give real=True"),
+        (REAL, None, ValueError, "got nothing: give real=True for real samples"),
+        (REAL, torch.ones(3, dtype=torch.bool), ValueError, r"one bool a sample.*got \(3,\)"),
         (REAL, torch.ones(41), ValueError, r"got torch.float32 \(41,\)"),
+        (REAL, FAKE.numpy(), ValueError, r"got float64 \(37, 6\): .* in two calls"),
         (REAL.to("meta"), True, ValueError, r"on the metric's device cpu, got meta: .*to\('meta'"),
     ):
         with pytest.raises(error, match=message):
@@ -259,8 +397,25 @@ def test_unknown_options_are_refused(case):
         case.make(feature=None, reset_real_features="no")
     with pytest.raises(ValueError, match="`feature` must be a known extractor, got 'vgg'"):
         case.make(feature="vgg")
-    with pytest.raises(ValueError, match="`feature` must be the name of an extractor, a torch"):
-        case.make(feature=2048)
+    for layer in (64, 2048):
+        message = f'`feature` must be the name of an extractor.*got {layer}: .*"inception"'
+        with pytest.raises(ValueError, match=message):
+            case.make(feature=layer)
+    for option, message in {
+        "subset_size": "all pairs are taken",
+        "input_img_size": "images of any size",
+        "n_projections": r"otmetrics.Sliced\(num_projections",
+    }.items():
+        with pytest.raises(ValueError, match=f"`{option}` is no option of these.*{message}"):
+            case.make(feature=None, **{option: 5})
+
+
+def test_fid_has_one_network():
+    for arguments, options in (((), {"feature": 2048}), ((64,), {}), ((), {"feature": "pixels"})):
+        with pytest.raises(ValueError, match=r"`feature` is no option of FID.*leave it out"):
+            FrechetInceptionDistance(*arguments, **options)
+    with pytest.raises(ValueError, match=r"`input_img_size` is no option.*any size"):
+        FrechetInceptionDistance(input_img_size=(3, 64, 64))
 
 
 def test_in_and_out_of_inference_mode(case):
