@@ -77,7 +77,7 @@ def changed_states(state):
             wrong += [rows * float("inf"), rows.float(), [rows], rows[1:]]
             wrong += [-1 - rows.abs()] if name.endswith("scatter") else []
         elif name != "origin":
-            wrong += [rows - 2**40, [rows], rows.double()]
+            wrong += [rows - 2**20, [rows], rows.double()]
         for broken in wrong:
             yield state | {name: broken}
 
