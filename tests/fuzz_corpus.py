@@ -4,9 +4,10 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -242,48 +243,72 @@ def _score(*inputs: str, options: tuple[str, ...] = PIXELS) -> tuple[str, ...]:
 
 
 FRESH = (*PIXELS, "--no-cache")
-REAL = "{shared}/real.npy"
 FOLDERS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "bmp": "BMP", "tif": "TIFF", "gif": "GIF"}
 RUN = ("--device", "cpu")
 
-KINDS = [
-    *(
-        Kind(suffix, _folder(suffix, kind), _score(REAL, "in", options=FRESH), checked=kind == "PNG")
-        for suffix, kind in [*FOLDERS.items(), ("ppm", "PPM")]
-    ),
-    Kind("skipped", _folder("png", "PNG"), _score(REAL, "in", options=(*FRESH, "--skip-corrupt")), checked=True),
-    Kind("npy", _npy(pictures(NUM, 2)), _score(REAL, "in/x.npy", options=FRESH)),
-    Kind("npy_features", _npy(features(40, 2)), _score("{shared}/real_features.npy", "in/x.npy", options=())),
-    Kind("npz", _npz(np.savez_compressed, images=pictures(NUM, 2), labels=np.array(list("aabbab"))),
-         _score(REAL, "in/x.npz", options=FRESH), checked=True),
-    Kind("npz_stored", _npz(np.savez, pictures(NUM, 2)), _score(REAL, "in/x.npz", options=FRESH), checked=True),
-    Kind("npz_features", _npz(np.savez, features=features(40, 2)),
-         _score("{shared}/real_features.npy", "in/x.npz", options=()), checked=True),
-    Kind("npz_extracted", _extracted, _score("{shared}/extracted.npz", "in/x.npz", options=()), checked=True),
-    Kind("npz_names_extractor", _extracted, _score("in/x.npz", "{shared}/pictures", options=("--no-cache",)),
-         checked=True),
-    Kind("zip", _zip(zipfile.ZIP_STORED), _score(REAL, "in/x.zip", options=FRESH), checked=True),
-    Kind("zip_deflated", _zip(zipfile.ZIP_DEFLATED), _score(REAL, "in/x.zip", options=FRESH), checked=True),
-    Kind("tar", _tar("x.tar", members()), _score(REAL, "in/x.tar", options=FRESH), checked=True),
-    Kind("tar_gz", _tar("x.tar.gz", members(), "w:gz"), _score(REAL, "in/x.tar.gz", options=FRESH), refused=True),
-    Kind("shards", _shards, _score(REAL, "in/{{00..01}}.tar", options=FRESH), checked=True),
-    Kind("parquet", _parquet, _score(REAL, "in", options=FRESH), checked=True),
-    Kind("dataset", _dataset, _score(REAL, "in", options=FRESH), checked=True),
-    Kind("list", _list, _score(REAL, "in/list.txt", options=FRESH), pattern="*.txt"),
-    Kind("weights_pth", _weights("pth"), _score("{shared}/two.npy", "{shared}/two.npy", options=(
-        "--features", TIMM, "--weights", "in/x.pth", "--runtime", "torch", "--no-cache")), checked=True, weight=0.5),
-    Kind("weights_safetensors", _weights("safetensors"), _score("{shared}/two.npy", "{shared}/two.npy", options=(
-        "--features", TIMM, "--weights", "in/x.safetensors", "--runtime", "torch", "--no-cache")), weight=0.5),
-    Kind("cache", _cache, _score("{shared}/two.npy", "{shared}/pictures", options=("--features", TIMM, "--weights",
-         "{shared}/x.pth", "--runtime", "torch", "--cache-verify")), same=True, weight=0.5,
-         environment={"OTMETRICS_CACHE": "in"}),
-    Kind("cache_info", _cache, ("cache", "info"), environment={"OTMETRICS_CACHE": "in"}, weight=0.3),
-    Kind("run_resumed", _run(4), ("train", "swg", "--data", "ring8", "--out", "in", "--resume",
-         "--no-tensorboard", *RUN), pattern="*[tnl]", checked=True, weight=0.5),
-    Kind("run_evaluated", _run(None), ("evaluate", "in", "--json", *RUN), pattern="generator.safetensors", weight=0.3),
-    Kind("run_sampled", _run(None), ("sample", "in", "out.npz", "--num", "10"), pattern="generator.safetensors",
-         weight=0.5),
-]  # fmt: skip
+
+def _images(name: str, build: Callable[[Path], None], place: str, **rest: Any) -> Kind:
+    """A kind that is scored as images against other ones."""
+    return Kind(name, build, _score("{shared}/real.npy", place, options=FRESH), **rest)
+
+
+def _features(name: str, build: Callable[[Path], None], *inputs: str, **rest: Any) -> Kind:
+    """A kind that holds features."""
+    return Kind(name, build, _score(*inputs, options=("--no-cache",)), checked=True, **rest)
+
+
+def _network(weights: str, *more: str) -> tuple[str, ...]:
+    """A score of few pictures by a small network."""
+    named = ("--features", TIMM, "--weights", weights, "--runtime", "torch", *more)
+    return _score("{shared}/two.npy", "{shared}/pictures", options=named)
+
+
+def _kinds() -> Iterator[Kind]:
+    """All kinds."""
+    for suffix, kind in [*FOLDERS.items(), ("ppm", "PPM")]:
+        yield _images(suffix, _folder(suffix, kind), "in", checked=kind == "PNG")
+    skipping = _score("{shared}/real.npy", "in", options=(*FRESH, "--skip-corrupt"))
+    yield Kind("skipped", _folder("png", "PNG"), skipping, checked=True)
+
+    plain, labels = pictures(NUM, 2), np.array(list("aabbab"))
+    packed = _npz(np.savez_compressed, images=plain, labels=labels)
+    yield _images("npy", _npy(plain), "in/x.npy")
+    yield _images("npz", packed, "in/x.npz", checked=True)
+    yield _images("npz_stored", _npz(np.savez, plain), "in/x.npz", checked=True)
+
+    cloud, real = features(40, 2), "{shared}/real_features.npy"
+    yield Kind("npy_features", _npy(cloud), _score(real, "in/x.npy", options=()))
+    yield _features("npz_features", _npz(np.savez, features=cloud), real, "in/x.npz")
+    yield _features("npz_extracted", _extracted, "{shared}/extracted.npz", "in/x.npz")
+    yield _features("npz_names_extractor", _extracted, "in/x.npz", "{shared}/pictures")
+
+    yield _images("zip", _zip(zipfile.ZIP_STORED), "in/x.zip", checked=True)
+    yield _images("zip_deflated", _zip(zipfile.ZIP_DEFLATED), "in/x.zip", checked=True)
+    yield _images("tar", _tar("x.tar", members()), "in/x.tar", checked=True)
+    yield _images("tar_gz", _tar("x.tar.gz", members(), "w:gz"), "in/x.tar.gz", refused=True)
+    yield _images("shards", _shards, "in/{{00..01}}.tar", checked=True)
+    yield _images("parquet", _parquet, "in", checked=True)
+    yield _images("dataset", _dataset, "in", checked=True)
+    yield _images("list", _list, "in/list.txt", pattern="*.txt")
+
+    pth, safe = (_network(f"in/x.{suffix}", "--no-cache") for suffix in ("pth", "safetensors"))
+    yield Kind("weights_pth", _weights("pth"), pth, checked=True, weight=0.3)
+    yield Kind("weights_safetensors", _weights("safetensors"), safe, weight=0.3)
+
+    kept = {"OTMETRICS_CACHE": "in"}
+    cached = _network("{shared}/x.pth", "--cache-verify")
+    yield Kind("cache", _cache, cached, same=True, weight=0.3, environment=kept)
+    yield Kind("cache_info", _cache, ("cache", "info"), weight=0.3, environment=kept)
+
+    resumed = ("train", "swg", "--data", "ring8", "--out", "in", "--resume", "--no-tensorboard")
+    one = {"pattern": "generator.safetensors"}
+    files = "*[tnl]"  # checkpoint.pt, config.json, log.jsonl
+    yield Kind("run_resumed", _run(4), (*resumed, *RUN), files, checked=True, weight=0.3)
+    yield Kind("run_evaluated", _run(None), ("evaluate", "in", "--json", *RUN), weight=0.15, **one)
+    yield Kind("run_sampled", _run(None), ("sample", "in", "out.npz", "--num", "10"), **one)
+
+
+KINDS = list(_kinds())
 
 
 def write_shared(place: Path) -> None:

@@ -13,6 +13,7 @@ One process imports the library; every case is a fork of it. Seed, kind and inde
 import argparse
 import contextlib
 import gc
+import importlib
 import json
 import math
 import os
@@ -24,7 +25,9 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +36,11 @@ for _library in ("OMP", "OPENBLAS", "MKL"):
 os.environ.update(COLUMNS="200", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", MPLBACKEND="agg")
 
 from fuzz_corpus import KINDS, Kind, summary, write_shared  # noqa: E402
-from fuzz_mutations import mutated  # noqa: E402
+from fuzz_mutations import Damage, mutated  # noqa: E402
 
 CODES = {0, 2, 3, 4}
 SECONDS = 20.0
+IMPORT_SECONDS = 300.0  # the sound input of a kind is first, and imports what the others find
 MEMORY = 2**30
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -57,8 +61,9 @@ class Finished:
 class Child:
     """A fork that runs the command line on the input in a folder."""
 
-    def __init__(self, place: Path, kind: Kind, shared: Path) -> None:
-        self.place, self.start, self.stopped, self.peak = place, time.monotonic(), "", 0
+    def __init__(self, place: Path, kind: Kind, shared: Path, limit: float) -> None:
+        self.limit, self.place = limit, place
+        self.start, self.stopped, self.peak = time.monotonic(), "", 0
         self.base = _resident(os.getpid())
         self.pid = os.fork()
         if self.pid == 0:
@@ -71,7 +76,7 @@ class Child:
             self.peak = max(self.peak, _resident(self.pid) - self.base)
             if not self.stopped and self.peak > 1.2 * MEMORY:
                 self._stop("memory")
-            if not self.stopped and time.monotonic() - self.start > SECONDS:
+            if not self.stopped and time.monotonic() - self.start > self.limit:
                 self._stop("hang")
             return None
         with contextlib.suppress(ProcessLookupError):
@@ -124,10 +129,11 @@ def _run_and_exit(place: Path, kind: Kind, shared: Path) -> None:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
+            (place / "modules").write_text("\n".join(sys.modules))
         os._exit(code)
 
 
-def fault(kind: Kind, found: Finished, sound: Finished | None, place: Path) -> str | None:
+def fault(case: "Case", found: Finished, sound: Finished | None) -> str | None:
     """What is wrong with the end of a case; None where nothing is."""
     if found.stopped:
         return found.stopped
@@ -145,13 +151,13 @@ def fault(kind: Kind, found: Finished, sound: Finished | None, place: Path) -> s
         return f"{len(errors)} error lines with exit code {found.code}"
     if any(_moves_a_cursor(c) for c in found.out + found.err):
         return "control characters"
-    if (place / "ran").exists():
+    if (case.place / "ran").exists():
         return "code of a file ran"
-    if (place / "victim.png").read_bytes() != b"victim":
+    if (case.place / "victim.png").read_bytes() != b"victim":
         return "a file beside was changed"
     if sound is None or sound.code or found.code:
         return None
-    return _other_value(kind, found, sound)
+    return _other_value(case, found, sound)
 
 
 def _moves_a_cursor(character: str) -> bool:
@@ -163,14 +169,15 @@ def _moves_a_cursor(character: str) -> bool:
     )
 
 
-def _other_value(kind: Kind, found: Finished, sound: Finished) -> str | None:
+def _other_value(case: "Case", found: Finished, sound: Finished) -> str | None:
     """Whether a value differs without a word."""
+    kind, known = case.kind, case.kind.checked and not case.done.is_sound
     try:
         before, after = summary(kind, sound.out), summary(kind, found.out)
     except (ValueError, KeyError, TypeError) as error:
         return f"no report: {type(error).__name__}"
     if before is None or after is None:
-        quiet = kind.checked and found.out != sound.out and _words(found) == _words(sound)
+        quiet = known and found.out != sound.out and _words(found) == _words(sound)
         return "another result without a word" if quiet else None
     if not all(isinstance(v, int | float) and math.isfinite(v) for v in after[0].values()):
         return "a value that is not finite"
@@ -178,7 +185,7 @@ def _other_value(kind: Kind, found: Finished, sound: Finished) -> str | None:
         math.isclose(before[0][name], after[0][name], rel_tol=1e-6, abs_tol=1e-9)
         for name in before[0]
     )
-    if not near and (kind.same or (kind.checked and before[1] == after[1])):
+    if not near and (kind.same or (known and before[1] == after[1])):
         return "another value without a word"
     return None
 
@@ -194,7 +201,7 @@ class Case:
     kind: Kind
     index: int | None
     place: Path
-    done: str
+    done: Damage
     child: Child
 
 
@@ -208,6 +215,7 @@ class Fuzz:
         self.slowest: dict[str, float] = Counter()
         self.largest: dict[str, int] = Counter()
         self.others: list[Path] = []
+        self.modules: set[str] = set()
 
     def build(self, kinds: list[Kind]) -> None:
         """Write the sound inputs, in a fork: what writes them may start threads."""
@@ -243,18 +251,21 @@ class Fuzz:
         place = self.work / "cases" / f"{kind.name}-{'sound' if index is None else index}"
         shutil.copytree(self.work / "sound" / kind.name, place)
         (place / "victim.png").write_bytes(b"victim")
-        done = "nothing"
+        done = Damage("nothing", True)
         if index is not None:
             rng = random.Random(f"{self.seed}/{kind.name}/{index}")
             done = mutated(place / "in", kind.pattern, rng, self.others)
-        return Case(kind, index, place, done, Child(place, kind, self.shared))
+        limit = SECONDS if index is not None else IMPORT_SECONDS
+        return Case(kind, index, place, done, Child(place, kind, self.shared, limit))
 
     def ended(self, case: Case, found: Finished) -> bool:
         """Judge a case, count it, and keep it where it fails; whether it holds."""
         name, sound = case.kind.name, self.sound.get(case.kind.name)
-        wrong = fault(case.kind, found, sound, case.place)
+        wrong = fault(case, found, sound)
         if case.index is None:
             self.sound[name] = found
+            with contextlib.suppress(FileNotFoundError):
+                self.modules |= set((case.place / "modules").read_text().split())
             if wrong is None and (found.code != 0) != case.kind.refused:
                 told = (found.err.strip().splitlines() or ["nothing"])[-1]
                 wrong = f"the sound input is refused: {told[:150]}"
@@ -275,7 +286,8 @@ class Fuzz:
         shutil.move(case.place, kept)
         only = "" if case.index is None else f" --only {case.index}"
         again = f"python tests/fuzz_inputs.py --seed {self.seed} --kinds {name}{only}"
-        print(f"FAILS {wrong}\n      {ascii(case.done)[1:-1]}\n      kept in {kept}\n      {again}")
+        done = ascii(case.done.text)[1:-1]
+        print(f"FAILS {wrong}\n      {done}\n      kept in {kept}\n      {again}", flush=True)
         return False
 
     def run(self, todo: list[tuple[Kind, int | None]], jobs: int) -> int:
@@ -311,14 +323,13 @@ class Fuzz:
         return "\n".join(rows)
 
 
-def imported() -> None:
-    """Load all that a case may need, so that its fork need not."""
-    import torchvision.utils  # noqa: F401
-    from PIL import Image
-
-    Image.init()
-
-    import otmetrics.scoring  # noqa: F401
+def import_all(names: Iterable[str]) -> None:
+    """Load modules, so that the forks need not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in names:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
 
 
 def shared_out(kinds: list[Kind], count: int) -> list[tuple[Kind, int | None]]:
@@ -348,16 +359,14 @@ def main() -> int:
         if len(kinds) != len(chosen):
             parser.error(f"no such kind among {given.kinds}")
     start = time.monotonic()
-    imported()
-    gc.freeze()
-    threads = next(
-        line for line in Path("/proc/self/status").read_text().splitlines() if "Threads" in line
-    )
+    import_all(["otmetrics.cli.main", "torch", "PIL.Image"])
     with tempfile.TemporaryDirectory(prefix="fuzz-") as work:
         fuzz = Fuzz(Path(work), given.seed, given.keep)
         fuzz.build(kinds)
-        print(f"imports and {len(kinds)} sound inputs: {time.monotonic() - start:.0f} s; {threads}")
         failed = fuzz.run([(kind, None) for kind in kinds], given.jobs)
+        import_all(fuzz.modules - set(sys.modules))
+        gc.freeze()
+        print(f"imports and {len(kinds)} sound inputs: {time.monotonic() - start:.0f} s")
         todo = shared_out(kinds, given.count)
         if given.only is not None:
             todo = [(kind, given.only) for kind in kinds]

@@ -7,11 +7,12 @@ import random
 import re
 import struct
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +43,18 @@ NAMES = (
 )
 
 
+class Damage(NamedTuple):
+    """What was done to an input.
+
+    Attributes:
+        text: In words.
+        is_sound: Whether the result may be a sound input of other content.
+    """
+
+    text: str
+    is_sound: bool
+
+
 def damage_bytes(path: Path, rng: random.Random, others: list[Path]) -> str:
     """Change the bytes of one file."""
     content = bytearray(path.read_bytes())
@@ -63,10 +76,9 @@ def damage_bytes(path: Path, rng: random.Random, others: list[Path]) -> str:
         start = place()
         return start, min(size, start + rng.choice([1, 4, 16, 64, 512, 4096]))
 
-    kind = rng.choice(
-        [*["flip"] * 4, *["length"] * 3, "bytes", "cut", "cut", "grow", "swap", "zero", "digits"]
-        + ["splice", "repeat", "drop", "sparse" if rng.random() < 0.3 else "flip"]
-    )
+    often = ["flip"] * 4 + ["length"] * 3 + ["cut"] * 2 + ["sparse"] * (rng.random() < 0.3)
+    seldom = ["bytes", "grow", "swap", "zero", "digits", "splice", "repeat", "drop"]
+    kind = rng.choice([*often, *seldom])
     if kind == "flip":
         for _ in range(rng.choice([1, 1, 1, 2, 8, 40])):
             content[place()] ^= 1 << rng.randrange(8)
@@ -231,6 +243,7 @@ def damage_zip(path: Path, rng: random.Random, others: list[Path]) -> str:
     else:
         members[index] = name, _damaged_array(content, rng)
     date = (1980, 1, 1, 0, 0, 0)
+    warnings.filterwarnings("ignore", "Duplicate name")
     with zipfile.ZipFile(path, "w", packed) as archive, suppress(UnicodeError):
         for member, bytes_ in members:
             info = zipfile.ZipInfo(member.replace("\0", ""), date)
@@ -328,7 +341,7 @@ STRUCTURED: dict[str, Callable[[Path, random.Random, list[Path]], str]] = {
 }
 
 
-def mutated(folder: Path, pattern: str, rng: random.Random, others: list[Path]) -> str:
+def mutated(folder: Path, pattern: str, rng: random.Random, others: list[Path]) -> Damage:
     """Damage one file of a folder in one way.
 
     Args:
@@ -348,4 +361,5 @@ def mutated(folder: Path, pattern: str, rng: random.Random, others: list[Path]) 
         damage = damage_place
     elif way < 0.4 and structured is not None:
         damage = structured
-    return f"{name}: {damage(path, rng, others)}"
+    done = damage(path, rng, others)
+    return Damage(f"{name}: {done}", damage is not damage_bytes or done == "splice")
