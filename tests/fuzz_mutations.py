@@ -144,9 +144,7 @@ def damage_place(path: Path, rng: random.Random, others: list[Path]) -> str:
     if kind == "fifo":
         os.mkfifo(path)
     elif kind == "link":
-        to = rng.choice(
-            ["/dev/zero", "/dev/stdin", path.name, "missing", "..", "../victim.png", "/"]
-        )
+        to = rng.choice(["/dev/zero", "/dev/stdin", path.name, "missing", "..", "../victim.png"])
         path.symlink_to(to)
         return f"link to {to}"
     elif kind == "folder":
