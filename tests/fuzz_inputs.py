@@ -76,9 +76,9 @@ class Child:
         if pid == 0:
             self.peak = max(self.peak, _resident(self.pid) - self.base)
             if not self.stopped and self.peak > 1.2 * MEMORY:
-                self._stop("memory")
+                self.stop("memory")
             if not self.stopped and seconds > self.limit:
-                self._stop("hang")
+                self.stop("hang")
             return None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)  # processes that it left behind
@@ -98,7 +98,8 @@ class Child:
             waited = 0.0
         return time.monotonic() - self.start - waited
 
-    def _stop(self, why: str) -> None:
+    def stop(self, why: str) -> None:
+        """End it."""
         self.stopped = why
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
@@ -303,16 +304,20 @@ class Fuzz:
         running: list[Case] = []
         failed, waiting = 0, iter(todo)
         upcoming = next(waiting, None)
-        while upcoming or running:
-            while upcoming and len(running) < jobs:
-                running.append(self.started(*upcoming))
-                upcoming = next(waiting, None)
-            for case in list(running):
-                found = case.child.poll()
-                if found is not None:
-                    running.remove(case)
-                    failed += not self.ended(case, found)
-            time.sleep(0.004)
+        try:
+            while upcoming or running:
+                while upcoming and len(running) < jobs:
+                    running.append(self.started(*upcoming))
+                    upcoming = next(waiting, None)
+                for case in list(running):
+                    found = case.child.poll()
+                    if found is not None:
+                        running.remove(case)
+                        failed += not self.ended(case, found)
+                time.sleep(0.004)
+        finally:
+            for case in running:
+                case.child.stop("interrupted")
         return failed
 
     def table(self) -> str:
@@ -350,6 +355,13 @@ def shared_out(kinds: list[Kind], count: int) -> list[tuple[Kind, int | None]]:
     return [(kind, index) for _, _, kind, index in sorted(cases, key=lambda case: case[:2])]
 
 
+def _times(start: float) -> str:
+    """How long it took, and how long one core."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cores = sum(one.ru_utime + one.ru_stime for one in used)
+    return f"{time.monotonic() - start:.0f} s, {cores:.0f} s of a core"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--count", type=int, default=300, help="cases in all")
@@ -368,22 +380,28 @@ def main() -> int:
             parser.error(f"no such kind among {given.kinds}")
     start = time.monotonic()
     import_all(["otmetrics.cli.main", "otmetrics.reference_models.presets", "PIL.Image"])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    failed, ended = 0, True
     with tempfile.TemporaryDirectory(prefix="fuzz-") as work:
         fuzz = Fuzz(Path(work), given.seed, given.keep)
-        fuzz.build(kinds)
-        failed = fuzz.run([(kind, None) for kind in kinds], given.jobs)
-        import_all(fuzz.modules - set(sys.modules))
-        gc.freeze()
-        print(f"imports and {len(kinds)} sound inputs: {time.monotonic() - start:.0f} s")
-        todo = shared_out(kinds, given.count)
-        if given.only is not None:
-            todo = [(kind, given.only) for kind in kinds]
-        failed += fuzz.run(todo, given.jobs)
+        try:
+            fuzz.build(kinds)
+            failed = fuzz.run([(kind, None) for kind in kinds], given.jobs)
+            import_all(fuzz.modules - set(sys.modules))
+            gc.freeze()
+            print(f"imports and {len(kinds)} sound inputs: {_times(start)}")
+            todo = shared_out(kinds, given.count)
+            if given.only is not None:
+                todo = [(kind, given.only) for kind in kinds]
+            failed += fuzz.run(todo, given.jobs)
+        except KeyboardInterrupt:
+            ended = False  # the table says how far it came
     print(fuzz.table())
-    print(f"{len(todo)} cases in {time.monotonic() - start:.0f} s, {failed} fail")
+    cases = sum(counts["cases"] for counts in fuzz.counts.values())
+    print(f"{cases} cases in {_times(start)}, {failed} fail")
     if given.json:
         given.json.write_text(json.dumps(fuzz.counts, indent=1))
-    return int(failed > 0)
+    return int(failed > 0 or not ended)
 
 
 if __name__ == "__main__":
