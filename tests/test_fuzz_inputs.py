@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("fuzz_inputs.py")
-COUNT = int(os.environ.get("FUZZ_COUNT", "300"))
+COUNT = int(os.environ.get("FUZZ_COUNT", "240"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 
 
