@@ -62,7 +62,7 @@ def oddities(source: dict[str, Any]) -> list[str]:
         )
     for what, count in _numbers(record.get("misnamed")).items():
         lines.append(f"{_count(count, 'image')} hold {printable(what)}: their compression is lossy")
-    return lines + [printable(str(one)) for one in record.get("remarks", [])]
+    return lines + [printable(str(one)) for one in _list(record.get("remarks"))]
 
 
 def differences(sources: dict[str, dict[str, Any]]) -> list[str]:
@@ -94,7 +94,8 @@ def origin(source: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The record of what its features were made of, else the record itself.
     """
-    return source.get("origin") or source
+    before = source.get("origin")
+    return before if isinstance(before, dict) and before else source
 
 
 def _share(source: dict[str, Any], what: str) -> str:
@@ -157,6 +158,11 @@ def _numbers(entry: Any) -> dict[str, int]:
     if not isinstance(entry, dict) or not all(type(count) is int for count in entry.values()):
         return {}
     return entry
+
+
+def _list(entry: Any) -> list[Any]:
+    """A list of a record; an empty one where it has another form."""
+    return entry if isinstance(entry, list) else []
 
 
 def _counted(entry: Any) -> str:
@@ -244,7 +250,7 @@ def _classes_differ(sides: Sides) -> str:
         )
     parts = []
     for (name, side), there, wanted in zip(sides.items(), classes, classes[::-1], strict=True):
-        missing = sorted(wanted - there - set(map(str, side.get("classes_not_drawn", []))))
+        missing = sorted(wanted - there - set(map(str, _list(side.get("classes_not_drawn")))))
         if missing:
             parts.append(
                 f"{name} has no sample of {_count(len(missing), 'class')}: {_first(missing)}"
