@@ -13,7 +13,7 @@ from otmetrics.errors import printable
 _LOSSY = {"jpg", "webp", "tif (jpeg)"}
 _FEW = 5
 _NAMED = 3
-_DEEPEST = 14  # bits of cameras and scanners that store their values in 16
+_DEEPEST = {"8": 6, "16": 14}  # bits of values that are stored in 8 and in 16 bits
 
 
 def read_line(source: dict[str, Any], dimension: int) -> str:
@@ -53,13 +53,9 @@ def oddities(source: dict[str, Any]) -> list[str]:
             f"only the first page or frame of a file is read, and {frames['left_out']} more in "
             f"{_count(frames.get('files', 0), 'file')} are left out: save them one a file"
         )
-    largest = record.get("largest_of_16_bits")
-    if isinstance(largest, int) and 0 <= largest < 2**_DEEPEST:
-        lines.append(
-            f"no value of its 16-bit images is above {largest}: of values of {_bits(largest)} bits "
-            f"the high byte, which is read, is all but black; multiply them by "
-            f"{2 ** (16 - _bits(largest))} first"
-        )
+    for depth, largest in _numbers(record.get("largest")).items():
+        if 0 <= largest < 2 ** _DEEPEST.get(depth, 0):
+            lines.append(_dark(depth, largest))
     for what, count in _numbers(record.get("misnamed")).items():
         lines.append(f"{_count(count, 'image')} hold {printable(what)}: their compression is lossy")
     return lines + [printable(str(one)) for one in _list(record.get("remarks"))]
@@ -175,9 +171,16 @@ def _counted(entry: Any) -> str:
     return " and ".join(parts) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _bits(largest: int) -> int:
-    """Bits that values up to the largest one have."""
-    return max(largest.bit_length(), 1)
+def _dark(depth: str, largest: int) -> str:
+    """Say that values fill a small part of their range, which ends in white."""
+    told = f"no value of its {depth}-bit images is above {largest}"
+    if depth == "8":
+        return f"{told}, where white is 255: are these classes, or values of another range?"
+    bits = max(largest.bit_length(), 1)  # as cameras and scanners have 10, 12 or 14
+    return (
+        f"{told}: of values of {bits} bits the high byte, which is read, is all but black; "
+        f"multiply them by {2 ** (16 - bits)} first"
+    )
 
 
 Sides = dict[str, dict[str, Any]]

@@ -173,9 +173,28 @@ def test_pictures_of_two_levels(tmp_path, levels):
     grey = folder(tmp_path / "grey", pictures(6, colours=1))
     masks = [np.where(image > 127, *levels).astype(np.uint8) for image in pictures(6, colours=1)]
     fake = folder(tmp_path / "fake", masks)
-    (note,) = notes(grey, fake)
+    *dark, note = notes(grey, fake)
     assert "no more than two levels: real 0 of 6, fake 6 of 6" in note
-    assert notes(fake, folder(tmp_path / "other", masks[:3])) == []
+    assert dark == [note for note in [f"fake: {DARK.format(max(levels))}"] if max(levels) < 64]
+    both = notes(fake, folder(tmp_path / "other", masks[:3]))
+    assert not [note for note in both if "two levels" in note]
+
+
+DARK = "no value of its 8-bit images is above {}, where white is 255: are these classes, or values "
+DARK += "of another range?"
+
+
+@pytest.mark.parametrize("most", [1, 15, 63, 64, 200])
+@pytest.mark.parametrize("colours", [1, 3])
+def test_few_bits_in_eight(tmp_path, most, colours):
+    images = pictures(5, colours=colours, top=most)
+    images[0, 0, 0] = most
+    real = folder(tmp_path / "real", pictures(5, colours=colours))
+    fake = folder(tmp_path / "fake", images)
+    np.save(tmp_path / "fake.npy", images if colours == 3 else images[..., None])
+    expected = [f"fake: {DARK.format(most)}"] if most < 64 else []
+    for side in (fake, tmp_path / "fake.npy"):
+        assert [note for note in notes(real, side) if "white" in note] == expected
 
 
 @pytest.mark.parametrize("suffix", ["tif", "gif", "png", "webp"])
@@ -261,7 +280,7 @@ def test_remarks_of_a_source_are_told(tmp_path, monkeypatch):
 # --- records that somebody else wrote -------------------------------------------------------
 
 FORMS = [None, 1, -1, 1.5, "x", [], [1], [[]], {}, {"a": 1}, {"a": "b"}, {"left_out": 3}, True]
-KEYS = ["sizes", "modes", "formats", "frames", "largest_of_16_bits", "remarks", "two_levels"]
+KEYS = ["sizes", "modes", "formats", "frames", "largest", "remarks", "two_levels"]
 KEYS += ["misnamed", "classes", "classes_not_drawn", "top_folder", "used", "available", "kind"]
 
 

@@ -19,17 +19,14 @@ _KEY_TO_8_BITS = {
 def rgb_and_alpha(image: Image.Image, rawmode: str) -> tuple[np.ndarray, np.ndarray | None, int]:
     """Return the colours (H, W, 3) and, where the image has one, the alpha (H, W), both uint8.
 
-    Beside them stands the largest value of a file of 16 bits, 0 for other files. Pillow reads
-    colours of 16 bits as their high bytes, so that for these it is a bound.
+    Beside them stands the largest value of grey of 16 bits, 0 for other files.
     """
     if image.mode == "F" or image.mode.startswith("I"):
         key, values = image.info.get("transparency"), _sixteen_bit_values(image)
         rgb = np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=-1)
         alpha = None if key is None else _alpha_of_key(values[..., None], key)
         return rgb, alpha, int(values.max())
-    rgb, alpha = _eight_bit_values(image, rawmode)
-    deep = image.format in {"PNG", "TIFF"} and ";16" in rawmode
-    return rgb, alpha, 256 * int(rgb.max()) + 255 if deep else 0
+    return *_eight_bit_values(image, rawmode), 0
 
 
 def _eight_bit_values(image: Image.Image, rawmode: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -194,10 +194,11 @@ def _decoded(file: BinaryIO) -> DecodedImage:
     check_size(image.size)
     rgb, alpha, largest = rgb_and_alpha(image, rawmode)
     transparent = alpha is not None and bool((alpha < 255).any())
+    high = int(rgb.max())  # before white shines through
     if alpha is not None and transparent:
         rgb = composited_on_white(rgb, alpha)
     pixels = _upright(image_tensor(rgb), image)
-    return DecodedImage(pixels, transparent, _facts(file, image, rawmode, pixels, largest))
+    return DecodedImage(pixels, transparent, _facts(file, image, rawmode, pixels, high, largest))
 
 
 _COLOURS = {"1": "grey", "L": "grey", "I": "grey", "P": "palette", "PA": "palette"}
@@ -206,7 +207,7 @@ _KINDS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
 
 
 def _facts(
-    file: BinaryIO, image: Image.Image, rawmode: str, pixels: Tensor, largest: int
+    file: BinaryIO, image: Image.Image, rawmode: str, pixels: Tensor, high: int, largest: int
 ) -> ImageFacts:
     """What an image that was decoded says of itself; it cannot be decoded again."""
     name = str(image.format)
@@ -216,10 +217,13 @@ def _facts(
     # Pillow opens grey with alpha of 16 bits as RGBA.
     mode = "LA" if rawmode.startswith("LA") else image.mode.partition(";")[0]
     colour = _COLOURS.get(mode, "other")
+    bits = 8 if colour == "palette" else _bits(image, rawmode)
+    if not largest:  # Pillow reads colours of 16 bits as their high bytes
+        largest = 256 * high + 255 if bits == 16 else high
     return ImageFacts(
         kind if kind in KINDS else "other",
         colour,
-        8 if colour == "palette" else _bits(image, rawmode),
+        bits,
         pixels.shape[2],
         pixels.shape[1],
         min(max(_frames(file, image), 1), MOST_FRAMES),

@@ -25,7 +25,7 @@ class ImageFacts(NamedTuple):
         width: In pixels, upright.
         height: In pixels, upright.
         frames: Frames or pages of the file, of which the first is read.
-        largest: Of 16 bits, the largest value, or of colours a bound on it; else 0.
+        largest: The largest value of a channel; of colours of 16 bits a bound on it.
         two_levels: Whether its 8-bit channels take no more than two values.
     """
 
@@ -54,8 +54,9 @@ def pixel_facts(pixels: Tensor, colour: str = "RGB") -> ImageFacts:
         Its facts.
     """
     height, width = pixels.shape[-2:]
-    two_levels = has_two_levels(pixels.numpy()) if pixels.is_contiguous() else False
-    return ImageFacts("pixels", colour, 8, width, height, two_levels=two_levels)
+    values = pixels.contiguous().numpy()
+    two_levels = has_two_levels(values)
+    return ImageFacts("pixels", colour, 8, width, height, 1, int(values.max()), two_levels)
 
 
 def has_two_levels(pixels: np.ndarray) -> bool:
@@ -118,7 +119,7 @@ def counted(rows: np.ndarray, pixels: str) -> dict[str, Any]:
     Returns:
         `formats` and `modes` with their counts; `sizes`, the smallest, middle and largest one by
         area, and how many different; `frames` that were left out, of how many files; the
-        `largest_of_16_bits`, None where all is black or has 8; how many have `two_levels`.
+        `largest` value of 8-bit and of 16-bit images; how many have `two_levels`.
     """
     kind, colour, bits, width, height, frames, largest, two_levels = rows.T.astype(np.int64)
     named = (pixels, *KINDS[1:])
@@ -133,13 +134,13 @@ def counted(rows: np.ndarray, pixels: str) -> dict[str, Any]:
         name: [int(width[place]), int(height[place])] for name, place in picks.items()
     }
     sizes["different"] = len(np.unique(2**31 * width + height))
-    deep = largest[(bits == 16) & (largest > 0)]
+    most = {str(depth): largest[bits == depth] for depth in (8, 16)}
     return {
         "formats": dict(sorted(formats.items())),
         "modes": dict(sorted(modes.items())),
         "sizes": sizes,
         "frames": {"files": int((frames > 1).sum()), "left_out": int((frames - 1).sum())},
-        "largest_of_16_bits": int(deep.max()) if len(deep) else None,
+        "largest": {depth: int(values.max()) for depth, values in most.items() if len(values)},
         "two_levels": int(two_levels.sum()),
     }
 

@@ -403,7 +403,9 @@ def test_facts(tmp_path, name, image, options, expected):
     facts = decoded_image(saved(tmp_path / name, image, **options)).facts
     assert facts[:3] == expected
     assert facts[3:6] == (7, 5, 1)
-    assert facts.largest == (int(DEEP.max()) if expected[2] == 16 else 0)
+    if expected[0] in {"png", "bmp", "tif"}:  # without loss
+        deep = expected[2] == 16
+        assert facts.largest == (DEEP.max() if deep else np.asarray(image.convert("RGB")).max())
     assert facts.two_levels == (image.mode == "1")
 
 
