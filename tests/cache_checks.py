@@ -14,7 +14,7 @@ from otmetrics import Scoring, score_features
 from otmetrics import image_features as module
 from otmetrics.feature_cache import cache_folder
 from otmetrics.features import FrozenExtractor, Preprocessing
-from otmetrics.images import opened
+from otmetrics.images import identity, opened
 
 NUM = 40
 PIXELS = np.random.default_rng(0).integers(0, 256, (NUM, 6, 7, 3), dtype=np.uint8)
@@ -69,6 +69,7 @@ def scores(found: torch.Tensor) -> dict[str, float]:
 def main(folder: str, cache: str, result: str, seconds: float) -> None:
     """Extract, and write what came of it; how many images are done stands beside it meanwhile."""
     torch.set_num_threads(1)
+    identity.SETTLED_SECONDS = 0.0
     os.environ["OTMETRICS_CACHE"] = cache
     done = Path(result).with_suffix(".done")
     found = features(

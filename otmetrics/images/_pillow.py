@@ -1,4 +1,4 @@
-"""Pillow as this package uses it: six formats, and no warning from a thread that decodes."""
+"""Pillow as this package uses it: seven formats, and no warning from a thread that decodes."""
 
 import threading
 import warnings
@@ -12,6 +12,7 @@ from PIL import (
     Image,
     JpegImagePlugin,
     PngImagePlugin,
+    PpmImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
@@ -25,6 +26,7 @@ FORMATS = tuple(
         GifImagePlugin.GifImageFile,
         JpegImagePlugin.JpegImageFile,
         PngImagePlugin.PngImageFile,
+        PpmImagePlugin.PpmImageFile,
         TiffImagePlugin.TiffImageFile,
         WebPImagePlugin.WebPImageFile,
     )

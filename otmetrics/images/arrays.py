@@ -10,10 +10,13 @@ from otmetrics.images._colour import composited_on_white
 from otmetrics.images.decode import DecodedImage, check_size, image_tensor
 from otmetrics.images.facts import pixel_facts
 from otmetrics.images.identity import digest, file_identity
+from otmetrics.images.limits import check_rows
+from otmetrics.images.names import RowNames
 
 _ROWS_AT_A_TIME = 4096
 BESIDE = "the file also holds a mean and covariance (mu, sigma), which are not used"
 """What is said of samples next to statistics of others."""
+_SHOWN_ROWS = 64  # of which a message names the range
 
 
 class ImageArray:
@@ -56,7 +59,7 @@ class ImageArray:
         if problem:
             raise DataError(f"`{path}` holds a {array.dtype} array {array.shape}: {problem}")
         self._array = array
-        self.names = tuple(f"{self.path.name}[{index}]" for index in range(len(array)))
+        self.names = RowNames(self.path.name, len(array))
 
     def __len__(self) -> int:
         return len(self._array)
@@ -127,20 +130,27 @@ class FeatureArray(NamedTuple):
 
 def _image_problem(array: np.ndarray) -> str | None:
     """Say what keeps an array from being images (N, H, W, C), and the remedy."""
+    shape, is_byte = array.shape, array.dtype == np.uint8
     expected = "give images (N, H, W, C) as uint8 or features (N, D)."
+    if array.ndim in {3, 4} and not is_byte and array.dtype.kind in "iuf" and array.size:
+        return _number_problem(array)
     if array.ndim == 1:
         return f"one row is no set of features: {expected}"
-    if array.ndim == 3 and array.dtype == np.uint8:
+    if array.ndim == 3 and is_byte:
         return "add the missing axis, [..., None] for N grey images or [None] for one image."
+    if array.ndim == 5:
+        return f"reshape it to images with .reshape(-1, *x.shape[2:]), or {expected}"
     if array.ndim != 4:
         return expected
-    if array.dtype != np.uint8:
+    if array.dtype.kind == "c":
+        return f"complex values are no images: {expected}"
+    if not is_byte:
         return "convert it to uint8 with values from 0 to 255."
-    if 0 in array.shape:
+    if 0 in shape:
         return f"it is empty: {expected}"
-    if array.shape[-1] not in {1, 3, 4}:
-        planar = array.shape[1] in {1, 3, 4}
-        return "transpose it with .transpose(0, 2, 3, 1)." if planar else expected
+    if shape[-1] not in {1, 3, 4}:
+        return f"transpose it with {_TO_LAST}." if shape[1] in {1, 3, 4} else expected
+    check_rows(len(array))
     return None
 
 
@@ -166,9 +176,51 @@ def checked_statistics(
     return mean, covariance
 
 
+_TO_LAST = ".transpose(0, 2, 3, 1)"
+
+
+def _number_problem(array: np.ndarray) -> str:
+    """Say how an array (N, H, W), (N, H, W, C) or (N, C, H, W) of other numbers becomes images."""
+    part = np.asarray(array[:_SHOWN_ROWS], np.float64)
+    low, high = (float(f(part)) for f in (np.nanmin, np.nanmax)) if part.size else (0.0, 0.0)
+    among = "" if len(part) == len(array) else f" in the first {_SHOWN_ROWS}"
+    found = f"values from {low:.4g} to {high:.4g}{among}"
+    is_planar = array.ndim == 4 and array.shape[-1] not in {1, 3, 4}
+    if is_planar and array.shape[1] not in {1, 3, 4}:
+        return (
+            f"{found}: images are uint8 (N, H, W, C) with C = 1, 3 or 4, features (N, D); for "
+            "features of each place use their mean, such as .mean((2, 3))."
+        )
+    is_float = array.dtype.kind == "f"
+    if is_planar and is_float and array.shape[1] == 4 and (low < -1 or high > 1):
+        return (
+            f"{found}, (N, 4, h, w): these look like the latents of an autoencoder, not like "
+            "images: decode them first."
+        )
+    bytes_ = "x.round().clip(0, 255)"
+    if is_float and -1 <= low < 0 and high <= 1:
+        bytes_ = "((x + 1) * 127.5).round()"
+    elif is_float and low >= 0 and high <= 1:
+        bytes_ = "(x * 255).round()"
+    elif not (low >= 0 and high <= 255):
+        bytes_ = "(255 * (x - x.min()) / (x.max() - x.min())).round()"
+    axes = _TO_LAST if is_planar else "[..., None]" if array.ndim == 3 else ""
+    given = {3: "(N, H, W)", 4: "(N, C, H, W)" if is_planar else "(N, H, W, C)"}[array.ndim]
+    features = ", or features (N, D)" if array.ndim == 3 else ""
+    return (
+        f"{given} with {found}: images are uint8 (N, H, W, C) from 0 to 255{features}: "
+        f"convert it to uint8 with {bytes_}.astype('uint8'){axes}."
+    )
+
+
 def checked_features(array: np.ndarray, path: Path) -> np.ndarray:
     """Return (N, D) features; raise where they are not finite numbers."""
     found = f"`{path}` holds a {array.dtype} array {array.shape}:"
+    if array.dtype.kind == "c":
+        raise DataError(
+            f"{found} complex values are not read: give the real and imaginary parts as columns, "
+            "np.concatenate([x.real, x.imag], axis=1)."
+        )
     if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
         raise DataError(f"{found} convert the features to float32.")
     if 0 in array.shape:

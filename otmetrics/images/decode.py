@@ -16,6 +16,7 @@ from otmetrics.errors import DataError
 from otmetrics.images._colour import composited_on_white, rgb_and_alpha
 from otmetrics.images._pillow import FORMATS, muted
 from otmetrics.images.facts import KINDS, MOST_FRAMES, ImageFacts, has_two_levels
+from otmetrics.images.limits import foreign_content
 from otmetrics.images.names import MAX_MEMBER_BYTES
 
 MAX_PIXELS = 2**27
@@ -187,6 +188,9 @@ def _explained(error: Exception) -> str:
 
 def _decoded(file: BinaryIO) -> DecodedImage:
     """Decode an open file."""
+    if found := foreign_content(file.read(512)):
+        raise DataError(found)
+    file.seek(0)
     image = Image.open(file, formats=[str(name) for name in FORMATS])
     check_size(image.size)
     rawmode = str(image.tile[0][3]) if image.tile else ""  # gone after load

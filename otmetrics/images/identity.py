@@ -2,11 +2,18 @@
 
 import hashlib
 import os
+import stat
 import time
 from pathlib import Path
 
 SETTLED_SECONDS = 2.0
 """A file that changed later may change again within one tick of its file system's clock."""
+
+MAX_CONTENT_BYTES = 2**32
+"""The largest file that is known by its content; a larger one is not kept in the cache."""
+
+_READ_BYTES = 2**20
+_TELLING = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
 
 
 def digest(*parts: bytes | str) -> bytes:
@@ -31,22 +38,42 @@ def file_identity(path: Path, content: bool) -> bytes | None:
 
     Args:
         path: The file.
-        content: Read it instead of asking for path, size and time of change.
+        content: Read it instead of asking for path, size and times of change. Memory: 1 MB.
 
     Returns:
-        16 bytes; None where it cannot be read, or changed so recently that its time of change
-        cannot tell it from its next state.
+        16 bytes; None where it cannot be read, is no regular file or larger than
+        `MAX_CONTENT_BYTES`, or changed so recently that its times of change cannot tell it from its
+        next state.
     """
     try:
-        if content:
-            return digest("content", path.read_bytes())
-        return identity_of(path, path.stat())
+        return _content_of(path) if content else identity_of(path, path.stat())
     except OSError:
         return None
 
 
+def _content_of(path: Path) -> bytes | None:
+    """Hash a file as `digest("content", ...)` does, in parts."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # waits for no pipe
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_CONTENT_BYTES:
+            return None
+        hashed = hashlib.blake2b(digest_size=16)
+        for part in (len("content").to_bytes(8, "little"), b"content"):
+            hashed.update(part)
+        hashed.update(status.st_size.to_bytes(8, "little"))
+        left = status.st_size
+        while left and (part := file.read(min(left, _READ_BYTES))):
+            hashed.update(part)
+            left -= len(part)
+        return None if left or file.read(1) else hashed.digest()
+
+
 def identity_of(path: Path, status: os.stat_result) -> bytes | None:
-    """Tell a file from all others by path, size and time of change.
+    """Tell a file from all others by path, size, number, device and times of change.
+
+    The time of its content can be set, as archivers do when they unpack; the time of its record
+    (`st_ctime`) cannot, and a file that takes another's place has a number of its own.
 
     Args:
         path: The file.
@@ -55,10 +82,10 @@ def identity_of(path: Path, status: os.stat_result) -> bytes | None:
     Returns:
         As `file_identity`.
     """
-    if time.time() - status.st_mtime < SETTLED_SECONDS:
+    if time.time() - max(status.st_mtime, status.st_ctime) < SETTLED_SECONDS:
         return None
     where = os.path.abspath(path)  # noqa: PTH100 - without a question to the file system
-    return digest("file", where, str(status.st_size), str(status.st_mtime_ns))
+    return digest("file", where, *(str(getattr(status, name)) for name in _TELLING))
 
 
 def same_file(one: os.stat_result, other: os.stat_result) -> bool:
@@ -69,7 +96,6 @@ def same_file(one: os.stat_result, other: os.stat_result) -> bool:
         other: Its status at another time.
 
     Returns:
-        Whether device, number, size and time of change agree.
+        Whether device, number, size and times of change agree.
     """
-    names = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
-    return all(getattr(one, name) == getattr(other, name) for name in names)
+    return all(getattr(one, name) == getattr(other, name) for name in _TELLING)

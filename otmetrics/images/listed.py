@@ -1,17 +1,26 @@
 """Images whose paths stand in a text file."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from otmetrics.errors import DataError
 from otmetrics.images.decode import check_regular
+from otmetrics.images.limits import foreign_content
 from otmetrics.images.sources import ImageFiles
+
+MAX_LIST_BYTES = 2**29
+"""The largest text file that is read."""
+
+MAX_LINE = 2**16
+"""The longest line, in characters."""
 
 
 class ListedImages(ImageFiles):
     """The image files that a text file names, one path a line, in its order.
 
     Relative paths start at the folder of the text file. Empty lines, and those that begin with
-    `#`, are left out.
+    `#`, are left out. A file of more than `MAX_LIST_BYTES`, or a line of more than `MAX_LINE`
+    characters, is refused.
 
     Args:
         path: The text file, in UTF-8.
@@ -32,7 +41,7 @@ class ListedImages(ImageFiles):
         file = Path(path)
         try:
             check_regular(file)
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            names = tuple(_lines(file))
         except DataError as error:
             raise DataError(f"`{path}` {error}") from error
         except FileNotFoundError as error:
@@ -43,17 +52,31 @@ class ListedImages(ImageFiles):
             raise DataError(
                 f"`{path}` cannot be read ({error.strerror}): check its permissions."
             ) from error
-        kept = (line.strip() for line in lines)
-        names = tuple(line for line in kept if line and not line.startswith("#"))
         if not names:
             raise DataError(f"`{path}` names no images: write one path a line.")
-        for name in names:
-            if not _there(file.parent / name):
-                raise DataError(
-                    f"`{path}` names `{name}`, which does not exist: correct the line; relative "
-                    "paths start at the folder of the text file."
-                )
         super().__init__(file, file.parent, names, None)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the paths that a text file names, each looked for as it comes."""
+    if path.stat().st_size > MAX_LIST_BYTES:
+        raise DataError(f"has more than the {MAX_LIST_BYTES} bytes that a list may have: split it.")
+    with path.open(encoding="utf-8-sig") as file:
+        first = True
+        while line := file.readline(MAX_LINE + 1):
+            name = line.strip()
+            if not name or name.startswith("#"):
+                continue
+            if first and (found := foreign_content(name.encode())):
+                raise DataError(found)
+            if len(line) > MAX_LINE or not _there(path.parent / name):
+                shown = name if len(name) <= 100 else f"{name[:100]}..."
+                raise DataError(
+                    f"names `{shown}`, which does not exist: correct the line; relative paths "
+                    "start at the folder of the text file."
+                )
+            first = False
+            yield name
 
 
 def _there(path: Path) -> bool:

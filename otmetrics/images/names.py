@@ -3,13 +3,17 @@
 import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from otmetrics.errors import DataError
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+EXTENSIONS = (
+    *(".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
 """The files of a folder or archive that are images; upper and lower case alike."""
 
-MAX_MEMBER_BYTES = 2**30
+MAX_MEMBER_BYTES = 2**29
 """The largest member that is read: what an archive says of itself may be a trap."""
 
 
@@ -69,3 +73,23 @@ def check_member(name: str, *, is_link: bool) -> None:
         raise DataError(f"holds `{name}`, whose name leads out of it: pack it again without.")
     if is_link:
         raise DataError(f"holds `{name}`, a link, which is not followed: pack it again without.")
+
+
+class RowNames(Sequence[str]):
+    """Names of rows, "a.npy[12]" for row 12, made when they are asked for.
+
+    Args:
+        file: Name of the file.
+        count: How many rows it has.
+    """
+
+    def __init__(self, file: str, count: int) -> None:
+        self._file, self._rows = file, range(count)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return tuple(f"{self._file}[{row}]" for row in self._rows[index])
+        return f"{self._file}[{self._rows[index]}]"

@@ -1,7 +1,8 @@
 """What all sources of images have in common, and the plainest one: a folder."""
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Protocol
 
@@ -10,12 +11,15 @@ from otmetrics.images.decode import DecodedImage, decoded_image
 from otmetrics.images.identity import file_identity
 from otmetrics.images.names import EXTENSIONS, is_image, labels_of
 
+MAX_REVISITS = 1000
+"""How many folders of one input may be reached once more, through links to folders."""
+
 
 class ImageSource(Protocol):
     """A sequence of images with names: what `batches` reads from."""
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def names(self) -> Sequence[str]:
         """What each image is called in messages."""
 
     def __len__(self) -> int: ...
@@ -95,7 +99,9 @@ class ImageFolder(ImageFiles):
     """The images in a folder and its subfolders, sorted by their relative POSIX path.
 
     Hidden files and folders (`.name`) are left out. Links to folders are followed, and left out
-    where they lead back to a folder that contains them. Files are not opened before `read`.
+    where they lead back to a folder that contains them. At most `MAX_REVISITS` folders may be
+    reached once more through links: a few links to links make billions of paths. Files are not
+    opened before `read`.
 
     Args:
         path: The folder.
@@ -105,17 +111,22 @@ class ImageFolder(ImageFiles):
         names: Relative POSIX paths, sorted.
         labels: Top folder of each image, where all of them lie in one; else None.
         num_others: How many visible files of other kinds lie among them.
+        remarks: What else to know, a line each.
 
     Raises:
-        DataError: The folder is missing, not a folder, not readable or holds no images.
+        DataError: The folder is missing, not a folder, not readable, beyond the limits or holds no
+            images.
     """
 
     kind = "folder"
 
     def __init__(self, path: str | Path) -> None:
         root = Path(path)
+        again: list[str] = []
         try:
-            files = list(_visible_files(root))
+            files = list(_visible_files(root, again))
+        except DataError as error:
+            raise DataError(f"`{path}` {error}") from error
         except FileNotFoundError as error:
             raise DataError(f"`{error.filename}` does not exist: check the path.") from error
         except NotADirectoryError as error:
@@ -124,33 +135,72 @@ class ImageFolder(ImageFiles):
             raise DataError(
                 f"`{error.filename}` cannot be read ({error.strerror}): check its permissions."
             ) from error
-        names = tuple(sorted(name for file in files if is_image(name := file.as_posix())))
+        names = tuple(sorted(filter(is_image, files)))
         super().__init__(root, root, names, labels_of(names))
         self.num_others = len(files) - len(self.names)
+        self.remarks = (
+            [
+                f"links lead to {len(again)} of its folders twice, whose images count twice: {again[0]}"
+            ]
+            if again
+            else []
+        )
         if not self.names:
-            raise DataError(
-                f"`{path}` holds no images ({len(files)} other files): "
-                f"give a folder with {', '.join(EXTENSIONS)} files."
+            raise DataError(f"`{path}` {_empty_advice(files)}")
+
+
+def _empty_advice(files: list[str]) -> str:
+    """Say what lies in a folder instead of images, and what to give."""
+    kinds = Counter(PurePath(file).suffix.lower() for file in files)
+    arrays = kinds[".npy"] + kinds[".npz"]
+    if arrays:
+        return (
+            f"holds {arrays} .npy or .npz files and no images: give one of them, or put them "
+            "together with np.concatenate and np.save."
+        )
+    for kind in (".parquet", ".tar", ".zip"):
+        if kinds[kind]:
+            below = sorted({str(PurePath(file).parent) for file in files if file.endswith(kind)})
+            return (
+                f"holds no images but {kinds[kind]} {kind} files in {', '.join(below[:5])}: give "
+                "the folder that holds them, or one of them."
             )
+    return (
+        f"holds no images ({len(files)} other files): "
+        f"give a folder with {', '.join(EXTENSIONS)} files."
+    )
 
 
-def _visible_files(root: Path) -> Iterator[PurePath]:
-    """Yield what is not a folder below `root`, relative to it."""
-    pending: list[tuple[Path, frozenset[tuple[int, int]]]] = [(root, frozenset())]
+def _visible_files(root: Path, again: list[str]) -> Iterator[str]:
+    """Yield the POSIX paths, relative to `root`, of what is not a folder below it.
+
+    Folders that are reached a second time are added to `again`.
+    """
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    seen: set[tuple[int, int]] = set()
     while pending:
         folder, above = pending.pop()
-        status = folder.stat()
+        status = os.stat(root / folder)
         identity = (status.st_dev, status.st_ino)
         if identity in above:
             continue  # a link to a folder that contains it
-        with os.scandir(folder) as entries:
+        if identity in seen:
+            again.append(folder)
+        seen.add(identity)
+        if len(again) > MAX_REVISITS:
+            raise DataError(
+                f"has links that lead to more than {MAX_REVISITS} of its folders once more: remove "
+                "them, or give a folder below it."
+            )
+        within = above | {identity}
+        with os.scandir(root / folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 if _is_folder(entry):
-                    pending.append((folder / entry.name, above | {identity}))
-                else:
-                    yield (folder / entry.name).relative_to(root)
+                    pending.append((f"{folder}{entry.name}/", within))
+                    continue
+                yield folder + entry.name
 
 
 def _is_folder(path: Path | os.DirEntry[str]) -> bool:

@@ -1,8 +1,16 @@
-"""Images that nobody has touched for a minute, and a cache of their own."""
+"""Images that count as settled though they were just written, and a cache of their own."""
 
 import pytest
 from cache_checks import PIXELS, age, features
 from PIL import Image
+
+from otmetrics.images import identity
+
+
+@pytest.fixture(autouse=True)
+def _settled(monkeypatch):
+    """The time of a file's record, unlike that of its content, cannot be set back."""
+    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """The cache of features: what it knows again, what it computes anew, and damage."""
 
+import io
 import json
 import os
 import shutil
 import time
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +20,9 @@ from otmetrics.errors import DataError
 from otmetrics.extraction import Extraction, extracted
 from otmetrics.feature_cache import Shelf, cache_folder, cache_info, cleared
 from otmetrics.image_features import Reading, image_features, is_kept
-from otmetrics.images import ImageArray, ImageFolder, opened
+from otmetrics.images import ImageArray, ImageFolder, identity, npz, opened
 from otmetrics.images.facts import ImageFacts, counted, facts_array
-from otmetrics.images.identity import file_identity
+from otmetrics.images.identity import digest, file_identity
 
 # --- what is known again --------------------------------------------------------------------
 
@@ -53,12 +56,69 @@ def test_a_file_of_the_same_time_and_another_size_is_computed_anew(folder):
     assert features(folder).num_cached == NUM - 1
 
 
-def test_a_file_that_was_just_written_is_not_trusted_yet(folder):
-    (folder / "07.png").touch()
+@pytest.mark.parametrize("how", ["content", "record"])
+def test_a_file_that_was_just_written_is_not_trusted_yet(folder, monkeypatch, how):
+    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.5)
+    time.sleep(0.6)
+    (folder / "07.png").touch() if how == "content" else age(folder / "07.png")
     features(folder)
     assert features(folder).num_cached == NUM - 1
     assert features(folder, cache_verify=True).num_cached == 0
     assert features(folder, cache_verify=True).num_cached == NUM  # contents have no such doubt
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.zip", "folder/0.png", "a.parquet"])
+def test_what_takes_a_place_with_the_same_size_and_time_is_computed_anew(tmp_path, name):
+    """What unpacking an archive over an older one of the same layout does."""
+
+    def write(path, pixels):
+        path.parent.mkdir(exist_ok=True, parents=True)
+        if path.suffix == ".png":
+            Image.fromarray(pixels[0]).save(path.with_suffix(".bmp"))
+            path.with_suffix(".bmp").replace(path)
+        elif path.suffix == ".zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                for index, one in enumerate(pixels):
+                    archive.writestr(f"{index}.bmp", bitmap(one))
+        elif path.suffix == ".parquet":
+            pyarrow = pytest.importorskip("pyarrow")
+            parquet = pytest.importorskip("pyarrow.parquet")
+            rows = pyarrow.table({"image": [bitmap(one) for one in pixels]})
+            parquet.write_table(rows, path, compression="none", write_statistics=False)
+        else:
+            (np.save if path.suffix == ".npy" else np.savez)(path, pixels)
+        os.utime(path, (1e9, 1e9))
+
+    path, other = tmp_path / name, tmp_path / "other" / name
+    for place, pixels in ((path, PIXELS[:4]), (other, 255 - PIXELS[:4])):
+        write(place, pixels)
+    assert path.stat().st_size == other.stat().st_size
+    asked = path.parent if path.suffix == ".png" else path
+    before = features(asked)
+    assert features(asked).num_cached == len(before.features)
+    other.replace(path)
+    after = features(asked)
+    assert after.num_cached == 0
+    assert torch.equal(after.features, features(asked, cache=False).features)
+    path.write_bytes(path.read_bytes())  # in place: the same number
+    os.utime(path, (1e9, 1e9))
+    assert features(asked).num_cached == 0
+
+
+def bitmap(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "BMP")
+    return file.getvalue()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_contents_that_have_no_end_are_not_waited_for(folder, monkeypatch):
+    os.mkfifo(folder / "pipe.png")
+    assert file_identity(folder / "pipe.png", content=True) is None
+    whole = (folder / "00.png").read_bytes()
+    assert file_identity(folder / "00.png", content=True) == digest("content", whole)
+    monkeypatch.setattr(identity, "MAX_CONTENT_BYTES", len(whole) - 1)
+    assert file_identity(folder / "00.png", content=True) is None
 
 
 def test_content_is_known_wherever_it_lies(folder, tmp_path, expected):
@@ -522,13 +582,14 @@ def test_an_array_that_is_replaced_while_it_is_opened_is_refused(tmp_path, monke
     write = np.save if name == "a.npy" else np.savez
     write(tmp_path / name, PIXELS)
     write(tmp_path / f"new {name}", PIXELS[::-1])
-    load = np.load
+    read = npz._header
 
-    def replaced(*args, **options):
-        (tmp_path / f"new {name}").replace(tmp_path / name)
-        return load(*args, **options)
+    def replaced(*args):
+        with suppress(FileNotFoundError):
+            (tmp_path / f"new {name}").replace(tmp_path / name)
+        return read(*args)
 
-    monkeypatch.setattr(np, "load", replaced)
+    monkeypatch.setattr(npz, "_header", replaced)
     with pytest.raises(DataError, match="was replaced while it was read: run again"):
         opened(tmp_path / name)
 

@@ -11,11 +11,13 @@ from command import write_images
 from otmetrics.cli.options import resolved_device
 
 from otmetrics.feature_cache import cache_folder
+from otmetrics.images import identity
 
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    """Two folders of images that nobody has touched for a minute, and a cache of their own."""
+    """Two folders of images that count as settled, and a cache of their own."""
+    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
     monkeypatch.setenv("OTMETRICS_CACHE", str(tmp_path / "cache"))
     found = [write_images(tmp_path / name, 8, seed=seed) for seed, name in enumerate("ab")]
     for path in tmp_path.glob("?/*"):

@@ -1,0 +1,111 @@
+"""What files say of themselves is a claim: limits on what is taken from them."""
+
+import os
+import re
+import tempfile
+from typing import BinaryIO
+
+import numpy as np
+
+from otmetrics.errors import DataError
+
+MAX_ROWS = 2**24
+"""The most images that an array or a table may hold: what compresses well may claim any number."""
+
+MAPPED_BYTES = 2**26
+"""From this size on an array is a file that is mapped, not memory."""
+
+
+def check_rows(rows: int) -> None:
+    """Refuse more images than an array or table may hold.
+
+    Args:
+        rows: How many it says that there are.
+
+    Raises:
+        DataError: They are more than `MAX_ROWS`.
+    """
+    if rows > MAX_ROWS:
+        raise DataError(f"holds {rows} images, more than the {MAX_ROWS} that are read: split it.")
+
+
+def foreign_content(start: bytes) -> str | None:
+    """Tell what often lies under the name of a data file without being one.
+
+    Args:
+        start: The first bytes of the file, some hundreds.
+
+    Returns:
+        What it is and what to do; None where nothing is known of it.
+    """
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if text.startswith(b"version https://git-lfs"):
+        return "is a git-lfs pointer, not the file itself: run `git lfs pull` where it comes from."
+    if re.match(rb"<(!doctype html|html|head|body)\b", text, re.IGNORECASE):
+        return "is an HTML page, what a server sends instead of a file: download it again."
+    if re.match(rb"<(\?xml|error)\b", text, re.IGNORECASE):
+        return "is an XML text, perhaps the error of a server: download it again."
+    return None
+
+
+class Bounded:
+    """A file for readers that ask for as many bytes as a header claims: beyond a limit it raises.
+
+    Args:
+        file: The file, open for reading.
+        most: The most bytes that one read may ask for.
+    """
+
+    def __init__(self, file: BinaryIO, most: int) -> None:
+        self._file, self._most = file, most
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self.close = file.close
+
+    def read(self, size: int = -1) -> bytes:
+        """Read, as a file does.
+
+        Args:
+            size: How many bytes; all that follow where it is negative.
+
+        Returns:
+            The bytes.
+
+        Raises:
+            DataError: They are more than the limit.
+        """
+        if size < 0:
+            here = self.tell()
+            size = self.seek(0, os.SEEK_END) - here
+            self.seek(here)
+        if size > self._most:
+            raise DataError(
+                f"has a header or directory of {size} bytes, more than the {self._most} that are "
+                "read: pack it again."
+            )
+        return self._file.read(size)
+
+
+def bytes_for(size: int) -> np.ndarray:
+    """Make room for an array: from `MAPPED_BYTES` bytes on a file without a name, which is mapped.
+
+    Args:
+        size: How many bytes.
+
+    Returns:
+        uint8 (size,), whose values are not set.
+
+    Raises:
+        DataError: The folder of temporary files has no room.
+    """
+    if size < MAPPED_BYTES:
+        return np.empty(size, np.uint8)
+    try:
+        with tempfile.TemporaryFile() as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is told now, not by a signal later
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, np.uint8, "w+", shape=(size,))
+    except OSError as error:
+        raise DataError(
+            f"unpacks to {size / 1e6:.0f} MB, for which `{tempfile.gettempdir()}` has no room "
+            f"({error.strerror}): set TMPDIR to a folder that has, or save it with np.savez."
+        ) from error
