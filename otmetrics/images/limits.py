@@ -15,6 +15,29 @@ MAX_ROWS = 2**24
 MAPPED_BYTES = 2**26
 """From this size on an array is a file that is mapped, not memory."""
 
+MAX_EXPANSION = 100
+"""How many times its size in the file what is larger than `FREE_BYTES` may unpack to."""
+
+FREE_BYTES = 2**28
+
+
+def check_expansion(name: str, unpacked: int, packed: int) -> None:
+    """Refuse what claims to unpack to far more than there is.
+
+    Args:
+        name: What messages call it.
+        unpacked: Bytes that it says it has.
+        packed: Bytes that it has in the file.
+
+    Raises:
+        DataError: They are more than `FREE_BYTES` and `MAX_EXPANSION` times what is there.
+    """
+    if unpacked > max(FREE_BYTES, MAX_EXPANSION * packed):
+        raise DataError(
+            f"has `{name}` of {unpacked} bytes in {packed}, more than {MAX_EXPANSION} times as "
+            "many: save it uncompressed."
+        )
+
 
 def check_rows(rows: int) -> None:
     """Refuse more images than an array or table may hold.

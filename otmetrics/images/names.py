@@ -13,6 +13,9 @@ EXTENSIONS = (
 )
 """The files of a folder or archive that are images; upper and lower case alike."""
 
+SPLITS = ("dev", "extra", "test", "train", "unlabeled", "val", "valid", "validation")
+"""What the parts of a data set are called that nobody scores as one."""
+
 MAX_MEMBER_BYTES = 2**29
 """The largest member that is read: what an archive says of itself may be a trap."""
 
@@ -56,6 +59,19 @@ def labels_of(names: Sequence[str]) -> tuple[str, ...] | None:
         return None
     labels = tuple(part[0] for part in parts)
     return labels if len(set(labels)) > 1 else None
+
+
+def splits_of(names: Sequence[str]) -> list[str]:
+    """Find out whether files or folders are several parts of one data set, such as train and test.
+
+    Args:
+        names: Names of files or folders in one folder.
+
+    Returns:
+        The parts, sorted; none where there are not several, or where names say other things.
+    """
+    stems = {re.sub(r"-(\d+|\d+-of-\d+)$", "", name.split(".")[0]) for name in names}
+    return sorted(stems) if len(stems) > 1 and stems <= set(SPLITS) else []
 
 
 def check_member(name: str, *, is_link: bool) -> None:

@@ -15,7 +15,13 @@ import numpy as np
 from otmetrics.errors import DataError, ignored_warnings
 from otmetrics.images.decode import check_regular
 from otmetrics.images.identity import identity_of, same_file
-from otmetrics.images.limits import MAPPED_BYTES, Bounded, bytes_for, foreign_content
+from otmetrics.images.limits import (
+    MAPPED_BYTES,
+    Bounded,
+    bytes_for,
+    check_expansion,
+    foreign_content,
+)
 
 MAX_HEADER_BYTES = 2**16
 """The longest header of an array."""
@@ -28,11 +34,6 @@ MAX_LABEL_BYTES = 2**28
 
 MAX_PROTOCOL_BYTES = 2**26
 """The largest entry of a protocol."""
-
-MAX_EXPANSION = 100
-"""How many times its size a compressed entry of more than `FREE_BYTES` may unpack to."""
-
-FREE_BYTES = 2**28
 
 _ENTRIES = ("features", "images", "arr_0")
 _STATISTICS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))  # pytorch-fid, TTUR, EDM, ADM; JiT
@@ -74,8 +75,8 @@ def loaded_array(path: Path) -> LoadedArray:
 
     Raises:
         DataError: The file is missing, corrupt, pickled, an archive without a clear entry, or
-            beyond a limit of this module: `MAX_HEADER_BYTES`, `MAX_LABEL_BYTES`,
-            `MAX_PROTOCOL_BYTES`, `MAX_EXPANSION`.
+            beyond a limit: `MAX_DIRECTORY_BYTES`, `MAX_HEADER_BYTES`, `MAX_LABEL_BYTES`,
+            `MAX_PROTOCOL_BYTES` and what `limits.check_expansion` says.
     """
     try:
         with ignored_warnings():  # a damaged header makes Python's parser warn
@@ -212,10 +213,7 @@ def _map(file: BinaryIO, header: _Header, start: int) -> np.ndarray:
 
 
 def _array(file: BinaryIO, archive: zipfile.ZipFile, name: str, most: int = 0) -> np.ndarray:
-    """Read an entry of an archive, to its end, where its checksum is compared.
-
-    A large one is mapped where it lies, if it is not compressed; else it is unpacked into a file.
-    """
+    """Read an entry of an archive, to its end, where its checksum is compared."""
     info = _info(archive, name)
     with archive.open(info) as entry:
         header = _header(entry)
@@ -226,6 +224,7 @@ def _array(file: BinaryIO, archive: zipfile.ZipFile, name: str, most: int = 0) -
         entry.read(header.start)
         if header.size < MAPPED_BYTES or info.compress_type != zipfile.ZIP_STORED:
             return _unpacked(entry, header)
+        # A large one stays where it lies.
         if sum(map(len, iter(lambda: entry.read(_READ_BYTES), b""))) != header.size:
             raise ValueError("fewer bytes than its header says")
     file.seek(info.header_offset + 26)
@@ -240,11 +239,7 @@ def _info(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     info = archive.getinfo(f"{name}.npy")
     if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         raise DataError("is compressed in another way than np.savez does: write it again.")
-    if info.file_size > max(FREE_BYTES, MAX_EXPANSION * info.compress_size):
-        raise DataError(
-            f"has an entry `{name}` of {info.file_size} bytes in {info.compress_size}, more than "
-            f"{MAX_EXPANSION} times as many: save it uncompressed with np.savez."
-        )
+    check_expansion(name, info.file_size, info.compress_size)
     return info
 
 

@@ -13,7 +13,7 @@ from otmetrics.images.npz import loaded_array
 from otmetrics.images.official import DATA_SETS, OfficialImages
 from otmetrics.images.packed import PackedImages, expanded
 from otmetrics.images.sources import ImageFolder, StoredImages
-from otmetrics.images.tables import dataset_images, parquet_images
+from otmetrics.images.tables import dataset_images, parquet_table
 
 
 def opened(path: str | Path, most: int | None = None) -> StoredImages | FeatureArray:
@@ -23,9 +23,10 @@ def opened(path: str | Path, most: int | None = None) -> StoredImages | FeatureA
     what is named                         what is read
     ====================================  =========================================================
     a folder                              its images, recursively; or its .tar, .zip or .parquet
-                                          files, or the Hugging Face dataset that it is
+                                          files, those of the one folder in it that has any, or
+                                          the Hugging Face dataset that it is
     `.zip`, `.tar`, `name-{00..12}.tar`   images in archives, such as the shards of a webdataset
-    `.parquet`                            a column of encoded images
+    `.parquet`                            a column of encoded images, or one of vectors: features
     `.txt`                                the image files that it names, one a line
     `.npy`, `.npz`                        uint8 images (N, H, W, C), or features (N, D); an `.npz`
                                           at its entry `features`, else `images`, else `arr_0`,
@@ -69,11 +70,11 @@ def opened(path: str | Path, most: int | None = None) -> StoredImages | FeatureA
     if suffix in {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz"}:
         return PackedImages(expanded(path))
     if suffix == ".parquet":
-        return parquet_images(expanded(path))
+        return parquet_table(expanded(path))
     return ListedImages(path) if suffix == ".txt" else ImageFolder(path)
 
 
-def _folder(path: Path) -> StoredImages:
+def _folder(path: Path) -> StoredImages | FeatureArray:
     """A folder by what it holds; one that cannot be read says so as a folder of images."""
     try:
         names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
@@ -85,13 +86,24 @@ def _folder(path: Path) -> StoredImages:
     shards = suffixes & {".tar", ".parquet"} or suffixes & {".zip"}
     beside = suffixes & set(EXTENSIONS) or any((path / name).is_dir() for name in names)
     if not shards or beside:
-        return ImageFolder(path)
+        return _image_folder(path)
     files = [path / name for name in names if Path(name).suffix.lower() in shards]
     if ".parquet" not in shards:
         return PackedImages(files)
     if len(shards) > 1:
         raise DataError(f"`{path}` holds archives and .parquet files: give one kind of them.")
-    return parquet_images(files)
+    return parquet_table(files)
+
+
+def _image_folder(path: Path) -> StoredImages | FeatureArray:
+    """A folder of images; or, where it has none, the one folder in it that has .parquet files."""
+    try:
+        return ImageFolder(path)
+    except DataError:
+        below = {file.parent for file in path.glob("[!.]*/[!.]*.parquet")}
+        if len(below) != 1:
+            raise
+    return _folder(below.pop())
 
 
 def _array(path: Path) -> ImageArray | FeatureArray:

@@ -9,7 +9,7 @@ from typing import Protocol
 from otmetrics.errors import DataError
 from otmetrics.images.decode import DecodedImage, decoded_image
 from otmetrics.images.identity import file_identity
-from otmetrics.images.names import EXTENSIONS, is_image, labels_of
+from otmetrics.images.names import EXTENSIONS, is_image, labels_of, splits_of
 
 MAX_REVISITS = 1000
 """How many folders of one input may be reached once more, through links to folders."""
@@ -138,13 +138,16 @@ class ImageFolder(ImageFiles):
         names = tuple(sorted(filter(is_image, files)))
         super().__init__(root, root, names, labels_of(names))
         self.num_others = len(files) - len(self.names)
-        self.remarks = (
-            [
-                f"links lead to {len(again)} of its folders twice, whose images count twice: {again[0]}"
-            ]
-            if again
-            else []
-        )
+        self.remarks = []
+        if again:
+            self.remarks.append(
+                f"links lead to {len(again)} folders once more, such as `{again[0]}`: their images "
+                "count twice"
+            )
+        if splits := splits_of(sorted({name.split("/")[0] for name in self.names})):
+            self.remarks.append(
+                f"the splits {', '.join(splits)} are read as one set: give one of the folders"
+            )
         if not self.names:
             raise DataError(f"`{path}` {_empty_advice(files)}")
 
@@ -172,15 +175,12 @@ def _empty_advice(files: list[str]) -> str:
 
 
 def _visible_files(root: Path, again: list[str]) -> Iterator[str]:
-    """Yield the POSIX paths, relative to `root`, of what is not a folder below it.
-
-    Folders that are reached a second time are added to `again`.
-    """
+    """Yield the relative paths of what is no folder; folders reached once more go to `again`."""
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     seen: set[tuple[int, int]] = set()
     while pending:
         folder, above = pending.pop()
-        status = os.stat(root / folder)
+        status = (root / folder).stat()
         identity = (status.st_dev, status.st_ino)
         if identity in above:
             continue  # a link to a folder that contains it

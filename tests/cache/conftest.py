@@ -8,9 +8,11 @@ from otmetrics.images import identity
 
 
 @pytest.fixture(autouse=True)
-def _settled(monkeypatch):
+def _settled():
     """The time of a file's record, unlike that of its content, cannot be set back."""
-    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(identity, "SETTLED_SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture

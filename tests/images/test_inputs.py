@@ -14,7 +14,7 @@ from PIL import Image
 
 from otmetrics.errors import DataError
 from otmetrics.extraction import Extraction, extracted
-from otmetrics.images import FeatureArray, ImageArray, ImageFolder, opened
+from otmetrics.images import FeatureArray, ImageArray, ImageFolder, identity, opened
 from otmetrics.images.generated import is_function
 from otmetrics.images.names import labels_of
 
@@ -91,6 +91,7 @@ def test_labels_of_other_rows_are_refused(tmp_path, shape):
 
 def test_progress_starts_before_the_network_and_counts_what_is_kept(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("OTMETRICS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
     for path in folder.glob("*.png"):
         os.utime(path, (time.time() - 60,) * 2)
 
@@ -111,7 +112,8 @@ def test_progress_starts_before_the_network_and_counts_what_is_kept(folder, monk
 # --- lists ----------------------------------------------------------------------------------
 
 
-def test_a_text_file_names_images_in_its_order(folder, tmp_path):
+def test_a_text_file_names_images_in_its_order(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
     lines = ["# first", "images/3.png", "", f"  {folder / '1.png'}  ", "images/3.png"]
     path = tmp_path / "list.txt"
     path.write_text("\n".join(lines))
@@ -173,7 +175,8 @@ def test_splits_must_be_chosen(dataset, tmp_path):
     assert_all(opened(tmp_path / "data" / "test"))
 
 
-def test_parquet_in_small_row_groups_and_several_files(dataset, tmp_path):
+def test_parquet_in_small_row_groups_and_several_files(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
     dataset.select(range(4)).to_parquet(tmp_path / "p-0.parquet", batch_size=3)
     dataset.select(range(4, 6)).to_parquet(tmp_path / "p-1.parquet")
     for source in (opened(tmp_path), opened(tmp_path / "p-{0..1}.parquet")):
@@ -231,7 +234,8 @@ def test_tables_that_do_not_belong_together_are_refused(tmp_path):
         opened(tmp_path)
 
 
-def test_files_beside_a_table_are_known_by_their_content(tmp_path):
+def test_files_beside_a_table_are_known_by_their_content(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -269,15 +273,15 @@ def test_a_table_cannot_name_files_elsewhere(tmp_path, name):
         opened(tmp_path / "a.parquet").read(0)
 
 
-@pytest.mark.parametrize(("package", "name"), [("pyarrow", "a.parquet"), ("datasets", "data")])
-def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, package, name):
-    for module in [one for one in sys.modules if one.split(".")[0] == package]:
+@pytest.mark.parametrize("name", ["a.parquet", "data"])
+def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, name):
+    for module in [one for one in sys.modules if one.split(".")[0] == "pyarrow"]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "data").mkdir()
     for part in ("state", "dataset_info"):
         (tmp_path / "data" / f"{part}.json").write_text("{}")
-    with pytest.raises(DataError, match=rf'needs the package {package}: pip install "otmetrics\[d'):
+    with pytest.raises(DataError, match=r'needs the package pyarrow: pip install "otmetrics\[d'):
         opened(tmp_path / name)
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from otmetrics.errors import DataError
-from otmetrics.images import ImageFolder, batches, opened
+from otmetrics.images import ImageFolder, batches, identity, opened
 from otmetrics.images import packed as module
 from otmetrics.images.packed import PackedImages, expanded
 
@@ -145,10 +145,11 @@ def test_names_without_a_range_stand_for_themselves():
     ]
 
 
-def test_members_are_told_apart(write, tmp_path):
+def test_members_are_told_apart(write, tmp_path, monkeypatch):
     path = write(CONTENT)
     source = opened(path)
     assert source.identity(0, content=False) is None  # written a moment ago
+    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
     os.utime(path, (time.time() - 60,) * 2)
     source = opened(path)
     by_place = [source.identity(index, content=False) for index in range(6)]
