@@ -2,28 +2,43 @@
 
 import io
 import os
+import re
 import struct
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from otmetrics.errors import DataError
 from otmetrics.images.decode import DecodedImage, check_regular, decoded_from
 from otmetrics.images.identity import digest, identity_of, same_file
+from otmetrics.images.limits import Bounded, foreign_content
 from otmetrics.images.names import (
     MAX_MEMBER_BYTES,
     check_member,
     is_hidden,
     is_image,
     labels_of,
+    splits_of,
 )
 
 MAX_SHARDS = 100_000
+
+MAX_DIRECTORY_BYTES = 2**28
+"""The longest directory of a zip archive: of some two million files."""
+
+MAX_TAR_HEADER_BYTES = 2**16
+"""The longest header of a member of a tar archive: of names, times and rights."""
+
+MAX_PADDING_BYTES = 2**20
+"""The most zeros behind the end of a tar archive; tar itself pads to 10 kB, with -b to 1 MB."""
+
+_READ_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,9 @@ class PackedImages:
     are images are read, whatever lies beside them. Nothing leaves the archives, and yet members
     whose names are absolute or climb out of it, and links, are refused: what they mean depends on
     where somebody unpacks them. Hidden members and those of `__MACOSX` are left out. Of equal names
-    in one archive the last one counts.
+    in one archive the last one counts. Archives beyond the limits of this module are refused, and
+    those with data before their first or behind their last member, or a great many zeros: what is
+    left of a download, or of archives that were put together.
 
     Args:
         paths: The archives.
@@ -74,6 +91,7 @@ class PackedImages:
         names: Names of the members; behind the archive's name where there are several.
         labels: Top folder of each image, where all of them lie in one; else None.
         num_others: How many visible files of other kinds lie among them.
+        remarks: What else to know, a line each.
 
     Raises:
         DataError: An archive cannot be read, is compressed as a whole, holds what is refused, or
@@ -87,8 +105,14 @@ class PackedImages:
         self.path = archives[0]
         self.num_others = 0
         self._members: list[_Member] = []
+        self.remarks: list[str] = []
         for path in archives:
-            found = _members(path)
+            found, twice = _members(path)
+            if twice:
+                self.remarks.append(
+                    f"`{path.name}` holds {len(twice)} names more than once, such as `{twice[0]}`: "
+                    "the last one of each counts"
+                )
             images = {name: found[name] for name in sorted(found) if is_image(name)}
             self._members += images.values()
             self.num_others += len(found) - len(images)
@@ -98,6 +122,10 @@ class PackedImages:
                 "give an archive with image files."
             )
         several = len(archives) > 1
+        if splits := splits_of([path.name for path in archives]):
+            self.remarks.append(
+                f"the splits {', '.join(splits)} are read as one set: give the files of one of them"
+            )
         self.names = tuple(
             f"{member.archive.path.name}/{member.name}" if several else member.name
             for member in self._members
@@ -179,15 +207,17 @@ def _bytes(member: _Member) -> bytes:
     return member.read()
 
 
-def _members(path: Path) -> dict[str, _Member]:
-    """The visible files of an archive by their names."""
+def _members(path: Path) -> tuple[dict[str, _Member], list[str]]:
+    """The visible files of an archive by their names, and the images whose names occur twice."""
     try:
         check_regular(path)
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             archive = _Archive(path, status, identity_of(path, status))
-            start = file.read(6)
-            if start[:2] in {b"\x1f\x8b", b"BZ"} or start == b"\xfd7zXZ\x00":
+            start = file.read(512)
+            if reason := foreign_content(start):
+                raise DataError(reason)
+            if start[:2] in {b"\x1f\x8b", b"BZ"} or start[:6] == b"\xfd7zXZ\x00":
                 raise DataError(
                     "is compressed as a whole, which must be read from its start each time"
                 )
@@ -209,7 +239,10 @@ def _members(path: Path) -> dict[str, _Member]:
         raise DataError(_damaged(path, error)) from error
     except Exception as error:  # zipfile and tarfile raise nearly anything on a damaged file
         raise DataError(_damaged(path, error)) from error
-    return {member.name: member for member in found if not is_hidden(member.name)}
+    visible = [member for member in found if not is_hidden(member.name)]
+    counts = Counter(member.name for member in visible)
+    twice = [name for name, count in counts.items() if count > 1 and is_image(name)]
+    return {member.name: member for member in visible}, twice
 
 
 def _damaged(path: Path, error: Exception) -> str:
@@ -221,7 +254,8 @@ def _damaged(path: Path, error: Exception) -> str:
 def _zip_members(archive: _Archive, file: BinaryIO) -> list[_Member]:
     """Files of a zip archive."""
     found = []
-    with zipfile.ZipFile(file) as names:
+    with zipfile.ZipFile(Bounded(file, MAX_DIRECTORY_BYTES)) as names:
+        _check_ends(names, file, archive.status.st_size)
         for info in names.infolist():
             if info.is_dir():
                 continue
@@ -229,6 +263,8 @@ def _zip_members(archive: _Archive, file: BinaryIO) -> list[_Member]:
             check_member(info.filename, is_link=kind == 0o12)
             if info.flag_bits & 1:
                 raise DataError(f"is encrypted (`{info.filename}`)")
+            if info.header_offset + info.compress_size > archive.status.st_size:
+                raise DataError(f"is cut off or damaged, for `{info.filename}` lies behind its end")
             reader = _ZipReader(
                 archive,
                 info.header_offset,
@@ -240,6 +276,17 @@ def _zip_members(archive: _Archive, file: BinaryIO) -> list[_Member]:
             size = max(info.file_size, info.compress_size)
             found.append(_Member(archive, info.filename, size, reader))
     return found
+
+
+def _check_ends(names: zipfile.ZipFile, file: BinaryIO, size: int) -> None:
+    """Raise where a zip archive holds more than its directory says: zipfile skips it silently."""
+    file.seek(max(0, size - 22 - len(names.comment)))
+    first = min((info.header_offset for info in names.infolist()), default=0)
+    if file.read(4) != b"PK\x05\x06" or first > 4:  # a mark of four bytes may come first
+        raise DataError(
+            "is damaged, for data lie before its first file or behind its end: if several "
+            "archives were put together, pack them as one."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,31 +311,78 @@ class _ZipReader:
             signature, name, extra = struct.unpack("<4s22xHH", file.read(30))
             file.seek(name + extra, os.SEEK_CUR)
             content = file.read(self.packed)
-        if self.method == zipfile.ZIP_DEFLATED:  # never more than it says of itself
-            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, self.size + 1)
+        if self.method == zipfile.ZIP_DEFLATED:
+            content = _inflated(content, self.size)
         whole = signature == b"PK\x03\x04" and len(content) == self.size
         if not whole or zlib.crc32(content) != self.checksum:
             raise zipfile.BadZipFile("size or checksum differ")
         return content
 
 
+def _inflated(content: bytes, size: int) -> bytes:
+    """Unpack in parts, never more than a member says of itself: one part would be held twice."""
+    unpacker, found = zlib.decompressobj(-zlib.MAX_WBITS), bytearray()
+    while len(found) <= size:
+        part = unpacker.decompress(content, min(_READ_BYTES, size + 1 - len(found)))
+        if not part:
+            break
+        found += part
+        content = unpacker.unconsumed_tail
+    return bytes(found)
+
+
+class _TarHeaders(Bounded):
+    """A tar archive for tarfile, which reads as much as a header says and parses it as it comes."""
+
+    def read(self, size: int = -1) -> bytes:
+        """Read a header, or what belongs to one."""
+        if size < 0:
+            raise DataError("is damaged, for a header has a negative size")
+        content = super().read(size)
+        if re.search(rb"\d{1000}", content):  # tarfile's patterns take the square of it
+            raise DataError("is damaged, for a header is full of digits")
+        return content
+
+
 def _tar_members(archive: _Archive, file: BinaryIO) -> list[_Member]:
     """Files of a tar archive, by one pass over its headers."""
-    found = []
-    with tarfile.open(fileobj=file, mode="r:") as headers:
+    found, place = [], -1
+    bounded: Any = _TarHeaders(file, MAX_TAR_HEADER_BYTES)
+    with tarfile.open(fileobj=bounded, mode="r:") as headers:
         for info in headers:
             headers.members.clear()  # type: ignore[attr-defined] # else all of them stay in memory
+            if info.size < 0 or info.offset <= place:
+                raise DataError(f"is damaged, for `{info.name}` leads back to what was read")
+            place = info.offset
+            stored = info.isreg() and not info.issparse()
+            if stored and info.offset_data + info.size > archive.status.st_size:
+                raise DataError(f"is cut off, for `{info.name}` lies behind its end")
             if info.isdir():
                 continue
             check_member(info.name, is_link=info.issym() or info.islnk())
-            if info.isreg() and not info.issparse():
+            if stored:
                 reader = _TarReader(archive, info.offset_data, info.size)
                 found.append(_Member(archive, info.name.removeprefix("./"), info.size, reader))
         end = headers.offset
-    file.seek(end)  # tarfile ends without a word at a damaged header, too
+    _check_end(file, end, archive.status.st_size)
+    return found
+
+
+def _check_end(file: BinaryIO, end: int, size: int) -> None:
+    """Raise where tarfile ended without a word, and yet the archive does not end there."""
+    file.seek(end)
     if file.read(512) != bytes(512):
         raise DataError("is cut off or damaged, for the mark of its end is missing")
-    return found
+    if size - end > MAX_PADDING_BYTES + 1024:
+        raise DataError(
+            f"is incomplete or damaged, for {size - end} bytes follow the mark of its end: fetch "
+            "it again, or pack it again."
+        )
+    if file.read().strip(b"\0"):
+        raise DataError(
+            "is incomplete or damaged, for data follow the mark of its end: fetch it again, or, if "
+            "several archives were put together, pack them as one."
+        )
 
 
 @dataclass(frozen=True, slots=True)
