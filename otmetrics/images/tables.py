@@ -6,7 +6,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -161,15 +161,21 @@ def parquet_table(paths: Iterable[Path]) -> "ImageColumn | ColumnFeatures":
     files = list(paths)
     try:
         rows = _ParquetRows(files)
-        if not rows.is_vector:
-            return ImageColumn(files[0], rows, files)
-        array = checked_features(rows.vectors(), files[0])
-        found = ColumnFeatures(array, files[0], None, rows.labels())
-        found.remarks = [f"features are those of its column `{rows.column}`"]
-        found.remarks += _split_remarks(files)
-        return found
+        return _features(files, rows) if rows.is_vector else ImageColumn(files[0], rows, files)
     except ImportError as error:
         raise DataError(f"`{files[0]}` needs the package pyarrow: {_INSTALL}.") from error
+    except Exception as error:  # pyarrow's own errors, and names that are no text
+        if isinstance(error, DataError) and str(error).startswith("`"):
+            raise
+        raise DataError(f"`{files[0]}` {_unreadable(error)}") from error
+
+
+def _features(files: list[Path], rows: "_ParquetRows") -> ColumnFeatures:
+    """Features that are the rows of a column."""
+    array = checked_features(rows.vectors(), files[0])
+    found = ColumnFeatures(array, files[0], None, rows.labels())
+    found.remarks = [f"features are those of its column `{rows.column}`", *_split_remarks(files)]
+    return found
 
 
 def dataset_images(folder: Path) -> ImageColumn:
@@ -186,10 +192,16 @@ def dataset_images(folder: Path) -> ImageColumn:
             the package is missing.
     """
     try:
-        rows = _DatasetRows(folder)
-        return ImageColumn(folder, rows, [])
+        return ImageColumn(folder, _DatasetRows(folder), [])
     except ImportError as error:
         raise DataError(f"`{folder}` needs the package pyarrow: {_INSTALL}.") from error
+    except Exception as error:  # pyarrow's own errors, those of the system, and of other JSON
+        if isinstance(error, DataError):
+            named = str(error).startswith("`")
+            raise error if named else DataError(f"`{folder}` {error}") from error
+        raise DataError(
+            f"`{folder}` is no readable dataset ({_one_line(error)}): save it again."
+        ) from error
 
 
 class _ParquetRows:
@@ -200,7 +212,7 @@ class _ParquetRows:
 
         self.identities = {file: file_identity(file, content=False) for file in files}
         self._files = files
-        self.embedded = True  # whether all images lie in the files
+        self._embedded: bool | None = None
         self._groups: list[tuple[Path, int, int, int]] = []  # file, group, first row, row in file
         self.column, self.is_vector, count = "", False, 0
         for file in files:
@@ -216,7 +228,6 @@ class _ParquetRows:
                 )
             self.column, self.is_vector = column, is_vector
             begin = count
-            self.embedded = self.embedded and _no_nulls(data.metadata, column)
             for group in range(data.metadata.num_row_groups):
                 self._groups.append((file, group, count, count - begin))
                 count += max(data.metadata.row_group(group).num_rows, 0)
@@ -243,6 +254,35 @@ class _ParquetRows:
         """File of a row, and its number there."""
         file, _, first, in_file = self._groups[self._group_of(index)]
         return file, in_file + index - first
+
+    @property
+    def embedded(self) -> bool:
+        """Whether all images lie in the tables, for no name in them is that of a file beside them.
+
+        How many rows lack their bytes stands in the description of each column, but pyarrow ends
+        the process over a damaged one.
+        """
+        if self._embedded is None:
+            try:
+                self._embedded = not any(map(self._names_a_file, range(len(self._groups))))
+            except Exception:  # reading the rows will say what is wrong
+                self._embedded = False
+        return self._embedded
+
+    def _names_a_file(self, number: int) -> bool:
+        """Whether a row group names what lies beside its file."""
+        import pyarrow
+
+        folder = self._groups[number][0].parent
+        kind = _parquet(self._groups[number][0]).schema_arrow.field(self.column).type
+        if not pyarrow.types.is_struct(kind) or kind.get_field_index("path") < 0:
+            return False
+        there = set(os.listdir(folder))  # noqa: PTH208 - names alone
+        for chunk in self._read(number, self.column, ".path").chunks:
+            for path in filter(None, chunk.field("path").to_pylist()):
+                if there.intersection(PurePath(path).parts[:1]):
+                    return True
+        return False
 
     def value(self, index: int) -> Any:
         """One cell."""
@@ -291,13 +331,14 @@ class _ParquetRows:
         """The row group that holds a row."""
         return bisect_right(self._groups, index, key=lambda group: group[2]) - 1
 
-    def _read(self, number: int, column: str) -> Any:
+    def _read(self, number: int, column: str, leaf: str = "") -> Any:
         """A column of a row group, checked to the last value: readers trust what is in memory."""
         file, group, first, _ = self._groups[number]
         last = self._groups[number + 1][2] if number + 1 < len(self._groups) else self._count
         data = _parquet(file)
-        _check_unpacked(data.metadata.row_group(group), column, file)
-        found = data.read_row_group(group, columns=[column])[column]
+        size = data.metadata.row_group(group).total_byte_size
+        check_expansion(f"row group {group}", size, file.stat().st_size)
+        found = data.read_row_group(group, columns=[column + leaf])[column]
         found.validate(full=True)
         if len(found) != last - first:
             raise DataError(f"holds {len(found)} rows where {last - first} were: write it again.")
@@ -318,14 +359,6 @@ def _parquet(path: Path) -> Any:
         if int.from_bytes(file.read(4), "little") > min(end, MAX_FOOTER_BYTES):
             raise ValueError("its description is longer than it is, or than what is read")
     return parquet.ParquetFile(path)
-
-
-def _check_unpacked(group: Any, column: str, file: Path) -> None:
-    """Raise where a column claims to unpack to far more than the file holds."""
-    size = file.stat().st_size
-    for leaf in map(group.column, range(group.num_columns)):
-        if leaf.path_in_schema.split(".")[0] == column:
-            check_expansion(column, leaf.total_uncompressed_size, size)
 
 
 def _unreadable(error: Exception) -> str:
@@ -351,27 +384,18 @@ class _DatasetRows:
         import pyarrow  # noqa: F401 - before the first file is looked at
 
         self.folder = folder
-        try:
-            if (folder / "dataset_dict.json").exists():
-                splits = ", ".join(map(str, _json(folder / "dataset_dict.json")["splits"]))
-                raise DataError(f"holds the splits {splits}: give the folder of one of them.")
-            state = _json(folder / "state.json")
-            info = _json(folder / "dataset_info.json").get("features") or {}
-            if state.get("_indices_data_files") or state.get("_indices_files"):
-                raise DataError("is a selection of rows: save it again with a newer `datasets`.")
-            names = [str(item["filename"]) for item in state["_data_files"]]
-            self._files = [_beside(folder, name) for name in names]
-            self.identities = {file: file_identity(file, content=False) for file in self._files}
-            self._info = {str(key): value for key, value in info.items()}
-            self._open()
-        except ImportError:
-            raise
-        except DataError as error:
-            raise DataError(f"`{folder}` {error}") from error
-        except Exception as error:  # pyarrow's own errors, of the system, and of other JSON
-            raise DataError(
-                f"`{folder}` is no readable dataset ({_one_line(error)}): save it again."
-            ) from error
+        if (folder / "dataset_dict.json").exists():
+            splits = ", ".join(map(str, _json(folder / "dataset_dict.json")["splits"]))
+            raise DataError(f"holds the splits {splits}: give the folder of one of them.")
+        state = _json(folder / "state.json")
+        info = _json(folder / "dataset_info.json").get("features") or {}
+        if state.get("_indices_data_files") or state.get("_indices_files"):
+            raise DataError("is a selection of rows: save it again with a newer `datasets`.")
+        names = [str(item["filename"]) for item in state["_data_files"]]
+        self._files = [_beside(folder, name) for name in names]
+        self.identities = {file: file_identity(file, content=False) for file in self._files}
+        self._info = {str(key): value for key, value in info.items()}
+        self._open()
 
     def _open(self) -> None:
         """Map the files, and check the columns that are used to the last value."""
@@ -459,18 +483,6 @@ def _labels(parts: Iterable[Any], names: Sequence[str] | None) -> tuple[str, ...
     known: dict[str, str] = {}
     found = (_label(value, names) for part in parts for value in part.to_pylist())
     return tuple(known.setdefault(label, label) for label in found)
-
-
-def _no_nulls(metadata: Any, column: str) -> bool:
-    """Whether a parquet file says that each row has the bytes of its image."""
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        for leaf in map(group.column, range(group.num_columns)):
-            if leaf.path_in_schema in {column, f"{column}.bytes"}:
-                counted = leaf.statistics is not None and leaf.statistics.has_null_count
-                if not counted or leaf.statistics.null_count:
-                    return False
-    return True
 
 
 def _bytes_of(chunk: Any) -> Any:

@@ -254,6 +254,7 @@ def test_files_beside_a_table_are_known_by_their_content(tmp_path, monkeypatch):
     os.utime(tmp_path / "0.png", (time.time() - 60,) * 2)
     after = [mixed.identity(index, content=False) for index in (0, 1)]
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, False]
+    inside["path"] = "elsewhere/0.png"
     whole = written([inside, inside], "b.parquet")
     assert whole.identity(0, content=False) not in (None, whole.identity(0, content=True))
 
