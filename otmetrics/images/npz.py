@@ -37,7 +37,7 @@ MAX_PROTOCOL_BYTES = 2**26
 
 _ENTRIES = ("features", "images", "arr_0")
 _STATISTICS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))  # pytorch-fid, TTUR, EDM, ADM; JiT
-_READ_BYTES = 2**22
+_READ_BYTES = 2**20
 _MAGIC = b"\x93NUMPY"
 
 
