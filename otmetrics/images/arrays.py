@@ -16,7 +16,7 @@ from otmetrics.images.names import RowNames
 _ROWS_AT_A_TIME = 4096
 BESIDE = "the file also holds a mean and covariance (mu, sigma), which are not used"
 """What is said of samples next to statistics of others."""
-_SHOWN_ROWS = 64  # of which a message names the range
+_SHOWN_VALUES = 2**22  # of which a message names the range
 
 
 class ImageArray:
@@ -181,9 +181,10 @@ _TO_LAST = ".transpose(0, 2, 3, 1)"
 
 def _number_problem(array: np.ndarray) -> str:
     """Say how an array (N, H, W), (N, H, W, C) or (N, C, H, W) of other numbers becomes images."""
-    part = np.asarray(array[:_SHOWN_ROWS], np.float64)
-    low, high = (float(f(part)) for f in (np.nanmin, np.nanmax)) if part.size else (0.0, 0.0)
-    among = "" if len(part) == len(array) else f" in the first {_SHOWN_ROWS}"
+    part = np.asarray(array.flat[:_SHOWN_VALUES], np.float64)
+    part = part[np.isfinite(part)]
+    low, high = (float(part.min()), float(part.max())) if part.size else (np.nan, np.nan)
+    among = "" if array.size <= _SHOWN_VALUES else f" (of the first {_SHOWN_VALUES})"
     found = f"values from {low:.4g} to {high:.4g}{among}"
     is_planar = array.ndim == 4 and array.shape[-1] not in {1, 3, 4}
     if is_planar and array.shape[1] not in {1, 3, 4}:

@@ -138,7 +138,7 @@ def test_entries_that_lie_about_their_size(tmp_path, method):
         shape = ((size - 128) // 24, 3)
         path = write_zip(tmp_path / "a.npz", {"x.npy": npy(FEATURES, shape)}, method)
         lying(path, "x.npy", 128 + 24 * shape[0])
-        with cheap(), pytest.raises(DataError, match="is truncated or corrupt|times as many"):
+        with cheap(), pytest.raises(DataError, match=r"is truncated or corrupt|times as many"):
             opened(path)
 
 
@@ -155,10 +155,10 @@ def test_what_unpacks_to_far_more_than_there_is(tmp_path, monkeypatch):
 def test_large_entries_are_unpacked_into_a_file(tmp_path, monkeypatch):
     for module in (npz, limits):
         monkeypatch.setattr(module, "MAPPED_BYTES", 10**6)
-    values = np.random.default_rng(0).integers(0, 9, (10**6, 2), dtype=np.int32)
+    values = (np.arange(4 * 10**6, dtype=np.int16) % 251).reshape(-1, 2)
     for name, array in (("c", values), ("f", np.asfortranarray(values))):
         np.savez_compressed(tmp_path / f"{name}.npz", array)
-        with cheap(seconds=4, megabytes=7):
+        with cheap(megabytes=6):
             found = opened(tmp_path / f"{name}.npz").features
         assert isinstance(found, np.memmap)
         assert np.array_equal(found, values)
@@ -219,10 +219,10 @@ def test_rows_beyond_reason(tmp_path, monkeypatch):
 
 
 def test_entries_that_occur_twice(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
-        for seed in range(2):
-            with pytest.warns(UserWarning) if seed else contextmanager(lambda: iter([0]))():
-                archive.writestr("features.npy", npy(FEATURES + seed))
+    write_zip(tmp_path / "a.npz", {"features.npy": npy(FEATURES)})
+    twice = pytest.warns(UserWarning, match="Duplicate name")
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive, twice:
+        archive.writestr("features.npy", npy(FEATURES + 1))
     with pytest.raises(DataError, match=r"has the entry `features\.npy` twice"):
         opened(tmp_path / "a.npz")
 
@@ -303,7 +303,7 @@ def test_headers_of_a_tar_beyond_reason(tmp_path, kind, size):
     path = tmp_path / "a.tar"
     path.write_bytes(header("x.png", size, kind))
     os.truncate(path, GIGABYTES)
-    with cheap(), pytest.raises(DataError, match="has a header or directory of|negative size"):
+    with cheap(), pytest.raises(DataError, match=r"has a header or directory of|negative size"):
         opened(path)
 
 
@@ -443,7 +443,7 @@ def test_a_dataset_cannot_name_files_elsewhere(tmp_path, name):
     (inner / "link.arrow").symlink_to(tmp_path / "x.arrow")
     (inner / "up").symlink_to(tmp_path)
     os.mkfifo(inner / "pipe")
-    with pytest.raises(DataError, match="leads out of it|is not a regular file") as error:
+    with pytest.raises(DataError, match=r"leads out of it|is not a regular file") as error:
         opened(inner)
     assert f"`{inner}`" in str(error.value)
 
@@ -486,16 +486,16 @@ def test_malformed_descriptions_of_a_dataset(tmp_path, name, content):
         opened(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "content", ["[]", '{"features": 3}', '{"features": {"label": {"names": 3}}}']
-)
+@pytest.mark.parametrize("content", ["[]", '{"features": 3}', '{"features": [{"label": 3}]}'])
 def test_malformed_features_of_a_dataset(tmp_path, content):
     write_dataset(tmp_path, ROWS)
     (tmp_path / "dataset_info.json").write_text(content)
-    try:
+    with pytest.raises(DataError, match="is no readable dataset"):
+        opened(tmp_path)
+    for names in ("3", "null", '["x"]'):  # of numbers, where these are texts
+        info = f'{{"features": {{"label": {{"names": {names}}}}}}}'
+        (tmp_path / "dataset_info.json").write_text(info)
         assert opened(tmp_path).labels == ("a", "b") * 3
-    except DataError as error:
-        assert str(tmp_path) in str(error)
 
 
 def test_descriptions_beyond_reason(tmp_path):

@@ -606,8 +606,8 @@ def test_empty_images(tmp_path):
 
 
 def test_other_formats_are_not_decoded(tmp_path):
-    path = saved(tmp_path / "a.png", RGB, format="PPM")
-    with pytest.raises(DataError, match="BMP, GIF, JPEG, PNG, TIFF, WEBP are read"):
+    path = saved(tmp_path / "a.png", RGB, format="TGA")
+    with pytest.raises(DataError, match="BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP are read"):
         decoded_image(path)
 
 
@@ -702,3 +702,18 @@ def test_threads_see_the_same_images(tmp_path):
 def test_importing_otmetrics_does_not_import_pillow():
     code = "import sys, otmetrics; sys.exit('PIL' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"P6 2 1 255\n\1\2\3\4\5\6", [[1, 2, 3], [4, 5, 6]]),
+        (b"P5 2 1 255\n\7\x09", [[7, 7, 7], [9, 9, 9]]),
+        (b"P2 2 1 15\n0 15\n", [[0, 0, 0], [255, 255, 255]]),
+        (b"P3 1 1 255 3 4 5\n", [[3, 4, 5]]),
+        (b"P4 2 1\n\x40", [[255, 255, 255], [0, 0, 0]]),
+    ],
+)
+def test_portable_maps(tmp_path, content, expected):
+    (tmp_path / "a.pnm").write_bytes(content)
+    assert decoded_image(tmp_path / "a.pnm").pixels[:, 0].T.tolist() == expected

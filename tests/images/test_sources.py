@@ -210,6 +210,82 @@ def test_arrays_of_other_kinds_are_refused(tmp_path, array, message):
     assert f"`{path}` holds a {array.dtype} array {array.shape}" in str(error.value)
 
 
+RAMP = np.linspace(0, 1, 2 * 3 * 8 * 8, dtype=np.float32).reshape(2, 3, 8, 8)
+TO_LAST = r"\.astype\('uint8'\)\.transpose\(0, 2, 3, 1\)"
+
+
+@pytest.mark.parametrize(("array", "message"), [
+    (2 * RAMP - 1, r"\(N, C, H, W\) with values from -1 to 1"
+     r".*\(\(x \+ 1\) \* 127\.5\)\.round\(\)"
+     + TO_LAST),
+    (RAMP, r"values from 0 to 1.* with \(x \* 255\)\.round\(\)" + TO_LAST),
+    (RAMP * 255, r"values from 0 to 255.* with x\.round\(\)\.clip\(0, 255\)" + TO_LAST),
+    (RAMP.transpose(0, 2, 3, 1), r"\(N, H, W, C\) with values from 0 to 1.*\.astype\('uint8'\)\.$"),
+    (RAMP * 5 - 2, r"values from -2 to 3.* with \(255 \* \(x - x\.min\(\)\)"),
+    (RAMP[:, 0], r"\(N, H, W\) with values from 0 to .*or features \(N, D\).*\[\.\.\., None\]"),
+    (np.concatenate([RAMP, RAMP[:, :1]], 1) * 9 - 4, r"look like the latents of an autoencoder"),
+    (np.zeros((2, 16, 8, 8), np.float32), r"\.mean\(\(2, 3\)\)"),
+    (np.full((2, 3, 8, 8), np.nan), "values from nan to nan"),
+    (np.zeros((2, 4, 8, 8, 3), np.uint8), r"\.reshape\(-1, \*x\.shape\[2:\]\)"),
+    (np.zeros((2, 8, 8, 3), complex), "complex values are no images"),
+    (np.zeros((2, 8), complex), r"np\.concatenate\(\[x\.real, x\.imag\], axis=1\)"),
+    (np.zeros(4, [("a", "f4"), ("b", "f4")]), "structured array with the fields a, b"),
+], ids=range(13))  # fmt: skip
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_what_is_nearly_images_says_how_it_becomes_some(tmp_path, array, message, suffix):
+    path = tmp_path / f"a.{suffix}"
+    (np.save if suffix == "npy" else np.savez)(path, array)
+    with pytest.raises(DataError, match=message):
+        opened(path)
+
+
+@pytest.mark.parametrize("images", [
+    IMAGES, IMAGES.astype(np.float32), IMAGES / 255, IMAGES / 127.5 - 1, IMAGES.astype(np.int64),
+], ids=["u1", "f4", "one", "minus", "i8"])  # fmt: skip
+@pytest.mark.parametrize("planar", [False, True])
+def test_the_advice_gives_the_images(tmp_path, images, planar):
+    """What a message says is done, and gives what was to be scored."""
+    x = images.transpose(0, 3, 1, 2) if planar else images
+    path = saved_array(tmp_path / "a.npy", x)
+    if x.dtype == np.uint8 and not planar:
+        return
+    with pytest.raises(DataError) as error:
+        opened(path)
+    code = str(error.value).split(" with ")[-1].rstrip(".")
+    done = eval(code if code.startswith(("x", "(")) else f"x{code}", {"x": x})
+    assert done.dtype == np.uint8
+    assert np.array_equal(done, IMAGES)
+    opened(saved_array(path, done))
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 99\n"
+PAGE = b"\n<!DOCTYPE html>\n<html><body>Too many downloads</body></html>"
+XML = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (LFS, "is a git-lfs pointer, not the file itself: run `git lfs pull`"),
+    (PAGE, "is an HTML page, what a server sends instead of a file: download it again"),
+    (b"\xef\xbb\xbf" + PAGE.upper(), "is an HTML page"),
+    (XML, "is an XML text, perhaps the error of a server"),
+], ids=["lfs", "page", "upper", "xml"])  # fmt: skip
+@pytest.mark.parametrize("suffix", ["npy", "npz", "zip", "tar", "parquet", "txt", "png"])
+def test_what_stands_in_for_a_file_is_told(tmp_path, content, message, suffix):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"a\.{suffix}` {message}"):
+        opened(tmp_path).read(0) if suffix == "png" else opened(path)
+
+
+def test_tensors_of_torch_are_told(tmp_path):
+    torch.save(torch.eye(3), tmp_path / "a.npz")
+    with pytest.raises(DataError, match=r"is a file of torch\.save: save its tensor with np\.save"):
+        opened(tmp_path / "a.npz")
+    (tmp_path / "a.npy").write_bytes(b"\x80\4K\1.")
+    with pytest.raises(DataError, match="holds pickled objects, which could run code"):
+        opened(tmp_path / "a.npy")
+
+
 # --- features -------------------------------------------------------------------------------
 
 
