@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import struct
 import tarfile
 import zipfile
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from otmetrics.errors import DataError
 from otmetrics.images.decode import DecodedImage, check_regular, decoded_from
 from otmetrics.images.identity import digest, identity_of, same_file
-from otmetrics.images.limits import Bounded, foreign_content
+from otmetrics.images.limits import Bounded, TarHeaders, foreign_content
 from otmetrics.images.names import (
     MAX_MEMBER_BYTES,
     check_member,
@@ -331,23 +330,10 @@ def _inflated(content: bytes, size: int) -> bytes:
     return bytes(found)
 
 
-class _TarHeaders(Bounded):
-    """A tar archive for tarfile, which reads as much as a header says and parses it as it comes."""
-
-    def read(self, size: int = -1) -> bytes:
-        """Read a header, or what belongs to one."""
-        if size < 0:
-            raise DataError("is damaged, for a header has a negative size")
-        content = super().read(size)
-        if re.search(rb"\d{1000}", content):  # tarfile's patterns take the square of it
-            raise DataError("is damaged, for a header is full of digits")
-        return content
-
-
 def _tar_members(archive: _Archive, file: BinaryIO) -> list[_Member]:
     """Files of a tar archive, by one pass over its headers."""
     found, place = [], -1
-    bounded: Any = _TarHeaders(file, MAX_TAR_HEADER_BYTES)
+    bounded: Any = TarHeaders(file, MAX_TAR_HEADER_BYTES)
     with tarfile.open(fileobj=bounded, mode="r:") as headers:
         for info in headers:
             headers.members.clear()  # type: ignore[attr-defined] # else all of them stay in memory

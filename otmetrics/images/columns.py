@@ -1,0 +1,166 @@
+"""What the columns of a table hold: images, vectors, classes."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otmetrics.errors import DataError
+
+
+def labels_in(parts: Iterable[Any], names: Sequence[str] | None) -> tuple[str, ...]:
+    """Write out the classes of rows: one text a class, not one a row.
+
+    Args:
+        parts: Arrays of pyarrow, one after the other.
+        names: Names of the classes that are numbers; None where there are none.
+
+    Returns:
+        Class of each row.
+    """
+    known: dict[str, str] = {}
+    found = (_label(value, names) for part in parts for value in part.to_pylist())
+    return tuple(known.setdefault(label, label) for label in found)
+
+
+def bytes_in(chunk: Any) -> Any:
+    """Return the encoded images of a part of a column, which may have their paths beside them.
+
+    Args:
+        chunk: An array of structures, or of bytes.
+
+    Returns:
+        An array of bytes.
+    """
+    import pyarrow
+
+    return chunk.field("bytes") if pyarrow.types.is_struct(chunk.type) else chunk
+
+
+def column_of(path: Path, schema: Any) -> tuple[str, bool]:
+    """Choose the column that is read, and say whether it holds vectors instead of images.
+
+    Args:
+        path: The table, for messages.
+        schema: Its schema.
+
+    Returns:
+        The name, and whether it is that of vectors.
+
+    Raises:
+        DataError: There is none, or it is not clear which.
+    """
+    import pyarrow
+
+    def holds_vectors(kind: Any) -> bool:
+        lists = (
+            pyarrow.types.is_list,
+            pyarrow.types.is_large_list,
+            pyarrow.types.is_fixed_size_list,
+        )
+        numbers = (pyarrow.types.is_floating, pyarrow.types.is_integer)
+        return any(f(kind) for f in lists) and any(f(kind.value_type) for f in numbers)
+
+    vectors = [field.name for field in schema if holds_vectors(field.type)]
+    if not vectors or _image_columns(schema):
+        return image_column(path, schema), False
+    named = [name for name in ("features", "embedding", "embeddings") if name in vectors]
+    if not named and len(vectors) > 1:
+        raise DataError(
+            f"`{path}` has vectors in {', '.join(vectors)}: name the one to read `features`, or "
+            "save it as a .npy file (N, D)."
+        )
+    return (named or vectors)[0], True
+
+
+def vectors_in(chunk: Any, where: str) -> np.ndarray:
+    """Return the vectors of a part of a column.
+
+    Args:
+        chunk: An array of lists.
+        where: What messages call the column.
+
+    Returns:
+        (n, D).
+
+    Raises:
+        DataError: Some are missing, or not of the length of the others.
+    """
+    if chunk.null_count or chunk.flatten().null_count:
+        raise DataError(f"{where} has rows or values that are missing: leave them out.")
+    lengths = np.unique(chunk.value_lengths().to_numpy(zero_copy_only=False))
+    if len(lengths) > 1:
+        raise DataError(
+            f"{where} has vectors of {lengths[0]} to {lengths[-1]} values: give all of them one "
+            "length, features (N, D)."
+        )
+    values = chunk.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(chunk), int(lengths[0]) if len(lengths) else 0)
+
+
+def _image_columns(schema: Any) -> list[str]:
+    """The columns that may hold images."""
+    import pyarrow
+
+    def holds_images(kind: Any) -> bool:
+        if pyarrow.types.is_struct(kind):
+            return kind.get_field_index("bytes") >= 0
+        return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+
+    return [field.name for field in schema if holds_images(field.type)]
+
+
+def image_column(path: Path, schema: Any) -> str:
+    """Choose the column that holds images.
+
+    Args:
+        path: The table, for messages.
+        schema: Its schema.
+
+    Returns:
+        Its name.
+
+    Raises:
+        DataError: There is none, or it is not clear which.
+    """
+    found = _image_columns(schema)
+    for name in ("image", "img"):
+        if name in found:
+            return name
+    for field in schema:
+        if not found and field.name in {"image", "img"}:
+            raise DataError(
+                f"`{path}`: column `{field.name}` is of type {field.type}: give the content of "
+                "image files, as bytes."
+            )
+    if len(found) != 1:
+        raise DataError(
+            f"`{path}` has the columns {', '.join(schema.names)}: name the one with encoded images "
+            "`image`, or save features as a .npy file (N, D)."
+        )
+    return found[0]
+
+
+def class_names(schema: Any, column: str) -> Sequence[str] | None:
+    """Find the names of classes, where a file of Hugging Face's says them.
+
+    Args:
+        schema: Schema of a table.
+        column: The column of classes.
+
+    Returns:
+        The names in the order of their numbers, or None.
+    """
+    try:
+        info = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]
+        return [str(name) for name in info["names"]]
+    except (TypeError, KeyError, ValueError):
+        return None
+
+
+def _label(value: Any, names: Sequence[str] | None) -> str:
+    """A class by its name, where it has one."""
+    known = names is not None and isinstance(value, int) and 0 <= value < len(names)
+    return str(names[value]) if known and names is not None else str(value)
