@@ -111,11 +111,17 @@ class Bounded:
 class TarHeaders(Bounded):
     """A tar archive for tarfile, which reads as much as a header says and parses it as it comes."""
 
+    _ended = False  # a block of zeros was read, which marks the end and has no place elsewhere
+
     def read(self, size: int = -1) -> bytes:
         """Read a header, or what belongs to one."""
         if size < 0:
             raise DataError("is damaged, for a header has a negative size")
         content = super().read(size)
+        if size >= 512:  # tarfile reads single bytes, too, to see whether they are there
+            if self._ended:
+                raise DataError("is incomplete or damaged, for a header is full of zeros")
+            self._ended = any(not any(content[at : at + 512]) for at in range(0, size, 512))
         if re.search(rb"\d{1000}", content):  # tarfile's patterns take the square of it
             raise DataError("is damaged, for a header is full of digits")
         return content

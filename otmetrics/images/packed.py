@@ -280,12 +280,16 @@ def _zip_members(archive: _Archive, file: BinaryIO) -> list[_Member]:
 def _check_ends(names: zipfile.ZipFile, file: BinaryIO, size: int) -> None:
     """Raise where a zip archive holds more than its directory says: zipfile skips it silently."""
     file.seek(max(0, size - 22 - len(names.comment)))
+    end = file.read(12)
     first = min((info.header_offset for info in names.infolist()), default=0)
-    if file.read(4) != b"PK\x05\x06" or first > 4:  # a mark of four bytes may come first
+    if end[:4] != b"PK\x05\x06" or first > 4:  # a mark of four bytes may come first
         raise DataError(
             "is damaged, for data lie before its first file or behind its end: if several "
             "archives were put together, pack them as one."
         )
+    count = int.from_bytes(end[10:], "little")  # the largest one stands for more
+    if count != min(len(names.infolist()), 0xFFFF):
+        raise DataError(f"is damaged, for its directory has not the {count} files that it says")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from otmetrics.errors import DataError
-from otmetrics.images import ImageFolder, limits, listed, npz, opened, packed, sources
+from otmetrics.images import ImageFolder, identity, limits, listed, npz, opened, packed, sources
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
 GIGABYTES = 5 * 2**30
@@ -239,6 +239,31 @@ def test_a_tar_with_zeros_inside(tmp_path):
         path.write_bytes(whole[:third] + bytes(length) + whole[third + length :])
         with pytest.raises(DataError, match="data follow the mark of its end: fetch it again"):
             opened(path)
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_tar_with_zeros_in_a_long_name(tmp_path, form):
+    """They hide the name of a member, and with it that it is an image."""
+    path, name = tmp_path / "a.tar", "x" * 120
+    with tarfile.open(path, "w", format=form) as archive:
+        for index in range(3):
+            archive.addfile(tarfile.TarInfo(f"{index}{name}.png"))
+    whole = path.read_bytes()
+    assert len(opened(path)) == 3
+    place = whole.index(f"1{name}.png".encode()) // 512 * 512
+    path.write_bytes(whole[:place] + bytes(512) + whole[place + 512 :])
+    with pytest.raises(DataError, match="is incomplete or damaged, for a header is full of zeros"):
+        opened(path)
+
+
+def test_a_zip_whose_directory_swallows_files(tmp_path):
+    path = write_zip(tmp_path / "a.zip", IMAGES)
+    content = bytearray(path.read_bytes())
+    first, second = (content.index(b"PK\1\2", start) for start in (0, content.index(b"PK\1\2") + 4))
+    content[first + 32 : first + 34] = (second - first).to_bytes(2, "little")  # of its comment
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="its directory has not the 6 files that it says"):
+        opened(path)
 
 
 def test_a_tar_whose_rest_was_never_written(tmp_path):
@@ -470,6 +495,20 @@ def test_rows_cannot_name_files_elsewhere(tmp_path, kind, name):
         source.read(0)
     assert source.read(1).pixels.shape == (3, 5, 4)
     assert source.identity(0, content=True) is None
+
+
+def test_files_of_a_dataset_that_are_replaced_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
+    keys = set()
+    for order in (1, -1):
+        rows = {"image": ROWS["image"][::order]}
+        path = write_dataset(tmp_path / f"{order}", rows) / "data.arrow"
+        path.replace(write_dataset(tmp_path / "set", rows) / "data.arrow")
+        os.utime(tmp_path / "set" / "data.arrow", (1e9, 1e9))
+        source = opened(tmp_path / "set")
+        keys |= {source.identity(index, content=False) for index in range(6)}
+    assert len(keys) == 12
+    assert None not in keys
 
 
 STATES = ["", "{", "[]", "null", "{}", '{"_data_files": 3}', '{"_data_files": [3]}', "[" * 10**5]
