@@ -43,9 +43,12 @@ class DatasetRows:
 
     def _open(self) -> None:
         """Map the files, and check the columns that are used to the last value."""
-        self._starts, self._parts, self._label_parts = [0], [], []
+        self._starts = [0]
+        self._parts: list[Any] = []
+        self._label_parts: list[Any] = []
         self._places: list[tuple[Path, int]] = []  # file of each part, first row there
-        self.column, self.label, self.embedded = "", None, True
+        self.column, self.embedded = "", True
+        self.label: str | None = None
         for file in self._files:
             rows = 0
             for batch in self._batches(file):

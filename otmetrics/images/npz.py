@@ -246,11 +246,11 @@ def _info(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
 def _unpacked(entry: IO[bytes], header: _Header) -> np.ndarray:
     """Copy the values of an entry, in parts."""
     room = bytes_for(header.size)
-    view, filled = memoryview(room), 0
+    filled = 0
     while part := entry.read(_READ_BYTES):
         if filled + len(part) > header.size:
             raise ValueError("more bytes than its header says")
-        view[filled : filled + len(part)] = part
+        room[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
         filled += len(part)
     if filled != header.size:
         raise ValueError("fewer bytes than its header says")

@@ -111,10 +111,10 @@ class ParquetRows:
         """Read the column of classes, if there is one.
 
         Returns:
-        Class of each row, or None.
+            Class of each row, or None.
 
         Raises:
-        DataError: Not all files have it, or it cannot be read.
+            DataError: Not all files have it, or it cannot be read.
         """
         schema = _parquet(self._files[0]).schema_arrow
         name = next((name for name in ("label", "labels") if name in schema.names), None)
@@ -133,19 +133,23 @@ class ParquetRows:
         """Read the column as features (N, D), from lists of one length.
 
         Returns:
-        The features, in a mapped file where they are large.
+            The features, in a mapped file where they are large.
 
         Raises:
-        DataError: They are not of one length and type.
+            DataError: They are not of one length and type, or claim to be far more than there is.
         """
-        filled, features = 0, np.empty((0, 0))
+        filled = 0
+        features: np.ndarray = np.empty((0, 0))
         for number, (file, *_) in enumerate(self._groups):
             for chunk in self._read(number, self.column).chunks:
                 part = vectors_in(chunk, f"`{file}`: column `{self.column}`")
                 if not features.size and part.size:
                     shape, dtype = (self._count, part.shape[1]), part.dtype
-                    room = bytes_for(self._count * part.shape[1] * dtype.itemsize)
-                    features = room.view(dtype).reshape(shape)
+                    size = self._count * part.shape[1] * dtype.itemsize
+                    check_expansion(
+                        self.column, size, sum(one.stat().st_size for one in self._files)
+                    )
+                    features = bytes_for(size).view(dtype).reshape(shape)
                 if part.shape[1:] != features.shape[1:] or part.dtype != features.dtype:
                     raise DataError(
                         f"`{file}`: column `{self.column}` has vectors of {part.shape[1]} "
