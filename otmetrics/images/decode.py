@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -56,7 +57,7 @@ class DecodedImage(NamedTuple):
 
 
 def decoded_image(path: str | Path) -> DecodedImage:
-    """Decode a BMP, GIF, JPEG, PNG, TIFF or WebP file, recognised by content, to 8-bit RGB.
+    """Decode a BMP, GIF, JPEG, PNG, PPM, TIFF or WebP file, known by its content, to 8-bit RGB.
 
     =====================================  ====================================================
     the file holds                         what is returned
@@ -72,13 +73,14 @@ def decoded_image(path: str | Path) -> DecodedImage:
     several frames or pages                the first
     more than `MAX_PIXELS` pixels          DataError, from the header, before any decoding
     a side of more than `MAX_SIDE`         DataError, from the header, before any decoding
-    more than 2^30 bytes                   DataError, before it is read
+    more than 2^29 bytes                   DataError, before it is read
     no pixels, cut short, corrupt          DataError, never grey filler
     not a readable regular file            DataError
     =====================================  ====================================================
 
-    Threads may decode at the same time; no warning of Pillow leaves this function. A JPEG has no
-    checksum: damage inside its data that still decodes, unlike a missing end, cannot be seen.
+    Threads may decode at the same time; no warning of Pillow leaves this function. Of these
+    formats PNG alone has checksums, which are compared: in others damage inside the data that still
+    decodes, unlike a missing end, cannot be seen.
 
     Args:
         path: The file.
@@ -193,6 +195,8 @@ def _decoded(file: BinaryIO) -> DecodedImage:
     file.seek(0)
     image = Image.open(file, formats=[str(name) for name in FORMATS])
     check_size(image.size)
+    if image.format == "PNG":
+        _check_pixel_chunks(file)
     rawmode = str(image.tile[0][3]) if image.tile else ""  # gone after load
     image.load()
     check_size(image.size)
@@ -203,6 +207,29 @@ def _decoded(file: BinaryIO) -> DecodedImage:
         rgb = composited_on_white(rgb, alpha)
     pixels = _upright(image_tensor(rgb), image)
     return DecodedImage(pixels, transparent, _facts(file, image, rawmode, pixels, high, largest))
+
+
+def _check_pixel_chunks(file: BinaryIO) -> None:
+    """Raise where the compressed pixels of a PNG are not those of which it has checksums."""
+    # Pillow compares the checksums of all other chunks, but of these neither those of the chunks
+    # nor that of the stream within: a flipped bit would be scored as other pixels.
+    here = file.tell()  # from where Pillow reads on
+    file.seek(len(b"\x89PNG\r\n\x1a\n"))
+
+    while len(head := file.read(8)) == 8:
+        size, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind == b"IEND":
+            break
+        if kind != b"IDAT":
+            file.seek(size + 4, os.SEEK_CUR)
+            continue
+        content, stored = file.read(size), file.read(4)
+        if len(stored) < 4:
+            break  # cut short, which decoding tells
+        if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(stored, "big"):
+            raise DataError(f"is corrupt (its pixels fail their checksum): re-export it, {_SKIP}")
+
+    file.seek(here)
 
 
 _COLOURS = {"1": "grey", "L": "grey", "I": "grey", "P": "palette", "PA": "palette"}
