@@ -106,11 +106,10 @@ class _TransportLoss(ToldOptions, nn.Module):
 
 
 class _Trace(NamedTuple):
-    """Shape, sum and norm of a cloud."""
+    """Shape of a cloud, and its sum and norm, which stay on its device until somebody asks."""
 
     shape: tuple[int, ...]
-    total: float
-    norm: float
+    numbers: Tensor
 
 
 @dataclass
@@ -128,7 +127,7 @@ class _Call:
     def distance(self, traces: tuple[_Trace, _Trace]) -> float:
         """How much the inputs differ, 0 if by nothing."""
         pairs = zip(self.traces, traces, strict=True)
-        return sum(abs(one.total - two.total) + abs(one.norm - two.norm) for one, two in pairs)
+        return sum(float((one.numbers - two.numbers).abs().sum()) for one, two in pairs)
 
 
 class SlicedWassersteinLoss(_TransportLoss):
@@ -356,8 +355,9 @@ def _within_backward() -> bool:
 
 def _trace(cloud: Tensor) -> _Trace:
     """What tells a cloud from those of other calls, whatever the last digits of a rerun are."""
-    values = cloud.detach().double()
-    return _Trace(tuple(cloud.shape), float(values.sum()), float(values.norm()))
+    values = cloud.detach()
+    norm = torch.linalg.vector_norm(values, dtype=torch.float64)
+    return _Trace(tuple(cloud.shape), torch.stack([values.sum(dtype=torch.float64), norm]))
 
 
 def _fits(start: tuple[Tensor, Tensor] | None, real: Tensor, fake: Tensor) -> bool:

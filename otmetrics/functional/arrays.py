@@ -63,11 +63,13 @@ def _of_array(name: str, array: np.ndarray) -> Tensor:
         1 + (array.dtype.kind == "c")
     ):
         raise TypeError(
-            f"`{name}` must hold floating numbers, got an array of dtype {array.dtype}: give "
+            f"`{name}` must hold numbers that torch has, got an array of {array.dtype}: give "
             f"{name}.astype(numpy.float64)."
         )
     flags = array.flags
-    if not (flags.c_contiguous and flags.aligned and flags.writeable and array.dtype.isnative):
+    plain = flags.c_contiguous and flags.aligned and flags.writeable and array.dtype.isnative
+    # An axis of one row may have a negative stride and yet be contiguous.
+    if not plain or min(array.strides, default=0) < 0:
         array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
     return torch.from_numpy(array)
 

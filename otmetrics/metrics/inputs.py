@@ -8,11 +8,12 @@ from torch import Tensor
 
 from otmetrics.features import FrozenExtractor
 from otmetrics.features.preprocessing import check_batch
+from otmetrics.functional.arrays import as_tensor
 from otmetrics.metrics.extractors import features_of
 
 
 def given_tensor(name: str, value: Any) -> Tensor:
-    """Return what was given as a tensor: a dense tensor, or a copy of a NumPy array.
+    """Return what was given as a tensor: a dense tensor, or one of a NumPy array.
 
     Args:
         name: The argument's name, for the message.
@@ -26,28 +27,12 @@ def given_tensor(name: str, value: Any) -> Tensor:
         TypeError: If it is anything else, or an array whose numbers no tensor holds; the message
             says how it becomes one.
     """
-    if isinstance(value, Tensor):
-        if value.layout != torch.strided:
-            raise TypeError(f"`{name}` must be dense, got {value.layout}: give {name}.to_dense().")
-        return value
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"`{name}` must not be masked, got a masked array: what is under the mask would be "
-            f"scored; leave those samples out, or give {name}.filled(value)."
-        )
-    if not isinstance(value, np.ndarray):
-        raise TypeError(
-            f"`{name}` must be a torch.Tensor or numpy.ndarray, got {_described(value)}: "
-            f"{_way_to_an_array(name, value)}."
-        )
-    try:
-        # A copy in all cases: torch warns of memory that it must not write to.
-        return torch.from_numpy(np.array(value, value.dtype.newbyteorder("="), order="C"))
-    except TypeError as error:
-        raise TypeError(
-            f"`{name}` must hold numbers that torch has, got an array of {value.dtype}: convert "
-            'it first, as with astype("float64").'
-        ) from error
+    if isinstance(value, Tensor | np.ndarray):
+        return as_tensor(name, value)
+    raise TypeError(
+        f"`{name}` must be a torch.Tensor or numpy.ndarray, got {_described(value)}: "
+        f"{_way_to_an_array(name, value)}."
+    )
 
 
 def _described(value: Any) -> str:
@@ -206,8 +191,6 @@ def _to_unit(images: Tensor) -> str:
 
 def _to_uint8(images: Tensor) -> str:
     """How images of another dtype become uint8 ones, or which metric takes them."""
-    if images.is_complex():
-        return "give real numbers"
     low, high = _ends(images)
     if images.is_floating_point():
         if 1 < high <= 255 and low >= 0:

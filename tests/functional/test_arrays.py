@@ -138,7 +138,7 @@ def test_half_arrays_are_upcast_and_whole_numbers_refused() -> None:
         (csr_matrix(X.numpy()), r"got csr_matrix: give real.toarray\(\)"),
         (X.tolist(), r"got list: give numpy.asarray\(real\)"),
         (X.numpy() * 1j, "`real` must be floating, got torch.complex128"),
-        (X.numpy().astype(str), r"got an array of dtype <U\d+: give real.astype\(numpy.float64\)"),
+        (X.numpy().astype(str), r"got an array of <U\d+: give real.astype\(numpy.float64\)"),
         (X.to_sparse(), r"`real` must be dense, .* give real.to_dense\(\)"),
     ],
     ids=["masked", "rows", "list", "complex", "text", "sparse"],
@@ -195,3 +195,10 @@ def test_sums_of_weights_that_differ_are_told() -> None:
         for solver in (Exact(), Exact(max_samples=5), Sinkhorn(), Sliced(num_projections=9)):
             result = solver.solve(X, Y, real_weights=real_weights, fake_weights=fake_weights)
             assert "normalised" not in result.message
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_reversed_axis_of_one_is_taken(axis):
+    """Such an array counts as contiguous, and yet has a stride that torch refuses."""
+    one = np.flip(np.ones((1, 3) if axis == 0 else (3, 1)), axis)
+    assert torch.equal(as_tensor("x", one), torch.ones(one.shape, dtype=torch.float64))

@@ -149,7 +149,7 @@ def test_normalize_takes_what_a_file_would_hold():
         (False, torch.randn(20, 3, 8, 8), r"make the metric with normalize=True .*images \* std"),
         (False, REAL[:, :2], "three channels"),
         (False, REAL[..., :0], "no image has a side of 0"),
-        (False, REAL.to(torch.complex64), "give real numbers"),
+        (False, REAL.to(torch.complex64), "take `.real`"),
         (False, REAL.numpy().astype(np.uint16) * 99, r"uint16 in \[0, 25245\]: scale them"),
         (False, REAL.to("meta"), "on the metric's device cpu, got meta"),
     ],
