@@ -141,7 +141,7 @@ _EXTRACTION = (
     click.option(
         "--cache-verify",
         is_flag=True,
-        help="Know files by their content instead of path, size and time of change.",
+        help="Know files by their content instead of path, size, number and times of change.",
     ),
     click.option(
         "--skip-corrupt",

@@ -42,7 +42,7 @@ class Reading:
         num_workers: Reading processes instead; 0 for threads.
         skip_corrupt: Leave out unreadable images.
         cache: Take features from the cache, and keep them there.
-        cache_verify: Know images by their content, not by path, size and time of change.
+        cache_verify: Know images by their content, not by path, size, number and times of change.
         memory_limit: Bytes of features that are held in memory; more go to a file that is mapped.
             None for half of the machine's memory.
 
