@@ -12,11 +12,11 @@ from .terminal import echo
 def cache() -> None:
     """Look at the features that `score` and `extract` keep, or remove them.
 
-    Features of images are kept under what they were computed from: path, size, number and
-    times of change of each file (or its content, with --cache-verify), the extractor and its weights, the resize,
-    the dtype, and the versions of what computes. What has changed is computed again; nothing else
-    is. They lie in the user's cache folder, or in the folder that the environment variable
-    OTMETRICS_CACHE names, about 5 kB an image, until they are removed.
+    Features of images are kept under what they were computed from: path, size, number and times
+    of change of each file (or its content, with --cache-verify), the extractor and its weights,
+    the resize, the dtype, and the versions of what computes. What has changed is computed
+    again; nothing else is. They lie in the user's cache folder, or in the folder that the
+    environment variable OTMETRICS_CACHE names, about 5 kB an image, until they are removed.
     """
 
 

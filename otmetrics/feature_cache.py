@@ -281,6 +281,15 @@ def _hashed(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _is_special(path: Path) -> bool:
+    """Whether a pipe, a device or a link has the name."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISREG(mode)
+
+
 def _written(path: Path, content: bytes, tries: int = 5) -> None:
     """Write a file that appears whole or not at all, though another process removes its folder."""
     try:
@@ -288,6 +297,8 @@ def _written(path: Path, content: bytes, tries: int = 5) -> None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if fault := _fault(path.parent):
             raise OSError(errno.EPERM, fault, str(path.parent))
+        if _is_special(path):
+            path.unlink()  # in a folder of our own: nobody waits at its other end
         with replaced(path) as file:
             file.write(content)
     except FileNotFoundError:

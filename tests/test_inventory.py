@@ -1,5 +1,7 @@
 """What was read, told in one line a side, and notes where it is odd."""
 
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -269,12 +271,15 @@ def test_jpeg_inside_a_tiff(tmp_path):
     assert note.startswith("file formats differ (tif and tif (jpeg)): lossy compression")
 
 
-def test_remarks_of_a_source_are_told(tmp_path, monkeypatch):
-    from otmetrics.images import ImageFolder
-
-    monkeypatch.setattr(ImageFolder, "remarks", ["`a.png` occurs\ntwice"], raising=False)
-    (one,) = extracted([folder(tmp_path / "a", pictures(3))], Extraction(features="pixels"))
-    assert one.notes[1:] == [r"`a.png` occurs\ntwice"]
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_remarks_of_a_source_are_told(tmp_path):
+    file = next(folder(tmp_path / "a", pictures(1)).iterdir())
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("b.png", "a\nforged.png", "a\nforged.png"):
+            archive.write(file, name)
+    (one,) = extracted([tmp_path / "a.zip"], Extraction(features="pixels"))
+    assert len(one.notes) == 2
+    assert r"a\nforged.png" in one.notes[1]
 
 
 # --- records that somebody else wrote -------------------------------------------------------

@@ -18,6 +18,7 @@ from otmetrics.cli.score import _OPTIONS, _advice, score
 
 from otmetrics.errors import DivergedError
 from otmetrics.feature_cache import Shelf
+from otmetrics.images.facts import WIDTH
 
 EVIL = "a\nerror: forged\x1b[31m\r\x07\u202e.npy"
 SHOWN = r"a\nerror: forged\x1b[31m\r\x07\u202e.npy"
@@ -57,7 +58,7 @@ def test_names_are_escaped_wherever_they_are_told(otmetrics, tmp_path, monkeypat
 
 def test_the_cache_shows_names_as_they_are_shown_elsewhere(otmetrics):
     Shelf(EVIL, {"extractor": {"extractor": EVIL}}).store(
-        [bytes(16)], np.zeros((1, 2), np.float32), [False]
+        [bytes(16)], np.zeros((1, 2), np.float32), [False], np.zeros((1, WIDTH), np.int32)
     )
     listed = otmetrics("cache", "info")
     assert_clean(listed)

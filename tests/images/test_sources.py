@@ -292,7 +292,7 @@ def test_tensors_of_torch_are_told(tmp_path):
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i4", "u1", ">f4", ">i8"])
 def test_features_keep_their_values_and_width(tmp_path, dtype):
     array = RNG.integers(0, 100, (6, 3)).astype(dtype)
-    features, path, protocol, labels = opened(saved_array(tmp_path / "f.npy", array))
+    features, path, protocol, labels, *_ = opened(saved_array(tmp_path / "f.npy", array))
     assert np.array_equal(features, array)
     assert features.dtype == array.dtype
     (found,) = extracted([tmp_path / "f.npy"])
@@ -345,8 +345,8 @@ def test_large_entries_are_mapped(tmp_path, monkeypatch):
 
 
 def test_archives_without_a_clear_entry(tmp_path):
-    with pytest.raises(DataError, match=r"entries mu, sigma: .*'features' or 'images'"):
-        opened(saved(tmp_path / "f.npz", sigma=np.eye(2), mu=np.ones(2)))
+    with pytest.raises(DataError, match=r"entries a, sigma: .*'features' or 'images'"):
+        opened(saved(tmp_path / "f.npz", sigma=np.eye(2), a=np.ones(2)))
     with pytest.raises(DataError, match=r"entries \(none\)"):
         opened(saved(tmp_path / "f.npz", protocol="{}"))
 
