@@ -70,19 +70,19 @@ def test_statistics_compare_with_features(tmp_path, run, order):
 def test_statistics_compare_with_images_of_the_network_that_the_user_names(tmp_path, run):
     images = write_images(tmp_path / "fake", 12, seed=1)
     real = write_images(tmp_path / "real", 12, seed=0)
-    (features,) = otmetrics.extracted([real], otmetrics.Extraction(features="pixels"))
+    (features,) = otmetrics.extracted([real], otmetrics.Extraction())
     np.savez(tmp_path / "real.npz", **moments(features.features.double().numpy()))
     refused = run("score", tmp_path / "real.npz", images, *FRECHET)
     assert refused.code == 3
     assert "what network made them: name it with --features" in refused.stderr
-    named = ("--features", "pixels", "--no-floor", "--json")
+    named = ("--features", "efficientnet_lite0", "--no-floor", "--json")
     done = run("score", tmp_path / "real.npz", images, *FRECHET, *named)
     assert done.code == 0, done.stderr
     plain = run("score", real, images, *FRECHET, *named)
     values = [json.loads(o.stdout)["scores"]["frechet_distance"]["value"] for o in (done, plain)]
     assert values[0] == pytest.approx(values[1], rel=1e-6)
     features = json.loads(done.stdout)["protocol"]["features"]
-    assert features["extractor"] == "pixels"
+    assert features["extractor"] == "efficientnet_lite0"
     assert "as declared by the user" in done.stdout
 
 
