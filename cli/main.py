@@ -54,7 +54,8 @@ def main() -> None:
         sys.stdout.flush()
     except click.ClickException as error:
         if not isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
-            error.message = printable(error.message)  # it may hold words of the command line
+            # It may hold words of the command line.
+            setattr(error, "message", printable(error.message))  # noqa: B010 - final, says mypy
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:

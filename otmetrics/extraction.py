@@ -118,7 +118,11 @@ def extracted(
     dimensions = [s.features.shape[1] for s in sources if isinstance(s, FeatureArray)]
     dimension = extractor.num_features if images else max(dimensions)
     if check is not None:
-        statistics = {str(path): source.beside for source, path in pairs if _has_statistics(source)}
+        statistics = {
+            str(path): getattr(source, "beside", False)
+            for source, path in pairs
+            if _has_statistics(source)
+        }
         check(max(map(len, picks)), dimension, statistics)
     # Statistics do not say what network made them: that of the others, for which the user vouches.
     declared = protocols[0][1] if protocols else {"extractor": "none"}

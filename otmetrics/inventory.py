@@ -218,7 +218,7 @@ def _modes_differ(sides: Sides) -> str:
 
 def _levels_differ(sides: Sides) -> str:
     """Masks and black pictures on one side only."""
-    counts = [(side.get("two_levels"), side.get("used")) for side in sides.values()]
+    counts: list[tuple[Any, Any]] = [(s.get("two_levels"), s.get("used")) for s in sides.values()]
     if not all(type(number) is int for pair in counts for number in pair):
         return ""
     most = [2 * levels > used for levels, used in counts]

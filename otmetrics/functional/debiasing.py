@@ -130,20 +130,23 @@ def _solved_at(
     start: tuple[Tensor, Tensor] | None,
 ) -> Solved:
     """Solve between places, and give every point the potential and its share of the gradient."""
-    clouds, weights, starts = [real, fake], [a, b], list(start or (None, None))
-    for side, place in enumerate(places):
-        if place is not None:
-            clouds[side] = clouds[side][:, place.ids]
-            weights[side] = place.weights
-            starts[side] = None if start is None else start[side][:, place.ids]
+    x, y = (
+        cloud if place is None else cloud[:, place.ids]
+        for cloud, place in zip((real, fake), places, strict=True)
+    )
+    c, d = (
+        weights if place is None else place.weights
+        for weights, place in zip((a, b), places, strict=True)
+    )
+    if start is not None:
+        f, g = (
+            potential if place is None else potential[:, place.ids]
+            for potential, place in zip(start, places, strict=True)
+        )
+        start = f, g
+
     solved = entropic_batch(
-        *clouds,
-        *weights,
-        options,
-        debiased=debiased,
-        bounds=bounds,
-        gradients=gradients,
-        start=None if start is None else (starts[0], starts[1]),
+        x, y, c, d, options, debiased=debiased, bounds=bounds, gradients=gradients, start=start
     )
 
     def spread(values: tuple[Any, Any]) -> tuple[Any, Any]:

@@ -166,7 +166,7 @@ def misnamed(names: Sequence[str], rows: np.ndarray) -> dict[str, int]:
     found: Counter[str] = Counter()
     for code in (KINDS.index("jpg"), KINDS.index("webp")):
         for place in np.flatnonzero(rows[:, 0] == code):
-            ending = names[place].rpartition(".")[2].lower()
+            ending = names[int(place)].rpartition(".")[2].lower()
             if ending in _LOSSLESS_NAMES:
                 found[f"{KINDS[code]} in .{ending}"] += 1
     return dict(sorted(found.items()))
