@@ -162,8 +162,8 @@ def _check_claims(pairs: list[tuple[Any, str | Path]], features: str | None) -> 
         if not is_installed(name):
             raise DataError(
                 f"`{path}` says that its features are of `{name}`, which is no extractor that is "
-                "installed with otmetrics: a file does not choose what is loaded. If you trust "
-                f"that name, give it yourself with --features {name}."
+                "installed with otmetrics: a file does not choose what is loaded. If you know "
+                "and trust that network, name it yourself with --features."
             )
 
 

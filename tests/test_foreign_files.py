@@ -117,7 +117,7 @@ def test_a_feature_file_chooses_no_extractor(otmetrics, marker, calls, name, fir
     done = otmetrics("score", *(sides if first else sides[::-1]), *FRECHET)
     assert done.code == 3
     assert f"`claims.npz` says that its features are of `{name}`" in done.stderr
-    assert f"--features {name}" in done.stderr
+    assert "name it yourself with --features" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not marker.exists()
     assert "evil" not in sys.modules
