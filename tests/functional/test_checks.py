@@ -76,7 +76,7 @@ CLOUDS = {
     "sparse rows": (csr_matrix(X.numpy()), Y, TypeError, r"csr_matrix: give real.toarray\(\)"),
     "sparse": (X, Y.to_sparse(), TypeError, r"`fake` must be dense, got .*fake.to_dense\(\)"),
     "masked": (X, np.ma.masked_greater(Y.numpy(), 9), TypeError, "`fake` must not be masked"),
-    "objects": (X, Y.numpy().astype(object), TypeError, r"dtype object: give fake.astype"),
+    "objects": (X, Y.numpy().astype(object), TypeError, r"array of object: give fake.astype"),
     "long doubles": (X.numpy().astype("g"), Y, TypeError, r"float128: give real.astype"),
     "complex array": (
         X.numpy() + 0j,
