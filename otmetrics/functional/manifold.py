@@ -169,26 +169,35 @@ def _rounding(dimension: int) -> float:
     return (dimension + 16) * torch.finfo(torch.float64).eps
 
 
-def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+class _Near(NamedTuple):
+    """Both clouds around the median of the first one, which no outlier moves, and |x|^2, |y|^2."""
+
+    x: Tensor
+    y: Tensor
+    lengths: Tensor
+    norms: Tensor
+
+
+def _near(x: Tensor, y: Tensor) -> _Near:
+    """Both clouds moved to where products of their points lose least."""
+    centre = x.median(0).values
+    near_x = x - centre
+    near_y = near_x if y is x else y - centre
+    return _Near(near_x, near_y, near_x.square().sum(1), near_y.square().sum(1))
+
+
+def _blocks(x: Tensor, y: Tensor, near: _Near) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Squared distances in blocks of rows of x, in the same memory, and as much to work in."""
-    near_x, near_y = _near(x, y)
-    norms, lengths = near_y.square().sum(1), near_x.square().sum(1, keepdim=True)
+    near_x, near_y, lengths, norms = near
     rooms: tuple[Tensor, ...] = ()
     for rows in row_blocks(len(x), len(y)):
         rooms = rooms or tuple(x.new_empty(rows.stop, len(y)) for _ in range(2))
         squared, room = (room[: rows.stop - rows.start] for room in rooms)
-        torch.add(lengths[rows], norms, out=squared)
-        torch.mul(squared, _lost(x), out=room)
+        torch.add(lengths[rows, None], norms, out=squared)
         with ieee_float32(x.device):
             squared.addmm_(near_x[rows], near_y.T, alpha=-2)
-        _refine(squared.clamp_min_(0), room, x[rows], y)
+        _refine(squared.clamp_min_(0), (lengths[rows, None], norms), x[rows], y)
         yield rows, squared, room
-
-
-def _near(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Shift both clouds by the median of the first one, which no outlier moves."""
-    centre = x.median(0).values
-    return x - centre, y - centre
 
 
 def _lost(cloud: Tensor) -> float:
@@ -196,36 +205,56 @@ def _lost(cloud: Tensor) -> float:
     return _BLURRED * _rounding(cloud.shape[1])
 
 
-def _refine(squared: Tensor, limits: Tensor, x: Tensor, y: Tensor) -> None:
+def _refine(squared: Tensor, sizes: tuple[Tensor, Tensor], x: Tensor, y: Tensor) -> None:
     """Put distances from differences where those of the product have lost too much."""
-    close = squared <= limits
-    count = int(close.sum())
-    if count > len(x) + len(y):  # tight clusters far apart
+    lengths, norms = sizes
+    lost, most = _lost(x), len(x) + len(y)
+    # No limit of a pair is larger than this one: mostly few pairs, or only those of a point and
+    # itself, are within it, and a whole block of limits need not be made.
+    close = squared <= lost * (lengths.amax() + norms.amax())
+    count = int(close.count_nonzero())
+    if count > most:
+        close = squared <= (lengths + norms).mul_(lost)
+        count = int(close.count_nonzero())
+
+    if count > most:  # tight clusters far apart
         exact = "donot_use_mm_for_euclid_dist"
         distances = torch.cdist(x, y, compute_mode=exact).square_()
         squared.copy_(torch.where(close, distances, squared))
-    elif count:
-        i, j = close.nonzero(as_tuple=True)
-        size = max(1, BLOCK_ELEMENTS // x.shape[1])
-        for some, others in zip(i.split(size), j.split(size), strict=True):
-            squared[some, others] = (x[some] - y[others]).square_().sum(1)
+        return
+
+    if not count:
+        return
+    i, j = close.nonzero(as_tuple=True)
+    near = squared[i, j] <= (lengths[i, 0] + norms[j]) * lost
+    i, j = i[near], j[near]
+    size = max(1, BLOCK_ELEMENTS // x.shape[1])
+    for some, others in zip(i.split(size), j.split(size), strict=True):
+        squared[some, others] = (x[some] - y[others]).square_().sum(1)
 
 
 def _radii(cloud: Tensor, num_neighbors: int) -> Tensor:
     """Squared distance to the k-th nearest other point, widened by the error of its rounding."""
     radius = cloud.new_empty(len(cloud))
-    for rows, squared, _ in _blocks(cloud, cloud):
+    near = _near(cloud, cloud)
+    for rows, squared, _ in _blocks(cloud, cloud, near):
         own = torch.arange(rows.start, rows.stop, device=cloud.device)
         squared[own - rows.start, own] = torch.inf
         radius[rows] = squared.topk(num_neighbors, dim=1, largest=False).values[:, -1]
-    lengths = _near(cloud, cloud)[0].square().sum(1)
     widened = radius * (1 + 2 * _rounding(cloud.shape[1]))
-    return widened + 4 * _errors(radius, lengths, cloud) * lengths
+    return widened + 4 * _errors(radius, near.lengths, cloud) * near.lengths
 
 
 def _errors(radii: Tensor, lengths: Tensor, cloud: Tensor) -> Tensor:
     """Share of |y|^2 that distances to y near such radii may be off; none from differences are."""
     return _rounding(cloud.shape[1]) * (radii > _lost(cloud) * lengths)
+
+
+def _widened(radii: Tensor, errors: Tensor, lengths: Tensor, room: Tensor) -> Tensor:
+    """Radii (n,) with what rounding may add at points of squared lengths (m,), as (n, m)."""
+    if bool((errors == errors[0]).all()):  # mostly so: one pass instead of two
+        return torch.add(radii[:, None], errors[0] * lengths, out=room)
+    return torch.mul(errors[:, None], lengths, out=room).add_(radii[:, None])
 
 
 def _inside(
@@ -235,14 +264,14 @@ def _inside(
     hits = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
     # Lists of what blocks give would keep malloc from giving the blocks back.
     holds, lies = (torch.zeros(len(real), dtype=torch.bool, device=real.device) for _ in range(2))
-    lengths_real, lengths_fake = (side.square().sum(1) for side in _near(real, fake))
+    near = _near(real, fake)
+    lengths_real, lengths_fake = near.lengths, near.norms
     errors_real = _errors(real_radii, lengths_real, real)
     errors_fake = _errors(fake_radii, lengths_fake, fake)
-    for rows, squared, room in _blocks(real, fake):
-        torch.mul(errors_real[rows, None], lengths_fake, out=room)
-        within = squared <= room.add_(real_radii[rows, None])
+    for rows, squared, room in _blocks(real, fake, near):
+        within = squared <= _widened(real_radii[rows], errors_real[rows], lengths_fake, room)
         hits += within.sum(0)
         holds[rows] = within.any(1)
-        torch.mul(lengths_real[rows, None], errors_fake, out=room)
-        lies[rows] = (squared <= room.add_(fake_radii)).any(1)
+        limits = _widened(fake_radii, errors_fake, lengths_real[rows], room.T).T
+        lies[rows] = (squared <= limits).any(1)
     return hits, holds, lies
