@@ -29,7 +29,7 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
         OSError: It cannot be written; the former file is still there.
     """
     check_replaceable(path)
-    partial = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.partial")
+    partial = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.partial")
     # O_EXCL follows no link. The mode leaves the rights to the user's umask, as `open` does.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:

@@ -134,3 +134,10 @@ def test_a_users_path(monkeypatch):
     assert user_path("~/x") == Path("/home/somebody/x")
     assert user_path("a/~") == Path("a/~")
     assert user_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+
+
+def test_long_names_of_long_letters_are_written(tmp_path):
+    target = tmp_path / ("\u754c" * 80 + ".npz")
+    with replaced(target) as file:
+        file.write(b"new")
+    assert target.read_bytes() == b"new"

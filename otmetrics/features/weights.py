@@ -172,16 +172,21 @@ def tensors_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def _check_published(path: Path) -> None:
-    """Raise for a damaged copy: the published files are of a format that has no checksums.
-
-    Copies go by other names too; a flipped byte leaves their size as it was.
-    """
+    """Raise for a damaged copy: the published files are of a format that has no checksums."""
+    # Copies go by other names too; a flipped byte leaves their size as it was. Weights of one's own
+    # that happen to have that size can be saved in a format of now.
     from otmetrics.features import efficientnet, inception
 
     size = path.stat().st_size
     for module in (efficientnet, inception):
         if path.name == module.FILE_NAME or size == module.NUM_BYTES:
-            verify_sha256(path, module.SHA256)
+            try:
+                verify_sha256(path, module.SHA256)
+            except DataError as error:
+                raise DataError(
+                    f"{str(error).rstrip('.')}; if these are weights of your own, save them as "
+                    ".safetensors under another name."
+                ) from error
 
 
 def _kind(dtype: torch.dtype) -> object:

@@ -68,8 +68,15 @@ class DatasetRows:
 
         with pyarrow.memory_map(str(file)) as source:
             schema = pyarrow.ipc.open_stream(source).schema
-            self.column = image_column(self.folder, schema)
-            self.label = next((n for n in ("label", "labels") if n in schema.names), None)
+            column = image_column(self.folder, schema)
+            label = next((n for n in ("label", "labels") if n in schema.names), None)
+            if self.column and (column, label) != (self.column, self.label):
+                # Labels of some files would stand for the rows of others.
+                raise DataError(
+                    f"has the columns `{column}` and `{label}` in `{file.name}`, `{self.column}` "
+                    f"and `{self.label}` before: save it as one data set."
+                )
+            self.column, self.label = column, label
             used = [schema.get_field_index(n) for n in (self.column, self.label) if n is not None]
             options = pyarrow.ipc.IpcReadOptions(included_fields=sorted(used), use_threads=False)
             source.seek(0)

@@ -461,6 +461,15 @@ ROWS = {
 }
 
 
+def test_labels_of_one_file_do_not_stand_for_rows_of_another(tmp_path):
+    folder = write_dataset(tmp_path / "first", {"image": ROWS["image"]})
+    (folder / "data.arrow").rename(folder / "bare.arrow")
+    names = [{"filename": "bare.arrow"}, {"filename": "data.arrow"}]
+    write_dataset(folder, ROWS, _data_files=names)
+    with pytest.raises(DataError, match=r"columns `image` and `label` in `data.arrow`.* before"):
+        opened(folder)
+
+
 @pytest.mark.parametrize("name", ["../x.arrow", "/tmp/x.arrow", "link.arrow", "up/x.arrow", "pipe"])
 def test_a_dataset_cannot_name_files_elsewhere(tmp_path, name):
     inner = write_dataset(tmp_path / "in", ROWS, _data_files=[{"filename": name}])
