@@ -24,6 +24,9 @@ class _Path(click.Path):
         """Refuse the empty string."""
         if value == "":
             self.fail("the path is empty", param, ctx)
+        if isinstance(value, str) and value.startswith("./"):
+            # A path drops its "./", and what is left may be the name of a data set, or of code.
+            value = os.path.abspath(value) if ":" in value else value  # noqa: PTH100
         return super().convert(value, param, ctx)
 
 

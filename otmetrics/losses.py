@@ -356,6 +356,8 @@ def _within_backward() -> bool:
 def _trace(cloud: Tensor) -> _Trace:
     """What tells a cloud from those of other calls, whatever the last digits of a rerun are."""
     values = cloud.detach()
+    if not values.is_floating_point():
+        values = values.double()  # the solver says what is wrong with it
     norm = torch.linalg.vector_norm(values, dtype=torch.float64)
     return _Trace(tuple(cloud.shape), torch.stack([values.sum(dtype=torch.float64), norm]))
 

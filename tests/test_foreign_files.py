@@ -529,3 +529,31 @@ def test_features_are_saved_over_no_pipe_and_no_link(otmetrics, tmp_path):
     assert stat.S_ISFIFO((tmp_path / "pipe.npz").lstat().st_mode)
     assert otmetrics(*command, tmp_path / "link.npz", "--overwrite", *options).code == 0
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_path_that_looks_like_code_imports_nothing(otmetrics, marker):
+    write_images(marker.parent / "images", 12, seed=0)
+    done = otmetrics("score", "./python:evil:images", marker.parent / "images", *FRECHET)
+    assert done.code == 3
+    assert "python:evil:images` does not exist" in done.stderr
+    assert not marker.exists()
+    assert "evil" not in sys.modules
+
+
+def test_a_function_that_ends_the_process_is_told(otmetrics, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "leaves.py").write_text("def images():\n    raise SystemExit(0)\n    yield\n")
+    done = otmetrics("extract", "python:leaves:images", "out.npz", "--features", "pixels")
+    assert done.code == 3
+    assert "raised SystemExit" in done.stderr
+
+
+def test_no_message_advises_to_load_what_may_run_code(otmetrics, tmp_path):
+    images = write_images(tmp_path / "images", 12, seed=0)
+    weights = tmp_path / "zeros.pth"
+    weights.write_bytes(bytes(4096))
+    done = otmetrics("score", images, images, "--weights", weights, *FRECHET)
+    assert done.code == 3
+    assert "weights_only" not in done.stderr
+    assert "no file of torch.save" in done.stderr

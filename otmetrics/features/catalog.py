@@ -212,6 +212,11 @@ def is_installed(name: str) -> bool:
 
 def _look_up(name: str) -> tuple[ExtractorInfo, str]:
     """Return the catalog entry of `name` and what follows its first colon."""
+    if not isinstance(name, str):
+        raise ValueError(
+            f"`name` must be the name of an extractor, got {name!r}; choose from "
+            f"{', '.join(EXTRACTORS)}."
+        )
     kind, _, argument = name.partition(":")
     for info in EXTRACTORS.values():
         if (kind, bool(argument)) == (info.name.partition(":")[0], ":" in info.name):

@@ -1,6 +1,7 @@
 """Weight files and hashes: safe formats only, every surprise in one line."""
 
 import hashlib
+import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,6 +48,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         DataError: If there is no such file, or it holds anything else, or is a damaged copy of one
             that was published.
     """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is not a regular file; give a file of weights.")
     if not path.is_file():
         raise DataError(f"{path}: no such weights file; check the path given as --weights.")
     _check_published(path)
@@ -55,6 +58,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     # A damaged file fails in as many ways as there are formats; the user needs the one line.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if isinstance(error, pickle.UnpicklingError | RuntimeError):
+            # torch's own words advise to load the file so that it may run code.
+            reason = "it holds other things than tensors, or is no file of torch.save"
         raise DataError(
             f"{path}: cannot be read as weights ({reason}); "
             "save a state_dict with torch.save or as .safetensors."

@@ -99,7 +99,7 @@ def _blamed(text: str) -> Iterator[None]:
     """Tell what the user's code raises as its own."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise DataError(
             f"`{text}` raised {type(error).__name__}: {error} ({last.filename}, line "

@@ -63,6 +63,8 @@ class OfficialImages:
             self._data = getattr(torchvision.datasets, class_name)(str(root), **splits[split])
         except Exception as error:  # a damaged file raises what its reader raises
             detail = " ".join(str(error).split())
+            if isinstance(error, RuntimeError):  # whose words name an option that is not ours
+                detail = "its files are missing or damaged"
             raise DataError(
                 f"`{text}` is not in `{root}` in torchvision's layout ({detail}): name the folder "
                 f"of its files in the environment variable {ROOT_VARIABLE}."

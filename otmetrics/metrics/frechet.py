@@ -101,8 +101,10 @@ class FrechetInceptionDistance(FrechetFeatureDistance):
         download: bool = False,
         **kwargs: Any,
     ) -> None:
-        layer = kwargs.get("feature", normalize)
-        if "feature" in kwargs or (isinstance(layer, int) and not isinstance(layer, bool)):
+        layer = kwargs.get("feature", kwargs.get("features", normalize))
+        if {"feature", "features"} & kwargs.keys() or (
+            isinstance(layer, int) and not isinstance(layer, bool)
+        ):
             raise ValueError(
                 f"`feature` is no option of FID, got {layer!r}: it is the 2048 features of the FID "
                 "Inception network; leave it out, or take FrechetFeatureDistance(feature=...)."

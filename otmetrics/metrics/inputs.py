@@ -144,7 +144,7 @@ def _prepared(images: Tensor, extractor: FrozenExtractor, normalize: bool, said:
     if not normalize:
         if images.dtype != torch.uint8:
             raise ValueError(
-                f"`images` must be uint8, got {_range_of(images)}: {_to_uint8(images)}."
+                f"`images` must be uint8, got {_range_of(images)}: {_to_uint8(images, said)}."
             )
         return images
     if not images.is_floating_point():
@@ -155,7 +155,7 @@ def _prepared(images: Tensor, extractor: FrozenExtractor, normalize: bool, said:
     images = images.float()
     if not bool(((images >= 0) & (images <= 1)).all()):  # NaN fails it too
         raise ValueError(
-            f"`images` must lie in [0, 1], got {_range_of(images)}: {_to_unit(images)}."
+            f"`images` must lie in [0, 1], got {_range_of(images)}: {_to_unit(images, said)}."
         )
     return (images * 255).round().to(torch.uint8)
 
@@ -176,33 +176,33 @@ def _ends(images: Tensor) -> tuple[float, float]:
     return low.item(), high.item()
 
 
-def _to_unit(images: Tensor) -> str:
+def _to_unit(images: Tensor, said: str) -> str:
     """How floating images outside of [0, 1] come into it."""
     low, high = _ends(images)
     if low >= -1 and high <= 1:
-        return "give (images + 1) / 2 for images in [-1, 1]"
+        return f"give ({said} + 1) / 2 for images in [-1, 1]"
     if low >= 0 and high <= 255:
-        return "give images / 255 for images in [0, 255]"
+        return f"give {said} / 255 for images in [0, 255]"
     return (
-        "undo a normalisation by mean and std, images * std + mean; give (images + 1) / 2 for "
-        "images in [-1, 1] and images / 255 for images in [0, 255]; clamp what lies beyond"
+        f"undo a normalisation by mean and std, {said} * std + mean; give ({said} + 1) / 2 for "
+        f"images in [-1, 1] and {said} / 255 for images in [0, 255]; clamp what lies beyond"
     )
 
 
-def _to_uint8(images: Tensor) -> str:
+def _to_uint8(images: Tensor, said: str) -> str:
     """How images of another dtype become uint8 ones, or which metric takes them."""
     low, high = _ends(images)
     if images.is_floating_point():
         if 1 < high <= 255 and low >= 0:
-            return "give images.round().to(torch.uint8) for images in [0, 255]"
+            return f"give {said}.round().to(torch.uint8) for images in [0, 255]"
         taken = "make the metric with normalize=True for floating images in [0, 1]"
         if low >= 0 and high <= 1:
             return taken
-        return f"{taken}, and {_to_unit(images)}"
+        return f"{taken}, and {_to_unit(images, said)}"
     if low >= 0 and high <= 1:
-        return "give images.to(torch.uint8) * 255 for images of 0 and 1"
+        return f"give {said}.to(torch.uint8) * 255 for images of 0 and 1"
     if low >= 0 and high <= 255:
-        return "give images.to(torch.uint8) for images in [0, 255]"
+        return f"give {said}.to(torch.uint8) for images in [0, 255]"
     return "scale them to [0, 255] first"
 
 
