@@ -199,6 +199,9 @@ def resolved_device(name: str, *, mps: bool = True) -> str:
     """The device behind a name, checked; `mps` says whether the command can use one."""
     import torch
 
+    from otmetrics.ranks import number_in_environment
+
+    number_in_environment("LOCAL_RANK", 0)  # also where no GPU asks which one it is
     if name == "auto":
         if torch.cuda.is_available():
             return _own_gpu()

@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -62,6 +63,7 @@ class Ranks:
         self._seen: dict[int, tuple[bytes, float]] = {}  # last sign of each, and since when
         if world > 1:
             number_in_environment("MASTER_PORT", least=1, most=65535)
+            _check_master(rank, world)
             try:
                 # What holds the port may be no store, and never answer.
                 self._store = self._asked(self._met)
@@ -293,13 +295,28 @@ def number_in_environment(
         RankError: It is none, or out of range.
     """
     text = os.environ.get(variable, "" if default is None else str(default))
-    if not text.isdecimal() or not least <= int(text[:20]) <= most:
+    if not (text.isascii() and text.isdecimal()) or not least <= int(text[:20]) <= most:
         given = repr(text[:80]) if variable in os.environ else "none"
         raise RankError(
             f"the environment variable {variable} must be a whole number from {least} to {most}, "
             f"got {given}: start the processes with torchrun, or set it; for one alone unset it."
         )
     return int(text)
+
+
+def _check_master(rank: int, world: int) -> None:
+    """Raise where the name of the first process's machine stands for no address."""
+    host = os.environ.get("MASTER_ADDR", "")
+    if not host:
+        return  # told where it is read
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:
+        raise RankError(
+            f"rank {rank} of {world} did not find the machine of MASTER_ADDR, {host[:80]!r} "
+            f"({error}): set it to the name or address of the machine of rank 0, 127.0.0.1 where "
+            "all processes are on one."
+        ) from error
 
 
 def place_in_environment(*, slurm: bool = True) -> tuple[int, int]:

@@ -515,6 +515,7 @@ def test_one_that_ends_too_early_is_not_waited_for(monkeypatch):
     ("variables", "named"),
     [
         ({"WORLD_SIZE": "abc"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "\N{ARABIC-INDIC DIGIT THREE}"}, "WORLD_SIZE"),
         ({"RANK": "x"}, "RANK"),
         ({"LOCAL_RANK": "zz"}, "LOCAL_RANK"),
         ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "99999"}, "MASTER_PORT"),
@@ -530,3 +531,18 @@ def test_variables_of_a_training(otmetrics, tmp_path, monkeypatch, variables, na
     assert finished.stderr.startswith(f"error: the environment variable {named} must be")
     assert finished.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_local_rank_is_a_number_on_a_cpu_too(otmetrics, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "zz")
+    finished = otmetrics("score", tmp_path, tmp_path, "--device", "cpu")
+    assert finished.code == 3
+    assert finished.stderr.startswith("error: the environment variable LOCAL_RANK must be")
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 300])
+def test_a_machine_without_an_address(monkeypatch, host):
+    monkeypatch.setenv("MASTER_ADDR", host)
+    monkeypatch.setenv("MASTER_PORT", "29512")
+    with pytest.raises(RankError, match="rank 1 of 2 did not find the machine of MASTER_ADDR, '"):
+        Ranks(1, 2, 1)
