@@ -37,8 +37,8 @@ def info() -> None:
                 _size(shelf.num_bytes),
                 str(shelf.shards),
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(shelf.last_used)),
-                str(shelf.extractor),
-                str(shelf.source),
+                shelf.extractor,
+                shelf.source,
             )
             for shelf in shelves
         ]

@@ -13,8 +13,7 @@ from .extract import extract
 from .features import features
 from .runs import evaluate, models, sample
 from .score import NOT_CONVERGED, score
-from .terminal import NO_ROOM, echo, prepare
-from .terminal import give_up_stdout as _give_up_stdout
+from .terminal import NO_ROOM, echo, give_up_stdout, prepare
 from .train import train
 
 BAD_DATA = 3
@@ -64,12 +63,12 @@ def main() -> None:
         echo(f"interrupted: {kept}" if kept else "interrupted", err=True)
         code = INTERRUPTED
     except BrokenPipeError:
-        _give_up_stdout()  # the reader of a pipe has gone
+        give_up_stdout()  # the reader of a pipe has gone
         code = 0
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        _give_up_stdout()
+        give_up_stdout()
         where = f"`{error.filename}`" if error.filename else "the output"
         echo(f"error: no room is left for {where} ({error.strerror}): free some.", err=True)
         code = BAD_DATA

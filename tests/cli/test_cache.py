@@ -78,7 +78,7 @@ def test_a_stdout_without_room_is_told(otmetrics, monkeypatch, folders):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("otmetrics.cli.main._give_up_stdout", lambda: None)
+    monkeypatch.setattr("otmetrics.cli.main.give_up_stdout", lambda: None)
     monkeypatch.setattr("otmetrics.feature_cache.cache_info", full)
     found = otmetrics("cache", "info")
     assert (found.code, found.stderr) == (
