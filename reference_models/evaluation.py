@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from otmetrics.errors import ConvergenceWarning, DataError, OptionError
 from otmetrics.feature_set import FeatureSet
-from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, is_installed, load_extractor
+from otmetrics.features import (
+    DEFAULT_EXTRACTOR,
+    FrozenExtractor,
+    is_installed,
+    is_known,
+    load_extractor,
+)
 from otmetrics.functional.hashing import hashed
 from otmetrics.score_report import ScoreReport
 from otmetrics.scores import Scoring
@@ -201,6 +207,11 @@ def check_extractor_claim(name: str, run: Path) -> None:
     Raises:
         OptionError: If that extractor is not installed with otmetrics.
     """
+    if name != "auto" and not is_known(name):
+        raise OptionError(
+            f"`{run}` says that it was evaluated by `{name}`, which otmetrics does not know: "
+            "choose an extractor yourself, with --eval-features."
+        )
     if name != "auto" and not is_installed(name):
         raise OptionError(
             f"`{run}` says that it was evaluated by `{name}`, which is not installed with "

@@ -24,7 +24,7 @@ from training_cases import run as train
 
 from otmetrics.errors import DataError, OptionError, printable
 from otmetrics.extraction import Extraction, extracted
-from otmetrics.features import EXTRACTORS, is_installed, load_extractor
+from otmetrics.features import EXTRACTORS, is_installed, is_known, load_extractor
 from otmetrics.images import opened
 from otmetrics.metrics import FrechetFeatureDistance, FrechetInceptionDistance
 
@@ -117,7 +117,9 @@ def test_a_feature_file_chooses_no_extractor(otmetrics, marker, calls, name, fir
     done = otmetrics("score", *(sides if first else sides[::-1]), *FRECHET)
     assert done.code == 3
     assert f"`claims.npz` says that its features are of `{name}`" in done.stderr
-    assert "name it yourself with --features" in done.stderr
+    known = is_known(name)
+    assert ("name it yourself with --features" in done.stderr) == known
+    assert ("which otmetrics does not know: make them anew" in done.stderr) == (not known)
     assert len(done.stderr.splitlines()) == 1
     assert not marker.exists()
     assert "evil" not in sys.modules

@@ -7,6 +7,7 @@ from otmetrics.features.catalog import (
     ExtractorInfo,
     is_available,
     is_installed,
+    is_known,
     load_extractor,
 )
 from otmetrics.features.pipeline import Pipeline, pipeline
@@ -22,6 +23,7 @@ __all__ = [
     "Preprocessing",
     "is_available",
     "is_installed",
+    "is_known",
     "load_extractor",
     "pipeline",
 ]

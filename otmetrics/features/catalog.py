@@ -196,6 +196,22 @@ def is_available(name: str) -> bool:
     return info.is_available(argument)
 
 
+def is_known(name: str) -> bool:
+    """Tell whether a name has a form that `load_extractor` takes, whatever it stands for.
+
+    Args:
+        name: Any text.
+
+    Returns:
+        True for names of the catalog, and for those of its open forms, such as `timm:MODEL`.
+    """
+    try:
+        _look_up(name)
+    except ValueError:
+        return False
+    return True
+
+
 def is_installed(name: str) -> bool:
     """Tell whether an extractor is part of otmetrics: loading it runs and fetches nothing foreign.
 
