@@ -1,5 +1,6 @@
 """What can go wrong, as the user sees it."""
 
+import inspect
 import threading
 import warnings
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from contextvars import ContextVar
 
 _UNTOLD = ContextVar("_UNTOLD", default=False)
 _FILTERS = threading.RLock()
+_CHECKS_NAMES = "otmetrics.functional.option_names"  # whose frames stand between callers
 
 
 def printable(text: str) -> str:
@@ -53,10 +55,16 @@ def warn_unconverged(message: str, stacklevel: int = 1) -> None:
 
     Args:
         message: What the result says too.
-        stacklevel: Whose line is shown, as for `warnings.warn`.
+        stacklevel: Whose line is shown, as for `warnings.warn`; calls that only check names of
+            options do not count.
     """
-    if not _UNTOLD.get():
-        warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel + 1)
+    if _UNTOLD.get():
+        return
+    frame, level, counted = inspect.currentframe(), 0, 0
+    while counted < stacklevel and frame is not None and (frame := frame.f_back) is not None:
+        level += 1
+        counted += frame.f_globals.get("__name__") != _CHECKS_NAMES
+    warnings.warn(message, ConvergenceWarning, stacklevel=level + 1)
 
 
 @contextmanager

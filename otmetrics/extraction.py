@@ -12,9 +12,16 @@ from torch import Tensor
 
 from otmetrics.errors import DataError, OptionError
 from otmetrics.feature_set import FeatureSet, check_comparable, check_extractors, checked_record
-from otmetrics.features import DEFAULT_EXTRACTOR, FrozenExtractor, is_installed, load_extractor
-from otmetrics.functional.checks import check_at_least, check_seed
+from otmetrics.features import (
+    DEFAULT_EXTRACTOR,
+    FrozenExtractor,
+    is_installed,
+    is_known,
+    load_extractor,
+)
+from otmetrics.functional.checks import check_at_least, check_device, check_seed
 from otmetrics.functional.cost import memory_budget
+from otmetrics.functional.option_names import told_options
 from otmetrics.image_features import Progress, Reading, image_features
 from otmetrics.images import FeatureArray, StoredImages, opened
 from otmetrics.images.arrays import BESIDE
@@ -62,8 +69,10 @@ class Extraction(Reading):
         if self.num is not None:
             check_at_least("num", self.num, 2)
         check_seed(self.seed)
+        check_device(self.device)
 
 
+@told_options
 def extracted(
     inputs: list[str | Path],
     options: Extraction = Extraction(),
@@ -159,6 +168,12 @@ def _check_claims(pairs: list[tuple[Any, str | Path]], features: str | None) -> 
     if features is not None or len(claims) == len(pairs):
         return  # names are compared only
     for name, path in claims:
+        if not is_known(name):
+            raise DataError(
+                f"`{path}` says that its features are of `{name}`, which otmetrics does not know: "
+                f"make them anew from their images, or leave the images out and compare with "
+                "features of the same network."
+            )
         if not is_installed(name):
             raise DataError(
                 f"`{path}` says that its features are of `{name}`, which is no extractor that is "

@@ -17,6 +17,7 @@ from otmetrics.feature_cache import Shelf, Stored
 from otmetrics.features import FrozenExtractor, pipeline
 from otmetrics.functional.checks import check_at_least, check_positive
 from otmetrics.functional.cost import memory_budget
+from otmetrics.functional.option_names import ToldOptions
 from otmetrics.images import ImageArray, ReadingReport, StoredImages, batches
 from otmetrics.images.facts import WIDTH, facts_array
 from otmetrics.ranks import ALONE, Ranks
@@ -33,7 +34,7 @@ _ROWS_AT_A_TIME = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class Reading(ToldOptions):
     """How images are read, in what portions and how far ahead.
 
     Attributes:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from otmetrics.errors import unconverged_untold
 from otmetrics.functional import kernel_distance, manifold_scores
-from otmetrics.functional.checks import check_at_least, check_positive, check_seed
+from otmetrics.functional.checks import check_at_least, check_device, check_positive, check_seed
 from otmetrics.functional.cost import BLOCK_ELEMENTS, memory_budget
 from otmetrics.functional.frechet import frechet_in_float64
+from otmetrics.functional.option_names import ToldOptions
 from otmetrics.functional.result import TransportResult
 from otmetrics.functional.sliced import far_centre
 from otmetrics.functional.slices import CHUNK_ELEMENTS, PRODUCT_ELEMENTS
@@ -35,7 +36,7 @@ METRICS = (
 
 
 @dataclass(frozen=True)
-class Scoring:
+class Scoring(ToldOptions):
     """What to compute on the features.
 
     Attributes:
@@ -95,6 +96,7 @@ class Scoring:
         if self.memory_limit is not None:
             check_positive("memory_limit", self.memory_limit)
         check_seed(self.seed)
+        check_device(self.device)
 
 
 class Measured(NamedTuple):

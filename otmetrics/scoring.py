@@ -20,6 +20,7 @@ from otmetrics.functional.checks import as_tensor, checked_clouds
 from otmetrics.functional.cost import memory_budget
 from otmetrics.functional.frechet import gaussian_distance
 from otmetrics.functional.moments import merged_moments, moments
+from otmetrics.functional.option_names import told_options
 from otmetrics.inventory import differences
 from otmetrics.ranks import ALONE, Ranks
 from otmetrics.score_report import Floor, Score, ScoreReport
@@ -30,6 +31,7 @@ _ROWS_AT_A_TIME = 4096
 _DECISIVE = ("otmetrics", "torch", "numpy", "scipy", "POT", "timm", "pillow")
 
 
+@told_options
 def score(
     real: str | Path,
     fake: str | Path,
@@ -125,6 +127,7 @@ def shared_score(
     return replace(report, seconds=seconds | report.seconds)
 
 
+@told_options
 def score_features(
     real: FeatureSet | Tensor | np.ndarray,
     fake: FeatureSet | Tensor | np.ndarray,

@@ -21,7 +21,7 @@ from otmetrics.functional.debiasing import SinkhornOptions
 from otmetrics.functional.directions import seeded
 from otmetrics.functional.exact import exact_in_float64, exact_result
 from otmetrics.functional.optimum import ExactOptions, check_exact_options
-from otmetrics.functional.option_names import ToldOptions
+from otmetrics.functional.option_names import ToldOptions, told_options
 from otmetrics.functional.result import TransportResult, rounded
 from otmetrics.functional.semidiscrete import (
     SemiDiscreteOptions,
@@ -78,6 +78,7 @@ class Sliced(ToldOptions):
             self.debiased,
         )
 
+    @told_options
     def solve(
         self,
         real: Tensor,
@@ -106,6 +107,7 @@ class Sliced(ToldOptions):
             fake_weights=fake_weights,
         )
 
+    @told_options
     def __call__(
         self,
         real: Tensor,
@@ -154,6 +156,7 @@ class Exact(ToldOptions):
         """The options of the solution itself."""
         return ExactOptions(self.order, self.tolerance, self.memory_limit, self.time_limit)
 
+    @told_options
     def solve(
         self,
         real: Tensor,
@@ -209,6 +212,7 @@ class Exact(ToldOptions):
         ids = ids.to(cloud.device)
         return cloud[..., ids, :], None if weights is None else weights[..., ids]
 
+    @told_options
     def __call__(
         self,
         real: Tensor,
@@ -250,6 +254,7 @@ class Sinkhorn(ToldOptions):
     def __post_init__(self) -> None:
         check_sinkhorn_options(SinkhornOptions(**vars(self)))
 
+    @told_options
     def solve(
         self,
         real: Tensor,
@@ -277,6 +282,7 @@ class Sinkhorn(ToldOptions):
             fake_weights=fake_weights,
         )
 
+    @told_options
     def __call__(
         self,
         real: Tensor,
@@ -323,6 +329,7 @@ class SemiDiscrete(ToldOptions):
             self.source, self.tolerance, self.max_samples, self.max_rounds, self.memory_limit
         )
 
+    @told_options
     def solve(
         self,
         points: Tensor,
@@ -346,6 +353,7 @@ class SemiDiscrete(ToldOptions):
             points, weights=weights, **self._options._asdict(), start=start, generator=generator
         )
 
+    @told_options
     def __call__(self, points: Tensor, *, weights: Tensor | None = None) -> Tensor:
         """W_2 between source and points alone, in the units of the points."""
         return self.solve(points, weights=weights).value

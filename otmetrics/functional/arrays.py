@@ -1,5 +1,9 @@
 """Tensors, and arrays in their place; whatever else is given is told how to become one."""
 
+from decimal import Decimal
+from numbers import Real
+from os import PathLike
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,8 +38,9 @@ def as_tensor(name: str, value: object, *, sparse: bool = False) -> Tensor:
         The tensor, in the dtype of the array.
 
     Raises:
-        TypeError: If it is neither, or holds what no tensor keeps: a mask, or numbers that are
-            complex or of no dtype of torch.
+        TypeError: If it is neither, or holds what no tensor keeps: a mask, what is no number, or
+            numbers that are complex or of no dtype of torch.
+        ValueError: If it is a tensor without values, of the device meta.
     """
     if isinstance(value, np.ma.MaskedArray | torch.masked.MaskedTensor):
         raise TypeError(
@@ -51,6 +56,11 @@ def as_tensor(name: str, value: object, *, sparse: bool = False) -> Tensor:
             f"`{name}` must be floating, got {value.dtype}: take `.real` where the imaginary part "
             "is 0, or real and imaginary part as two features."
         )
+    if value.is_meta:
+        raise ValueError(
+            f"`{name}` must hold values, got a tensor on the device meta, which has a shape alone: "
+            "give one on the CPU or a GPU."
+        )
     if not sparse and value.layout != torch.strided:
         raise TypeError(f"`{name}` must be dense, got {value.layout}: give {name}.to_dense().")
     return value
@@ -59,6 +69,11 @@ def as_tensor(name: str, value: object, *, sparse: bool = False) -> Tensor:
 def _of_array(name: str, array: np.ndarray) -> Tensor:
     """A tensor that shares the memory of an array where torch can, else with a copy of it."""
     array = np.asarray(array)
+    if array.dtype.kind not in "biufcO" or not all(map(_is_number, _objects(array))):
+        raise TypeError(
+            f"`{name}` must hold numbers, got an array of {array.dtype}: give features, which are "
+            "numbers, without names, dates and what else stands beside them."
+        )
     if array.dtype.kind not in "biufc" or array.dtype.itemsize > 8 * (
         1 + (array.dtype.kind == "c")
     ):
@@ -74,9 +89,26 @@ def _of_array(name: str, array: np.ndarray) -> Tensor:
     return torch.from_numpy(array)
 
 
+def _objects(array: np.ndarray) -> list[object]:
+    """What an array of objects holds."""
+    return array.ravel().tolist() if array.dtype.kind == "O" else []
+
+
+def _is_number(value: object) -> bool:
+    """Whether numpy can take an object for a real number."""
+    return isinstance(value, Real | Decimal | np.bool_)
+
+
 def _no_tensor(name: str, value: object) -> str:
     """That an argument is no tensor, and how it becomes one."""
     got = type(value).__name__
+    if value is None:
+        return f"`{name}` is missing, got None: give a torch.Tensor or numpy.ndarray."
+    if isinstance(value, str | bytes | PathLike):
+        return (
+            f"`{name}` must be a torch.Tensor, got {got}: features are numbers; files are read by "
+            "otmetrics.score(real, fake)."
+        )
     if hasattr(value, "toarray"):
         remedy = f"give {name}.toarray()"
     elif hasattr(value, "to_numpy"):

@@ -3,8 +3,10 @@
 from torch import Tensor
 
 from otmetrics.functional.checks import as_tensor
+from otmetrics.functional.option_names import told_options
 
 
+@told_options
 def barycentric_projection(plan: Tensor, fake: Tensor) -> Tensor:
     """Where a plan sends each real point on average: T(x_i) = sum_j P_ij y_j / sum_j P_ij.
 

@@ -6,8 +6,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-from otmetrics.functional.arrays import as_tensor as as_tensor
-from otmetrics.functional.arrays import check_tensor as check_tensor
+from otmetrics.functional.arrays import as_tensor
 
 # Powers of distances up to this one fit float64, with room for sums over samples.
 _LARGEST_POWER, _SMALLEST_POWER = 1e290, 1e-290
@@ -179,7 +178,10 @@ def checked_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor 
     weights = as_tensor(name, weights)
     shape = cloud.shape[:-1]
     if weights.shape not in (shape, shape[-1:]):
-        raise ValueError(f"`{name}` must have shape {tuple(shape)}, got {tuple(weights.shape)}.")
+        raise ValueError(
+            f"`{name}` must have shape {tuple(shape)}, got {tuple(weights.shape)}"
+            f"{_way_to_weights(name, weights.shape, shape)}."
+        )
     weights = weights.to(cloud.device, torch.float64).expand(shape)
     if not torch.isfinite(weights.detach()).all() or (weights.detach() < 0).any():
         raise ValueError(f"`{name}` must be finite and >= 0.")
@@ -187,6 +189,13 @@ def checked_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor 
     if not ((total > 0) & torch.isfinite(total)).all():
         raise ValueError(f"`{name}` must have a positive finite sum.")
     return weights / total
+
+
+def _way_to_weights(name: str, given: torch.Size, shape: torch.Size) -> str:
+    """How weights with an axis of one too many become weights (N,) or (B, N)."""
+    if given[-1:] == (1,) and given[:-1] in (shape, shape[-1:]):
+        return f": give {name}[{':, ' if len(given) == 2 else '..., '}0]"
+    return f": give {name}[0]" if given == (1, *shape[-1:]) else ""
 
 
 def weights_note(real_weights: Tensor | None, fake_weights: Tensor | None) -> str:
@@ -244,9 +253,23 @@ def checked_generator(
     """
     if generator is None:
         return default
+    check_generator(generator)
+    return generator
+
+
+def check_generator(generator: torch.Generator) -> None:
+    """Raise unless an argument is a generator of the CPU.
+
+    Args:
+        generator: Its value.
+
+    Raises:
+        TypeError: If it is no generator, a seed for example.
+        ValueError: If it is not one of the CPU.
+    """
     if not isinstance(generator, torch.Generator):
         raise TypeError(
-            f"`generator` must be a torch.Generator or None, got {generator!r}: give "
+            f"`generator` must be a torch.Generator, got {generator!r}: give "
             "torch.Generator().manual_seed(0)."
         )
     if generator.device.type != "cpu":
@@ -254,7 +277,6 @@ def checked_generator(
             f"`generator` must be one of the CPU, got one of {generator.device}: give "
             "torch.Generator().manual_seed(0), which draws the same for every device."
         )
-    return generator
 
 
 def check_order(order: float) -> None:
@@ -339,6 +361,32 @@ def check_seed(seed: int) -> None:
     check_at_least("seed", seed, 0)
     if seed >= 2**63:
         raise ValueError(f"`seed` must be below 2^63, got {seed}.")
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raise unless an option `device` names a place where tensors can be on this machine.
+
+    Args:
+        device: Its value.
+
+    Raises:
+        ValueError: If it is no device, holds no values, or is not on this machine.
+    """
+    rule = '`device` must be "cpu", "cuda" or "cuda:i"'
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f'{rule}, got {device!r}: give "cpu".') from error
+    if found.type == "meta":
+        raise ValueError(f'{rule}, got {device!r}, where tensors have no values: give "cpu".')
+    if found.type == "cpu":
+        return
+    backend = torch.backends.mps if found.type == "mps" else getattr(torch, found.type, None)
+    there = backend is not None and hasattr(backend, "is_available") and backend.is_available()
+    count = backend.device_count() if there and hasattr(backend, "device_count") else int(there)
+    if (found.index or 0) >= count:
+        reason = f"which is not on this machine ({count} of this kind are)"
+        raise ValueError(f'{rule}, got {device!r}, {reason}: give "cpu".')
 
 
 def check_flag(name: str, value: bool) -> None:

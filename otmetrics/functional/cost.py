@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from otmetrics.functional.checks import check_order, checked_clouds
+from otmetrics.functional.option_names import told_options
 from otmetrics.precision import ieee_float32
 
 # Below this share of |x|^2 + |y|^2 the matrix-product form has lost half of its digits,
@@ -90,6 +91,7 @@ def pairwise_costs(real: Tensor, fake: Tensor, order: float) -> Tensor:
     return power(squared_distances(*centred(real, fake)), order)
 
 
+@told_options
 def cost_matrix(real: Tensor, fake: Tensor, *, order: float = 2.0) -> Tensor:
     """Transport costs C_ij = |x_i - y_j|^p, without the factor 1/2 of some texts.
 

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from otmetrics.functional.checks import as_tensor, checked_generator
+from otmetrics.functional.checks import as_tensor, check_generator
 from otmetrics.functional.hashing import hashed
+from otmetrics.functional.option_names import told_options
 
 # A standard error needs blocks to compare: twice the error from 16 of them covers 94 %.
 FEWEST_BLOCKS = 16
@@ -26,6 +27,7 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(hashed(torch.tensor(_STREAM), seed)))
 
 
+@told_options
 def random_directions(
     dimension: int,
     num_projections: int,
@@ -60,7 +62,7 @@ def random_directions(
         >>> torch.allclose(basis.T @ basis, torch.eye(3, dtype=torch.float64))
         True
     """
-    generator = checked_generator(generator, generator)
+    check_generator(generator)
     if not orthogonal:
         return _unit(_normal(num_projections, dimension, generator)).T
     block = block or block_size(dimension, num_projections)

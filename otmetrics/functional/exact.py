@@ -25,6 +25,7 @@ from otmetrics.functional.optimum import (
     cloud_optimum,
     matrix_optimum,
 )
+from otmetrics.functional.option_names import told_options
 from otmetrics.functional.result import TransportResult, outward, root, rounded, stacked
 from otmetrics.functional.threads import in_threads
 
@@ -32,6 +33,7 @@ _EPSILON = torch.finfo(torch.float64).eps
 _CHUNK = 2**17  # numbers in the differences of a plan at a time: 1 MB, of the size of a cache
 
 
+@told_options
 def exact_transport(
     cost: Tensor,
     real_weights: Tensor | None = None,
@@ -102,6 +104,7 @@ def exact_transport(
     return rounded(result, cost.dtype)._replace(message=result.message + note)
 
 
+@told_options
 def exact_result(
     real: Tensor,
     fake: Tensor,
@@ -197,6 +200,7 @@ def exact_in_float64(
     return _warned(stacked(results), stacklevel=4)
 
 
+@told_options
 def exact_wasserstein(
     real: Tensor,
     fake: Tensor,

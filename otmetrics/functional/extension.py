@@ -18,6 +18,7 @@ from otmetrics.functional.checks import (
     checked_samples,
 )
 from otmetrics.functional.laguerre import BLOCK
+from otmetrics.functional.option_names import told_options
 from otmetrics.functional.sources import check_source, standardised
 from otmetrics.precision import ieee_float32
 
@@ -73,6 +74,7 @@ def check_extended_options(options: ExtendedOptions) -> None:
 
 
 @torch.no_grad()
+@told_options
 def extended_map(
     samples: Tensor,
     points: Tensor,
@@ -203,6 +205,7 @@ def face_normals(points: Tensor, *, source: str = "cube") -> Tensor:
 
 
 @torch.no_grad()
+@told_options
 def neighbour_angles(
     points: Tensor,
     *,

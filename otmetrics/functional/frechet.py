@@ -9,10 +9,12 @@ from torch import Tensor
 from otmetrics.functional.checks import as_tensor, checked_clouds
 from otmetrics.functional.cost import narrowed
 from otmetrics.functional.once import constant
+from otmetrics.functional.option_names import told_options
 
 _BLOCK_ROWS = 4096, 8  # rows of a block that is factored: at least, and in dimensions
 
 
+@told_options
 def frechet_distance(real: Tensor, fake: Tensor) -> Tensor:
     """Fréchet distance |m - n|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2) of two clouds.
 
@@ -99,6 +101,7 @@ def _nuclear_norm(matrix: Tensor) -> Tensor:
     return torch.stack([_nuclear_norm(item) for item in matrix])
 
 
+@told_options
 def frechet_distance_from_moments(
     real_mean: Tensor, real_covariance: Tensor, fake_mean: Tensor, fake_covariance: Tensor
 ) -> Tensor:

@@ -10,12 +10,14 @@ from torch.autograd import forward_ad
 from otmetrics.functional.checks import check_positive, checked_clouds
 from otmetrics.functional.cost import centred, row_blocks, squared_distances
 from otmetrics.functional.once import differentiable_once
+from otmetrics.functional.option_names import told_options
 from otmetrics.precision import ieee_float32
 
 _FAR = 1e4  # squared distance of the mean from the origin, in variances, that cubes do not bear
 _DROWNING = 1e3  # how far a diagonal may exceed the rest of a sum that it is taken from
 
 
+@told_options
 def kernel_distance(
     real: Tensor,
     fake: Tensor,

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from otmetrics.functional.checks import check_positive, checked_heights, checked_samples
+from otmetrics.functional.option_names import told_options
 from otmetrics.precision import ieee_float32
 
 BLOCK = 2**22
@@ -11,6 +12,7 @@ BLOCK = 2**22
 
 
 @torch.no_grad()
+@told_options
 def laguerre_cells(
     samples: Tensor, points: Tensor, heights: Tensor, *, memory_limit: float | None = None
 ) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from otmetrics.functional.checks import check_at_least, checked_clouds
 from otmetrics.functional.cost import BLOCK_ELEMENTS, row_blocks
+from otmetrics.functional.option_names import told_options
 from otmetrics.precision import ieee_float32
 
 _BLURRED = 1e6  # roundings of a product: a distance of so many is right to six digits
@@ -36,6 +37,7 @@ class ManifoldScores(NamedTuple):
     coverage: Tensor
 
 
+@told_options
 def manifold_scores(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> ManifoldScores:
     """Precision, recall, density and coverage at the price of precision and recall.
 
@@ -54,6 +56,7 @@ def manifold_scores(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> Ma
     return ManifoldScores(*_by_problem(_all_scores, real, fake, num_neighbors))
 
 
+@told_options
 def precision_recall(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> PrecisionRecall:
     """Share of fake inside the real manifold (precision), and the reverse (recall).
 
@@ -86,6 +89,7 @@ def precision_recall(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> P
     return PrecisionRecall(scores.precision, scores.recall)
 
 
+@told_options
 def density_coverage(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> DensityCoverage:
     """Mean number of real balls around a fake sample over k, and share of balls that hold one.
 

@@ -18,6 +18,7 @@ from otmetrics.functional.checks import (
 )
 from otmetrics.functional.cost import centred, held
 from otmetrics.functional.once import detached, differentiable_once
+from otmetrics.functional.option_names import told_options
 from otmetrics.functional.result import TransportResult, root, stacked
 from otmetrics.functional.univariate import cumulative, line_costs, merged_quantiles, ranking_of
 from otmetrics.precision import ieee_float32
@@ -70,6 +71,7 @@ class _Pairs(NamedTuple):
     masses: Tensor
 
 
+@told_options
 def max_sliced_result(
     real: Tensor,
     fake: Tensor,
@@ -153,6 +155,7 @@ def max_sliced_result(
     return found._replace(result=found.result._replace(message=found.result.message + note))
 
 
+@told_options
 def max_sliced_wasserstein(
     real: Tensor,
     fake: Tensor,

@@ -5,9 +5,11 @@ from torch import Tensor
 
 from otmetrics.functional.checks import check_at_least, check_seed, checked_clouds
 from otmetrics.functional.cost import centred
+from otmetrics.functional.option_names import told_options
 from otmetrics.functional.slices import costs_along, measured
 
 
+@told_options
 def monge_inception_distance(
     real: Tensor, fake: Tensor, *, num_projections: int = 1000, seed: int = 2020
 ) -> Tensor:

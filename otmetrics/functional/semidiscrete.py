@@ -24,6 +24,7 @@ from otmetrics.functional.checks import (
 )
 from otmetrics.functional.cost import held
 from otmetrics.functional.laguerre import BLOCK
+from otmetrics.functional.option_names import told_options
 from otmetrics.functional.result import root
 from otmetrics.functional.sources import check_source, second_moment, standardised
 
@@ -119,6 +120,7 @@ def check_semidiscrete_options(options: SemiDiscreteOptions) -> None:
 
 
 @torch.no_grad()
+@told_options
 def semidiscrete_result(
     points: Tensor,
     *,

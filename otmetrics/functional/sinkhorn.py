@@ -17,9 +17,11 @@ from otmetrics.functional.checks import (
 from otmetrics.functional.cost import narrowed
 from otmetrics.functional.debiasing import SinkhornOptions, Solved, entropic_batch
 from otmetrics.functional.once import with_gradient
+from otmetrics.functional.option_names import told_options
 from otmetrics.functional.result import TransportResult, outward, root
 
 
+@told_options
 def sinkhorn_result(
     real: Tensor,
     fake: Tensor,
@@ -90,6 +92,7 @@ def sinkhorn_result(
     return _result(real, fake, options, real_weights, fake_weights, debiased=True, bounds=True)[0]
 
 
+@told_options
 def sinkhorn_divergence(
     real: Tensor,
     fake: Tensor,
@@ -136,6 +139,7 @@ def sinkhorn_divergence(
     return _result(real, fake, options, real_weights, fake_weights, debiased=True)[0].cost
 
 
+@told_options
 def entropic_cost(
     real: Tensor,
     fake: Tensor,

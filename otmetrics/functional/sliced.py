@@ -26,6 +26,7 @@ from otmetrics.functional.directions import (
     seeded,
 )
 from otmetrics.functional.monte_carlo import controlled, error_of_mean, error_of_root
+from otmetrics.functional.option_names import told_options
 from otmetrics.functional.result import TransportResult, root
 from otmetrics.functional.slices import (
     Measure,
@@ -79,6 +80,7 @@ class _Slices(NamedTuple):
     squares: Tensor
 
 
+@told_options
 def sliced_result(
     real: Tensor,
     fake: Tensor,
@@ -165,6 +167,7 @@ def sliced_result(
     return _result(costs.mean(-1), None, question, f"mean over {len(rows)} given directions{note}")
 
 
+@told_options
 def sliced_wasserstein(
     real: Tensor,
     fake: Tensor,

@@ -14,12 +14,14 @@ from otmetrics.functional.checks import (
     checked_clouds,
     checked_weights,
 )
+from otmetrics.functional.option_names import told_options
 from otmetrics.functional.threads import in_threads
 
 _CACHED = 2**16  # values a side of a piece that stays in the cache
 _MANY = 2**17  # values from which a second thread is worth its start
 
 
+@told_options
 def univariate_cost(
     real: Tensor,
     fake: Tensor,
@@ -66,7 +68,7 @@ def univariate_cost(
 
 
 def _check_columns(real: Tensor, fake: Tensor) -> None:
-    """Raise where samples come as a column (N, 1), which would be N problems of one sample."""
+    """Raise unless both are values on lines; a column (N, 1) would be N problems of one sample."""
     for name, values in (("real", real), ("fake", fake)):
         if values.ndim == 2 and len(values) > 1 and values.shape[1] == 1:
             other = fake if values is real else real
@@ -75,6 +77,16 @@ def _check_columns(real: Tensor, fake: Tensor) -> None:
                     f"`{name}` must have shape (N,) or (B, N), got the column "
                     f"{tuple(values.shape)}: give {name}.squeeze(1)."
                 )
+    shapes = [tuple(values.shape) for values in (real, fake)]
+    if not all(len(shape) in (1, 2) for shape in shapes) or shapes[0][:-1] != shapes[1][:-1]:
+        raise ValueError(
+            "`real` and `fake` must be values (N,) and (M,), or B rows of them, (B, N) and (B, M), "
+            f"got {shapes[0]} and {shapes[1]}: for features (N, D) take `exact_wasserstein` or "
+            "`sliced_wasserstein`."
+        )
+    for name, shape in zip(("real", "fake"), shapes, strict=True):
+        if 0 in shape:
+            raise ValueError(f"`{name}` must not be empty, got shape {shape}.")
 
 
 def line_costs(

@@ -14,8 +14,10 @@ from otmetrics.functional.checks import (
 )
 from otmetrics.functional.cost import cost_matrix
 from otmetrics.functional.once import differentiable_once
+from otmetrics.functional.option_names import told_options
 
 
+@told_options
 def unrolled_sinkhorn_divergence(
     real: Tensor,
     fake: Tensor,

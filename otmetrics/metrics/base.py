@@ -16,6 +16,7 @@ from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
 from otmetrics.features import FrozenExtractor
 from otmetrics.functional.checks import check_flag
+from otmetrics.functional.option_names import unknown_option
 from otmetrics.metrics.extractors import forget, shared_extractor
 from otmetrics.metrics.inputs import batch_features, check_sides, sides_of
 from otmetrics.metrics.state import DIGEST_BYTES, SIDES, TwoSidedMetric, named
@@ -69,7 +70,13 @@ class FeatureMetric(TwoSidedMetric):
         **kwargs: Any,
     ) -> None:
         check_no_foreign_options(feature, kwargs)
-        super().__init__(**kwargs)
+        try:
+            super().__init__(**kwargs)
+        except ValueError as error:  # torchmetrics alone knows what it takes
+            if not str(error).startswith("Unexpected keyword argument"):
+                raise
+            name = next((one for one in kwargs if f"`{one}`" in str(error)), "?")
+            raise ValueError(unknown_option(type(self), name)) from None
         check_flag("normalize", normalize)
         check_flag("reset_real_features", reset_real_features)
         self.extractor = None if feature is None else shared_extractor(feature)

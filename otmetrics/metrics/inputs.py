@@ -29,6 +29,8 @@ def given_tensor(name: str, value: Any) -> Tensor:
     """
     if isinstance(value, Tensor | np.ndarray):
         return as_tensor(name, value)
+    if value is None:
+        raise TypeError(f"`{name}` is missing, got None: give a torch.Tensor or numpy.ndarray.")
     raise TypeError(
         f"`{name}` must be a torch.Tensor or numpy.ndarray, got {_described(value)}: "
         f"{_way_to_an_array(name, value)}."

@@ -1,6 +1,7 @@
 """Invalid questions raise, and the message names the argument."""
 
 import math
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import torch
 from cases import cloud
 from scipy.sparse import csr_matrix
 
+from otmetrics import Extraction, Scoring
 from otmetrics.functional import (
     cost_matrix,
     density_coverage,
@@ -91,6 +93,13 @@ CLOUDS = {
     "batch against none": (X[None], Y, ValueError, "same batch dimensions"),
     "batch sizes": (X.expand(2, 8, 3), Y.expand(3, 7, 3), ValueError, "same batch dimensions"),
     "features": (X, Y[:, :2], ValueError, "same number of features D, got 3 and 2"),
+    "nothing": (X, None, TypeError, "`fake` is missing, got None"),
+    "a path": (X, "fake.npy", TypeError, "features are numbers; files are read by"),
+    "text": (np.full((8, 3), "a"), Y, TypeError, "`real` must hold numbers, got an array of <U1"),
+    "bytes": (np.full((8, 3), b"a"), Y, TypeError, "`real` must hold numbers, got an array of"),
+    "dates": (np.zeros((8, 3), "M8[s]"), Y, TypeError, "`real` must hold numbers, got an array of"),
+    "names": (np.array([[1, "a"]], object), Y, TypeError, "`real` must hold numbers, got an array"),
+    "meta": (X.to("meta"), Y, ValueError, "`real` must hold values, got a tensor on the device me"),
     "no samples": (X, Y[:0], ValueError, "`fake` must hold at least"),
     "no features": (X[:, :0], Y[:, :0], ValueError, "`real` must not be empty"),
     "no problems": (X.expand(0, 8, 3), Y.expand(0, 7, 3), ValueError, "`real` must not be empty"),
@@ -144,7 +153,8 @@ WEIGHTS = {
     "complex": (torch.full((8,), 1 + 1j), TypeError, "got torch.complex64: take"),
     "complex array": (np.full(8, 1 + 1j), TypeError, "got torch.complex128: take"),
     "length": (torch.ones(7), ValueError, r"`real_weights` must have shape \(8,\), got \(7,\)"),
-    "column": (torch.ones(8, 1), ValueError, "`real_weights` must have shape"),
+    "column": (torch.ones(8, 1), ValueError, r"got \(8, 1\): give real_weights\[:, 0\]"),
+    "row": (torch.ones(1, 8), ValueError, r"got \(1, 8\): give real_weights\[0\]"),
     "negative": (torch.tensor([1.0] * 7 + [-1e-9]), ValueError, "`real_weights` must be finite"),
     "nan": (torch.tensor([1.0] * 7 + [math.nan]), ValueError, "`real_weights` must be finite"),
     "infinite": (torch.tensor([1.0] * 7 + [math.inf]), ValueError, "`real_weights` must be finite"),
@@ -367,3 +377,20 @@ def test_a_cost_that_is_not_finite_is_told_apart_from_a_shape(value: float) -> N
         exact_transport(cost)
     with pytest.raises(ValueError, match=r"`cost` must have shape \(N, M\), got \(2,\)"):
         exact_transport(cost[0])
+
+
+def test_features_on_the_line_are_told_by_the_shapes_that_were_given() -> None:
+    for real, fake in ((X, Y), (X[None], Y[None]), (X[0, 0], Y[:, 0]), (X, Y[:, 0])):
+        shapes = f"got {tuple(real.shape)} and {tuple(fake.shape)}: for features"
+        with pytest.raises(ValueError, match=re.escape(shapes)):
+            univariate_cost(real, fake)
+    with pytest.raises(ValueError, match=r"`real` must not be empty, got shape \(0, 3\)"):
+        univariate_cost(X[:0], Y[:0])
+
+
+@pytest.mark.parametrize("device", ["tpu", "meta", "cuda:99", "cuda:-1", "xpu:99", 3.5, None])
+@pytest.mark.parametrize("made", [Scoring, Extraction])
+def test_devices_that_are_not_there(made: type, device: Any) -> None:
+    with pytest.raises(ValueError, match=r'`device` must be "cpu", .* got .*: give "cpu"'):
+        made(device=device)
+    assert made(device="cpu:0").device == "cpu:0"

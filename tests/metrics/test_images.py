@@ -151,7 +151,7 @@ def test_normalize_takes_what_a_file_would_hold():
         (False, REAL[..., :0], "no image has a side of 0"),
         (False, REAL.to(torch.complex64), "take `.real`"),
         (False, REAL.numpy().astype(np.uint16) * 99, r"uint16 in \[0, 25245\]: scale them"),
-        (False, REAL.to("meta"), "on the metric's device cpu, got meta"),
+        (False, REAL.to("meta"), "must hold values, got a tensor on the device meta"),
     ],
 )
 def test_bad_images(normalize, batch, message):
