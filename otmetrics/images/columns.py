@@ -1,13 +1,16 @@
 """What the columns of a table hold: images, vectors, classes."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from otmetrics.errors import DataError
+
+MAX_LABEL_BYTES = 2**28
+"""The largest column of classes, of all parts together."""
 
 
 def labels_in(parts: Iterable[Any], names: Sequence[str] | None) -> tuple[str, ...]:
@@ -19,10 +22,42 @@ def labels_in(parts: Iterable[Any], names: Sequence[str] | None) -> tuple[str, .
 
     Returns:
         Class of each row.
+
+    Raises:
+        DataError: They take more than `MAX_LABEL_BYTES`.
     """
     known: dict[str, str] = {}
-    found = (_label(value, names) for part in parts for value in part.to_pylist())
-    return tuple(known.setdefault(label, label) for label in found)
+    found: list[str] = []
+    size = 0
+    for part in parts:
+        size += part.nbytes
+        if size > MAX_LABEL_BYTES:
+            raise DataError(
+                f"has classes of more than the {MAX_LABEL_BYTES} bytes that are read: leave the "
+                "column out, or give each class a short name."
+            )
+        labels = (_label(value, names) for value in values_in(part))
+        found += (known.setdefault(label, label) for label in labels)
+    return tuple(found)
+
+
+def values_in(part: Any) -> Iterator[Any]:
+    """Yield the values of a part of a column: of a dictionary each is made once, not once a row.
+
+    Args:
+        part: An array of pyarrow, perhaps in chunks.
+
+    Yields:
+        The value of each row; None where there is none.
+    """
+    import pyarrow
+
+    for chunk in part.chunks if isinstance(part, pyarrow.ChunkedArray) else [part]:
+        if not pyarrow.types.is_dictionary(chunk.type):
+            yield from (value.as_py() for value in chunk)
+            continue
+        values = chunk.dictionary.to_pylist()
+        yield from (None if index is None else values[index] for index in chunk.indices.to_pylist())
 
 
 def bytes_in(chunk: Any) -> Any:

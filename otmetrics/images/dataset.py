@@ -1,6 +1,7 @@
 """Rows of Hugging Face datasets on disk."""
 
 import json
+import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from otmetrics.images.beside import beside, unblocked
 from otmetrics.images.columns import bytes_in, image_column, labels_in
 from otmetrics.images.decode import check_regular
 from otmetrics.images.identity import file_identity
-from otmetrics.images.limits import check_rows
+from otmetrics.images.limits import check_expansion, check_rows
 
 MAX_JSON_BYTES = 2**26
 """The largest JSON file of a dataset."""
@@ -67,6 +68,8 @@ class DatasetRows:
         import pyarrow
 
         with pyarrow.memory_map(str(file)) as source:
+            check_expansion(file.name, _unpacked_bytes(source), file.stat().st_size)
+            source.seek(0)
             schema = pyarrow.ipc.open_stream(source).schema
             column = image_column(self.folder, schema)
             label = next((n for n in ("label", "labels") if n in schema.names), None)
@@ -117,6 +120,56 @@ class DatasetRows:
         kind = self._info.get(self.label)
         names = kind.get("names") if isinstance(kind, dict) else None
         return labels_in(self._label_parts, names if isinstance(names, list) else None)
+
+
+def _unpacked_bytes(source: Any) -> int:
+    """Bytes that the compressed parts of an Arrow stream say they unpack to."""
+    import pyarrow
+
+    total = 0
+    while True:
+        try:
+            message = pyarrow.ipc.read_message(source)
+        except EOFError:
+            return total
+        if message.type not in {"record batch", "dictionary"}:
+            continue
+        body = memoryview(message.body)
+        for offset, length in _compressed_buffers(memoryview(message.metadata), message.type):
+            if length:  # else there is not even a size
+                (size,) = struct.unpack_from("<q", body[offset:])
+                total += max(size, 0)  # -1: this one lies there as it is
+
+
+def _compressed_buffers(metadata: memoryview, kind: str) -> Iterator[tuple[int, int]]:
+    """Yield where the compressed buffers of an Arrow message lie, and their lengths."""
+
+    # pyarrow shows neither: these are the tables of FlatBuffers. A table begins with the distance
+    # back to the list of its fields, whose places follow two sizes.
+    def read(form: str, place: int) -> int:
+        if place < 0:
+            raise ValueError("a place before the start of a message")
+        return int(struct.unpack_from(form, metadata, place)[0])
+
+    def field(table: int, number: int) -> int:
+        places = table - read("<i", table)
+        there = 4 + 2 * number < read("<H", places)
+        place = read("<H", places + 4 + 2 * number) if there else 0
+        return table + place if place else 0
+
+    def followed(place: int) -> int:
+        return place + read("<I", place)
+
+    batch = followed(field(followed(0), 2))  # Message.header
+    if kind == "dictionary":
+        batch = followed(field(batch, 1))  # DictionaryBatch.data
+    buffers = field(batch, 2)
+    if not buffers or not field(batch, 3):  # RecordBatch.buffers, RecordBatch.compression
+        return
+    start = followed(buffers)
+    for number in range(read("<I", start)):
+        place = start + 4 + 16 * number
+        yield read("<q", place), read("<q", place + 8)
 
 
 def _json(path: Path) -> dict[str, Any]:

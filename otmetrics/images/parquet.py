@@ -10,10 +10,12 @@ import numpy as np
 
 from otmetrics.errors import DataError
 from otmetrics.images.beside import one_line, unblocked
-from otmetrics.images.columns import class_names, column_of, labels_in, vectors_in
+from otmetrics.images.columns import class_names, column_of, labels_in, values_in, vectors_in
 from otmetrics.images.decode import check_regular
 from otmetrics.images.identity import file_identity
 from otmetrics.images.limits import bytes_for, check_expansion, check_rows, foreign_content
+
+_BATCH_ROWS = 16
 
 MAX_FOOTER_BYTES = 2**28
 """The longest description at the end of a parquet file."""
@@ -94,7 +96,7 @@ class ParquetRows:
             return False
         there = set(os.listdir(folder))  # noqa: PTH208 - names alone
         for chunk in self._read(number, self.column, ".path").chunks:
-            for path in filter(None, chunk.field("path").to_pylist()):
+            for path in set(filter(None, values_in(chunk.field("path")))):
                 if there.intersection(PurePath(path).parts[:1]):
                     return True
         return False
@@ -166,20 +168,45 @@ class ParquetRows:
 
     def _read(self, number: int, column: str, leaf: str = "") -> Any:
         """A column of a row group, checked to the last value: readers trust what is in memory."""
+        # Texts and bytes stay in dictionaries: a file may hold a large one once, and say that it
+        # is that of a million rows.
+        import pyarrow
+
         file, group, first, _ = self._groups[number]
         last = self._groups[number + 1][2] if number + 1 < len(self._groups) else self._count
-        data = _parquet(file)
+        data = _parquet(file, column + leaf)
         size = data.metadata.row_group(group).total_byte_size
         check_expansion(f"row group {group}", size, file.stat().st_size)
-        found = data.read_row_group(group, columns=[column + leaf])[column]
+        try:
+            found = data.read_row_group(group, columns=[column + leaf])[column]
+        except pyarrow.ArrowCapacityError:  # more than 2 GB of different ones fit no dictionary
+            found = _in_batches(_parquet(file), group, column + leaf)[column]
         found.validate(full=True)
         if len(found) != last - first:
             raise DataError(f"holds {len(found)} rows where {last - first} were: write it again.")
         return found
 
 
-def _parquet(path: Path) -> Any:
-    """Open a parquet file whose description is not too long to be read."""
+def _in_batches(data: Any, group: int, column: str) -> Any:
+    """Read a column of a row group a few rows at a time, while it is no larger than it may be."""
+    import pyarrow
+
+    batches, size = [], 0
+    most = data.metadata.row_group(group).total_byte_size
+    rows = data.iter_batches(_BATCH_ROWS, [group], columns=[column], use_threads=False)
+    for batch in rows:
+        size += batch.nbytes
+        if size > 2 * most:  # with offsets, and values that several rows share
+            raise DataError(
+                f"has a row group {group} of more than the {most} bytes that it claims: write it "
+                "again."
+            )
+        batches.append(batch)
+    return pyarrow.Table.from_batches(batches)
+
+
+def _parquet(path: Path, kept: str = "") -> Any:
+    """Open a parquet file, not of too long a description; texts of one column as dictionaries."""
     import pyarrow.parquet as parquet
 
     check_regular(path)
@@ -191,7 +218,16 @@ def _parquet(path: Path) -> Any:
             raise DataError(found)
         if int.from_bytes(file.read(4), "little") > min(end, MAX_FOOTER_BYTES):
             raise ValueError("its description is longer than it is, or than what is read")
-    return parquet.ParquetFile(path)
+    data = parquet.ParquetFile(path)
+    if not kept:
+        return data
+    leaves = [data.schema.column(index) for index in range(len(data.schema))]
+    texts = [
+        leaf.path
+        for leaf in leaves
+        if leaf.physical_type == "BYTE_ARRAY" and f"{leaf.path}.".startswith(f"{kept}.")
+    ]
+    return parquet.ParquetFile(path, metadata=data.metadata, read_dictionary=texts)
 
 
 def unreadable(error: Exception) -> str:
