@@ -12,6 +12,7 @@ from torch import Tensor
 
 from otmetrics.errors import DataError
 from otmetrics.feature_cache import cache_folder
+from otmetrics.images.limits import lacks_room
 
 _BLOCK_BYTES = 2**24
 
@@ -43,8 +44,8 @@ def new_array(shape: tuple[int, ...], dtype: Any, limit: float) -> np.ndarray:
             return np.memmap(file, dtype, "w+", shape=shape)
     except OSError as error:
         raise DataError(
-            f"`{folder}` has no room for {size / 1e6:.0f} MB of features ({error.strerror}): set "
-            "OTMETRICS_CACHE to a folder that has, or raise --memory-limit."
+            f"{size / 1e6:.0f} MB of features need a file, for which `{folder}` "
+            f"{lacks_room(error)}: set OTMETRICS_CACHE to another folder, or raise --memory-limit."
         ) from error
 
 

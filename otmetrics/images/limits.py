@@ -1,5 +1,6 @@
 """What files say of themselves is a claim: limits on what is taken from them."""
 
+import errno
 import os
 import re
 import tempfile
@@ -14,6 +15,9 @@ MAX_ROWS = 2**24
 
 MAPPED_BYTES = 2**26
 """From this size on an array is a file that is mapped, not memory."""
+
+MAX_UNPACKED_BYTES = 2**35
+"""The largest array that is unpacked, whatever it is packed in: 34 GB of memory or disk."""
 
 MAX_EXPANSION = 100
 """How many times its size in the file what is larger than `FREE_BYTES` may unpack to."""
@@ -137,17 +141,38 @@ def bytes_for(size: int) -> np.ndarray:
         uint8 (size,), whose values are not set.
 
     Raises:
-        DataError: The folder of temporary files has no room.
+        DataError: They are more than `MAX_UNPACKED_BYTES`, or the folder of temporary files has no
+            room or takes no file.
     """
+    if size > MAX_UNPACKED_BYTES:
+        raise DataError(
+            f"unpacks to {size} bytes, more than the {MAX_UNPACKED_BYTES} that are unpacked: save "
+            "it with np.save or np.savez, which is read where it lies."
+        )
     if size < MAPPED_BYTES:
         return np.empty(size, np.uint8)
+    folder = "the folder of temporary files"
     try:
+        folder = f"`{tempfile.gettempdir()}`"
         with tempfile.TemporaryFile() as file:
             if hasattr(os, "posix_fallocate"):  # a full disk is told now, not by a signal later
                 os.posix_fallocate(file.fileno(), 0, size)
             return np.memmap(file, np.uint8, "w+", shape=(size,))
     except OSError as error:
         raise DataError(
-            f"unpacks to {size / 1e6:.0f} MB, for which `{tempfile.gettempdir()}` has no room "
-            f"({error.strerror}): set TMPDIR to a folder that has, or save it with np.savez."
+            f"unpacks to {size / 1e6:.0f} MB, for which {folder} {lacks_room(error)}: set TMPDIR "
+            "to another folder, or save it with np.savez."
         ) from error
+
+
+def lacks_room(error: OSError) -> str:
+    """Say why a folder does not take a large file: not all that goes wrong there is a full disk.
+
+    Args:
+        error: What was raised when the file was made.
+
+    Returns:
+        What follows the name of the folder in a message.
+    """
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return f"{'has no room' if full else 'takes no file'} ({error.strerror or error})"

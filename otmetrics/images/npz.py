@@ -40,6 +40,9 @@ _STATISTICS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))  # pytorch-fid, TTUR, E
 _READ_BYTES = 2**20
 _MAGIC = b"\x93NUMPY"
 
+# What Python's parser says of a damaged header, and numpy of one that Python 2 wrote.
+_HEADER_WARNINGS = r".*\binvalid .*(escape|literal)|Reading `\.npy`"
+
 
 class LoadedArray(NamedTuple):
     """The array of a file and what stands beside it.
@@ -79,8 +82,7 @@ def loaded_array(path: Path) -> LoadedArray:
             `MAX_PROTOCOL_BYTES` and what `limits.check_expansion` says.
     """
     try:
-        with ignored_warnings():  # a damaged header makes Python's parser warn
-            return _loaded(path)
+        return _loaded(path)
     except Exception as error:  # numpy and zipfile raise nearly anything on a damaged file
         raise DataError(f"`{path}` {_explained(error)}") from error
 
@@ -177,12 +179,12 @@ def _header(entry: IO[bytes]) -> _Header:
     """Read the header of an array, of a dtype that is safe to read."""
     known = io.BytesIO(entry.read(MAX_HEADER_BYTES))  # else up to 4 GB would be taken for one
     version = np.lib.format.read_magic(known)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(known)
-    elif version == (2, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(known)
-    else:
+    if version not in {(1, 0), (2, 0)}:
         raise DataError(f"has an array of version {version}: save it with np.save.")
+    first = version == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    with ignored_warnings(_HEADER_WARNINGS):
+        shape, fortran, dtype = read(known)
     if dtype.hasobject:
         raise DataError("holds pickled objects: save an array of a plain dtype with np.save.")
     if dtype.names is not None:
@@ -280,8 +282,8 @@ def _labels(file: BinaryIO, archive: zipfile.ZipFile, array: np.ndarray) -> tupl
     with archive.open(_info(archive, "labels")) as entry:
         try:
             header = _header(entry)
-        except ValueError:  # no array, or none of a plain dtype
-            return None
+        except DataError as error:
+            raise DataError(f"has an entry `labels` that {error}") from error
     if header.dtype.kind not in "iuUb" or len(header.shape) > 2:
         return None
     if len(header.shape) == 2 and header.shape[1] != 1:  # one hot, or several a row

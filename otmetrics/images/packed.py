@@ -336,7 +336,7 @@ def _inflated(content: bytes, size: int) -> bytes:
 
 def _tar_members(archive: _Archive, file: BinaryIO) -> list[_Member]:
     """Files of a tar archive, by one pass over its headers."""
-    found, place = [], -1
+    found, place, special = [], -1, ""
     bounded: Any = TarHeaders(file, MAX_TAR_HEADER_BYTES)
     with tarfile.open(fileobj=bounded, mode="r:") as headers:
         for info in headers:
@@ -353,8 +353,15 @@ def _tar_members(archive: _Archive, file: BinaryIO) -> list[_Member]:
             if stored:
                 reader = _TarReader(archive, info.offset_data, info.size)
                 found.append(_Member(archive, info.name.removeprefix("./"), info.size, reader))
+            else:
+                special = info.name
         end = headers.offset
     _check_end(file, end, archive.status.st_size)
+    if special and not found:
+        raise DataError(
+            f"holds pipes, devices or sparse files alone, such as `{special}`, none of which is "
+            "read: pack the image files themselves."
+        )
     return found
 
 

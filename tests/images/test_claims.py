@@ -1,13 +1,16 @@
 """What files claim: sizes, places and ends that are not so are told, in little time and memory."""
 
+import errno
 import io
 import json
 import os
 import random
+import re
 import struct
 import tarfile
 import time
 import tracemalloc
+import warnings
 import zipfile
 import zlib
 from contextlib import contextmanager
@@ -17,7 +20,18 @@ import pytest
 from PIL import Image
 
 from otmetrics.errors import DataError
-from otmetrics.images import ImageFolder, identity, limits, listed, npz, opened, packed, sources
+from otmetrics.images import (
+    ImageFolder,
+    columns,
+    identity,
+    limits,
+    listed,
+    npz,
+    opened,
+    packed,
+    sources,
+)
+from otmetrics.images import parquet as parquet_rows
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
 GIGABYTES = 5 * 2**30
@@ -164,6 +178,76 @@ def test_large_entries_are_unpacked_into_a_file(tmp_path, monkeypatch):
         assert np.array_equal(found, values)
 
 
+def test_arrays_that_unpack_to_more_than_is_unpacked(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", FEATURES)
+    np.savez(tmp_path / "b.npz", FEATURES)
+    monkeypatch.setattr(limits, "MAX_UNPACKED_BYTES", FEATURES.nbytes)
+    assert np.array_equal(opened(tmp_path / "a.npz").features, FEATURES)
+    monkeypatch.setattr(limits, "MAX_UNPACKED_BYTES", FEATURES.nbytes - 1)
+    with pytest.raises(DataError, match=r"a\.npz` unpacks to 960 bytes, more than the 959 that"):
+        opened(tmp_path / "a.npz")
+    monkeypatch.setattr(npz, "MAPPED_BYTES", 1)  # what is not packed is read where it lies
+    assert np.array_equal(opened(tmp_path / "b.npz").features, FEATURES)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="more than the 34359738368 that are unpacked"):
+        limits.bytes_for(limits.MAX_UNPACKED_BYTES + 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs POSIX")
+def test_why_a_file_for_what_is_unpacked_cannot_be_made(tmp_path, monkeypatch):
+    import resource
+
+    for code, told in ((errno.ENOSPC, "has no room"), (errno.EDQUOT, "has no room")):
+        assert limits.lacks_room(OSError(code, "x")) == f"{told} (x)"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        with pytest.raises(DataError, match=r"takes no file \(File too large\): set TMPDIR"):
+            limits.bytes_for(limits.MAPPED_BYTES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    monkeypatch.setattr(limits.tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(DataError, match=r"none` takes no file \(No such file or directory\)"):
+        limits.bytes_for(limits.MAPPED_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([None] * 40), "has an entry `labels` that holds pickled objects: save an array"),
+        (np.zeros(40, [("a", int)]), "has an entry `labels` that holds a structured array"),
+    ],
+)
+def test_labels_that_are_not_read_are_told(tmp_path, labels, message):
+    np.savez(tmp_path / "a.npz", features=FEATURES, labels=labels)
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path / "a.npz")
+
+
+def test_labels_that_are_no_array_are_damage(tmp_path):
+    path = write_zip(tmp_path / "a.npz", {"features.npy": npy(FEATURES), "labels.npy": b"x" * 99})
+    with pytest.raises(DataError, match="is truncated or corrupt"):
+        opened(path)
+
+
+def test_only_warnings_of_headers_are_ignored(tmp_path, monkeypatch):
+    path = tmp_path / "a.npy"
+    content = npy(FEATURES)
+    path.write_bytes(content.replace(b"(40, 3)", b"(40,3L)"))  # as Python 2 wrote them
+    assert np.array_equal(opened(path).features, FEATURES)
+    path.write_bytes(content.replace(b"'<f8'", rb"'\<f'"))
+    with pytest.raises(DataError, match="is truncated or corrupt"):
+        opened(path)
+
+    def warned(header, size):
+        warnings.warn("something else", stacklevel=1)
+
+    path.write_bytes(content)
+    monkeypatch.setattr(npz, "_check_size", warned)
+    with pytest.warns(UserWarning, match="something else"):
+        npz.loaded_array(path)
+
+
 def test_headers_beyond_reason(tmp_path):
     path = tmp_path / "a.npy"
     path.write_bytes(b"\x93NUMPY\2\0" + struct.pack("<I", 2**31 - 1))
@@ -239,6 +323,17 @@ def test_a_tar_with_zeros_inside(tmp_path):
         path.write_bytes(whole[:third] + bytes(length) + whole[third + length :])
         with pytest.raises(DataError, match="data follow the mark of its end: fetch it again"):
             opened(path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_a_tar_without_a_file(tmp_path, kind):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("a.png", "b.png"):
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            archive.addfile(info)
+    with pytest.raises(DataError, match=r"holds pipes, devices or sparse files alone, .* `b\.png`"):
+        opened(tmp_path / "a.tar")
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -579,6 +674,100 @@ def test_tables_beyond_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "MAX_EXPANSION", 1)
     with pytest.raises(DataError, match="more than 1 times as many: save it uncompressed"):
         opened(tmp_path / "a.parquet")
+
+
+POOLS = []  # which what was allocated in them needs
+
+
+@contextmanager
+def arrow_memory(megabytes):
+    """Little memory as pyarrow knows of it."""
+    pyarrow = pytest.importorskip("pyarrow")
+    before = pyarrow.default_memory_pool()
+    pool = pyarrow.proxy_memory_pool(before)
+    POOLS.append(pool)
+    pyarrow.set_memory_pool(pool)
+    try:
+        yield
+        assert pool.max_memory() < megabytes * 1e6
+    finally:
+        pyarrow.set_memory_pool(before)
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_a_parquet_file_that_holds_one_image_a_thousand_times(tmp_path, monkeypatch, embedded):
+    pyarrow = pytest.importorskip("pyarrow")
+    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
+    parquet = pytest.importorskip("pyarrow.parquet")
+    content = IMAGES["0.png"] + bytes(900_000)  # behind the end of the image
+    value = {"bytes": content, "path": "x" * 10_000} if embedded else content
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    image = pyarrow.array([value] * 20, kind if embedded else pyarrow.binary())
+    image = pyarrow.chunked_array([image] * 50)
+    table = pyarrow.table({"image": image, "label": ["y" * 100] * 999 + ["z"]})
+    parquet.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    del table, image
+    with arrow_memory(20):
+        source = opened(tmp_path / "a.parquet")
+        assert np.array_equal(source.read(999).pixels.permute(1, 2, 0), PIXELS[0])
+        assert source.identity(3, content=False) != source.identity(4, content=False)
+    assert source.labels == ("y" * 100,) * 999 + ("z",)
+
+
+def test_row_groups_too_large_for_a_dictionary_are_read_in_batches(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    rng = np.random.default_rng(0)
+    values = [None if index == 7 else rng.bytes(1000) for index in range(50)]
+    parquet.write_table(pyarrow.table({"image": values}), path)
+    found = parquet_rows._in_batches(parquet.ParquetFile(path), 0, "image")["image"]
+    assert found.to_pylist() == values
+    parquet.write_table(pyarrow.table({"image": [bytes(1000)] * 50}), path)
+    with pytest.raises(DataError, match=r"a row group 0 of more than the .* that it claims: write"):
+        parquet_rows._in_batches(parquet.ParquetFile(path), 0, "image")
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_arrow_files_that_unpack_to_far_more_than_there_is(
+    tmp_path, monkeypatch, compression, dictionary
+):
+    pyarrow = pytest.importorskip("pyarrow")
+    folder = write_dataset(tmp_path, ROWS)
+    label = pyarrow.array(["x" * 10**6, "y"] * 4)
+    label = label.dictionary_encode() if dictionary else label
+    table = pyarrow.table({"image": [IMAGES["0.png"] + bytes(10**6)] * 8, "label": label})
+    options = pyarrow.ipc.IpcWriteOptions(compression=compression)
+    path = folder / "data.arrow"
+    with pyarrow.ipc.new_stream(str(path), table.schema, options=options) as stream:
+        stream.write_table(table, max_chunksize=3)
+    assert opened(folder).labels == ("x" * 10**6, "y") * 4
+    size = 8 * (len(IMAGES["0.png"]) + 10**6) + (1 if dictionary else 4) * 10**6
+    monkeypatch.setattr(limits, "FREE_BYTES", size)  # offsets and sizes come to it
+    monkeypatch.setattr(limits, "MAX_EXPANSION", 1)
+    with arrow_memory(1), pytest.raises(DataError, match=r"has `data\.arrow` of \d+ bytes in") as e:
+        opened(folder)
+    assert size < int(re.search(r"of (\d+) bytes", str(e.value))[1]) < size + 1000
+    assert str(e.value).startswith(f"`{folder}` ")
+    monkeypatch.setattr(limits, "FREE_BYTES", size + 1000)
+    assert len(opened(folder)) == 8
+
+
+@pytest.mark.parametrize("kind", ["parquet", "dataset"])
+def test_classes_of_tables_beyond_reason(tmp_path, monkeypatch, kind):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = ROWS | {"label": [f"{index}" * 100 for index in range(6)]}
+    path = tmp_path / "a.parquet"
+    if kind == "dataset":
+        path = write_dataset(tmp_path / "set", rows)
+    else:
+        parquet.write_table(pyarrow.table(rows), path, row_group_size=2)
+    assert opened(path).labels == tuple(rows["label"])
+    monkeypatch.setattr(columns, "MAX_LABEL_BYTES", 599)
+    with pytest.raises(DataError, match="classes of more than the 599 bytes that are read: leave"):
+        opened(path)
 
 
 def mutant(content, rng):

@@ -21,7 +21,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps
 from otmetrics.errors import DataError
 from otmetrics.images import MAX_PIXELS, ImageArray, decoded_image
 from otmetrics.images._colour import composited_on_white
-from otmetrics.images.decode import MAX_SIDE
+from otmetrics.images.decode import MAX_CHUNKS, MAX_SIDE
 from otmetrics.images.facts import has_two_levels
 
 RNG = np.random.default_rng(0)
@@ -735,3 +735,19 @@ def test_no_flipped_bit_of_a_png_gives_other_pixels(tmp_path):
             refused += 1
     start, end = sound.index(b"IDAT"), sound.index(b"IEND")
     assert refused >= end - 8 - start  # at the least each of those that hold pixels
+
+
+@pytest.mark.parametrize("kind", [b"IDAT", b"prVt"])
+def test_a_png_of_a_great_many_parts(tmp_path, kind):
+    saved(tmp_path / "a.png", RGB)
+    sound = (tmp_path / "a.png").read_bytes()
+    start = sound.index(b"IDAT") - 4
+    for number, whole in ((1000, True), (MAX_CHUNKS, False), (20 * MAX_CHUNKS, False)):
+        (tmp_path / "b.png").write_bytes(
+            sound[:start] + png_chunk(kind, b"") * number + sound[start:]
+        )
+        if whole:
+            assert np.array_equal(decoded_image(tmp_path / "b.png").pixels.permute(1, 2, 0), RGB)
+            continue
+        with pytest.raises(DataError, match="has more than the 262144 parts that a PNG may have"):
+            decoded_image(tmp_path / "b.png")
