@@ -332,7 +332,9 @@ def test_a_tar_without_a_file(tmp_path, kind):
             info = tarfile.TarInfo(name)
             info.type = kind
             archive.addfile(info)
-    with pytest.raises(DataError, match=r"holds pipes, devices or sparse files alone, .* `b\.png`"):
+    with pytest.raises(
+        DataError, match=r"holds no images but pipes, devices or sparse files, .* `b\.png`"
+    ):
         opened(tmp_path / "a.tar")
 
 
