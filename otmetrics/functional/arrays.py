@@ -69,7 +69,7 @@ def as_tensor(name: str, value: object, *, sparse: bool = False) -> Tensor:
 def _of_array(name: str, array: np.ndarray) -> Tensor:
     """A tensor that shares the memory of an array where torch can, else with a copy of it."""
     array = np.asarray(array)
-    if array.dtype.kind not in "biufcO" or not all(map(_is_number, _objects(array))):
+    if array.dtype.kind not in "biufcO" or not all(map(_is_real_number, _objects(array))):
         raise TypeError(
             f"`{name}` must hold numbers, got an array of {array.dtype}: give features, which are "
             "numbers, without names, dates and what else stands beside them."
@@ -94,7 +94,7 @@ def _objects(array: np.ndarray) -> list[object]:
     return array.ravel().tolist() if array.dtype.kind == "O" else []
 
 
-def _is_number(value: object) -> bool:
+def _is_real_number(value: object) -> bool:
     """Whether numpy can take an object for a real number."""
     return isinstance(value, Real | Decimal | np.bool_)
 

@@ -2,6 +2,7 @@
 
 import math
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -381,7 +382,7 @@ def check_device(device: str | torch.device) -> None:
         raise ValueError(f'{rule}, got {device!r}, where tensors have no values: give "cpu".')
     if found.type == "cpu":
         return
-    backend = torch.backends.mps if found.type == "mps" else getattr(torch, found.type, None)
+    backend: Any = torch.backends.mps if found.type == "mps" else getattr(torch, found.type, None)
     there = backend is not None and hasattr(backend, "is_available") and backend.is_available()
     count = backend.device_count() if there and hasattr(backend, "device_count") else int(there)
     if (found.index or 0) >= count:

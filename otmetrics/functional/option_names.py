@@ -145,8 +145,9 @@ def _unknown(
         parts.append("nothing is drawn at random here")
     if "epsilon" in [*known, *inner] and lower in _ENTROPIC:
         parts.append(_ENTROPIC[lower])
-    if lower.endswith("weights") and not meant and hasattr(cls, "solve"):
-        own = [f"{one}=..." for one in signature(cls.solve).parameters if one.endswith("weights")]
+    solve: Any = getattr(cls, "solve", None)
+    if lower.endswith("weights") and not meant and solve is not None:
+        own = [f"{one}=..." for one in signature(solve).parameters if one.endswith("weights")]
         parts.append(f"weights belong to the call: solver(..., {', '.join(own)})")
     if lower == "numthreads":
         parts.append("torch.set_num_threads says how many there are")

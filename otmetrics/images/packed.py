@@ -359,8 +359,8 @@ def _tar_members(archive: _Archive, file: BinaryIO) -> list[_Member]:
     _check_end(file, end, archive.status.st_size)
     if special and not found:
         raise DataError(
-            f"holds no images but pipes, devices or sparse files, such as `{special}`, none of which is "
-            "read: pack the image files themselves."
+            f"holds no images but pipes, devices or sparse files, such as `{special}`, none of "
+            "which is read: pack the image files themselves."
         )
     return found
 
