@@ -23,7 +23,7 @@ def cache() -> None:
 @cache.command(cls=Command)
 def info() -> None:
     """Say what is kept, where, and when it was used last."""
-    from otmetrics.feature_cache import cache_folder, cache_info
+    from otmetrics.scoring.cache import cache_folder, cache_info
 
     from .render import print_table
 
@@ -55,9 +55,9 @@ def info() -> None:
 )
 def clear(older_than: float) -> None:
     """Remove features that are kept; they are computed again when they are needed."""
-    from otmetrics.feature_cache import cache_folder, cleared
+    from otmetrics.scoring.cache import cache_folder, clear_cache
 
-    removed = cleared(older_than)
+    removed = clear_cache(older_than)
     total = sum(shelf.num_bytes for shelf in removed)
     echo(f"{cache_folder()}: {_size(total)} removed")
 

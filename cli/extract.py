@@ -19,7 +19,7 @@ from .options import (
 from .terminal import echo
 
 if TYPE_CHECKING:
-    from otmetrics.feature_set import FeatureSet
+    from otmetrics.scoring.feature_set import FeatureSet
 
 
 @click.command(cls=Command)
@@ -43,8 +43,8 @@ def extract(
 
     INPUTS
     """
-    from otmetrics.extraction import extracted
-    from otmetrics.feature_set import check_target, saved
+    from otmetrics.scoring.extraction import extracted
+    from otmetrics.scoring.feature_set import check_target, save_features
 
     from .progress import progress_bars
     from .render import further_left_out, print_notes
@@ -59,7 +59,7 @@ def extract(
         return  # another process writes
     features = found[0]
     _check_images(features)
-    saved(features, target, overwrite=overwrite)
+    save_features(features, target, overwrite=overwrite)
     if not quiet:
         print_notes(features.notes + (further_left_out(features.source) if verbose else []))
     rows, columns = features.features.shape

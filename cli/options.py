@@ -12,7 +12,7 @@ import click
 from otmetrics.errors import DataError, OptionError
 
 if TYPE_CHECKING:
-    from otmetrics.ranks import Ranks
+    from otmetrics.scoring.ranks import Ranks
 
 _Function = Callable[..., Any]
 
@@ -199,7 +199,7 @@ def resolved_device(name: str, *, mps: bool = True) -> str:
     """The device behind a name, checked; `mps` says whether the command can use one."""
     import torch
 
-    from otmetrics.ranks import number_in_environment
+    from otmetrics.scoring.ranks import number_in_environment
 
     number_in_environment("LOCAL_RANK", 0)  # also where no GPU asks which one it is
     if name == "auto":
@@ -229,7 +229,7 @@ def _own_gpu() -> str:
     """The GPU of this process among those that torchrun started on the machine."""
     import torch
 
-    from otmetrics.ranks import number_in_environment
+    from otmetrics.scoring.ranks import number_in_environment
 
     local = number_in_environment("LOCAL_RANK", 0)
     return f"cuda:{local % torch.cuda.device_count()}" if local else "cuda"
@@ -249,8 +249,8 @@ def extraction_of(
     **options: Any,
 ) -> Any:
     """The library's options; a GPU needs more images than threads of one process read."""
-    from otmetrics.extraction import Extraction
-    from otmetrics.ranks import number_in_environment
+    from otmetrics.scoring.extraction import Extraction
+    from otmetrics.scoring.ranks import number_in_environment
 
     if num_workers is None:
         affinity = getattr(os, "sched_getaffinity", lambda process: range(os.cpu_count() or 1))
@@ -271,7 +271,7 @@ def extraction_of(
 @contextmanager
 def ranks_here(timeout: float) -> Iterator["Ranks"]:
     """This process among those that torchrun started; an error of any is told by the first."""
-    from otmetrics.ranks import RankError, ranks_of_environment
+    from otmetrics.scoring.ranks import RankError, ranks_of_environment
 
     if not 1 <= timeout <= _LONGEST_TIMEOUT:
         raise OptionError(f"`timeout` must be from 1 to {_LONGEST_TIMEOUT:g}, got {timeout:g}.")
@@ -284,15 +284,15 @@ def ranks_here(timeout: float) -> Iterator["Ranks"]:
     except (DataError, OptionError) as error:
         if ranks.first:
             raise
-        told = spoken(str(error)) if isinstance(error, OptionError) else str(error)
+        told = name_flags(str(error)) if isinstance(error, OptionError) else str(error)
         with suppress(Exception):  # the first one may be gone
-            ranks.failed(told)
+            ranks.report_failure(told)
         raise click.exceptions.Exit(0) from error  # torchrun would end the first one
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         what = "was interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
         with suppress(Exception):
-            ranks.failed(f"rank {ranks.rank} {what}")
+            ranks.report_failure(f"rank {ranks.rank} {what}")
         raise
     finally:
         ranks.close()
@@ -308,7 +308,7 @@ def _task() -> dict[str, str]:
     return asked
 
 
-def spoken(message: str) -> str:
+def name_flags(message: str) -> str:
     """A message about options, with those of this command named as they are given."""
     context = click.get_current_context(silent=True)
     if context is None:
@@ -356,4 +356,4 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except (OptionError, KeyboardInterrupt) as error:
-            raise type(error)(spoken(str(error))) from error
+            raise type(error)(name_flags(str(error))) from error

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from otmetrics.errors import printable
-from otmetrics.extraction import Progress
+from otmetrics.scoring.extraction import Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from otmetrics.errors import DataError, printable
-from otmetrics.feature_set import NAMED
-from otmetrics.inventory import read_line
-from otmetrics.safe_files import check_replaceable, replaced, writing
-from otmetrics.score_report import Score, ScoreReport
+from otmetrics.safe_files import check_replaceable, replace_file, writing
+from otmetrics.scoring.feature_set import NAMED
+from otmetrics.scoring.inventory import read_line
+from otmetrics.scoring.report import Score, ScoreReport
 
 from .terminal import echo, echo_text
 
@@ -128,7 +128,7 @@ def print_json(report: ScoreReport, target: str, **more: Any) -> None:
         echo_text(text)
         return
     path = Path(target)
-    with writing(path), replaced(path) as file:
+    with writing(path), replace_file(path) as file:
         file.write(f"{text}\n".encode())
 
 

@@ -33,7 +33,7 @@ def models(preset: str | None) -> None:
     from .render import print_table
 
     if preset is None:
-        header = ("preset", *(f"{_named(kind)}, min" for kind in _TIMED), "loss; paper")
+        header = ("preset", *(f"{_describe_kind(kind)}, min" for kind in _TIMED), "loss; paper")
         models = [
             (name, *_minutes(item.minutes), f"{item.loss}; {item.paper}")
             for name, item in PRESETS.items()
@@ -45,10 +45,10 @@ def models(preset: str | None) -> None:
     settings = settings_of(preset)
     names = list(dict.fromkeys(name for found in settings.values() for name in found))
     rows = [(name, *(str(found[name]) for found in settings.values())) for name in names]
-    print_table((preset, *map(_named, settings)), rows, left=(0,))
+    print_table((preset, *map(_describe_kind, settings)), rows, left=(0,))
 
 
-def _named(kind: str) -> str:
+def _describe_kind(kind: str) -> str:
     """A kind of data in words."""
     return f"{kind} px" if kind.isdecimal() else kind
 
@@ -65,7 +65,7 @@ def _by_evaluator(settings: dict[str, dict[str, dict[str, Any]]]) -> Iterator[tu
     for name, kinds in settings.items():
         scores: dict[str, list[str]] = {}
         for kind, chosen in kinds.items():
-            scores.setdefault(chosen["select"], []).append(_named(kind))
+            scores.setdefault(chosen["select"], []).append(_describe_kind(kind))
         text = "; ".join(f"{score} ({', '.join(where)})" for score, where in scores.items())
         found.setdefault(text, []).append(name)
     for text, names in found.items():
@@ -85,7 +85,7 @@ def sample(run: Path, target: Path, num: int, seed: int) -> None:
     `otmetrics score`.
     """
     with trainer():
-        from otmetrics.reference_models.output import write_samples
+        from otmetrics.reference_models.saving import write_samples
 
     count = write_samples(run, target, num=num, seed=seed)
     echo(f"{target}: {count}")
@@ -141,14 +141,14 @@ def evaluate(
             check_data_claim,
             check_extractor_claim,
         )
-        from otmetrics.reference_models.export import loaded
+        from otmetrics.reference_models.saving import load_generator
 
     from .render import check_target, print_json, print_report
 
     if json_target not in (None, "-"):
         check_target(Path(str(json_target)))
     place = torch.device(resolved_device(device, mps=False))
-    sampler, config, known = loaded(run)
+    sampler, config, known = load_generator(run)
     if data is None:
         check_data_claim(config.data, run)
     if eval_features is None:

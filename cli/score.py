@@ -15,14 +15,14 @@ from .options import (
     extraction_of,
     extraction_options,
     maths_device,
+    name_flags,
     ranks_here,
     resolved_device,
-    spoken,
 )
 from .terminal import echo
 
 if TYPE_CHECKING:
-    from otmetrics.score_report import ScoreReport
+    from otmetrics.scoring.report import ScoreReport
 
 NOT_CONVERGED = 4
 # Those that the messages of a score's solver may name; the other scores have none here.
@@ -175,9 +175,10 @@ def run_score(
     **extraction: Any,
 ) -> None:
     """Compute, then print; leave with code 4 where a solver did not converge."""
-    from otmetrics.scores import Scoring
-    from otmetrics.scoring import shared_score
-    from otmetrics.solvers import Sinkhorn, Sliced
+    from otmetrics.scoring.families import Scoring
+    from otmetrics.scoring.score import shared_score
+    from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
+    from otmetrics.transport.sliced.sliced import Sliced
 
     from .progress import progress_bars
     from .render import (
@@ -198,7 +199,7 @@ def run_score(
         scoring = Scoring(
             sliced=Sliced(
                 seed=seed,
-                **_given(
+                **_given_options(
                     num_projections=num_projections,
                     tolerance=tolerance,
                     max_projections=max_projections,
@@ -206,12 +207,14 @@ def run_score(
                 ),
             ),
             sinkhorn=Sinkhorn(
-                **_given(epsilon=epsilon, max_iterations=max_iterations, richardson=richardson)
+                **_given_options(
+                    epsilon=epsilon, max_iterations=max_iterations, richardson=richardson
+                )
             ),
             floor=not no_floor,
             seed=seed,
             device=maths_device(device),
-            **_given(
+            **_given_options(
                 metrics=metrics,
                 num_neighbors=num_neighbors,
                 exact_max=exact_max,
@@ -265,7 +268,7 @@ def _advice(message: str, options: set[str]) -> str:
         if set(re.findall(r"`(\w+)`", part)) - (options & here):
             break
         parts.append(part)
-    return spoken(" ".join(parts).rstrip(":;.") or "it did not converge") + "."
+    return name_flags(" ".join(parts).rstrip(":;.") or "it did not converge") + "."
 
 
 def _times(seconds: dict[str, float]) -> str:
@@ -274,6 +277,6 @@ def _times(seconds: dict[str, float]) -> str:
     return f"{sum(seconds.values()):.1f} s: {', '.join(parts)}"
 
 
-def _given(**options: Any) -> dict[str, Any]:
+def _given_options(**options: Any) -> dict[str, Any]:
     """The options that the user set; the library knows the defaults of the others."""
     return {name: value for name, value in options.items() if value is not None}

@@ -13,7 +13,7 @@ import click
 
 from otmetrics.errors import DataError, OptionError, printable
 
-from .options import INPUT, Command, spoken
+from .options import INPUT, Command, name_flags
 from .terminal import echo
 
 _RUN_OPTIONS = (
@@ -172,7 +172,7 @@ def run_training(
         from otmetrics.reference_models.presets import config_for
         from otmetrics.reference_models.reporter import Reporter
         from otmetrics.reference_models.training import train as trained
-    from otmetrics.ranks import number_in_environment, place_in_environment
+    from otmetrics.scoring.ranks import number_in_environment, place_in_environment
 
     rank, world = place_in_environment(slurm=False)  # accelerate takes torchrun's alone
     number_in_environment("LOCAL_RANK", 0)
@@ -206,7 +206,7 @@ def _as_before(
     out: Path, name: str, options: dict[str, Any], objective: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options that are given, and those of the run in a folder, if it is one of the preset."""
-    from otmetrics.reference_models import checkpoint
+    from otmetrics.reference_models import saving
     from otmetrics.reference_models.config import TrainConfig, config_from, read_config
     from otmetrics.reference_models.objectives import OBJECTIVES
     from otmetrics.reference_models.training import last_checkpoint
@@ -217,7 +217,7 @@ def _as_before(
         return {key: values[key] for key in names if key in values}
 
     last = last_checkpoint(out)
-    before = checkpoint.load(last)["config"] if last else read_config(out)
+    before = saving.load(last)["config"] if last else read_config(out)
     if before is None or before.get("preset") != name:
         return options, objective  # training says what is wrong with the folder
     try:
@@ -225,7 +225,7 @@ def _as_before(
         config_from({"preset": name, "objective": own, "data": before["data"], **common})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
-            f"the configuration of `{out}` is malformed ({checkpoint.reason(error)}): "
+            f"the configuration of `{out}` is malformed ({saving.reason(error)}): "
             "name another folder, with all options."
         ) from error
     return common | options, own | objective
@@ -239,7 +239,7 @@ def _first_alone(world: int, on_cpu: bool) -> Iterator[None]:
         return
     with trainer():
         from accelerate import PartialState
-    from otmetrics.ranks import RankError, number_in_environment
+    from otmetrics.scoring.ranks import RankError, number_in_environment
 
     if "MASTER_PORT" in os.environ:
         number_in_environment("MASTER_PORT", least=1, most=65535)
@@ -301,7 +301,7 @@ def _progress(
         bars.update(task, completed=done, total=total)
 
     try:
-        yield update, lambda line: console.print(Text(printable(f"warning: {spoken(line)}")))
+        yield update, lambda line: console.print(Text(printable(f"warning: {name_flags(line)}")))
     finally:
         if bars.live.is_started:  # else it would print an empty line before an early error
             bars.stop()

@@ -12,9 +12,6 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOME` says the same at run
     from otmetrics.errors import ConvergenceWarning as ConvergenceWarning
     from otmetrics.errors import DataError as DataError
     from otmetrics.errors import OptionError as OptionError
-    from otmetrics.extraction import Extraction as Extraction
-    from otmetrics.extraction import extracted as extracted
-    from otmetrics.feature_set import FeatureSet as FeatureSet
     from otmetrics.features import EXTRACTORS as EXTRACTORS
     from otmetrics.features import FrozenExtractor as FrozenExtractor
     from otmetrics.features import load_extractor as load_extractor
@@ -41,25 +38,34 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOME` says the same at run
     from otmetrics.metrics import KernelFeatureDistance as KernelFeatureDistance
     from otmetrics.metrics import PrecisionRecall as PrecisionRecall
     from otmetrics.metrics import WassersteinFeatureDistance as WassersteinFeatureDistance
-    from otmetrics.score_report import Floor as Floor
-    from otmetrics.score_report import Score as Score
-    from otmetrics.score_report import ScoreReport as ScoreReport
-    from otmetrics.scores import METRICS as METRICS
-    from otmetrics.scores import Scoring as Scoring
-    from otmetrics.scoring import score as score
-    from otmetrics.scoring import score_features as score_features
-    from otmetrics.solvers import Exact as Exact
-    from otmetrics.solvers import SemiDiscrete as SemiDiscrete
-    from otmetrics.solvers import Sinkhorn as Sinkhorn
-    from otmetrics.solvers import Sliced as Sliced
+    from otmetrics.scoring.extraction import Extraction as Extraction
+    from otmetrics.scoring.extraction import extracted as extracted
+    from otmetrics.scoring.families import METRICS as METRICS
+    from otmetrics.scoring.families import Scoring as Scoring
+    from otmetrics.scoring.feature_set import FeatureSet as FeatureSet
+    from otmetrics.scoring.report import Floor as Floor
+    from otmetrics.scoring.report import Score as Score
+    from otmetrics.scoring.report import ScoreReport as ScoreReport
+    from otmetrics.scoring.score import score as score
+    from otmetrics.scoring.score import score_features as score_features
+    from otmetrics.transport.exact.exact import Exact as Exact
+    from otmetrics.transport.semidiscrete.semidiscrete import SemiDiscrete as SemiDiscrete
+    from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn as Sinkhorn
+    from otmetrics.transport.sliced.sliced import Sliced as Sliced
 
 __version__ = version("otmetrics")
 
 _HOME = {
-    "errors": ("ConvergenceWarning", "DataError", "OptionError"),
-    "extraction": ("Extraction", "extracted"),
-    "feature_set": ("FeatureSet",),
-    "features": ("EXTRACTORS", "FrozenExtractor", "load_extractor"),
+    "errors": (
+        "ConvergenceWarning",
+        "DataError",
+        "OptionError",
+    ),
+    "features": (
+        "EXTRACTORS",
+        "FrozenExtractor",
+        "load_extractor",
+    ),
     "functional": (
         "TransportResult",
         "barycentric_projection",
@@ -76,7 +82,11 @@ _HOME = {
         "sinkhorn_divergence",
         "sliced_wasserstein",
     ),
-    "losses": ("ExactWassersteinLoss", "SinkhornLoss", "SlicedWassersteinLoss"),
+    "losses": (
+        "ExactWassersteinLoss",
+        "SinkhornLoss",
+        "SlicedWassersteinLoss",
+    ),
     "metrics": (
         "DensityCoverage",
         "FrechetFeatureDistance",
@@ -85,10 +95,28 @@ _HOME = {
         "PrecisionRecall",
         "WassersteinFeatureDistance",
     ),
-    "score_report": ("Floor", "Score", "ScoreReport"),
-    "scores": ("METRICS", "Scoring"),
-    "scoring": ("score", "score_features"),
-    "solvers": ("Exact", "SemiDiscrete", "Sinkhorn", "Sliced"),
+    "scoring.extraction": (
+        "Extraction",
+        "extracted",
+    ),
+    "scoring.families": (
+        "METRICS",
+        "Scoring",
+    ),
+    "scoring.feature_set": ("FeatureSet",),
+    "scoring.report": (
+        "Floor",
+        "Score",
+        "ScoreReport",
+    ),
+    "scoring.score": (
+        "score",
+        "score_features",
+    ),
+    "transport.exact.exact": ("Exact",),
+    "transport.semidiscrete.semidiscrete": ("SemiDiscrete",),
+    "transport.sinkhorn.sinkhorn": ("Sinkhorn",),
+    "transport.sliced.sliced": ("Sliced",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 _UNTOLD = ContextVar("_UNTOLD", default=False)
 _FILTERS = threading.RLock()
-_CHECKS_NAMES = "otmetrics.functional.option_names"  # whose frames stand between callers
+_CHECKS_NAMES = "otmetrics.unknown_options"  # whose frames stand between callers
 
 
 def printable(text: str) -> str:

@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from otmetrics.checks import as_tensor, check_at_least, check_flag
 from otmetrics.errors import unconverged_untold
-from otmetrics.functional.checks import as_tensor, check_at_least, check_flag
-from otmetrics.functional.debiasing import SinkhornOptions
-from otmetrics.functional.hashing import hashed
-from otmetrics.functional.option_names import ToldOptions
-from otmetrics.functional.result import TransportResult
-from otmetrics.functional.sinkhorn import divergence_from
-from otmetrics.solvers import Exact, Sinkhorn, Sliced
+from otmetrics.hashing import hash_counters
+from otmetrics.transport.exact.exact import Exact
+from otmetrics.transport.result import TransportResult
+from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn, divergence_from
+from otmetrics.transport.sinkhorn.terms import SinkhornOptions
+from otmetrics.transport.sliced.sliced import Sliced
+from otmetrics.unknown_options import ToldOptions
 
 _MOST_CALLS = 4096  # that are told apart if they run again
 
@@ -205,7 +206,7 @@ class SlicedWassersteinLoss(_TransportLoss):
             ValueError: If `step` is not an integer >= 0.
         """
         check_at_least("step", step, 0)
-        return replace(self.solver, seed=int(hashed(torch.tensor(step), self.solver.seed)))
+        return replace(self.solver, seed=int(hash_counters(torch.tensor(step), self.solver.seed)))
 
     def extra_repr(self) -> str:
         """Solver and options, for `repr`."""
@@ -216,7 +217,7 @@ class SlicedWassersteinLoss(_TransportLoss):
         if not (self.training and self.resample):
             return self.solver.solve(real, fake)
         trace = _trace(real), _trace(fake)
-        if (step := self._repeated(trace)) is not None:
+        if (step := self._rerun_step(trace)) is not None:
             return self.step_solver(step).solve(real, fake)
         step = int(self.step)
         result = self.step_solver(step).solve(real, fake)
@@ -224,7 +225,7 @@ class SlicedWassersteinLoss(_TransportLoss):
         self.step += 1
         return result
 
-    def _repeated(self, trace: tuple[_Trace, _Trace]) -> int | None:
+    def _rerun_step(self, trace: tuple[_Trace, _Trace]) -> int | None:
         """The step of the call that a backward pass runs again, or None for a new call."""
         if not _within_backward():
             return None

@@ -12,7 +12,7 @@ from otmetrics.errors import DataError
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[BinaryIO]:
+def replace_file(path: Path) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of `path` once all of it is written.
 
     The new file lies next to `path` under a name that nobody can guess, and is created exclusively:

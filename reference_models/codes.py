@@ -52,7 +52,7 @@ def code_scores(sampler: Sampler, data: Data, held_out: Tensor, seed: int) -> Co
     """
     prior = cast(TransportPrior, sampler.prior)
     drawn, free = (
-        prior.mapped(_NUM, torch.Generator().manual_seed(seed), filtered=filtered)
+        prior.map_noise(_NUM, torch.Generator().manual_seed(seed), filtered=filtered)
         for filtered in (True, False)
     )
     labels = _labels(prior, data)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from otmetrics.checks import check_at_least, check_positive, check_seed
 from otmetrics.errors import DataError, OptionError
-from otmetrics.functional.checks import check_at_least, check_positive, check_seed
 
 from .objectives import OBJECTIVES
 from .objectives.base import Objective, check_choices, option
@@ -89,20 +89,20 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("width", "latent", "steps", "batch_size", "ema_images"):
-            _checked(check_at_least, name, getattr(self, name), 1)
-        _checked(check_at_least, "eval_every", self.eval_every, 0)
-        _checked(check_at_least, "batch_size", self.batch_size, 2)
+            _run_check(check_at_least, name, getattr(self, name), 1)
+        _run_check(check_at_least, "eval_every", self.eval_every, 0)
+        _run_check(check_at_least, "batch_size", self.batch_size, 2)
         if self.batch_size > _LARGEST_BATCH:  # a file of a run may say any
             raise OptionError(f"`batch_size` must be {_LARGEST_BATCH} at most.")
-        _checked(check_at_least, "eval_num", self.eval_num, 20)
+        _run_check(check_at_least, "eval_num", self.eval_num, 20)
         for name in ("lr_generator", "lr_critic"):
-            _checked(check_positive, name, getattr(self, name))
+            _run_check(check_positive, name, getattr(self, name))
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise OptionError(f"`{name}` must be in [0, 1), got {value!r}.")
-        _checked(check_seed, self.seed)
-        _checked(check_choices, self)
+        _run_check(check_seed, self.seed)
+        _run_check(check_choices, self)
         coding = self.objective.coding_steps(self.steps)
         if coding >= self.steps:
             raise OptionError(
@@ -237,7 +237,7 @@ def _check_types(kind: type, values: dict[str, Any]) -> None:
             raise OptionError(f"`{name}` must be of type {wanted.__name__}, got {value!r}.")
 
 
-def _checked(check: Any, *arguments: Any) -> None:
+def _run_check(check: Any, *arguments: Any) -> None:
     """Run a check of the library, whose ValueErrors are errors of options here."""
     try:
         check(*arguments)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from otmetrics.errors import ConvergenceWarning, DataError, OptionError
-from otmetrics.feature_set import FeatureSet
 from otmetrics.features import (
     DEFAULT_EXTRACTOR,
     FrozenExtractor,
@@ -16,17 +15,18 @@ from otmetrics.features import (
     is_known,
     load_extractor,
 )
-from otmetrics.functional.hashing import hashed
-from otmetrics.score_report import ScoreReport
-from otmetrics.scores import Scoring
-from otmetrics.scoring import score_features
+from otmetrics.hashing import hash_counters
+from otmetrics.scoring.families import Scoring
+from otmetrics.scoring.feature_set import FeatureSet
+from otmetrics.scoring.report import ScoreReport
+from otmetrics.scoring.score import score_features
 
 from .codes import CodeScores, code_scores, reconstruction
 from .config import EVALUATED, HIGHER_IS_BETTER, TrainConfig
 from .data import NAMES, Data
-from .points import ModeScores
+from .modes import ModeScores
 from .priors import TransportPrior
-from .sampling import Sampler, generated
+from .sampling import Sampler, generate_samples
 
 _BATCH = 250
 _FEWEST = 12  # held-out samples, so that halves have floors
@@ -107,8 +107,10 @@ class Evaluator:
         Returns:
             All scores, and the modes where the data has known ones.
         """
-        seed, other = hashed(torch.arange(2) + _STREAM + 2 * again, self.config.seed).tolist()
-        fake = generated(sampler, self.data, len(self.real), seed)
+        seed, other = hash_counters(
+            torch.arange(2) + _STREAM + 2 * again, self.config.seed
+        ).tolist()
+        fake = generate_samples(sampler, self.data, len(self.real), seed)
         scoring = Scoring(
             metrics=EVALUATED,
             floor=floor,
@@ -155,9 +157,9 @@ class Evaluator:
             return self.data.mixture.mode_scores(fake)
         if self.classifier is None:
             return None
-        from .stacked import NUM_SCORED, stacked_scores
+        from .modes import NUM_SCORED, stacked_scores
 
-        images = generated(sampler, self.data, NUM_SCORED, seed)
+        images = generate_samples(sampler, self.data, NUM_SCORED, seed)
         return stacked_scores(images, self.classifier)
 
 
@@ -242,7 +244,7 @@ def _extractor(
 
 def _stacked_classifier(data: Data, seed: int) -> nn.Module:
     """A classifier of digits, fitted to the first channels of the training triples."""
-    from .stacked import accuracy, fit_digit_classifier
+    from .modes import accuracy, fit_digit_classifier
 
     assert data.labels is not None
     images, modes = data.train[:_FITTED, :1], data.labels[0][:_FITTED]

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from otmetrics.errors import DivergedError
 
-from .checkpoint import LAST, is_finite
 from .config import HIGHER_IS_BETTER
+from .saving import LAST, is_finite
 
 _COLLAPSED, _SCATTERED = 0.2, 5.0  # spread of fake samples in units of that of real ones
 _WORSE = 3.0  # a score in units of its best value
@@ -42,7 +42,7 @@ class Health:
         finite = torch.isfinite(torch.stack([value.float() for value in logs.values()])).all()
         self._finite = finite if self._finite is None else self._finite & finite
 
-    def checked(self, step: int, logs: dict[str, Tensor]) -> tuple[dict[str, float], list[str]]:
+    def check_step(self, step: int, logs: dict[str, Tensor]) -> tuple[dict[str, float], list[str]]:
         """Numbers of a step, and what they warn of.
 
         Args:
@@ -76,7 +76,7 @@ class Health:
         if not is_finite(state):
             self.stop(step, "a weight")
 
-    def judged(self, scores: dict[str, float]) -> list[str]:
+    def judge_scores(self, scores: dict[str, float]) -> list[str]:
         """What new scores warn of.
 
         Args:
@@ -110,7 +110,7 @@ class Health:
         for row in rows:
             prefix = "score/"
             scores = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
-            self.judged(scores)
+            self.judge_scores(scores)
             if "spread" in row:
                 self._of_spread(row["step"], row["spread"])
 

@@ -30,7 +30,7 @@ class Critic(nn.Module):
     def __init__(self, body: nn.Module, num_features: int, normalization: str) -> None:
         super().__init__()
         self.body = body
-        self.head = _wrapped(nn.Linear(num_features, 1), normalization)
+        self.head = _wrap_layer(nn.Linear(num_features, 1), normalization)
 
     def features(self, samples: Tensor) -> Tensor:
         """Features (B, F) of samples (B, ...)."""
@@ -144,7 +144,7 @@ class MLPGenerator(nn.Module):
     def __init__(self, latent: int, shape: tuple[int, ...], width: int) -> None:
         super().__init__()
         size = torch.Size(shape).numel()
-        layers = _hidden(latent, width, 3, "none", nn.ReLU)
+        layers = _hidden_layers(latent, width, 3, "none", nn.ReLU)
         self.body = nn.Sequential(*layers, nn.Linear(width, size))
         self.squash = nn.Tanh() if len(shape) == 3 else nn.Identity()
         self.shape = shape
@@ -157,7 +157,7 @@ class MLPGenerator(nn.Module):
 def mlp_critic(shape: tuple[int, ...], width: int, normalization: str) -> Critic:
     """Three hidden layers, the last of which are the features."""
     size = torch.Size(shape).numel()
-    body = nn.Sequential(nn.Flatten(), *_hidden(size, width, 3, normalization))
+    body = nn.Sequential(nn.Flatten(), *_hidden_layers(size, width, 3, normalization))
     return Critic(body, width, normalization)
 
 
@@ -200,9 +200,9 @@ def dcgan_critic(shape: tuple[int, ...], width: int, normalization: str) -> Crit
     side = size
     for i, (before, after) in enumerate(pairwise(widths)):
         side //= 2
-        layers.append(_wrapped(nn.Conv2d(before, after, 4, 2, 1), normalization))
+        layers.append(_wrap_layer(nn.Conv2d(before, after, 4, 2, 1), normalization))
         if i > 0:  # the layer that sees the images has no normalisation of activations
-            layers += _normalised((after, side, side), normalization)
+            layers += _normalisation_layers((after, side, side), normalization)
         layers.append(nn.LeakyReLU(0.2))
     return Critic(nn.Sequential(*layers, nn.Flatten()), widths[-1] * end**2, normalization)
 
@@ -218,14 +218,14 @@ class _Residual(nn.Module):
             *_channel_normalised(before, normalization),
             nn.ReLU(),
             self.up,
-            _wrapped(nn.Conv2d(before, after, 3, padding=1), normalization),
+            _wrap_layer(nn.Conv2d(before, after, 3, padding=1), normalization),
             *_channel_normalised(after, normalization),
             nn.ReLU(),
-            _wrapped(nn.Conv2d(after, after, 3, padding=1), normalization),
+            _wrap_layer(nn.Conv2d(after, after, 3, padding=1), normalization),
         )
         change = before != after
         self.shortcut = (
-            _wrapped(nn.Conv2d(before, after, 1), normalization) if change else nn.Identity()
+            _wrap_layer(nn.Conv2d(before, after, 1), normalization) if change else nn.Identity()
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -258,7 +258,7 @@ def resnet_critic(shape: tuple[int, ...], width: int, normalization: str) -> Cri
     """Residual blocks down to 8 x 8 (28 pixels: 7 x 7); features are their mean over pixels."""
     num = {28: 2, 32: 2, 64: 3}[shape[1]]
     body = nn.Sequential(
-        _wrapped(nn.Conv2d(shape[0], width, 3, padding=1), normalization),
+        _wrap_layer(nn.Conv2d(shape[0], width, 3, padding=1), normalization),
         *(_Residual(width, width, "down", normalization) for _ in range(num)),
         *(_Residual(width, width, "same", normalization) for _ in range(2)),
         nn.ReLU(),
@@ -268,7 +268,7 @@ def resnet_critic(shape: tuple[int, ...], width: int, normalization: str) -> Cri
     return Critic(body, width, normalization)
 
 
-def _hidden(
+def _hidden_layers(
     size: int,
     width: int,
     num: int,
@@ -278,7 +278,7 @@ def _hidden(
     """Hidden layers of an MLP."""
     layers: list[nn.Module] = []
     for before in (size, *[width] * (num - 1)):
-        layers.append(_wrapped(nn.Linear(before, width), normalization))
+        layers.append(_wrap_layer(nn.Linear(before, width), normalization))
         if normalization == "batch":
             layers.append(nn.BatchNorm1d(width))
         elif normalization == "layer":
@@ -287,12 +287,12 @@ def _hidden(
     return layers
 
 
-def _wrapped(layer: nn.Module, normalization: str) -> nn.Module:
+def _wrap_layer(layer: nn.Module, normalization: str) -> nn.Module:
     """The layer, with the spectral norm of its weight divided out if that is asked for."""
     return spectral_norm(layer) if normalization == "spectral" else layer
 
 
-def _normalised(shape: tuple[int, int, int], normalization: str) -> list[nn.Module]:
+def _normalisation_layers(shape: tuple[int, int, int], normalization: str) -> list[nn.Module]:
     """What normalises activations of a shape."""
     if normalization == "layer":
         return [nn.LayerNorm(shape)]

@@ -320,7 +320,7 @@ def config_for(
     kind = kind_of(data)
     if kind == "points" and name in ("ae-ot", "ae-ot-gan"):
         options = {"latent": data.shape[0]} | options  # codes of fewer axes would lose some
-    return TrainConfig(data=data.name, **_merged(name, kind, options, objective))
+    return TrainConfig(data=data.name, **_merge_fields(name, kind, options, objective))
 
 
 def settings_of(name: str) -> dict[str, dict[str, Any]]:
@@ -337,14 +337,14 @@ def settings_of(name: str) -> dict[str, dict[str, Any]]:
     """
     found = {}
     for kind in KINDS:
-        config = TrainConfig(data="", **_merged(name, kind, {}, {}))
+        config = TrainConfig(data="", **_merge_fields(name, kind, {}, {}))
         values = config.to_dict()
         own = values.pop("objective")
         found[kind] = own | {k: v for k, v in values.items() if k not in ("data", "preset")}
     return found
 
 
-def _merged(
+def _merge_fields(
     name: str, kind: str, options: dict[str, Any], objective: dict[str, Any]
 ) -> dict[str, Any]:
     """Fields of a configuration, the later ones winning."""

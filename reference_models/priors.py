@@ -13,9 +13,9 @@ from otmetrics.functional import (
     neighbour_angles,
     semidiscrete_result,
 )
-from otmetrics.functional.brenier import ROUND
-from otmetrics.functional.extension import face_normals
-from otmetrics.functional.sources import random_samples
+from otmetrics.transport.semidiscrete.extended_map import face_normals
+from otmetrics.transport.semidiscrete.heights import ROUND
+from otmetrics.transport.semidiscrete.sources import random_samples
 
 from .config import TrainConfig
 from .objectives import AEOT
@@ -138,7 +138,7 @@ class TransportPrior(nn.Module):
                 "`lr_autoencoder`."
             )
         self.angles.copy_(neighbour_angles(self.points, source=self.objective.source))
-        return self._solved(None, 0, seed)
+        return self._solve(None, 0, seed)
 
     def advance(self, seed: int) -> dict[str, Tensor]:
         """Improve the heights by one round.
@@ -154,9 +154,9 @@ class TransportPrior(nn.Module):
         """
         steps, rate = int(self.progress[0]), float(self.progress[1])
         start = SemiDiscreteStart(self.heights, rate, steps)
-        return self._solved(start, steps // ROUND + 1, seed)
+        return self._solve(start, steps // ROUND + 1, seed)
 
-    def _solved(self, start: SemiDiscreteStart | None, rounds: int, seed: int) -> dict[str, Tensor]:
+    def _solve(self, start: SemiDiscreteStart | None, rounds: int, seed: int) -> dict[str, Tensor]:
         """Solve, and measure what is kept at the end."""
         options = self.objective
         with unconverged_untold():  # training says it, of the last one
@@ -197,7 +197,7 @@ class TransportPrior(nn.Module):
         Raises:
             OptionError: If `angle` rejects nearly all noise.
         """
-        kept = self.mapped(_TRIED, torch.Generator().manual_seed(seed)).kept.double().mean()
+        kept = self.map_noise(_TRIED, torch.Generator().manual_seed(seed)).kept.double().mean()
         if kept < _LEAST:
             raise OptionError(
                 f"`angle` {self.objective.angle:g} keeps {float(kept):.2%} of the noise: give a "
@@ -205,7 +205,7 @@ class TransportPrior(nn.Module):
             )
         return float(kept)
 
-    def mapped(
+    def map_noise(
         self, num: int, generator: torch.Generator | None = None, *, filtered: bool = True
     ) -> ExtendedMap:
         """Map noise by the extended map.
@@ -251,7 +251,7 @@ class TransportPrior(nn.Module):
         assert self.known, "noise is not transported yet"
         found, missing = [], num
         while missing > 0:
-            found.append(self.mapped(num, generator).codes)
+            found.append(self.map_noise(num, generator).codes)
             missing -= len(found[-1])
         return torch.cat(found)[:num]
 

@@ -54,7 +54,7 @@ class Sampler(nn.Module):
 
 
 @torch.no_grad()
-def generated(sampler: Sampler, data: Data, num: int, seed: int) -> Tensor:
+def generate_samples(sampler: Sampler, data: Data, num: int, seed: int) -> Tensor:
     """Samples in the form and the coordinates of the data.
 
     Args:

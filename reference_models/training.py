@@ -10,17 +10,16 @@ from accelerate import Accelerator
 from otmetrics.errors import DataError, OptionError
 from otmetrics.safe_files import writing
 
-from . import checkpoint
+from . import saving
 from .config import TrainConfig, config_from
 from .data import Data
 from .evaluation import Evaluator, better
-from .export import export
 from .health import Health
 from .interruption import deferred_interrupts
 from .priors import TransportPrior
 from .reporter import Reporter, begun
-from .state import State, initial_state
-from .steps import one_step
+from .saving import export
+from .steps import State, initial_state, one_step
 
 
 def train(
@@ -77,7 +76,7 @@ def train(
     _check_folder(out, resume)
     state = initial_state(config, data, accelerator.device)
     setting = {"processes": accelerator.num_processes, "samples": data.fingerprint}
-    resumed = _resumed(state, config, setting, out, allow_change)
+    resumed = _resume(state, config, setting, out, allow_change)
     log_every = log_every or max(1, config.steps // 200)
     checkpoint_every = checkpoint_every or max(1, config.steps // 20)
     eval_every = config.eval_every or max(1, config.steps // 10)
@@ -93,15 +92,15 @@ def train(
     reporter.start(config, data, state.step)
     health.remember(reporter.rows)
     if given_up:
-        with writing(out / checkpoint.BEST):
-            (out / checkpoint.BEST).unlink()
+        with writing(out / saving.BEST):
+            (out / saving.BEST).unlink()
     if evaluator and state.best:
         export(out, state.best_sampler, config, data, int(state.best["step"]))
 
     def save(path: Path) -> None:
         whole = state.to_dict()
         health.check_weights(state.step, whole)
-        checkpoint.save(path, whole | setting, config)
+        saving.save(path, whole | setting, config)
 
     alone = accelerator.num_processes == 1  # several would stop at different steps, and wait
     try:
@@ -117,21 +116,23 @@ def train(
                     reporter.note(step, logs)
                 marked = done or step == coding + 1 > 1  # its end is logged and evaluated too
                 if step > before and (marked or step % log_every == 0):
-                    reporter.log(step, state.images, health.checked(step, logs))
+                    reporter.log(step, state.images, health.check_step(step, logs))
                 if evaluator and step > before and (marked or step % eval_every == 0):
                     reporter.begun(step, "evaluating")
                     sampler = state.sampler
                     scores = evaluator(sampler)
-                    reporter.scores(step, state.images, scores, sampler, health.judged(scores))
+                    reporter.scores(
+                        step, state.images, scores, sampler, health.judge_scores(scores)
+                    )
                     if config.select in scores and better(config.select, scores, state.best):
                         state.best = scores | {"step": float(step)}
                         state.best_average = copy.deepcopy(state.average.state_dict())
-                        save(out / checkpoint.BEST)
+                        save(out / saving.BEST)
                         export(out, state.best_sampler, config, data, step)
                 stop = interrupted()
                 kept = marked or step == coding  # each round, and the codes before the first
                 if evaluator and (kept or stop or step % checkpoint_every == 0):
-                    save(out / checkpoint.LAST)
+                    save(out / saving.LAST)
                     reporter.flush()
                 if stop and not done:
                     raise KeyboardInterrupt(f"`{out}` is kept to step {step}: `resume` goes on.")
@@ -156,7 +157,7 @@ def last_checkpoint(out: Path) -> Path | None:
         The last one; the best one where a kill came between the two; None where there is neither.
         A link counts also where it leads nowhere.
     """
-    places = (out / checkpoint.LAST, out / checkpoint.BEST)
+    places = (out / saving.LAST, out / saving.BEST)
     return next((place for place in places if os.path.lexists(place)), None)
 
 
@@ -172,16 +173,16 @@ def _check_folder(out: Path, resume: bool) -> None:
         )
 
 
-def _resumed(
+def _resume(
     state: State, config: TrainConfig, setting: dict[str, Any], out: Path, allow_change: bool
 ) -> bool:
     """Take up the last checkpoint of a folder, if there is one."""
     last = last_checkpoint(out)
     if last is None:
         return False
-    stored = checkpoint.load(last)
+    stored = saving.load(last)
     if not allow_change:
-        checkpoint.check_same_run(stored, config, setting, last)
+        saving.check_same_run(stored, config, setting, last)
     try:
         state.load(stored)
         if isinstance(state.prior, TransportPrior):
@@ -191,7 +192,7 @@ def _resumed(
     except Exception as error:  # what comes from a file may be anything
         if stored["config"] == config.to_dict():
             raise DataError(
-                f"`{last}` holds a malformed record ({checkpoint.reason(error)}): it was not "
+                f"`{last}` holds a malformed record ({saving.reason(error)}): it was not "
                 "written by `otmetrics train`; train anew."
             ) from error
         raise OptionError(
@@ -217,5 +218,5 @@ def _check_stage(
 
 def _has_later_best(out: Path, state: State) -> bool:
     """Whether the best checkpoint is from a later step than the run's, and so none of it."""
-    best = out / checkpoint.BEST
-    return os.path.lexists(best) and checkpoint.load(best)["step"] > state.step
+    best = out / saving.BEST
+    return os.path.lexists(best) and saving.load(best)["step"] > state.step

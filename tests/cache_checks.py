@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from otmetrics import Scoring, score_features
-from otmetrics import image_features as module
-from otmetrics.feature_cache import cache_folder
 from otmetrics.features import FrozenExtractor, Preprocessing
-from otmetrics.images import identity, opened
+from otmetrics.images import files, open_input
+from otmetrics.scoring import image_features as module
+from otmetrics.scoring.cache import cache_folder
 
 NUM = 40
 PIXELS = np.random.default_rng(0).integers(0, 256, (NUM, 6, 7, 3), dtype=np.uint8)
@@ -52,7 +52,7 @@ def extractor(seconds: float = 0.0) -> FrozenExtractor:
 def features(folder: Path, *, seconds: float = 0.0, shard: int = 8, progress=None, **options):
     """Features of a folder, kept in shards of a few images."""
     module.SHARD_IMAGES = shard
-    source = opened(folder)
+    source = open_input(folder)
     reading = module.Reading(**{"batch_size": 4, "cache": True} | options)
     pick = list(range(len(source)))
     return module.image_features(source, folder, pick, extractor(seconds), reading, progress)
@@ -69,7 +69,7 @@ def scores(found: torch.Tensor) -> dict[str, float]:
 def main(folder: str, cache: str, result: str, seconds: float) -> None:
     """Extract, and write what came of it; how many images are done stands beside it meanwhile."""
     torch.set_num_threads(1)
-    identity.SETTLED_SECONDS = 0.0
+    files.SETTLED_SECONDS = 0.0
     os.environ["OTMETRICS_CACHE"] = cache
     done = Path(result).with_suffix(".done")
     found = features(

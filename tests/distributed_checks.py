@@ -72,7 +72,7 @@ def a_drawn_subset_is_the_same_everywhere(case: Case, rank: int, world: int) -> 
         assert_same_on_all_ranks(metric.compute(), world)
         assert metric.protocol["sizes"] == {"real": 41, "fake": 37}
         metric.sync()
-        kept = metric._store.collected(metric._memory(metric.metric_state, "real"))
+        kept = metric._store.collect(metric._memory(metric.metric_state, "real"))
         metric.unsync()
         rows = {tuple(row) for row in kept.tolist()}
         assert len(rows) == 12

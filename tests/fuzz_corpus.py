@@ -165,12 +165,12 @@ def _npz(write: Callable[..., None], *arrays: object, **entries: object) -> Call
 
 def _extracted(place: Path) -> None:
     """Features of pixels with their protocol and classes, as `extract` writes them."""
-    from otmetrics.extraction import Extraction, extracted
-    from otmetrics.feature_set import saved
+    from otmetrics.scoring.extraction import Extraction, extracted
+    from otmetrics.scoring.feature_set import save_features
 
     options = Extraction(features="pixels", cache=False, device="cpu")
     (found,) = extracted([Path("../../shared/pictures")], options)
-    saved(found, place / "x.npz")
+    save_features(found, place / "x.npz")
 
 
 def _weights(suffix: str) -> Callable[[Path], None]:
@@ -191,7 +191,7 @@ def _weights(suffix: str) -> Callable[[Path], None]:
 
 def _cache(place: Path) -> None:
     """What a score of the shared pictures keeps."""
-    from otmetrics.extraction import Extraction, extracted
+    from otmetrics.scoring.extraction import Extraction, extracted
 
     with _variable("OTMETRICS_CACHE", str(place)):
         options = Extraction(
@@ -331,12 +331,12 @@ def write_shared(place: Path) -> None:
 
 
 def _extracted_shared(place: Path) -> None:
-    from otmetrics.extraction import Extraction, extracted
-    from otmetrics.feature_set import saved
+    from otmetrics.scoring.extraction import Extraction, extracted
+    from otmetrics.scoring.feature_set import save_features
 
     options = Extraction(features="pixels", cache=False, device="cpu")
     (found,) = extracted([place / "real.npy"], options)
-    saved(found, place / "extracted.npz")
+    save_features(found, place / "extracted.npz")
 
 
 def summary(kind: Kind, out: str) -> tuple[dict[str, float], str] | None:

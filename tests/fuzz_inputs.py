@@ -45,7 +45,7 @@ MEMORY = 2**30
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 # What many sound inputs would import, each on its own; the rest is what they did import.
 _HEAVY = [
-    *("otmetrics.cli.main", "otmetrics.scoring", "otmetrics.reference_models.training"),
+    *("otmetrics.cli.main", "otmetrics.scoring.score", "otmetrics.reference_models.training"),
     *("otmetrics.reference_models.presets", "otmetrics.cli.render", "matplotlib.figure"),
     *("pyarrow.parquet", "rich.progress", "timm", "torchvision.utils"),
 ]

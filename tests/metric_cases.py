@@ -21,10 +21,10 @@ from otmetrics import (
     kernel_distance,
     precision_recall,
 )
-from otmetrics.functional.directions import random_directions, seeded
-from otmetrics.functional.reservoir import lowest
-from otmetrics.functional.sketch import sketch, sketched_result
 from otmetrics.metrics.base import FeatureMetric
+from otmetrics.metrics.stores import lowest
+from otmetrics.transport.sliced.directions import direction_generator, random_directions
+from otmetrics.transport.sliced.sketch import sketch, sketched_result
 
 SLICED = Sliced(num_projections=40, seed=3)
 
@@ -38,7 +38,9 @@ class Case(NamedTuple):
 
 
 def streamed(real: Tensor, fake: Tensor) -> Tensor:
-    directions = random_directions(real.shape[1], 40, generator=seeded(3)).to(real.device)
+    directions = random_directions(real.shape[1], 40, generator=direction_generator(3)).to(
+        real.device
+    )
     sketches = (sketch((side.double() @ directions).T) for side in (real, fake))
     return sketched_result(*sketches, 2.0).value
 

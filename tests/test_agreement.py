@@ -24,12 +24,12 @@ from otmetrics.functional import (
     frechet_distance,
     frechet_distance_from_moments,
     kernel_distance,
-    manifold,
     precision_recall,
     random_directions,
     sinkhorn_divergence,
     sliced_wasserstein,
 )
+from otmetrics.statistics import manifold
 
 N, M, D = 300, 260, 48
 REAL = cloud(N, D, seed=1)

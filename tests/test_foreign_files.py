@@ -15,7 +15,7 @@ import pytest
 import timm
 import torch
 from command import Runner, write_images
-from otmetrics.reference_models import checkpoint, export
+from otmetrics.reference_models import saving
 from otmetrics.reference_models.data import load_data
 from otmetrics.reference_models.networks import networks
 from safetensors.torch import save_file
@@ -23,10 +23,10 @@ from training_cases import configured
 from training_cases import run as train
 
 from otmetrics.errors import DataError, OptionError, printable
-from otmetrics.extraction import Extraction, extracted
 from otmetrics.features import EXTRACTORS, is_installed, is_known, load_extractor
-from otmetrics.images import opened
+from otmetrics.images import open_input
 from otmetrics.metrics import FrechetFeatureDistance, FrechetInceptionDistance
+from otmetrics.scoring.extraction import Extraction, extracted
 
 EVIL = """
 import pathlib
@@ -340,14 +340,14 @@ def test_a_link_that_leads_nowhere_imports_nothing(otmetrics, marker, prefix):
 @pytest.mark.parametrize("prefix", ["", "python:"])
 def test_what_exists_is_a_path(marker, prefix):
     write_images(marker.parent.parent / "work" / f"{prefix}evil:images", 5, seed=0)
-    assert len(opened(f"{prefix}evil:images")) == 5
+    assert len(open_input(f"{prefix}evil:images")) == 5
     assert not marker.exists()
 
 
 def test_a_link_that_has_the_name_of_a_data_set_is_a_path(marker):
     pathlib.Path("mnist:test").symlink_to("/nowhere/at/all")
     with pytest.raises(DataError, match="`mnist:test` does not exist"):
-        opened("mnist:test")
+        open_input("mnist:test")
 
 
 def test_the_users_own_prefix_imports(marker):
@@ -373,11 +373,11 @@ def forged(run, tmp_path):
     """Writes the run anew as one that has not come to its first checkpoint, with other options."""
 
     def forge(**options):
-        sampler, config, data = export.loaded(run)
+        sampler, config, data = saving.load_generator(run)
         config = dataclasses.replace(config, **options)
         out = tmp_path / "forged"
         out.mkdir()
-        export.export(out, sampler.state_dict(), config, data, 2)
+        saving.export(out, sampler.state_dict(), config, data, 2)
         values = config.to_dict() | {"hash": config.hash}
         (out / "config.json").write_text(json.dumps(values, indent=2))
         shutil.copy(run / "log.jsonl", out)
@@ -473,11 +473,11 @@ def test_resume_loads_no_extractor_that_a_run_names(otmetrics, forged, marker, c
 def test_a_checkpoint_names_no_extractor_either(otmetrics, run, tmp_path, marker, calls):
     out = tmp_path / "forged"
     shutil.copytree(run, out)
-    state = checkpoint.load(out / checkpoint.LAST)
-    config = dataclasses.replace(export.loaded(run)[1], eval_features="module:evil:net")
+    state = saving.load(out / saving.LAST)
+    config = dataclasses.replace(saving.load_generator(run)[1], eval_features="module:evil:net")
     for key in ("version", "config", "hash"):
         del state[key]
-    checkpoint.save(out / checkpoint.LAST, state, config)
+    saving.save(out / saving.LAST, state, config)
     values = config.to_dict() | {"hash": config.hash}
     (out / "config.json").write_text(json.dumps(values, indent=2))
     done = otmetrics("train", "swg", "--data", "digits", "--out", out, "--resume", "-q")

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from otmetrics.errors import DataError, OptionError, printable
-from otmetrics.safe_files import check_replaceable, replaced, user_path, writing
+from otmetrics.safe_files import check_replaceable, replace_file, user_path, writing
 
 
 def test_a_link_that_waits_under_the_old_temporary_name_is_not_written_through(tmp_path):
     precious = tmp_path / "precious"
     precious.write_text("mine")
     (tmp_path / "out.npz.partial").symlink_to(precious)
-    with replaced(tmp_path / "out.npz") as file:
+    with replace_file(tmp_path / "out.npz") as file:
         file.write(b"new")
     assert (tmp_path / "out.npz").read_bytes() == b"new"
     assert precious.read_text() == "mine"
@@ -24,7 +24,7 @@ def test_a_target_that_is_a_link_is_replaced_and_not_followed(tmp_path):
     precious, target = tmp_path / "precious", tmp_path / "out"
     precious.write_text("mine")
     target.symlink_to(precious)
-    with replaced(target) as file:
+    with replace_file(target) as file:
         file.write(b"new")
     assert not target.is_symlink()
     assert precious.read_text() == "mine"
@@ -35,7 +35,7 @@ def test_what_breaks_off_leaves_the_former_file_and_nothing_else(tmp_path):
     target.write_text("old")
 
     def broken_off():
-        with replaced(target) as file:
+        with replace_file(target) as file:
             file.write(b"new")
             raise RuntimeError
 
@@ -47,7 +47,7 @@ def test_what_breaks_off_leaves_the_former_file_and_nothing_else(tmp_path):
 
 def test_two_writers_do_not_share_a_file(tmp_path):
     target = tmp_path / "out"
-    with replaced(target) as one, replaced(target) as other:
+    with replace_file(target) as one, replace_file(target) as other:
         one.write(b"one")
         other.write(b"other")
     assert target.read_bytes() == b"one"
@@ -57,7 +57,7 @@ def test_refusals_of_the_system_name_the_file(tmp_path):
     target = tmp_path / "missing" / "out"
 
     def refused():
-        with writing(target), replaced(target):
+        with writing(target), replace_file(target):
             pass
 
     with pytest.raises(DataError, match=r"out` cannot be written .*: choose"):
@@ -108,7 +108,7 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path, monkeypatch, kind):
     before = path.lstat()
 
     def written():
-        with replaced(path) as file:
+        with replace_file(path) as file:
             file.write(b"new")
 
     with pytest.raises(OSError, match="is no regular file"):
@@ -138,6 +138,6 @@ def test_a_users_path(monkeypatch):
 
 def test_long_names_of_long_letters_are_written(tmp_path):
     target = tmp_path / ("\u754c" * 80 + ".npz")
-    with replaced(target) as file:
+    with replace_file(target) as file:
         file.write(b"new")
     assert target.read_bytes() == b"new"

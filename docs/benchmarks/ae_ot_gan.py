@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from otmetrics.reference_models.data import Data, load_data
 from otmetrics.reference_models.evaluation import Evaluator
-from otmetrics.reference_models.export import loaded
 from otmetrics.reference_models.presets import config_for
 from otmetrics.reference_models.reporter import Reporter
+from otmetrics.reference_models.saving import load_generator
 from otmetrics.reference_models.training import train
 
 WEIGHTS = ((0.0, 0.0), (1.0, 0.1), (10.0, 0.0), (10.0, 0.1), (10.0, 10.0), (100.0, 0.1))
@@ -50,7 +50,7 @@ def one_run(root: Path, out: Path, content: float, feature: float) -> str:
             shutil.copytree(out / "begun", copied)
             copied.rename(folder)
         trained(data, folder, {"steps": STEPS}, {"content": content, "feature": feature})
-        sampler, config, _ = loaded(folder)
+        sampler, config, _ = load_generator(folder)
         evaluator = Evaluator(config, data, torch.device("cpu"))
         report, _ = evaluator.report(sampler)
         codes = evaluator.code_scores(sampler)

@@ -4,7 +4,7 @@
 
 Each preset is trained as `otmetrics train PRESET --data NAME --seed SEED` does it, on one thread in
 one of `--jobs` processes. The averaged generator of its last step is scored on 2500 samples by the
-rules of `otmetrics.reference_models.points`, and by exact and sliced distances to as many held-out
+rules of `otmetrics.reference_models.modes`, and by exact and sliced distances to as many held-out
 samples. A row has means over the seeds; `floor` is samples of the law itself. What is done with
 the same settings lies in `--out`, and is not done again: other code wants another folder.
 """
@@ -21,7 +21,7 @@ import torch
 from otmetrics.reference_models.data import Data, load_data
 from otmetrics.reference_models.presets import PRESETS, config_for
 from otmetrics.reference_models.reporter import Reporter
-from otmetrics.reference_models.sampling import generated
+from otmetrics.reference_models.sampling import generate_samples
 from otmetrics.reference_models.training import train
 
 from otmetrics import Exact, Sliced
@@ -55,7 +55,7 @@ def one_run(preset: str, name: str, seed: int, out: Path, steps: int | None) -> 
         return json.loads(result.read_text())
     reporter = Reporter(folder, tensorboard=False)
     state = train(config, data, folder, reporter=reporter, resume=True, device="cpu")
-    found = scored(generated(state.sampler, data, NUM, seed=12345 + seed), data)
+    found = scored(generate_samples(state.sampler, data, NUM, seed=12345 + seed), data)
     seconds = reporter.rows[-1]["seconds"]
     found |= {"preset": preset, "data": name, "seed": seed, "seconds": seconds}
     result.write_text(json.dumps(found))

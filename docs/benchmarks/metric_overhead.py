@@ -25,9 +25,8 @@ from otmetrics import (
     kernel_distance,
     load_extractor,
 )
-from otmetrics.functional.frechet import gaussian_distance
-from otmetrics.functional.moments import moments
-from otmetrics.functional.sketch import sketch, sketched_result
+from otmetrics.statistics.frechet import gaussian_distance, moments
+from otmetrics.transport.sliced.sketch import sketch, sketched_result
 
 BATCH, D = 64, 1280
 

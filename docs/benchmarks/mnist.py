@@ -22,12 +22,11 @@ import torch
 from otmetrics.reference_models.codes import nearest
 from otmetrics.reference_models.data import Data, load_data
 from otmetrics.reference_models.evaluation import Evaluator
-from otmetrics.reference_models.export import loaded
-from otmetrics.reference_models.pictures import grid
+from otmetrics.reference_models.modes import fit_digit_classifier, read_digits
 from otmetrics.reference_models.presets import config_for
-from otmetrics.reference_models.reporter import Reporter
-from otmetrics.reference_models.sampling import generated
-from otmetrics.reference_models.stacked import fit_digit_classifier, read_digits
+from otmetrics.reference_models.reporter import Reporter, grid
+from otmetrics.reference_models.sampling import generate_samples
+from otmetrics.reference_models.saving import load_generator
 from otmetrics.reference_models.training import train
 from torch import Tensor, nn
 
@@ -50,14 +49,14 @@ def one_run(
     if not result.exists():
         reporter = Reporter(folder, tensorboard=False)
         train(config, data, folder, reporter=reporter, resume=True, device="cpu")
-        report, _ = Evaluator(config, data, torch.device("cpu")).report(loaded(folder)[0])
+        report, _ = Evaluator(config, data, torch.device("cpu")).report(load_generator(folder)[0])
         found = {"preset": preset, "steps": config.steps, "seconds": reporter.rows[-1]["seconds"]}
         result.write_text(json.dumps(found | report.to_dict()))
-    sampler, _, known = loaded(folder)
+    sampler, _, known = load_generator(folder)
     figures.mkdir(parents=True, exist_ok=True)
     grid(
         figures / f"mnist-{preset}.png",
-        generated(sampler, known, NUM_SHOWN, config.seed),
+        generate_samples(sampler, known, NUM_SHOWN, config.seed),
     )
     return json.loads(result.read_text())
 
@@ -87,7 +86,7 @@ class Classes:
 
     def rebuilt(self, folder: Path) -> Tensor:
         """Training digits as the decoder of a run gives them."""
-        sampler, _, _ = loaded(folder)
+        sampler, _, _ = load_generator(folder)
         return self.data.from_network(sampler.rebuilt(self.data.train[:NUM_READ], self.data))
 
 
@@ -124,8 +123,8 @@ def main() -> None:
         classes = Classes(data)
         for name in options.presets:
             folder = folder_of(name, data, options.out, own)
-            sampler, config, known = loaded(folder)
-            print(classes.row(name, generated(sampler, known, NUM_READ, config.seed + 1)))
+            sampler, config, known = load_generator(folder)
+            print(classes.row(name, generate_samples(sampler, known, NUM_READ, config.seed + 1)))
         if "ae-ot" in options.presets:
             rebuilt = classes.rebuilt(folder_of("ae-ot", data, options.out, own))
             print(classes.row("training digits, rebuilt", rebuilt))

@@ -15,12 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from otmetrics.images import opened
-from otmetrics.images.writing import write_png
+from otmetrics.images import open_input
+from otmetrics.images.decode import write_png
 
 
 def write_folder(text: str, folder: Path, num: int) -> None:
-    source = opened(text)
+    source = open_input(text)
     folder.mkdir()
     for index in range(min(num, len(source))):
         write_png(folder / f"{index:06d}.png", source.read(index).pixels)

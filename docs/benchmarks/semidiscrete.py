@@ -20,17 +20,12 @@ from pathlib import Path
 
 import torch
 from otmetrics.reference_models.data import load_data
-from otmetrics.reference_models.points import Mixture
+from otmetrics.reference_models.modes import Mixture
 from torch import Tensor
 
-from otmetrics.functional import (
-    extended_map,
-    laguerre_cells,
-    neighbour_angles,
-    semidiscrete_result,
-)
-from otmetrics.functional.extension import RULES, face_normals
-from otmetrics.functional.sources import random_samples, source_samples
+from otmetrics.functional import extended_map, laguerre_cells, neighbour_angles, semidiscrete_result
+from otmetrics.transport.semidiscrete.extended_map import RULES, face_normals
+from otmetrics.transport.semidiscrete.sources import random_samples, source_samples
 
 CASES = ("grid25-1000", "law64-1000", "law64-20000")
 NUM = 2500

@@ -41,11 +41,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 from torchmetrics.wrappers import BootStrapper, FeatureShare
 
-from otmetrics import (
-    FrechetFeatureDistance,
-    KernelFeatureDistance,
-    WassersteinFeatureDistance,
-)
+from otmetrics import FrechetFeatureDistance, KernelFeatureDistance, WassersteinFeatureDistance
 from otmetrics.features import FrozenExtractor
 from otmetrics.features.preprocessing import Preprocessing
 

@@ -25,7 +25,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 import otmetrics
-from otmetrics.functional.sliced import sliced_result
+from otmetrics.transport.sliced.sliced import sliced_result
 
 SEED = 0
 SHIFT, SCALE = 0.25, 1.25  # of fake, along every axis

@@ -1,6 +1,5 @@
 """Images (N, 3, H, W) in, features (N, D) out: the frozen networks to measure distances in."""
 
-from otmetrics.features.base import FrozenExtractor
 from otmetrics.features.catalog import (
     DEFAULT_EXTRACTOR,
     EXTRACTORS,
@@ -10,6 +9,7 @@ from otmetrics.features.catalog import (
     is_known,
     load_extractor,
 )
+from otmetrics.features.extractor import FrozenExtractor
 from otmetrics.features.pipeline import Pipeline, pipeline
 from otmetrics.features.preprocessing import RESIZE_MODES, Preprocessing
 

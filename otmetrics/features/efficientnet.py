@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from otmetrics.errors import DataError
-from otmetrics.features.base import FrozenExtractor
+from otmetrics.features.extractor import FrozenExtractor
 from otmetrics.features.preprocessing import Preprocessing
 from otmetrics.features.weights import load_weights, read_state_dict, verify_sha256
 
@@ -61,7 +61,7 @@ def _classifier(weights: str | Path | None = None) -> Any:
 
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     path = Path(weights) if weights is not None else _packaged_weights()
-    load_weights(network, _renamed(read_state_dict(path), network, path), path)
+    load_weights(network, _to_timm_names(read_state_dict(path), network, path), path)
     return network
 
 
@@ -77,7 +77,7 @@ def _packaged_weights() -> Path:
     return path
 
 
-def _renamed(state: dict[str, Tensor], network: nn.Module, path: Path) -> dict[str, Tensor]:
+def _to_timm_names(state: dict[str, Tensor], network: nn.Module, path: Path) -> dict[str, Tensor]:
     """Give the tensors timm's names; the packaged file has its own names in the same order."""
     names = list(network.state_dict())
     if set(state) == set(names):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from otmetrics.errors import DataError
-from otmetrics.features.base import FrozenExtractor
+from otmetrics.features.extractor import FrozenExtractor
 from otmetrics.features.preprocessing import Preprocessing
 from otmetrics.features.weights import load_weights, read_state_dict, verify_sha256
 from otmetrics.safe_files import user_path

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from otmetrics.features.base import FrozenExtractor
+from otmetrics.features.extractor import FrozenExtractor
 from otmetrics.features.preprocessing import Preprocessing
-from otmetrics.precision import ieee_float32
+from otmetrics.machine import ieee_float32
 
 
 class Pipeline(NamedTuple):
@@ -54,12 +54,12 @@ def pipeline(
         The pipeline; its `features` yields one tensor a batch.
     """
     preprocessing = extractor.preprocessing
-    compiled = extractor.compiled()
+    compiled = extractor.compiled_network()
     if compiled is not None and preprocessing is not None and not in_processes:
         # Not `extractor.features`, which would ask each time whether the weights have changed.
         return Pipeline(
             lambda image: compiled(preprocessing(image)[None])[0],
-            _stacked,
+            _thread_features,
             2 * compiled.num_threads,
         )
     cores = torch.get_num_threads()
@@ -67,10 +67,10 @@ def pipeline(
         gpu = partial(_on_gpu, extractor, batch_size)
         fitting = partial(_fitting, preprocessing)
         return Pipeline(fitting, gpu, cores, uniform=False, pin_memory=True)
-    return Pipeline(preprocessing or _unchanged, partial(_in_batches, extractor, batch_size), cores)
+    return Pipeline(preprocessing or _identity, partial(_in_batches, extractor, batch_size), cores)
 
 
-def _unchanged(image: Tensor) -> Tensor:
+def _identity(image: Tensor) -> Tensor:
     """Leave an image as it was read."""
     return image
 
@@ -81,7 +81,7 @@ def _fitting(preprocessing: Preprocessing, image: Tensor) -> Tensor:
     return image
 
 
-def _stacked(batches: Iterable[list[Tensor]]) -> Iterator[Tensor]:
+def _thread_features(batches: Iterable[list[Tensor]]) -> Iterator[Tensor]:
     """Features that the reading threads computed."""
     with ieee_float32(torch.device("cpu")):  # for the threads, which start at the first batch
         yield from map(torch.stack, batches)
@@ -94,7 +94,7 @@ def _in_batches(
     with ieee_float32(torch.device("cpu")):  # for the threads, which resize
         for images in batches:
             with torch.no_grad():
-                features = extractor.features(torch.stack(_filled(images, size)))
+                features = extractor.features(torch.stack(_pad_batch(images, size)))
             yield features[: len(images)].cpu()
 
 
@@ -105,7 +105,7 @@ def _on_gpu(
     under_way: tuple[Tensor, torch.cuda.Event] | None = None
     for images in batches:
         with torch.no_grad(), torch.cuda.device(extractor.device):
-            inputs = torch.cat(_uploaded(extractor, images))
+            inputs = torch.cat(_upload(extractor, images))
             if len(inputs) < size:
                 inputs = torch.cat([inputs, inputs[-1:].expand(size - len(inputs), -1, -1, -1)])
             features = extractor.features(inputs.contiguous(memory_format=torch.channels_last))
@@ -114,21 +114,21 @@ def _on_gpu(
             event = torch.cuda.Event()
             event.record()
         if under_way is not None:
-            yield _arrived(*under_way)
+            yield _wait_for(*under_way)
         under_way = copied[: len(images)], event
     if under_way is not None:
-        yield _arrived(*under_way)
+        yield _wait_for(*under_way)
 
 
-def _uploaded(extractor: FrozenExtractor, images: list[Tensor]) -> list[Tensor]:
+def _upload(extractor: FrozenExtractor, images: list[Tensor]) -> list[Tensor]:
     """Network inputs on the GPU, of images whose sizes may differ."""
-    parts = _copied(images, extractor.device)
+    parts = _copy_to_gpu(images, extractor.device)
     if all(part.shape == parts[0].shape for part in parts):
         return [extractor.preprocess(torch.stack(parts))]
     return [extractor.preprocess(part[None]) for part in parts]
 
 
-def _copied(images: list[Tensor], device: torch.device) -> list[Tensor]:
+def _copy_to_gpu(images: list[Tensor], device: torch.device) -> list[Tensor]:
     """Images on the GPU; those in ordinary memory by one copy through pinned memory."""
     if all(image.is_pinned() for image in images):
         return [image.to(device, non_blocking=True) for image in images]
@@ -139,12 +139,12 @@ def _copied(images: list[Tensor], device: torch.device) -> list[Tensor]:
     return [part.view(image.shape) for part, image in zip(parts, images, strict=True)]
 
 
-def _arrived(features: Tensor, event: torch.cuda.Event) -> Tensor:
+def _wait_for(features: Tensor, event: torch.cuda.Event) -> Tensor:
     """Features that a GPU has copied into pinned memory, in ordinary memory."""
     event.synchronize()
     return features.clone()
 
 
-def _filled(images: list[Tensor], size: int) -> list[Tensor]:
+def _pad_batch(images: list[Tensor], size: int) -> list[Tensor]:
     """A batch of full size: the last image stands in for those that are missing."""
     return images + [images[-1]] * (size - len(images))

@@ -1,14 +1,11 @@
 """Folders, archives and arrays -> checked uint8 images: the only reader of image files."""
 
-from otmetrics.images.arrays import FeatureArray, ImageArray, checked_features
-from otmetrics.images.batches import ReadingReport, batches
-from otmetrics.images.decode import MAX_PIXELS, DecodedImage, decoded_image
+from otmetrics.images.arrays import FeatureArray, ImageArray, checked_features, loaded_array
+from otmetrics.images.decode import MAX_PIXELS, DecodedImage, decoded_image, write_png
 from otmetrics.images.demo import write_demo
-from otmetrics.images.names import EXTENSIONS
-from otmetrics.images.npz import loaded_array
-from otmetrics.images.opening import opened
-from otmetrics.images.sources import ImageFolder, ImageSource, StoredImages
-from otmetrics.images.writing import write_png
+from otmetrics.images.files import EXTENSIONS, ImageFolder, ImageSource, StoredImages
+from otmetrics.images.opening import open_input
+from otmetrics.images.reading import ReadingReport, batches
 
 __all__ = [
     "EXTENSIONS",
@@ -24,7 +21,7 @@ __all__ = [
     "checked_features",
     "decoded_image",
     "loaded_array",
-    "opened",
+    "open_input",
     "write_demo",
     "write_png",
 ]

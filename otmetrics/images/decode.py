@@ -3,22 +3,144 @@
 import os
 import re
 import stat
+import threading
+import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 from torch import Tensor
 
 from otmetrics.errors import DataError
-from otmetrics.images._colour import composited_on_white, rgb_and_alpha
-from otmetrics.images._pillow import FORMATS, muted
 from otmetrics.images.facts import KINDS, MOST_FRAMES, ImageFacts, has_two_levels
-from otmetrics.images.limits import foreign_content
-from otmetrics.images.names import MAX_MEMBER_BYTES
+from otmetrics.images.limits import MAX_MEMBER_BYTES, foreign_content
+
+# Only these decoders see a file, whatever its name: no EPS that would start an interpreter.
+# Importing their modules here keeps Pillow from importing every plugin it has.
+FORMATS = tuple(
+    plugin.format
+    for plugin in (
+        BmpImagePlugin.BmpImageFile,
+        GifImagePlugin.GifImageFile,
+        JpegImagePlugin.JpegImageFile,
+        PngImagePlugin.PngImageFile,
+        PpmImagePlugin.PpmImageFile,
+        TiffImagePlugin.TiffImageFile,
+        WebPImagePlugin.WebPImageFile,
+    )
+)
+
+
+class _Warnings(threading.local):
+    """The `warnings` module as Pillow sees it, silent in the threads that ask for it."""
+
+    muted = False
+
+    def warn(self, message: Any, category: Any = None, stacklevel: int = 1, **rest: Any) -> None:
+        """Warn as `warnings.warn` does, unless this thread is muted."""
+        if not self.muted:
+            warnings.warn(message, category, stacklevel=stacklevel + 1, **rest)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(warnings, name)
+
+
+# `warnings.catch_warnings` swaps the filters of the whole process: two threads that leave it in
+# the wrong order silence the program for good, and an "error" filter of the caller would turn a
+# damaged tag into an unreadable image. So the name `warnings` inside the modules of Pillow that
+# warn is bound, once, to a stand-in that differs from the real module in muted threads only.
+_warnings = _Warnings()
+for _module in (Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin):
+    if getattr(_module, "warnings", None) is warnings:
+        setattr(_module, "warnings", _warnings)  # noqa: B010 - mypy knows no such attribute
+
+
+@contextmanager
+def mute_warnings() -> Iterator[None]:
+    """Drop what Pillow warns about in this thread: oversized headers, damaged EXIF and tags."""
+    before, _warnings.muted = _warnings.muted, True
+    try:
+        yield
+    finally:
+        _warnings.muted = before
+
+
+# Pillow scales pixels to 8 bits but leaves the transparent colour of a PNG as the file has it.
+_KEY_TO_8_BITS = {
+    "1": lambda key: 255 * min(key, 1),
+    "L;2": lambda key: key * 85,
+    "L;4": lambda key: key * 17,
+    "RGB;16B": lambda key: key >> 8,
+}
+
+
+def rgb_and_alpha(image: Image.Image, rawmode: str) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Return the colours (H, W, 3) and, where the image has one, the alpha (H, W), both uint8.
+
+    Beside them stands the largest value of grey of 16 bits, 0 for other files.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        key, values = image.info.get("transparency"), _sixteen_bit_values(image)
+        rgb = np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+        alpha = None if key is None else _alpha_of_key(values[..., None], key)
+        return rgb, alpha, int(values.max())
+    return *_eight_bit_values(image, rawmode), 0
+
+
+def _eight_bit_values(image: Image.Image, rawmode: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return colours and alpha of what Pillow has brought to 8 bits."""
+    key = image.info.get("transparency")
+    if image.mode in {"1", "L", "RGB"} and key is not None:
+        rgb = np.asarray(image.convert("RGB"))
+        scaled = _KEY_TO_8_BITS.get(rawmode, lambda value: value)
+        return rgb, _alpha_of_key(rgb, scaled(np.asarray(key)))
+    if image.has_transparency_data:
+        rgba = np.asarray(image.convert("RGBA"))
+        return rgba[..., :3], rgba[..., 3]
+    # `convert` would copy what is RGB already.
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), None
+
+
+def _sixteen_bit_values(image: Image.Image) -> np.ndarray:
+    """Return the values (H, W) of a 16-bit grey image; refuse every other kind of number."""
+    tags: Any = getattr(image, "tag_v2", {})
+    bits, photometric = tags.get(258, (16,)), tags.get(262, 1)  # 1: zero is black
+    # Pillow before 11 opens a 16-bit PNG as "I", and brings a PPM to 0 to 65535 in it; in a TIFF
+    # "I" is 32 bits or signed.
+    plain = image.mode == "I" and image.format in {"PNG", "PPM"}
+    sixteen = image.mode.startswith("I;16") or plain
+    if not sixteen or tuple(bits) != (16,) or photometric != 1:
+        kind = "floats" if image.mode == "F" else "integers that are not plain 16-bit grey"
+        raise DataError(f"holds {kind}, whose range is not defined: convert it to 8 or 16 bits.")
+    return np.asarray(image)
+
+
+def _alpha_of_key(values: np.ndarray, key: Any) -> np.ndarray:
+    """Return the alpha (H, W) of a picture (H, W, C) in which one colour is transparent."""
+    return np.where((values == np.asarray(key)).all(axis=-1), 0, 255).astype(np.uint8)
+
+
+def composited_on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Return round(rgb * a + 255 * (1 - a)), a = alpha / 255: (..., 3) and (...) uint8 arrays."""
+    weight = alpha[..., None].astype(np.uint16)
+    # At most 255^2 + 127 < 2^16; 255 is odd, so that there are no ties to round.
+    return ((rgb * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)
+
 
 MAX_PIXELS = 2**27
 """The largest image that is decoded: 134 million pixels, 400 MB as RGB."""
@@ -132,10 +254,10 @@ def decoded_from(opened: Callable[[], BinaryIO], name: str) -> DecodedImage:
             "it fills what is missing of a truncated image with grey, which would be scored."
         )
     try:
-        with muted(), opened() as file:
-            return _decoded(file)
+        with mute_warnings(), opened() as file:
+            return _decode(file)
     except Exception as error:  # Pillow raises nearly anything on a damaged file
-        raise DataError(f"`{name}` {_explained(error)}") from error
+        raise DataError(f"`{name}` {_explain_failure(error)}") from error
 
 
 def image_tensor(rgb: np.ndarray) -> Tensor:
@@ -176,7 +298,7 @@ def check_regular(path: Path) -> None:
         raise DataError("is not a regular file but a device, pipe or socket: remove it.")
 
 
-def _explained(error: Exception) -> str:
+def _explain_failure(error: Exception) -> str:
     """Say in one line what is wrong with a file and what to do about it."""
     detail = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, DataError):
@@ -193,7 +315,7 @@ def _explained(error: Exception) -> str:
     return f"is truncated or corrupt ({detail}): re-export it, {_SKIP}"
 
 
-def _decoded(file: BinaryIO) -> DecodedImage:
+def _decode(file: BinaryIO) -> DecodedImage:
     """Decode an open file."""
     start = file.read(512)
     if found := foreign_content(start):
@@ -332,3 +454,18 @@ def _upright(pixels: Tensor, image: Image.Image) -> Tensor:
         pixels = pixels.transpose(1, 2)
     dimensions = [dim for dim, reverse in ((1, rows), (2, columns)) if reverse]
     return pixels.flip(dimensions).contiguous()
+
+
+def write_png(path: Path | BinaryIO, image: Tensor) -> None:
+    """Write one image, without loss.
+
+    Args:
+        path: The file, or one that is open for writing.
+        image: uint8 (C, H, W), C = 1 for grey or 3 for RGB.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    pixels = image.cpu().permute(1, 2, 0)
+    array = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    Image.fromarray(array.contiguous().numpy()).save(path, format="PNG")

@@ -31,9 +31,8 @@ import torch
 from torch import Tensor
 
 from otmetrics.errors import DataError
-from otmetrics.images.decode import decoded_image
-from otmetrics.images.writing import write_png
-from otmetrics.safe_files import replaced
+from otmetrics.images.decode import decoded_image, write_png
+from otmetrics.safe_files import replace_file
 
 SHEET = Path(__file__).with_name("demo.jpg")
 TILE = 48  # a multiple of the 8 pixels of a JPEG block, so that no tile bleeds into the next
@@ -80,7 +79,7 @@ def write_demo(folder: str | Path) -> tuple[Path, Path]:
         missing = [name for name, pixels in tiles.items() if not _is_there(folder / name, pixels)]
         for name in missing:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            with replaced(folder / name) as file:
+            with replace_file(folder / name) as file:
                 write_png(file, tiles[name])
     except OSError as error:
         raise DataError(

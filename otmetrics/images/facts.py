@@ -109,7 +109,7 @@ def valid_facts(rows: np.ndarray) -> bool:
     return bool(((rows >= least) & (rows <= np.array(most))).all())
 
 
-def counted(rows: np.ndarray, pixels: str) -> dict[str, Any]:
+def count_facts(rows: np.ndarray, pixels: str) -> dict[str, Any]:
     """Sum up what is known of the images of one side, for its record (JSON-able).
 
     Args:
@@ -153,7 +153,7 @@ def _counts(codes: np.ndarray) -> list[tuple[int, int]]:
     ]
 
 
-def misnamed(names: Sequence[str], rows: np.ndarray) -> dict[str, int]:
+def count_misnamed(names: Sequence[str], rows: np.ndarray) -> dict[str, int]:
     """Count lossy content under names that promise none.
 
     Args:

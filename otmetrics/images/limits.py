@@ -13,6 +13,8 @@ from otmetrics.errors import DataError
 MAX_ROWS = 2**24
 """The most images that an array or a table may hold: what compresses well may claim any number."""
 
+MAX_MEMBER_BYTES = 2**29
+
 MAPPED_BYTES = 2**26
 """From this size on an array is a file that is mapped, not memory."""
 

@@ -5,18 +5,20 @@ from pathlib import Path
 import numpy as np
 
 from otmetrics.errors import DataError
-from otmetrics.images.arrays import FeatureArray, ImageArray, checked_features, checked_statistics
-from otmetrics.images.generated import PREFIX, generated_images, is_function
-from otmetrics.images.listed import ListedImages
-from otmetrics.images.names import EXTENSIONS
-from otmetrics.images.npz import loaded_array
-from otmetrics.images.official import DATA_SETS, OfficialImages
-from otmetrics.images.packed import PackedImages, expanded
-from otmetrics.images.sources import ImageFolder, StoredImages
+from otmetrics.images.archives import PackedImages, expand_braces
+from otmetrics.images.arrays import (
+    FeatureArray,
+    ImageArray,
+    checked_features,
+    checked_statistics,
+    loaded_array,
+)
+from otmetrics.images.files import EXTENSIONS, ImageFolder, ListedImages, StoredImages
+from otmetrics.images.named import DATA_SETS, PREFIX, OfficialImages, generated_images, is_function
 from otmetrics.images.tables import dataset_images, parquet_table
 
 
-def opened(path: str | Path, most: int | None = None) -> StoredImages | FeatureArray:
+def open_input(path: str | Path, most: int | None = None) -> StoredImages | FeatureArray:
     """Open what holds images or features; nothing is unpickled or unpacked.
 
     ====================================  =========================================================
@@ -68,9 +70,9 @@ def opened(path: str | Path, most: int | None = None) -> StoredImages | FeatureA
     if suffix in {".npy", ".npz"}:
         return _array(path)
     if suffix in {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz"}:
-        return PackedImages(expanded(path))
+        return PackedImages(expand_braces(path))
     if suffix == ".parquet":
-        return parquet_table(expanded(path))
+        return parquet_table(expand_braces(path))
     return ListedImages(path) if suffix == ".txt" else ImageFolder(path)
 
 

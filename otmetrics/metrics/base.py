@@ -14,13 +14,18 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
+from otmetrics.checks import check_flag
 from otmetrics.features import FrozenExtractor
-from otmetrics.functional.checks import check_flag
-from otmetrics.functional.option_names import unknown_option
-from otmetrics.metrics.extractors import forget, shared_extractor
-from otmetrics.metrics.inputs import batch_features, check_sides, sides_of
-from otmetrics.metrics.state import DIGEST_BYTES, SIDES, TwoSidedMetric, named
+from otmetrics.metrics.features import (
+    batch_features,
+    check_sides,
+    forget,
+    shared_extractor,
+    sides_of,
+)
+from otmetrics.metrics.state import DIGEST_BYTES, SIDES, TwoSidedMetric, name_states
 from otmetrics.metrics.stores import Memory, Store
+from otmetrics.unknown_options import unknown_option
 
 _ELSEWHERE = {
     "antialias": "`resize` of FrechetInceptionDistance and of otmetrics.load_extractor decides it",
@@ -115,7 +120,7 @@ class FeatureMetric(TwoSidedMetric):
             TypeError: If an argument has another type.
             ValueError: If a shape, a range or a device breaks its rule, or a feature is not finite.
         """
-        self._restore(self._merged(self.metric_state, self._batch(images, real)))
+        self._restore(self._merge_states(self.metric_state, self._batch(images, real)))
 
     def compute(self) -> Any:
         """The score of all samples, of all ranks in a distributed run.
@@ -136,13 +141,13 @@ class FeatureMetric(TwoSidedMetric):
                     f"`{side}` holds no samples: call update(images, real={side == 'real'}) first."
                 )
         self._sizes = sizes
-        sides = [self._store.collected(memory) for memory in memories.values()]
+        sides = [self._store.collect(memory) for memory in memories.values()]
         if self._scores_in == torch.float64:
             sides = [side.double() if isinstance(side, Tensor) else side for side in sides]
         value = self._value(*sides)
         if isinstance(value, dict):
-            return {name: self._rounded(score) for name, score in value.items()}
-        return self._rounded(value)
+            return {name: self._round_score(score) for name, score in value.items()}
+        return self._round_score(value)
 
     def set_dtype(self, dst_type: torch.dtype) -> "FeatureMetric":  # type: ignore[override]
         """Choose the dtype of the score; what is remembered of the samples stays as precise.
@@ -183,7 +188,7 @@ class FeatureMetric(TwoSidedMetric):
             ValueError: If a side is empty; nothing is added then.
         """
         batch, before = self._batch(images, real), self.metric_state
-        after = self._merged(before, batch)
+        after = self._merge_states(before, batch)
         if not self.reset_real_features:
             batch |= {name: after[name] for name in after if name.startswith("real_")}
         missing = [side for side in SIDES if not self._store.count(self._memory(batch, side))]
@@ -253,7 +258,7 @@ class FeatureMetric(TwoSidedMetric):
         """The feature as the user would write it."""
         return "None" if self.extractor is None else repr(self.extractor.name)
 
-    def _rounded(self, score: Tensor) -> Tensor:
+    def _round_score(self, score: Tensor) -> Tensor:
         """A score in the dtype that all metrics return it in."""
         dtype = self._scores_in or (torch.float64 if self.layout[1] else torch.float32)
         rounded = score.to(dtype)
@@ -281,7 +286,7 @@ class FeatureMetric(TwoSidedMetric):
         for side in SIDES:
             seen = dimension and side in parts
             memory = self._store.of(parts[side]) if seen else self._store.empty()
-            state |= named(side, memory)
+            state |= name_states(side, memory)
         return state
 
     def _value_of(self, state: Memory) -> Any:
@@ -301,7 +306,9 @@ class FeatureMetric(TwoSidedMetric):
         """Two digests as bytes: what the states depend on, and which metrics may share them."""
         source = {
             "extractor": None if self.extractor is None else self.extractor.protocol,
-            "network": None if self.extractor is None else _described(self.extractor.network),
+            "network": None
+            if self.extractor is None
+            else _describe_network(self.extractor.network),
             "normalize": self.normalize,
             "store": repr(self._store),
         }
@@ -354,7 +361,7 @@ def _digest(record: Any) -> Tensor:
     return torch.tensor(list(hashlib.sha256(text.encode()).digest()[:DIGEST_BYTES]))
 
 
-def _described(network: nn.Module) -> str:
+def _describe_network(network: nn.Module) -> str:
     """Layers and their options, which weights do not tell; the same in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(network))
 

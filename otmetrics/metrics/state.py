@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from otmetrics.metrics.stores import Memory, Store, joined
+from otmetrics.metrics.stores import Memory, Store, join_chunks
 
 SIDES = ("real", "fake")
 _MOST_FEATURES = 2**31
@@ -69,21 +69,21 @@ class TwoSidedMetric(Metric):
                 f"got {type(given).__name__}{advice}."
             )
         self._check_state("incoming_state", incoming_state)
-        self._take(self._merged(self.metric_state, self._moved(incoming_state)))
+        self._take(self._merge_states(self.metric_state, self._move_state(incoming_state)))
 
     def _memory(self, state: Memory, side: str) -> Memory:
         """What a state holds of one side."""
         start = f"{side}_"
         return {name[len(start) :]: state[name] for name in state if name.startswith(start)}
 
-    def _merged(self, first: Memory, second: Memory) -> Memory:
+    def _merge_states(self, first: Memory, second: Memory) -> Memory:
         """The state after the samples of one state and then those of another."""
         layouts = torch.stack([first["layout"], second["layout"]])
         _check_dimensions(layouts)
         state = {"layout": layouts.amax(0), "origin": first["origin"]}
         for side in SIDES:
-            memory = self._store.merged(self._memory(first, side), self._memory(second, side))
-            state |= named(side, memory)
+            memory = self._store.merge(self._memory(first, side), self._memory(second, side))
+            state |= name_states(side, memory)
         return state
 
     def _restore(self, state: Memory) -> None:
@@ -99,7 +99,7 @@ class TwoSidedMetric(Metric):
         self._computed = None
         self._update_count += 1
 
-    def _moved(self, state: Memory) -> Memory:
+    def _move_state(self, state: Memory) -> Memory:
         """A state on the device of the metric."""
         return {
             name: [chunk.to(self.device) for chunk in value]
@@ -150,7 +150,7 @@ class TwoSidedMetric(Metric):
 
     def _reduce_states(self, incoming_state: Memory) -> None:
         """Put earlier samples before those of this metric, as wrappers of torchmetrics ask."""
-        self._restore(self._merged(self._moved(incoming_state), self.metric_state))
+        self._restore(self._merge_states(self._move_state(incoming_state), self.metric_state))
 
     def _sync_dist(
         self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any = None
@@ -178,7 +178,9 @@ class TwoSidedMetric(Metric):
         state = {"layout": layouts.amax(0), "origin": self.origin}
         for side in SIDES:
             # Behind a blank memory all ranks have all fields, in equal numbers of dimensions.
-            memory = self._store.merged(blank, self._moved(self._memory(self.metric_state, side)))
+            memory = self._store.merge(
+                blank, self._move_state(self._memory(self.metric_state, side))
+            )
             parts = [gathered(_whole(value, dtype)) for value in memory.values()]
             ranks = [
                 {
@@ -187,7 +189,7 @@ class TwoSidedMetric(Metric):
                 }
                 for row in zip(*parts, strict=True)
             ]
-            state |= named(side, functools.reduce(self._store.merged, ranks))
+            state |= name_states(side, functools.reduce(self._store.merge, ranks))
         self._restore(state)
 
     def _wrap_compute(self, compute: Callable) -> Callable:
@@ -231,7 +233,7 @@ class TwoSidedMetric(Metric):
             except ValueError as error:
                 errors.append(str(error))
             else:
-                self._restore(self._moved(incoming))
+                self._restore(self._move_state(incoming))
                 self._computed, self._update_count = None, max(1, self._update_count)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
@@ -263,7 +265,7 @@ def _check_field(name: str, value: Any, like: Any) -> None:
         )
 
 
-def named(side: str, memory: Memory) -> Memory:
+def name_states(side: str, memory: Memory) -> Memory:
     """A memory under the names of its states."""
     return {f"{side}_{field}": value for field, value in memory.items()}
 
@@ -280,7 +282,7 @@ def _whole(value: Any, dtype: torch.dtype) -> Tensor:
     """A state as one tensor; features in the dtype that all ranks agreed on."""
     if not isinstance(value, list):
         return value
-    rows = joined(value)
+    rows = join_chunks(value)
     return rows.to(dtype) if rows.is_floating_point() else rows
 
 

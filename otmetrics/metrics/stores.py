@@ -6,18 +6,165 @@ Stores never change a memory in place, so that states may be shared and restored
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from otmetrics.functional.checks import check_at_least, check_seed
-from otmetrics.functional.directions import random_directions, seeded
-from otmetrics.functional.moments import Moments, merged_moments, moments
-from otmetrics.functional.reservoir import Reservoir, lowest, merged_reservoirs
-from otmetrics.functional.sketch import NUM_BINS, Sketch, merged_sketches, sketch
-from otmetrics.metrics.rows import appended
-from otmetrics.precision import ieee_float32
+from otmetrics.checks import check_at_least, check_seed
+from otmetrics.hashing import hash_counters
+from otmetrics.machine import ieee_float32
+from otmetrics.statistics.frechet import Moments, merged_moments, moments
+from otmetrics.transport.sliced.directions import direction_generator, random_directions
+from otmetrics.transport.sliced.sketch import NUM_BINS, Sketch, merged_sketches, sketch
+
+_LEAST = 256
+
+
+class _Buffer:
+    """A tensor with room behind its first `taken` rows."""
+
+    def __init__(self, rows: Tensor, taken: int) -> None:
+        self.rows = rows
+        self.taken = taken
+
+
+_BUFFERS = WeakTensorKeyDictionary()
+
+
+def append_rows(rows: Tensor, more: Tensor) -> Tensor:
+    """Rows followed by more of them; both stay as they are.
+
+    The result is the beginning of a buffer with room to spare. Appending to the result writes into
+    that room, which nobody else sees; appending to the same rows a second time copies them. Time
+    is O(M D), amortised; the room is at most half of the rows.
+
+    Args:
+        rows: Rows (N, ...).
+        more: Rows (M, ...), on any device.
+
+    Returns:
+        Rows (N + M, ...) on the device of the first, in the wider dtype of both.
+    """
+    count, total = len(rows), len(rows) + len(more)
+    dtype = torch.promote_types(rows.dtype, more.dtype)
+    buffer = _BUFFERS.get(rows)
+    if (
+        buffer is None
+        or buffer.taken != count
+        or len(buffer.rows) < total
+        or buffer.rows.dtype != dtype
+    ):
+        room = max(total + total // 2, _LEAST)
+        with torch.inference_mode(False):  # a buffer made inside could not be written to outside
+            buffer = _Buffer(
+                torch.empty((room, *rows.shape[1:]), dtype=dtype, device=rows.device), total
+            )
+        buffer.rows[:count] = rows
+    buffer.rows[count:total] = more
+    buffer.taken = total
+    result = buffer.rows[:total]
+    _BUFFERS[result] = buffer
+    return result
+
+
+_BLOCK = 2**22
+
+
+class Reservoir(NamedTuple):
+    """Which samples of a stream are held.
+
+    Attributes:
+        positions: Their positions in the stream, int64 (K,), each at most once.
+        seen: Samples in the stream.
+        span: Every position used so far is below it; `seen`, unless reservoirs were merged.
+    """
+
+    positions: Tensor
+    seen: int
+    span: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every sample of the stream is held."""
+        return len(self.positions) == self.seen
+
+
+def lowest(positions: Tensor, size: int, seed: int) -> Tensor:
+    """The samples to keep of those at some positions: the ones whose positions hash lowest.
+
+    Whether a sample is kept depends on its position, the seed and the other positions only, so
+    batches do not matter, and dropping early what is not among the lowest so far loses nothing.
+
+    Args:
+        positions: Positions (N,) in the stream, int64.
+        size: The most samples to keep.
+        seed: Selects the random subset.
+
+    Returns:
+        Indices into `positions`, int64, in ascending order of position.
+
+    References:
+        Cohen, Kaplan, Summarizing data using bottom-k sketches, 2007.
+
+    Example:
+        >>> lowest(torch.arange(10), 20, seed=0).tolist()
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    """
+    kept = torch.arange(len(positions), device=positions.device)
+    if len(positions) > size:
+        kept = hash_counters(positions, seed).topk(size, largest=False).indices
+    return kept[positions[kept].argsort()]
+
+
+def merged_reservoirs(
+    first: Reservoir, second: Reservoir, size: int, seed: int
+) -> tuple[Reservoir, Tensor]:
+    """Reservoir of one stream followed by another.
+
+    A second stream that is held whole just follows: the result is that of one stream. Otherwise
+    both reservoirs have chosen by hashes of the same positions, so the union is drawn afresh: a
+    uniform subset of all samples says how many to take of either, and each gives those that its
+    own choice would keep last. Time O(N + M) then.
+
+    Args:
+        first: Reservoir of N samples that holds at least min(N, size) of them.
+        second: The same of M samples.
+        size: The most samples to keep where anything has to be drawn.
+        seed: The seed of both.
+
+    Returns:
+        The reservoir of the union, and the indices of its samples among those of `first` followed
+        by those of `second`. Where `second` is whole nothing is dropped.
+    """
+    seen = first.seen + second.seen
+    if second.is_whole:
+        positions = torch.cat([first.positions, second.positions.to(first.positions) + first.span])
+        kept = torch.arange(len(positions), device=positions.device)
+        return Reservoir(positions, seen, first.span + second.span), kept
+    # Positions that neither has used, so that their hashes know nothing of the old choices.
+    start = max(first.span, second.span)
+    positions = _lowest_of_range(start, start + seen, size, seed, first.positions.device)
+    from_first = int((positions < start + first.seen).sum())
+    from_second = len(positions) - from_first
+    kept = torch.cat(
+        [
+            lowest(first.positions, from_first, seed),
+            lowest(second.positions.to(first.positions), from_second, seed) + len(first.positions),
+        ]
+    )
+    return Reservoir(positions, seen, start + seen), kept
+
+
+def _lowest_of_range(start: int, stop: int, size: int, seed: int, device: torch.device) -> Tensor:
+    """The positions in [start, stop) that hash lowest, ascending, in blocks that bound memory."""
+    best = torch.empty(0, dtype=torch.int64, device=device)
+    for low in range(start, stop, _BLOCK):
+        candidates = torch.cat([best, torch.arange(low, min(low + _BLOCK, stop), device=device)])
+        best = candidates[lowest(candidates, size, seed)]
+    return best
+
 
 Memory = dict[str, Any]
 
@@ -34,13 +181,13 @@ class Store(Protocol):
     def of(self, features: Tensor) -> Memory:
         """Memory of a batch (N, D), N >= 0."""
 
-    def merged(self, first: Memory, second: Memory) -> Memory:
+    def merge(self, first: Memory, second: Memory) -> Memory:
         """Memory of one stream followed by another; the first is no shorter than `empty`."""
 
     def count(self, memory: Memory) -> int:
         """Number of samples seen."""
 
-    def collected(self, memory: Memory) -> Any:
+    def collect(self, memory: Memory) -> Any:
         """What the maths takes."""
 
     def check(self, memory: Memory) -> None:
@@ -59,17 +206,17 @@ class AllSamples:
         """The batch itself."""
         return {"features": [features]}
 
-    def merged(self, first: Memory, second: Memory) -> Memory:
+    def merge(self, first: Memory, second: Memory) -> Memory:
         """Both, one after the other."""
-        return {"features": chained(first["features"], second["features"])}
+        return {"features": chain_states(first["features"], second["features"])}
 
     def count(self, memory: Memory) -> int:
         """Number of samples."""
         return sum(map(len, memory["features"]))
 
-    def collected(self, memory: Memory) -> Tensor:
+    def collect(self, memory: Memory) -> Tensor:
         """Features (N, D)."""
-        return joined(memory["features"])
+        return join_chunks(memory["features"])
 
     def check(self, memory: Memory) -> None:
         """Features are finite."""
@@ -98,30 +245,30 @@ class SampleReservoir:
         stream = torch.full((2,), len(features), device=features.device)
         return {"features": [features], "positions": [positions], "stream": stream}
 
-    def merged(self, first: Memory, second: Memory) -> Memory:
+    def merge(self, first: Memory, second: Memory) -> Memory:
         """Reservoir of both streams."""
         if not self.count(second):
             return first
         if not self.count(first):
-            return self._trimmed(second)
+            return self._trim(second)
         merged, kept = merged_reservoirs(
             self._reservoir(first), self._reservoir(second), self.max_samples, self.seed
         )
-        features = chained(first["features"], second["features"])
+        features = chain_states(first["features"], second["features"])
         if len(kept) < sum(map(len, features)):  # copied only where something is dropped
-            features = [joined(features)[kept]]
+            features = [join_chunks(features)[kept]]
         stream = first["stream"].new_tensor([merged.seen, merged.span])
         memory = {"features": features, "positions": [merged.positions], "stream": stream}
-        return self._trimmed(memory)
+        return self._trim(memory)
 
     def count(self, memory: Memory) -> int:
         """Number of samples seen, kept or not."""
         return int(memory["stream"][0])
 
-    def collected(self, memory: Memory) -> Tensor:
+    def collect(self, memory: Memory) -> Tensor:
         """Features (min(N, max_samples), D), in the order of the stream."""
-        kept = lowest(joined(memory["positions"]), self.max_samples, self.seed)
-        return joined(memory["features"])[kept]
+        kept = lowest(join_chunks(memory["positions"]), self.max_samples, self.seed)
+        return join_chunks(memory["features"])[kept]
 
     def check(self, memory: Memory) -> None:
         """As many features as positions, all in the stream and none twice."""
@@ -134,18 +281,18 @@ class SampleReservoir:
         if counts[0] != counts[1] or not kept or not inside or len(places.unique()) != len(places):
             raise ValueError("samples are not at places of a stream")
 
-    def _trimmed(self, memory: Memory) -> Memory:
+    def _trim(self, memory: Memory) -> Memory:
         """Drop what a full reservoir would, once that is half of the rows."""
-        positions = joined(memory["positions"])
+        positions = join_chunks(memory["positions"])
         if len(positions) <= 2 * self.max_samples:
             return memory
         kept = lowest(positions, self.max_samples, self.seed)
-        rows = joined(memory["features"])[kept]
+        rows = join_chunks(memory["features"])[kept]
         return memory | {"features": [rows], "positions": [positions[kept]]}
 
     def _reservoir(self, memory: Memory) -> Reservoir:
         """Which samples a memory holds."""
-        return Reservoir(joined(memory["positions"]), *memory["stream"].tolist())
+        return Reservoir(join_chunks(memory["positions"]), *memory["stream"].tolist())
 
 
 def samples(max_samples: int | None, seed: int) -> AllSamples | SampleReservoir:
@@ -180,19 +327,19 @@ class GaussianMoments:
         """Moments of a batch."""
         return self._memory(moments(features) if len(features) else self._nothing(features))
 
-    def merged(self, first: Memory, second: Memory) -> Memory:
+    def merge(self, first: Memory, second: Memory) -> Memory:
         """Moments of all samples."""
         if not self.count(second):
             return first
         if not self.count(first):
             return second
-        return self._memory(merged_moments(self.collected(first), self.collected(second)))
+        return self._memory(merged_moments(self.collect(first), self.collect(second)))
 
     def count(self, memory: Memory) -> int:
         """Number of samples."""
         return int(memory["num_samples"])
 
-    def collected(self, memory: Memory) -> Moments:
+    def collect(self, memory: Memory) -> Moments:
         """The moments."""
         return Moments(**memory)
 
@@ -252,19 +399,19 @@ class QuantileSketch:
             parts = [sketch(some @ rows.T) for some in _directions(*options).split(columns)]
         return Sketch(*map(torch.cat, zip(*parts, strict=True)))._asdict()
 
-    def merged(self, first: Memory, second: Memory) -> Memory:
+    def merge(self, first: Memory, second: Memory) -> Memory:
         """Sketch of all samples."""
         if not self.count(second):
             return first
         if not self.count(first):
             return second
-        return merged_sketches(self.collected(first), self.collected(second))._asdict()
+        return merged_sketches(self.collect(first), self.collect(second))._asdict()
 
     def count(self, memory: Memory) -> int:
         """Number of samples."""
         return int(memory["counts"][:1].sum())
 
-    def collected(self, memory: Memory) -> Sketch:
+    def collect(self, memory: Memory) -> Sketch:
         """The sketch."""
         return Sketch(**memory)
 
@@ -290,7 +437,7 @@ def _check_finite(what: str, *values: Tensor) -> None:
         raise ValueError(f"{what} must be finite")
 
 
-def chained(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
+def chain_states(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
     """Two list states as one, which holds one tensor.
 
     Args:
@@ -302,10 +449,10 @@ def chained(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
     """
     if not first or not second:
         return [*first, *second]
-    return [appended(joined(first), joined(second))]
+    return [append_rows(join_chunks(first), join_chunks(second))]
 
 
-def joined(chunks: list[Tensor]) -> Tensor:
+def join_chunks(chunks: list[Tensor]) -> Tensor:
     """The chunks of a list state as one tensor, on the device of the first.
 
     Args:
@@ -326,6 +473,6 @@ def _directions(
     """Directions (L, D) in float64, those of `Sliced` with this seed."""
     with torch.inference_mode(False):  # kept for calls outside of it too
         directions = random_directions(
-            dimension, num_projections, generator=seeded(seed), orthogonal=orthogonal
+            dimension, num_projections, generator=direction_generator(seed), orthogonal=orthogonal
         )
         return directions.T.contiguous().to(device)

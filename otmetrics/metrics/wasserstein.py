@@ -5,14 +5,16 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from otmetrics.checks import check_flag, check_seed
 from otmetrics.features import DEFAULT_EXTRACTOR
-from otmetrics.functional.checks import check_flag, check_seed
-from otmetrics.functional.directions import block_size
-from otmetrics.functional.result import TransportResult
-from otmetrics.functional.sketch import sketched_result
 from otmetrics.metrics.base import FeatureMetric
 from otmetrics.metrics.stores import QuantileSketch, samples
-from otmetrics.solvers import Exact, Sinkhorn, Sliced
+from otmetrics.transport.exact.exact import Exact
+from otmetrics.transport.result import TransportResult
+from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
+from otmetrics.transport.sliced.directions import block_size
+from otmetrics.transport.sliced.sketch import sketched_result
+from otmetrics.transport.sliced.sliced import Sliced
 
 
 class Solver(Protocol):
@@ -124,7 +126,7 @@ class WassersteinFeatureDistance(FeatureMetric):
         else:
             result = self.solver.solve(real, fake)
         # A sketch is summed in float64 whatever the features were.
-        self._result = result._replace(value=self._rounded(result.value))
+        self._result = result._replace(value=self._round_score(result.value))
         return self._result.value
 
     def _options(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from otmetrics.functional.checks import check_at_least, check_positive
+from otmetrics.checks import check_at_least, check_positive
 
 from ..networks import Critic
 from .base import Loss, Objective, gradient_norms, option

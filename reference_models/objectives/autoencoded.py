@@ -7,14 +7,13 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from otmetrics.functional.checks import (
-    check_at_least,
-    check_not_negative,
-    check_positive,
-    check_share,
+from otmetrics.checks import check_at_least, check_not_negative, check_positive, check_share
+from otmetrics.transport.semidiscrete.extended_map import (
+    RULES,
+    ExtendedOptions,
+    check_extended_options,
 )
-from otmetrics.functional.extension import RULES, ExtendedOptions, check_extended_options
-from otmetrics.functional.sources import SOURCES
+from otmetrics.transport.semidiscrete.sources import SOURCES
 
 from ..networks import Critic
 from .adversarial import critic_of, hinge

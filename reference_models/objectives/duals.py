@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from otmetrics.functional.debiasing import SinkhornOptions, entropic_batch
+from otmetrics.transport.sinkhorn.terms import SinkhornOptions, entropic_batch
 
 _RIDGE = 1e-9  # of a Newton step, as a share of the largest second derivative
 _HALVINGS = 8
@@ -193,18 +193,18 @@ def l2_potentials(
     scaled = cost / lam
     q = torch.zeros_like(cost[0])
     for _ in range(max_iterations):
-        p = _raised(scaled - q)
-        q = _raised(scaled.T - p)
+        p = _water_levels(scaled - q)
+        q = _water_levels(scaled.T - p)
         density = (p[:, None] + q - scaled).clamp_min(0)
         rows = density.mean(1) - 1
         if float(rows.abs().mean()) <= tolerance:
             break
         p = _newton(p, scaled, density, rows)
-        q = _raised(scaled.T - p)
+        q = _water_levels(scaled.T - p)
     return lam * p, lam * q
 
 
-def _raised(prices: Tensor) -> Tensor:
+def _water_levels(prices: Tensor) -> Tensor:
     """Potentials (N,) that give each row of (potential - prices)_+ the mean 1: water levels."""
     ascending = prices.sort(1).values
     count = torch.arange(1, prices.shape[1] + 1, dtype=prices.dtype, device=prices.device)
@@ -229,6 +229,6 @@ def _newton(p: Tensor, scaled: Tensor, density: Tensor, rows: Tensor) -> Tensor:
 
 def _semidual(p: Tensor, scaled: Tensor) -> float:
     """Dual value over lambda at p and the best q for it."""
-    q = _raised(scaled.T - p)
+    q = _water_levels(scaled.T - p)
     density = (p[:, None] + q - scaled).clamp_min(0)
     return float(p.mean() + q.mean() - density.square().mean() / 2)

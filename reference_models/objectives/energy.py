@@ -7,19 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from otmetrics.checks import check_at_least, check_positive, check_share
 from otmetrics.functional import cost_matrix
-from otmetrics.functional.checks import check_at_least, check_positive, check_share
 
 from ..networks import Critic
 from .base import Loss, Objective, check_choices, halves, option
 from .duals import Smoothing, kl_potentials
-from .transport import (
-    ORDER,
-    check_cost_order,
-    flat,
-    learned_features,
-    on_sphere,
-)
+from .transport import ORDER, check_cost_order, flat, learned_features, on_sphere
 
 _PAIRS = ((0, 2), (0, 3), (1, 2), (1, 3), (0, 1), (2, 3))  # of X, X', Y, Y'
 _WEIGHTS = (1.0, 1.0, 1.0, 1.0, -2.0, -2.0)

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from otmetrics.functional.checks import check_at_least, check_flag, check_positive
-from otmetrics.functional.exact import exact_in_float64
-from otmetrics.functional.optimum import ExactOptions
+from otmetrics.checks import check_at_least, check_flag, check_positive
+from otmetrics.transport.exact.exact import exact_in_float64
+from otmetrics.transport.exact.problem import ExactOptions
 
 from .adversarial import ScoreObjective, critic_of, score_logs
 from .base import Loss, check_choices, gradients, lengths, option

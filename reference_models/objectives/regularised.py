@@ -8,20 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from otmetrics.checks import check_at_least, check_flag, check_share
 from otmetrics.functional import cost_matrix
-from otmetrics.functional.checks import check_at_least, check_flag, check_share
 
 from ..networks import Critic
 from .base import Loss, Objective, check_choices, halves, option
 from .duals import Smoothing, solved_potentials
-from .transport import (
-    ORDER,
-    check_cost_order,
-    flat,
-    full,
-    learned_features,
-    on_sphere,
-)
+from .transport import ORDER, check_cost_order, flat, full, learned_features, on_sphere
 from .wasserstein import warmed_up
 
 
@@ -188,7 +181,7 @@ class ROTGAN(Objective):
         value = -dual.sum()
         if self.cost == "cosine":
             paid = (density.detach() * batch.cost).mean((1, 2))
-            value = value - self._weighted(paid - paid.detach())
+            value = value - self._weighted_loss(paid - paid.detach())
         return Loss(value.to(full(real).dtype), {"plan_density": density.detach().mean()})
 
     def generator_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
@@ -199,7 +192,7 @@ class ROTGAN(Objective):
             dual, density = batch.smoothing.dual(*self._potentials(networks, batch), cost)
             feasible = density
             if self.inner == "net":
-                feasible = batch.smoothing.dual(*self._solved(batch), cost)[1]
+                feasible = batch.smoothing.dual(*self._solve(batch), cost)[1]
             gap = (batch.smoothing.primal(feasible, cost) - dual).clamp_min(0)
             # |grad c| = p c^(1 - 1 / p) / D^(1 / 2), or |v(x) - v(y)| for features on the sphere.
             scale = 2**0.5 if self.cost == "cosine" else self.order / fake[0].numel() ** 0.5
@@ -212,7 +205,7 @@ class ROTGAN(Objective):
                 "gradient_bound": (sizes * steepest * (2 * gap / batch.smoothing.lam).sqrt()).sum(),
             }
         paid = (density * batch.cost).mean((1, 2))
-        value = self._weighted(dual + paid - paid.detach())
+        value = self._weighted_loss(dual + paid - paid.detach())
         return Loss(value.to(full(fake).dtype), logs)
 
     @property
@@ -220,7 +213,7 @@ class ROTGAN(Objective):
         """The problems of the loss."""
         return _DEBIASED if self.self_terms else _CROSS
 
-    def _weighted(self, values: Tensor) -> Tensor:
+    def _weighted_loss(self, values: Tensor) -> Tensor:
         """The loss of its K values."""
         return (values * values.new_tensor([problem.weight for problem in self._problems])).sum()
 
@@ -249,7 +242,7 @@ class ROTGAN(Objective):
     def _potentials(self, networks: nn.ModuleDict, batch: _Batch) -> tuple[Tensor, Tensor]:
         """Potentials phi (K, N) and psi (K, M)."""
         if self.inner == "batch":
-            return self._solved(batch)
+            return self._solve(batch)
         named = zip(self._problems, batch.samples, strict=True)
         phi = torch.stack([networks[problem.network](x) for problem, (x, _) in named]).double()
         if self.regulariser == "l2":
@@ -258,7 +251,7 @@ class ROTGAN(Objective):
         exponents = (phi[:, :, None] - batch.cost.detach()) / lam
         return phi, -lam * (exponents.logsumexp(1) - math.log(phi.shape[1]))
 
-    def _solved(self, batch: _Batch) -> tuple[Tensor, Tensor]:
+    def _solve(self, batch: _Batch) -> tuple[Tensor, Tensor]:
         """Those of the batch itself."""
         return solved_potentials(
             batch.smoothing, batch.x, batch.y, batch.cost, self.tolerance, self.order

@@ -8,18 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from otmetrics.errors import unconverged_untold
-from otmetrics.functional import univariate_cost, unrolled_sinkhorn_divergence
-from otmetrics.functional.checks import (
+from otmetrics.checks import (
     check_at_least,
     check_not_negative,
     check_order,
     check_positive,
     check_share,
 )
-from otmetrics.functional.debiasing import SinkhornOptions
-from otmetrics.functional.sinkhorn import divergence_from
-from otmetrics.solvers import Exact, Sliced
+from otmetrics.errors import unconverged_untold
+from otmetrics.functional import univariate_cost, unrolled_sinkhorn_divergence
+from otmetrics.transport.exact.exact import Exact
+from otmetrics.transport.sinkhorn.sinkhorn import divergence_from
+from otmetrics.transport.sinkhorn.terms import SinkhornOptions
+from otmetrics.transport.sliced.sliced import Sliced
 
 from ..networks import Critic
 from .adversarial import critic_of, cross_entropy

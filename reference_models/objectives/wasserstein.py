@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from otmetrics.functional.checks import check_at_least, check_flag, check_positive
+from otmetrics.checks import check_at_least, check_flag, check_positive
 
 from ..networks import Critic
 from .adversarial import ScoreObjective, critic_of, score_logs
@@ -142,7 +142,7 @@ class WGANGP(ScoreObjective):
         """L_D."""
         critic = critic_of(networks)
         dual = dual_loss(critic, real, fake)
-        lengths = gradient_norms(critic, interpolated(real, fake))
+        lengths = gradient_norms(critic, interpolate(real, fake))
         value = dual.value + self.penalty * (lengths - 1).square().mean()
         return Loss(value, dual.logs | {"gradient_norm": lengths.detach().mean()})
 
@@ -163,7 +163,7 @@ def dual_loss(critic: Critic, real: Tensor, fake: Tensor) -> Loss:
     return Loss(value, score_logs(on_real, on_fake) | {"wasserstein": -value.detach()})
 
 
-def interpolated(real: Tensor, fake: Tensor) -> Tensor:
+def interpolate(real: Tensor, fake: Tensor) -> Tensor:
     """A uniformly random point of the line between each real sample and the fake one in its place.
 
     Args:

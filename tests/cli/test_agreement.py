@@ -10,8 +10,8 @@ import torch
 from command import write_features, write_images
 
 from otmetrics import functional as otf
-from otmetrics.functional.directions import seeded
-from otmetrics.solvers import Sinkhorn
+from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
+from otmetrics.transport.sliced.directions import direction_generator
 
 RELATIVE = 1e-6
 
@@ -19,15 +19,15 @@ RELATIVE = 1e-6
 @pytest.fixture(scope="module")
 def features(tmp_path_factory):
     """Features of images by the command line, in float64, and the files that hold them."""
-    from otmetrics.extraction import Extraction, extracted
-    from otmetrics.feature_set import saved
+    from otmetrics.scoring.extraction import Extraction, extracted
+    from otmetrics.scoring.feature_set import save_features
 
     folder = tmp_path_factory.mktemp("agreement")
     clouds, files = [], []
     for seed, count in enumerate((90, 80)):
         images = write_images(folder / str(seed), count, seed=seed)
         (found,) = extracted([images], Extraction(features="pixels"))
-        saved(found, folder / f"{seed}.npz")
+        save_features(found, folder / f"{seed}.npz")
         clouds.append(found.features.double())
         files.append(folder / f"{seed}.npz")
     return clouds, files
@@ -57,7 +57,7 @@ def test_command_line_equals_functions(scores, features):
 
 def test_exact_and_sliced_equal_pot(scores, features):
     real, fake = (cloud.numpy() for cloud in features[0])
-    directions = otf.random_directions(real.shape[1], 1024, generator=seeded(0))
+    directions = otf.random_directions(real.shape[1], 1024, generator=direction_generator(0))
     plain = ot.sliced_wasserstein_distance(real, fake, projections=directions.numpy())
     ours = otf.sliced_wasserstein(*features[0], directions=directions)
     exact = ot.emd2([], [], ot.dist(real, fake)) ** 0.5

@@ -10,14 +10,14 @@ import torch
 from command import write_images
 from otmetrics.cli.options import resolved_device
 
-from otmetrics.feature_cache import cache_folder
-from otmetrics.images import identity
+from otmetrics.images import files
+from otmetrics.scoring.cache import cache_folder
 
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     """Two folders of images that count as settled, and a cache of their own."""
-    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(files, "SETTLED_SECONDS", 0.0)
     monkeypatch.setenv("OTMETRICS_CACHE", str(tmp_path / "cache"))
     found = [write_images(tmp_path / name, 8, seed=seed) for seed, name in enumerate("ab")]
     for path in tmp_path.glob("?/*"):
@@ -79,7 +79,7 @@ def test_a_stdout_without_room_is_told(otmetrics, monkeypatch, folders):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("otmetrics.cli.main.give_up_stdout", lambda: None)
-    monkeypatch.setattr("otmetrics.feature_cache.cache_info", full)
+    monkeypatch.setattr("otmetrics.scoring.cache.cache_info", full)
     found = otmetrics("cache", "info")
     assert (found.code, found.stderr) == (
         3,

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from command import write_features
 from PIL import Image
 
-from otmetrics.ranks import RankError, Ranks, place_in_environment, ranks_of_environment
+from otmetrics.scoring.ranks import RankError, Ranks, place_in_environment, ranks_of_environment
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (23, 9, 8, 3), dtype=np.uint8)
 

@@ -14,8 +14,8 @@ import torch
 from command import write_features, write_images
 from PIL import Image
 
-from otmetrics.scores import METRICS
-from otmetrics.solvers import Sliced
+from otmetrics.scoring.families import METRICS
+from otmetrics.transport.sliced.sliced import Sliced
 
 
 @pytest.fixture

@@ -10,15 +10,15 @@ import click
 import numpy as np
 import pytest
 from command import write_features, write_images
-from otmetrics.cli.options import spoken
+from otmetrics.cli.options import name_flags
 from otmetrics.cli.progress import progress_bars
 from otmetrics.cli.render import print_table
 from otmetrics.cli.runs import evaluate
 from otmetrics.cli.score import _OPTIONS, _advice, score
 
 from otmetrics.errors import DivergedError
-from otmetrics.feature_cache import Shelf
 from otmetrics.images.facts import WIDTH
+from otmetrics.scoring.cache import Shelf
 
 EVIL = "a\nerror: forged\x1b[31m\r\x07\u202e.npy"
 SHOWN = r"a\nerror: forged\x1b[31m\r\x07\u202e.npy"
@@ -201,9 +201,9 @@ def test_a_folder_called_as_an_option_beside_that_option(otmetrics, tmp_path, mo
 def test_only_options_of_the_command_are_named():
     with click.Context(score, info_name="score") as context:
         context.params = {"real": "num"}
-        text = spoken("`seed`, `num`, `data`, `workers`, `num_workers`, `json_target`")
+        text = name_flags("`seed`, `num`, `data`, `workers`, `num_workers`, `json_target`")
     assert text == "--seed, `num`, `data`, --workers, --workers, --json"
-    assert spoken("`seed`") == "`seed`"
+    assert name_flags("`seed`") == "`seed`"
 
 
 @pytest.mark.parametrize(

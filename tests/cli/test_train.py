@@ -10,9 +10,9 @@ import time
 import numpy as np
 import pytest
 import torch
-from otmetrics.reference_models import checkpoint
-from otmetrics.reference_models.export import loaded
+from otmetrics.reference_models import saving
 from otmetrics.reference_models.presets import PRESETS
+from otmetrics.reference_models.saving import load_generator
 from PIL import Image
 
 TINY = ("--steps", 8, "--batch-size", 16, "--width", 8, "--eval-num", 40, "--eval-every", 4)
@@ -94,7 +94,7 @@ def test_points_are_in_their_own_coordinates(otmetrics, tmp_path):
     assert fake.shape == (500, 2)
     assert fake.dtype == np.float64
     # The networks' unit is the standard deviation of the mixture: its modes have 8 on an axis.
-    sampler, _, _ = loaded(out)
+    sampler, _, _ = load_generator(out)
     noise = sampler.prior.sample(100, torch.Generator().manual_seed(0))
     with torch.no_grad():
         outputs = sampler.generator(noise).double().numpy()
@@ -331,7 +331,7 @@ def test_a_run_that_is_interrupted_keeps_its_last_step(otmetrics, tmp_path, numb
     assert process.returncode == 130
     assert "Traceback" not in stderr
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
-    assert checkpoint.load(out / checkpoint.LAST)["step"] == steps[-1] < 50_000
+    assert saving.load(out / saving.LAST)["step"] == steps[-1] < 50_000
     assert f"interrupted: `{out}` is kept to step {steps[-1]}: --resume goes on." in stderr
 
 
@@ -346,16 +346,16 @@ def test_a_process_that_is_killed_goes_on_to_the_same_weights(tmp_path):
     process = subprocess.Popen([*command, "--out", str(killed), *options])
     log = killed / "log.jsonl"
     deadline = time.monotonic() + 60
-    while not (killed / checkpoint.LAST).exists() or len(log.read_text().splitlines()) < 40:
+    while not (killed / saving.LAST).exists() or len(log.read_text().splitlines()) < 40:
         assert process.poll() is None, "it ended before it was killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    stopped = torch.load(killed / checkpoint.LAST, weights_only=True)["step"]
+    stopped = torch.load(killed / saving.LAST, weights_only=True)["step"]
     assert stopped < 300
     subprocess.run([*command, "--out", str(killed), *options, "--resume"], check=True)
-    one, two = (torch.load(out / checkpoint.LAST, weights_only=True) for out in (whole, killed))
+    one, two = (torch.load(out / saving.LAST, weights_only=True) for out in (whole, killed))
     for name in ("generator", "average", "networks"):
         for key, value in one[name].items():
             assert torch.equal(value, two[name][key])
@@ -379,15 +379,15 @@ def test_a_run_outlives_the_reader_of_its_progress(tmp_path):
         stdout = stream.read()
     assert process.wait() == 0
     assert "8 steps of exact-ot on ring8" in stdout
-    assert checkpoint.load(out / checkpoint.LAST)["step"] == 8
+    assert saving.load(out / saving.LAST)["step"] == 8
 
 
 def test_a_run_without_a_checkpoint_begins_anew_with_its_options(otmetrics, tmp_path):
     out = tmp_path / "run"
     command = ("train", "exact-ot", "--data", "ring8", "--out", out)
     assert otmetrics(*command, *TINY, "-q", "--no-tensorboard").code == 0
-    before = checkpoint.load(out / checkpoint.LAST)
-    for name in (checkpoint.LAST, checkpoint.BEST, "generator.safetensors"):
+    before = saving.load(out / saving.LAST)
+    for name in (saving.LAST, saving.BEST, "generator.safetensors"):
         (out / name).unlink()
     refused = otmetrics(*command, *TINY)
     assert refused.code == 2
@@ -395,7 +395,7 @@ def test_a_run_without_a_checkpoint_begins_anew_with_its_options(otmetrics, tmp_
     again = otmetrics(*command, "--resume", "--no-tensorboard")
     assert again.code == 0
     assert "has no checkpoint: the run begins from its start" in again.stderr.replace("\n", " ")
-    after = checkpoint.load(out / checkpoint.LAST)
+    after = saving.load(out / saving.LAST)
     assert after["config"] == before["config"]
     pairs = zip(after["generator"].values(), before["generator"].values(), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
@@ -413,8 +413,8 @@ def test_a_damaged_run_is_one_line(otmetrics, tmp_path):
         assert otmetrics(*command, "--resume", "-q", "--no-tensorboard").code == 0
         assert config.read_text() == whole
     for name, commands in {
-        checkpoint.LAST: [(*command, "--resume")],
-        checkpoint.BEST: [(*command, "--resume")],
+        saving.LAST: [(*command, "--resume")],
+        saving.BEST: [(*command, "--resume")],
         "generator.safetensors": [("evaluate", out), ("sample", out, tmp_path / "fake.npz")],
     }.items():
         content = bytearray((out / name).read_bytes())

@@ -4,12 +4,7 @@ import sys
 import pytest
 import torch
 
-from otmetrics.features import (
-    DEFAULT_EXTRACTOR,
-    EXTRACTORS,
-    is_available,
-    load_extractor,
-)
+from otmetrics.features import DEFAULT_EXTRACTOR, EXTRACTORS, is_available, load_extractor
 
 STAYS_LIGHT = """
 import sys

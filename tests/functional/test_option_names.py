@@ -15,7 +15,10 @@ from otmetrics.metrics import (
     PrecisionRecall,
     WassersteinFeatureDistance,
 )
-from otmetrics.solvers import Exact, SemiDiscrete, Sinkhorn, Sliced
+from otmetrics.transport.exact.exact import Exact
+from otmetrics.transport.semidiscrete.semidiscrete import SemiDiscrete
+from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
+from otmetrics.transport.sliced.sliced import Sliced
 
 FUNCTIONS = [
     getattr(functional, name)

@@ -22,16 +22,14 @@ from PIL import Image
 from otmetrics.errors import DataError
 from otmetrics.images import (
     ImageFolder,
+    archives,
+    arrays,
     columns,
-    identity,
+    files,
     limits,
-    listed,
-    npz,
-    opened,
-    packed,
-    sources,
+    open_input,
 )
-from otmetrics.images import parquet as parquet_rows
+from otmetrics.images import tables as parquet_rows
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
 GIGABYTES = 5 * 2**30
@@ -95,7 +93,7 @@ SHAPES = [(10, 3), (39, 3), (41, 3), (40, 4), (10**12, 3), (10**30, 10**30)]
 @pytest.mark.parametrize("large", [False, True])
 def test_a_header_that_does_not_fit_its_values(tmp_path, monkeypatch, shape, kind, large):
     if large:
-        for module in (npz, limits):
+        for module in (arrays, limits):
             monkeypatch.setattr(module, "MAPPED_BYTES", 1)
     path = tmp_path / ("a.npy" if kind == "npy" else "a.npz")
     if kind == "npy":
@@ -104,7 +102,7 @@ def test_a_header_that_does_not_fit_its_values(tmp_path, monkeypatch, shape, kin
         method = zipfile.ZIP_STORED if kind == "stored" else zipfile.ZIP_DEFLATED
         write_zip(path, {"features.npy": npy(FEATURES, shape)}, method)
     with cheap(), pytest.raises(DataError, match=r"its header says float64 .*and 960 follow"):
-        opened(path)
+        open_input(path)
 
 
 @pytest.mark.parametrize("extra", [-1, 1, 8])
@@ -114,7 +112,7 @@ def test_an_array_with_more_or_fewer_bytes(tmp_path, extra):
     content = path.read_bytes()
     path.write_bytes(content[:extra] if extra < 0 else content + bytes(extra))
     with pytest.raises(DataError, match="is truncated or corrupt"):
-        opened(path)
+        open_input(path)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -122,7 +120,7 @@ def test_an_array_with_more_or_fewer_bytes(tmp_path, extra):
 def test_each_byte_that_is_read_is_checked(tmp_path, method, entry):
     content = {"features": FEATURES, "labels": np.arange(40), "protocol": np.array('{"a": 1}')}
     path = write_zip(tmp_path / "a.npz", {f"{k}.npy": npy(v) for k, v in content.items()}, method)
-    assert len(opened(path).labels) == 40
+    assert len(open_input(path).labels) == 40
     whole = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo(f"{entry}.npy")
@@ -133,7 +131,7 @@ def test_each_byte_that_is_read_is_checked(tmp_path, method, entry):
         damaged[place] ^= 1
         path.write_bytes(damaged)
         with pytest.raises(DataError, match=r"a\.npz` "):
-            opened(path)
+            open_input(path)
 
 
 def lying(path, entry, size):
@@ -153,27 +151,27 @@ def test_entries_that_lie_about_their_size(tmp_path, method):
         path = write_zip(tmp_path / "a.npz", {"x.npy": npy(FEATURES, shape)}, method)
         lying(path, "x.npy", 128 + 24 * shape[0])
         with cheap(), pytest.raises(DataError, match=r"is truncated or corrupt|times as many"):
-            opened(path)
+            open_input(path)
 
 
 def test_what_unpacks_to_far_more_than_there_is(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", np.zeros((10**5, 3)))
-    assert opened(tmp_path / "a.npz").features.shape == (10**5, 3)
+    assert open_input(tmp_path / "a.npz").features.shape == (10**5, 3)
     monkeypatch.setattr(limits, "FREE_BYTES", 10**5)
     with cheap(megabytes=1), pytest.raises(DataError, match="more than 100 times as many: save it"):
-        opened(tmp_path / "a.npz")
+        open_input(tmp_path / "a.npz")
     np.savez_compressed(tmp_path / "b.npz", np.random.default_rng(0).normal(size=(10**4, 3)))
-    assert opened(tmp_path / "b.npz").features.shape == (10**4, 3)
+    assert open_input(tmp_path / "b.npz").features.shape == (10**4, 3)
 
 
 def test_large_entries_are_unpacked_into_a_file(tmp_path, monkeypatch):
-    for module in (npz, limits):
+    for module in (arrays, limits):
         monkeypatch.setattr(module, "MAPPED_BYTES", 10**6)
     values = (np.arange(4 * 10**6, dtype=np.int16) % 251).reshape(-1, 2)
     for name, array in (("c", values), ("f", np.asfortranarray(values))):
         np.savez_compressed(tmp_path / f"{name}.npz", array)
         with cheap(megabytes=6):
-            found = opened(tmp_path / f"{name}.npz").features
+            found = open_input(tmp_path / f"{name}.npz").features
         assert isinstance(found, np.memmap)
         assert np.array_equal(found, values)
 
@@ -182,12 +180,12 @@ def test_arrays_that_unpack_to_more_than_is_unpacked(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", FEATURES)
     np.savez(tmp_path / "b.npz", FEATURES)
     monkeypatch.setattr(limits, "MAX_UNPACKED_BYTES", FEATURES.nbytes)
-    assert np.array_equal(opened(tmp_path / "a.npz").features, FEATURES)
+    assert np.array_equal(open_input(tmp_path / "a.npz").features, FEATURES)
     monkeypatch.setattr(limits, "MAX_UNPACKED_BYTES", FEATURES.nbytes - 1)
     with pytest.raises(DataError, match=r"a\.npz` unpacks to 960 bytes, more than the 959 that"):
-        opened(tmp_path / "a.npz")
-    monkeypatch.setattr(npz, "MAPPED_BYTES", 1)  # what is not packed is read where it lies
-    assert np.array_equal(opened(tmp_path / "b.npz").features, FEATURES)
+        open_input(tmp_path / "a.npz")
+    monkeypatch.setattr(arrays, "MAPPED_BYTES", 1)  # what is not packed is read where it lies
+    assert np.array_equal(open_input(tmp_path / "b.npz").features, FEATURES)
     monkeypatch.undo()
     with pytest.raises(DataError, match="more than the 34359738368 that are unpacked"):
         limits.bytes_for(limits.MAX_UNPACKED_BYTES + 1)
@@ -221,31 +219,31 @@ def test_why_a_file_for_what_is_unpacked_cannot_be_made(tmp_path, monkeypatch):
 def test_labels_that_are_not_read_are_told(tmp_path, labels, message):
     np.savez(tmp_path / "a.npz", features=FEATURES, labels=labels)
     with pytest.raises(DataError, match=message):
-        opened(tmp_path / "a.npz")
+        open_input(tmp_path / "a.npz")
 
 
 def test_labels_that_are_no_array_are_damage(tmp_path):
     path = write_zip(tmp_path / "a.npz", {"features.npy": npy(FEATURES), "labels.npy": b"x" * 99})
     with pytest.raises(DataError, match="is truncated or corrupt"):
-        opened(path)
+        open_input(path)
 
 
 def test_only_warnings_of_headers_are_ignored(tmp_path, monkeypatch):
     path = tmp_path / "a.npy"
     content = npy(FEATURES)
     path.write_bytes(content.replace(b"(40, 3)", b"(40,3L)"))  # as Python 2 wrote them
-    assert np.array_equal(opened(path).features, FEATURES)
+    assert np.array_equal(open_input(path).features, FEATURES)
     path.write_bytes(content.replace(b"'<f8'", rb"'\<f'"))
     with pytest.raises(DataError, match="is truncated or corrupt"):
-        opened(path)
+        open_input(path)
 
     def warned(header, size):
         warnings.warn("something else", stacklevel=1)
 
     path.write_bytes(content)
-    monkeypatch.setattr(npz, "_check_size", warned)
+    monkeypatch.setattr(arrays, "_check_size", warned)
     with pytest.warns(UserWarning, match="something else"):
-        npz.loaded_array(path)
+        arrays.loaded_array(path)
 
 
 def test_headers_beyond_reason(tmp_path):
@@ -253,11 +251,11 @@ def test_headers_beyond_reason(tmp_path):
     path.write_bytes(b"\x93NUMPY\2\0" + struct.pack("<I", 2**31 - 1))
     os.truncate(path, GIGABYTES)
     with cheap(), pytest.raises(DataError, match=r"a\.npy` is truncated or corrupt"):
-        opened(path)
+        open_input(path)
     os.truncate(path, 2**20)
     write_zip(tmp_path / "a.npz", {"features.npy": path.read_bytes()})
     with cheap(), pytest.raises(DataError, match=r"a\.npz` is truncated or corrupt"):
-        opened(tmp_path / "a.npz")
+        open_input(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("suffix", ["zip", "npz"])
@@ -268,29 +266,29 @@ def test_directories_of_archives_beyond_reason(tmp_path, suffix):
     with path.open("ab") as file:
         file.write(struct.pack("<4s4HIIH", b"PK\5\6", 0, 0, 9, 9, 2**31, 2**30, 0))
     with cheap(), pytest.raises(DataError, match="has a header or directory of 2147483648 bytes"):
-        opened(path)
+        open_input(path)
 
 
 def test_labels_beyond_reason(tmp_path, monkeypatch):
     labels = np.array([f"class {index % 7}" for index in range(40)])
     np.savez_compressed(tmp_path / "a.npz", features=FEATURES, labels=labels)
-    assert opened(tmp_path / "a.npz").labels == tuple(labels.tolist())
-    monkeypatch.setattr(npz, "MAX_LABEL_BYTES", labels.nbytes - 1)
+    assert open_input(tmp_path / "a.npz").labels == tuple(labels.tolist())
+    monkeypatch.setattr(arrays, "MAX_LABEL_BYTES", labels.nbytes - 1)
     with pytest.raises(DataError, match="has an entry `labels` of more than 1119 bytes: leave it"):
-        opened(tmp_path / "a.npz")
+        open_input(tmp_path / "a.npz")
     np.savez_compressed(tmp_path / "b.npz", features=FEATURES, labels=np.zeros(40, "U100000"))
     with cheap(), pytest.raises(DataError, match="has an entry `labels` of more than 1119 bytes"):
-        opened(tmp_path / "b.npz")
-    monkeypatch.setattr(npz, "MAX_PROTOCOL_BYTES", 10)
+        open_input(tmp_path / "b.npz")
+    monkeypatch.setattr(arrays, "MAX_PROTOCOL_BYTES", 10)
     np.savez(tmp_path / "c.npz", features=FEATURES, protocol='{"x": 1}' + " " * 10)
     with pytest.raises(DataError, match="has an entry `protocol` of more than 10 bytes"):
-        opened(tmp_path / "c.npz")
+        open_input(tmp_path / "c.npz")
 
 
 def test_one_text_a_class_not_one_a_row(tmp_path):
     np.savez(tmp_path / "a.npz", features=np.zeros((10**5, 1)), labels=np.arange(10**5) % 3 + 1000)
     with cheap(megabytes=12):
-        labels = opened(tmp_path / "a.npz").labels
+        labels = open_input(tmp_path / "a.npz").labels
     assert labels[:4] == ("1000", "1001", "1002", "1000")
     assert len({id(label) for label in labels}) == 3
 
@@ -299,7 +297,7 @@ def test_rows_beyond_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "MAX_ROWS", 5)
     np.save(tmp_path / "a.npy", PIXELS)
     with pytest.raises(DataError, match="holds 6 images, more than the 5 that are read: split it"):
-        opened(tmp_path / "a.npy")
+        open_input(tmp_path / "a.npy")
 
 
 def test_entries_that_occur_twice(tmp_path):
@@ -308,7 +306,7 @@ def test_entries_that_occur_twice(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive, twice:
         archive.writestr("features.npy", npy(FEATURES + 1))
     with pytest.raises(DataError, match=r"has the entry `features\.npy` twice"):
-        opened(tmp_path / "a.npz")
+        open_input(tmp_path / "a.npz")
 
 
 # --- tar and zip ----------------------------------------------------------------------------
@@ -322,7 +320,7 @@ def test_a_tar_with_zeros_inside(tmp_path):
     for length in (512, 1024, 2048):
         path.write_bytes(whole[:third] + bytes(length) + whole[third + length :])
         with pytest.raises(DataError, match="data follow the mark of its end: fetch it again"):
-            opened(path)
+            open_input(path)
 
 
 @pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE])
@@ -335,7 +333,7 @@ def test_a_tar_without_a_file(tmp_path, kind):
     with pytest.raises(
         DataError, match=r"holds no images but pipes, devices or sparse files, .* `b\.png`"
     ):
-        opened(tmp_path / "a.tar")
+        open_input(tmp_path / "a.tar")
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -346,11 +344,11 @@ def test_a_tar_with_zeros_in_a_long_name(tmp_path, form):
         for index in range(3):
             archive.addfile(tarfile.TarInfo(f"{index}{name}.png"))
     whole = path.read_bytes()
-    assert len(opened(path)) == 3
+    assert len(open_input(path)) == 3
     place = whole.index(f"1{name}.png".encode()) // 512 * 512
     path.write_bytes(whole[:place] + bytes(512) + whole[place + 512 :])
     with pytest.raises(DataError, match="is incomplete or damaged, for a header is full of zeros"):
-        opened(path)
+        open_input(path)
 
 
 def test_a_zip_whose_directory_swallows_files(tmp_path):
@@ -360,7 +358,7 @@ def test_a_zip_whose_directory_swallows_files(tmp_path):
     content[first + 32 : first + 34] = (second - first).to_bytes(2, "little")  # of its comment
     path.write_bytes(content)
     with pytest.raises(DataError, match="its directory has not the 6 files that it says"):
-        opened(path)
+        open_input(path)
 
 
 def test_a_tar_whose_rest_was_never_written(tmp_path):
@@ -371,7 +369,7 @@ def test_a_tar_whose_rest_was_never_written(tmp_path):
         cheap(),
         pytest.raises(DataError, match="bytes follow the mark of its end: fetch it again"),
     ):
-        opened(path)
+        open_input(path)
 
 
 @pytest.mark.parametrize("writer", [write_tar, write_zip])
@@ -379,7 +377,7 @@ def test_archives_that_were_put_together(tmp_path, writer):
     path = writer(tmp_path / f"a.{writer.__name__[-3:]}", IMAGES)
     path.write_bytes(path.read_bytes() * 2)
     with pytest.raises(DataError, match="archives were put together, pack them as one"):
-        opened(path)
+        open_input(path)
 
 
 @pytest.mark.parametrize("data", [b"x", bytes(100), b"PK\5\6"])
@@ -388,14 +386,14 @@ def test_a_zip_with_data_behind_its_end(tmp_path, data):
     with path.open("ab") as file:
         file.write(data)
     with pytest.raises(DataError, match=r"a\.zip` is"):
-        opened(path)
+        open_input(path)
 
 
 def test_comments_are_no_damage(tmp_path):
     path = write_zip(tmp_path / "a.zip", IMAGES)
     with zipfile.ZipFile(path, "a") as archive:
         archive.comment = b"made by hand"
-    assert len(opened(path)) == 6
+    assert len(open_input(path)) == 6
 
 
 def test_each_place_where_a_tar_is_cut(tmp_path):
@@ -405,7 +403,7 @@ def test_each_place_where_a_tar_is_cut(tmp_path):
     for length in range(600, end, 200):
         path.write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"a\.tar` "):
-            opened(path)
+            open_input(path)
 
 
 def header(name, size, kind=tarfile.REGTYPE):
@@ -426,7 +424,7 @@ def test_headers_of_a_tar_beyond_reason(tmp_path, kind, size):
     path.write_bytes(header("x.png", size, kind))
     os.truncate(path, GIGABYTES)
     with cheap(), pytest.raises(DataError, match=r"has a header or directory of|negative size"):
-        opened(path)
+        open_input(path)
 
 
 def test_headers_of_a_tar_that_lead_back_or_out(tmp_path):
@@ -434,7 +432,7 @@ def test_headers_of_a_tar_that_lead_back_or_out(tmp_path):
     for size, message in ((-512, "leads back"), (-1024, "leads back"), (2**40, "behind its end")):
         path.write_bytes(header("x.png", 0) + header("y.png", size) + bytes(2048))
         with cheap(), pytest.raises(DataError, match=message):
-            opened(path)
+            open_input(path)
 
 
 def test_headers_of_a_tar_that_are_full_of_digits(tmp_path):
@@ -442,33 +440,33 @@ def test_headers_of_a_tar_that_are_full_of_digits(tmp_path):
     data = b"1" * size + bytes(-size % 512)
     path.write_bytes(header("x", size, tarfile.XHDTYPE) + data + header("x.png", 0) + bytes(1024))
     with cheap(), pytest.raises(DataError, match="a header is full of digits"):
-        opened(path)
+        open_input(path)
 
 
 def test_large_members_are_unpacked_in_parts(tmp_path):
     data = bytes(5_000_000)
     path = write_zip(tmp_path / "a.zip", {"x.png": data}, zipfile.ZIP_DEFLATED)
-    source = opened(path)
-    assert packed._bytes(source._members[0]) == data
+    source = open_input(path)
+    assert archives._bytes(source._members[0]) == data
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     content = packer.compress(data) + packer.flush()
-    assert packed._inflated(content, len(data)) == data
-    assert len(packed._inflated(content, 99)) == 100  # one more, which tells the lie
+    assert archives._inflate(content, len(data)) == data
+    assert len(archives._inflate(content, 99)) == 100  # one more, which tells the lie
 
 
 @pytest.mark.parametrize("suffix", ["tar", "zip"])
 def test_names_that_occur_twice_are_told(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     (write_tar if suffix == "tar" else write_zip)(path, {"a.png": png(PIXELS[0]), "b.png": b""})
-    assert opened(path).remarks == []
+    assert open_input(path).remarks == []
     if suffix == "tar":
         with tarfile.open(path, "a") as archive:
             archive.addfile(tarfile.TarInfo("a.png"))
     else:
         with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
             archive.writestr("a.png", b"")
-    assert len(opened(path)) == 2
-    (remark,) = opened(path).remarks
+    assert len(open_input(path)) == 2
+    (remark,) = open_input(path).remarks
     assert "holds 1 names more than once, such as `a.png`" in remark
 
 
@@ -482,8 +480,8 @@ def test_a_folder_of_links_with_billions_of_paths(tmp_path):
             (tmp_path / str(level) / side).symlink_to(tmp_path / str(level + 1))
     (tmp_path / "25").mkdir()
     (tmp_path / "25" / "x.png").write_bytes(png(PIXELS[0]))
-    with cheap(), pytest.raises(DataError, match=f"to more than {sources.MAX_REVISITS} of its"):
-        opened(tmp_path / "0")
+    with cheap(), pytest.raises(DataError, match=f"to more than {files.MAX_REVISITS} of its"):
+        open_input(tmp_path / "0")
 
 
 def test_folders_that_are_reached_twice_are_told(tmp_path):
@@ -501,15 +499,15 @@ def test_lists_beyond_reason(tmp_path, monkeypatch):
     path.touch()
     os.truncate(path, GIGABYTES)
     with cheap(), pytest.raises(DataError, match="bytes that a list may have: split it"):
-        opened(path)
+        open_input(path)
     os.truncate(path, 10**8)
     with cheap(), pytest.raises(DataError, match="which does not exist"):
-        opened(path)
+        open_input(path)
     (tmp_path / "x.png").write_bytes(png(PIXELS[0]))
     path.write_text("x.png\n" * 3)
-    monkeypatch.setattr(listed, "MAX_LIST_BYTES", 17)
+    monkeypatch.setattr(files, "MAX_LIST_BYTES", 17)
     with pytest.raises(DataError, match="has more than the 17 bytes"):
-        opened(path)
+        open_input(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
@@ -523,14 +521,14 @@ def test_pipes_are_not_waited_for(tmp_path, name):
     else:
         os.mkfifo(path)
     with cheap(seconds=10), pytest.raises(DataError, match="device, pipe or socket"):
-        opened(path)
+        open_input(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
 def test_pipes_among_images_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "x.png")
     (tmp_path / "a.txt").write_text("x.png")
-    for source in (opened(tmp_path), opened(tmp_path / "a.txt")):
+    for source in (open_input(tmp_path), open_input(tmp_path / "a.txt")):
         with pytest.raises(DataError, match="device, pipe or socket"):
             source.read(0)
         assert source.identity(0, content=True) is None
@@ -564,7 +562,7 @@ def test_labels_of_one_file_do_not_stand_for_rows_of_another(tmp_path):
     names = [{"filename": "bare.arrow"}, {"filename": "data.arrow"}]
     write_dataset(folder, ROWS, _data_files=names)
     with pytest.raises(DataError, match=r"columns `image` and `label` in `data.arrow`.* before"):
-        opened(folder)
+        open_input(folder)
 
 
 @pytest.mark.parametrize("name", ["../x.arrow", "/tmp/x.arrow", "link.arrow", "up/x.arrow", "pipe"])
@@ -575,7 +573,7 @@ def test_a_dataset_cannot_name_files_elsewhere(tmp_path, name):
     (inner / "up").symlink_to(tmp_path)
     os.mkfifo(inner / "pipe")
     with pytest.raises(DataError, match=r"leads out of it|is not a regular file") as error:
-        opened(inner)
+        open_input(inner)
     assert f"`{inner}`" in str(error.value)
 
 
@@ -596,7 +594,7 @@ def test_rows_cannot_name_files_elsewhere(tmp_path, kind, name):
         import pyarrow
 
         parquet.write_table(pyarrow.table(rows), inner / "a.parquet")
-    source = opened(inner / "a.parquet" if kind == "parquet" else inner)
+    source = open_input(inner / "a.parquet" if kind == "parquet" else inner)
     with pytest.raises(DataError, match="leads out of it"):
         source.read(0)
     assert source.read(1).pixels.shape == (3, 5, 4)
@@ -604,14 +602,14 @@ def test_rows_cannot_name_files_elsewhere(tmp_path, kind, name):
 
 
 def test_files_of_a_dataset_that_are_replaced_are_told_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(files, "SETTLED_SECONDS", 0.0)
     keys = set()
     for order in (1, -1):
         rows = {"image": ROWS["image"][::order]}
         path = write_dataset(tmp_path / f"{order}", rows) / "data.arrow"
         path.replace(write_dataset(tmp_path / "set", rows) / "data.arrow")
         os.utime(tmp_path / "set" / "data.arrow", (1e9, 1e9))
-        source = opened(tmp_path / "set")
+        source = open_input(tmp_path / "set")
         keys |= {source.identity(index, content=False) for index in range(6)}
     assert len(keys) == 12
     assert None not in keys
@@ -628,7 +626,7 @@ def test_malformed_descriptions_of_a_dataset(tmp_path, name, content):
     write_dataset(tmp_path, ROWS)
     (tmp_path / name).write_text(content, encoding="latin-1")
     with pytest.raises(DataError, match=r"` (is|has|does|holds)"):
-        opened(tmp_path)
+        open_input(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[]", '{"features": 3}', '{"features": [{"label": 3}]}'])
@@ -636,11 +634,11 @@ def test_malformed_features_of_a_dataset(tmp_path, content):
     write_dataset(tmp_path, ROWS)
     (tmp_path / "dataset_info.json").write_text(content)
     with pytest.raises(DataError, match="is no readable dataset"):
-        opened(tmp_path)
+        open_input(tmp_path)
     for names in ("3", "null", '["x"]'):  # of numbers, where these are texts
         info = f'{{"features": {{"label": {{"names": {names}}}}}}}'
         (tmp_path / "dataset_info.json").write_text(info)
-        assert opened(tmp_path).labels == ("a", "b") * 3
+        assert open_input(tmp_path).labels == ("a", "b") * 3
 
 
 def test_descriptions_beyond_reason(tmp_path):
@@ -650,14 +648,14 @@ def test_descriptions_beyond_reason(tmp_path):
         cheap(megabytes=150),
         pytest.raises(DataError, match=r"`state\.json` of more than 67108864"),
     ):
-        opened(tmp_path / "set")
+        open_input(tmp_path / "set")
     path = tmp_path / "a.parquet"
     path.write_bytes(b"PAR1")
     os.truncate(path, GIGABYTES)
     with path.open("ab") as file:
         file.write(struct.pack("<I", 2**31) + b"PAR1")
     with cheap(), pytest.raises(DataError, match="its description is longer than"):
-        opened(path)
+        open_input(path)
 
 
 def test_tables_beyond_reason(tmp_path, monkeypatch):
@@ -665,17 +663,17 @@ def test_tables_beyond_reason(tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
     rows = pyarrow.table({"image": [bytes(1000)] * 6, "label": ["x" * 100] * 6})
     parquet.write_table(rows, tmp_path / "a.parquet", use_dictionary=False)
-    assert len(opened(tmp_path / "a.parquet")) == 6
+    assert len(open_input(tmp_path / "a.parquet")) == 6
     write_dataset(tmp_path / "set", ROWS)
     with monkeypatch.context() as patch:
         patch.setattr(limits, "MAX_ROWS", 5)
         for path in (tmp_path / "a.parquet", tmp_path / "set"):
             with pytest.raises(DataError, match="holds 6 images, more than the 5 that are read"):
-                opened(path)
+                open_input(path)
     monkeypatch.setattr(limits, "FREE_BYTES", 100)
     monkeypatch.setattr(limits, "MAX_EXPANSION", 1)
     with pytest.raises(DataError, match="more than 1 times as many: save it uncompressed"):
-        opened(tmp_path / "a.parquet")
+        open_input(tmp_path / "a.parquet")
 
 
 POOLS = []  # which what was allocated in them needs
@@ -699,7 +697,7 @@ def arrow_memory(megabytes):
 @pytest.mark.parametrize("embedded", [False, True])
 def test_a_parquet_file_that_holds_one_image_a_thousand_times(tmp_path, monkeypatch, embedded):
     pyarrow = pytest.importorskip("pyarrow")
-    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(files, "SETTLED_SECONDS", 0.0)
     parquet = pytest.importorskip("pyarrow.parquet")
     content = IMAGES["0.png"] + bytes(900_000)  # behind the end of the image
     value = {"bytes": content, "path": "x" * 10_000} if embedded else content
@@ -710,7 +708,7 @@ def test_a_parquet_file_that_holds_one_image_a_thousand_times(tmp_path, monkeypa
     parquet.write_table(table, tmp_path / "a.parquet", compression="zstd")
     del table, image
     with arrow_memory(20):
-        source = opened(tmp_path / "a.parquet")
+        source = open_input(tmp_path / "a.parquet")
         assert np.array_equal(source.read(999).pixels.permute(1, 2, 0), PIXELS[0])
         assert source.identity(3, content=False) != source.identity(4, content=False)
     assert source.labels == ("y" * 100,) * 999 + ("z",)
@@ -744,16 +742,16 @@ def test_arrow_files_that_unpack_to_far_more_than_there_is(
     path = folder / "data.arrow"
     with pyarrow.ipc.new_stream(str(path), table.schema, options=options) as stream:
         stream.write_table(table, max_chunksize=3)
-    assert opened(folder).labels == ("x" * 10**6, "y") * 4
+    assert open_input(folder).labels == ("x" * 10**6, "y") * 4
     size = 8 * (len(IMAGES["0.png"]) + 10**6) + (1 if dictionary else 4) * 10**6
     monkeypatch.setattr(limits, "FREE_BYTES", size)  # offsets and sizes come to it
     monkeypatch.setattr(limits, "MAX_EXPANSION", 1)
     with arrow_memory(1), pytest.raises(DataError, match=r"has `data\.arrow` of \d+ bytes in") as e:
-        opened(folder)
+        open_input(folder)
     assert size < int(re.search(r"of (\d+) bytes", str(e.value))[1]) < size + 1000
     assert str(e.value).startswith(f"`{folder}` ")
     monkeypatch.setattr(limits, "FREE_BYTES", size + 1000)
-    assert len(opened(folder)) == 8
+    assert len(open_input(folder)) == 8
 
 
 @pytest.mark.parametrize("kind", ["parquet", "dataset"])
@@ -766,10 +764,10 @@ def test_classes_of_tables_beyond_reason(tmp_path, monkeypatch, kind):
         path = write_dataset(tmp_path / "set", rows)
     else:
         parquet.write_table(pyarrow.table(rows), path, row_group_size=2)
-    assert opened(path).labels == tuple(rows["label"])
+    assert open_input(path).labels == tuple(rows["label"])
     monkeypatch.setattr(columns, "MAX_LABEL_BYTES", 599)
     with pytest.raises(DataError, match="classes of more than the 599 bytes that are read: leave"):
-        opened(path)
+        open_input(path)
 
 
 def mutant(content, rng):
@@ -804,7 +802,7 @@ def test_damaged_tables(tmp_path, kind):
     for _ in range(150):
         path.write_bytes(mutant(whole, rng))
         try:
-            source = opened(name)
+            source = open_input(name)
             if kind != "vectors":
                 source.identity(0, content=False)
                 for index in range(len(source)):
@@ -836,7 +834,7 @@ def test_vectors_in_parquet_are_features(tmp_path, monkeypatch, kind, fixed):
     column = pyarrow.array(list(wanted), pyarrow.list_(value, 3 if fixed else -1))
     labels = [f"{index % 2}" for index in range(40)]
     write_parquet(tmp_path / "a.parquet", id=range(40), vector=column, label=labels)
-    found = opened(tmp_path / "a.parquet")
+    found = open_input(tmp_path / "a.parquet")
     assert np.array_equal(found.features, wanted)
     assert found.features.dtype == wanted.dtype
     assert found.labels == tuple(labels)
@@ -856,12 +854,12 @@ def test_vectors_in_parquet_are_features(tmp_path, monkeypatch, kind, fixed):
 )
 def test_vectors_that_are_no_features(tmp_path, columns, message):
     with pytest.raises(DataError, match=message):
-        opened(write_parquet(tmp_path / "a.parquet", **columns))
+        open_input(write_parquet(tmp_path / "a.parquet", **columns))
 
 
 def test_images_come_before_vectors(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", image=list(IMAGES.values()), v=[[1.0]] * 6)
-    assert len(opened(path).names) == 6
+    assert len(open_input(path).names) == 6
 
 
 def test_several_splits_are_told(tmp_path):
@@ -869,19 +867,19 @@ def test_several_splits_are_told(tmp_path):
         for shard in range(2):
             name = f"{split}-0000{shard}-of-00002.parquet"
             write_parquet(tmp_path / "both" / name, image=list(IMAGES.values()))
-    assert opened(tmp_path / "both").remarks == [
+    assert open_input(tmp_path / "both").remarks == [
         "the splits test, train are read as one set: give the files of one of them"
     ]
     for name in ("train-00000-of-00002", "train-00001-of-00002"):
         write_parquet(tmp_path / "one" / f"{name}.parquet", image=list(IMAGES.values()))
-    assert opened(tmp_path / "one").remarks == []
+    assert open_input(tmp_path / "one").remarks == []
     for split in ("train", "val"):
         (tmp_path / "images" / split).mkdir(parents=True)
         (tmp_path / "images" / split / "x.png").write_bytes(png(PIXELS[0]))
         (tmp_path / "tars").mkdir(exist_ok=True)
         write_tar(tmp_path / "tars" / f"{split}-000.tar", IMAGES)
     for name in ("images", "tars"):
-        assert opened(tmp_path / name).remarks[0].startswith("the splits train, val are read")
+        assert open_input(tmp_path / name).remarks[0].startswith("the splits train, val are read")
 
 
 def test_a_repository_of_parquet_files(tmp_path):
@@ -889,16 +887,16 @@ def test_a_repository_of_parquet_files(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     write_parquet(tmp_path / "data" / "train-00000-of-00001.parquet", image=list(IMAGES.values()))
-    source = opened(tmp_path)
+    source = open_input(tmp_path)
     assert len(source) == 6
     assert np.array_equal(source.read(2).pixels.permute(1, 2, 0), PIXELS[2])
     write_parquet(tmp_path / "other" / "a.parquet", image=list(IMAGES.values()))
     with pytest.raises(DataError, match=r"2 \.parquet files in data, other: give the folder that"):
-        opened(tmp_path)
+        open_input(tmp_path)
 
 
 def test_a_folder_of_arrays(tmp_path):
     for index in range(2):
         np.save(tmp_path / f"{index}.npy", FEATURES)
     with pytest.raises(DataError, match=r"holds 2 \.npy or \.npz files .* with np\.concatenate"):
-        opened(tmp_path)
+        open_input(tmp_path)

@@ -20,8 +20,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from otmetrics.errors import DataError
 from otmetrics.images import MAX_PIXELS, ImageArray, decoded_image
-from otmetrics.images._colour import composited_on_white
-from otmetrics.images.decode import MAX_CHUNKS, MAX_SIDE
+from otmetrics.images.decode import MAX_CHUNKS, MAX_SIDE, composited_on_white
 from otmetrics.images.facts import has_two_levels
 
 RNG = np.random.default_rng(0)

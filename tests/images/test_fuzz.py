@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from otmetrics.errors import DataError
-from otmetrics.images import FeatureArray, ImageArray, decoded_image, opened
+from otmetrics.images import FeatureArray, ImageArray, decoded_image, open_input
 
 NUM_MUTANTS = 120
 
@@ -129,5 +129,5 @@ def test_images_spliced_across_kinds(tmp_path):
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_damaged_arrays(tmp_path, suffix):
     path = tmp_path / f"mutant.{suffix}"
-    counts = outcomes(opened, check_source, encoded_arrays(suffix), path)
+    counts = outcomes(open_input, check_source, encoded_arrays(suffix), path)
     assert counts["error"] > 5

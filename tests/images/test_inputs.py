@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from otmetrics.errors import DataError
-from otmetrics.extraction import Extraction, extracted
-from otmetrics.images import FeatureArray, ImageArray, ImageFolder, identity, opened
-from otmetrics.images.generated import is_function
-from otmetrics.images.names import labels_of
+from otmetrics.images import FeatureArray, ImageArray, ImageFolder, files, open_input
+from otmetrics.images.files import labels_of
+from otmetrics.images.named import is_function
+from otmetrics.scoring.extraction import Extraction, extracted
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
 EXPECTED = torch.from_numpy(PIXELS).permute(0, 3, 1, 2)
@@ -55,7 +55,7 @@ def test_top_folders_are_classes_where_every_image_has_one():
 
 
 def test_labels_reach_the_feature_set_and_its_file(tmp_path):
-    from otmetrics.feature_set import saved
+    from otmetrics.scoring.feature_set import save_features
 
     for index, label in enumerate("abb"):
         path = tmp_path / "images" / label / f"{index}.png"
@@ -64,26 +64,26 @@ def test_labels_reach_the_feature_set_and_its_file(tmp_path):
     (found,) = extracted([tmp_path / "images"], Extraction(features="pixels"))
     assert found.labels == ["a", "b", "b"]
     assert found.source["classes"] == {"a": 1, "b": 2}
-    saved(found, tmp_path / "a.npz")
+    save_features(found, tmp_path / "a.npz")
     (again,) = extracted([tmp_path / "a.npz"])
     assert again.labels == ["a", "b", "b"]
-    assert isinstance(opened(tmp_path / "a.npz"), FeatureArray)
+    assert isinstance(open_input(tmp_path / "a.npz"), FeatureArray)
 
 
 def test_labels_of_an_array_of_images(tmp_path):
     np.savez(tmp_path / "a.npz", images=PIXELS, labels=np.arange(6))
-    assert opened(tmp_path / "a.npz").labels == tuple("012345")
+    assert open_input(tmp_path / "a.npz").labels == tuple("012345")
     np.savez(tmp_path / "b.npz", images=PIXELS, labels=np.arange(6)[:, None])
-    assert opened(tmp_path / "b.npz").labels == tuple("012345")
+    assert open_input(tmp_path / "b.npz").labels == tuple("012345")
     np.savez(tmp_path / "c.npz", images=PIXELS, labels=np.eye(6))  # no names
-    assert opened(tmp_path / "c.npz").labels is None
+    assert open_input(tmp_path / "c.npz").labels is None
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (7, 1)])
 def test_labels_of_other_rows_are_refused(tmp_path, shape):
     np.savez(tmp_path / "a.npz", images=PIXELS, labels=np.zeros(shape, int))
     with pytest.raises(DataError, match=r"a\.npz` has `labels` of shape .*: give one a row, or"):
-        opened(tmp_path / "a.npz")
+        open_input(tmp_path / "a.npz")
 
 
 # --- progress -------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def test_labels_of_other_rows_are_refused(tmp_path, shape):
 
 def test_progress_starts_before_the_network_and_counts_what_is_kept(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("OTMETRICS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(files, "SETTLED_SECONDS", 0.0)
     for path in folder.glob("*.png"):
         os.utime(path, (time.time() - 60,) * 2)
 
@@ -113,11 +113,11 @@ def test_progress_starts_before_the_network_and_counts_what_is_kept(folder, monk
 
 
 def test_a_text_file_names_images_in_its_order(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(files, "SETTLED_SECONDS", 0.0)
     lines = ["# first", "images/3.png", "", f"  {folder / '1.png'}  ", "images/3.png"]
     path = tmp_path / "list.txt"
     path.write_text("\n".join(lines))
-    source = opened(path)
+    source = open_input(path)
     assert source.names == ("images/3.png", str(folder / "1.png"), "images/3.png")
     found = torch.stack([source.read(index).pixels for index in range(3)])
     assert torch.equal(found, EXPECTED[[3, 1, 3]])
@@ -138,9 +138,9 @@ def test_a_text_file_names_images_in_its_order(folder, tmp_path, monkeypatch):
 def test_lists_that_say_nothing_usable_are_refused(folder, tmp_path, content, message):
     (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(DataError, match=message):
-        opened(tmp_path / "list.txt")
+        open_input(tmp_path / "list.txt")
     with pytest.raises(DataError, match="does not exist: check the path"):
-        opened(tmp_path / "none.txt")
+        open_input(tmp_path / "none.txt")
 
 
 # --- tables ---------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def dataset():
 
 def test_a_dataset_on_disk(dataset, tmp_path):
     dataset.save_to_disk(tmp_path / "data")
-    source = opened(tmp_path / "data")
+    source = open_input(tmp_path / "data")
     assert_all(source)
     assert source.labels == ("cat", "dog") * 3
     assert source.names[2] == "data[2]"
@@ -171,15 +171,15 @@ def test_splits_must_be_chosen(dataset, tmp_path):
     datasets = pytest.importorskip("datasets")
     datasets.DatasetDict(train=dataset, test=dataset).save_to_disk(tmp_path / "data")
     with pytest.raises(DataError, match="holds the splits train, test: give the folder of one"):
-        opened(tmp_path / "data")
-    assert_all(opened(tmp_path / "data" / "test"))
+        open_input(tmp_path / "data")
+    assert_all(open_input(tmp_path / "data" / "test"))
 
 
 def test_parquet_in_small_row_groups_and_several_files(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(files, "SETTLED_SECONDS", 0.0)
     dataset.select(range(4)).to_parquet(tmp_path / "p-0.parquet", batch_size=3)
     dataset.select(range(4, 6)).to_parquet(tmp_path / "p-1.parquet")
-    for source in (opened(tmp_path), opened(tmp_path / "p-{0..1}.parquet")):
+    for source in (open_input(tmp_path), open_input(tmp_path / "p-{0..1}.parquet")):
         assert_all(source)
         assert source.labels == ("cat", "dog") * 3
         assert_all(pickle.loads(pickle.dumps(source)))
@@ -188,10 +188,10 @@ def test_parquet_in_small_row_groups_and_several_files(dataset, tmp_path, monkey
     for path in tmp_path.glob("*.parquet"):
         os.utime(path, (time.time() - 60,) * 2)
     assert source.identity(0, content=False) is None  # it changed since
-    source = opened(tmp_path)
+    source = open_input(tmp_path)
     keys = {source.identity(index, content) for index in range(6) for content in (True, False)}
     assert len(keys) == 12
-    alone = opened(tmp_path / "p-1.parquet")
+    alone = open_input(tmp_path / "p-1.parquet")
     assert alone.identity(0, content=False) == source.identity(4, content=False)
 
 
@@ -200,18 +200,18 @@ def test_tables_without_images_are_refused(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.table({"x": [1, 2]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="has the columns x: name the one with encoded"):
-        opened(tmp_path / "a.parquet")
+        open_input(tmp_path / "a.parquet")
     parquet.write_table(pyarrow.table({"file": [b"no image", None]}), tmp_path / "b.parquet")
-    source = opened(tmp_path / "b.parquet")
+    source = open_input(tmp_path / "b.parquet")
     with pytest.raises(DataError, match=r"b\.parquet\[0\]` is not a readable image"):
         source.read(0)
     with pytest.raises(DataError, match=r"b\.parquet\[1\]` holds no image: leave the row out"):
         source.read(1)
     (tmp_path / "c.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match="is no readable parquet file"):
-        opened(tmp_path / "c.parquet")
+        open_input(tmp_path / "c.parquet")
     with pytest.raises(DataError, match="is no readable parquet file"):
-        opened(tmp_path / "d.parquet")
+        open_input(tmp_path / "d.parquet")
 
 
 def test_tables_that_do_not_belong_together_are_refused(tmp_path):
@@ -228,14 +228,14 @@ def test_tables_that_do_not_belong_together_are_refused(tmp_path):
     ):
         parquet.write_table(pyarrow.table(second), tmp_path / "b.parquet")
         with pytest.raises(DataError, match=message):
-            opened(tmp_path)
+            open_input(tmp_path)
     (tmp_path / "c.tar").write_bytes(b"")
     with pytest.raises(DataError, match=r"holds archives and \.parquet files"):
-        opened(tmp_path)
+        open_input(tmp_path)
 
 
 def test_files_beside_a_table_are_known_by_their_content(tmp_path, monkeypatch):
-    monkeypatch.setattr(identity, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(files, "SETTLED_SECONDS", 0.0)
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -243,7 +243,7 @@ def test_files_beside_a_table_are_known_by_their_content(tmp_path, monkeypatch):
         parquet.write_table(pyarrow.table({"image": rows}), tmp_path / name)
         for path in tmp_path.iterdir():
             os.utime(path, (time.time() - 60,) * 2)
-        return opened(tmp_path / name)
+        return open_input(tmp_path / name)
 
     (tmp_path / "0.png").write_bytes(png(PIXELS[0]))
     inside = {"bytes": png(PIXELS[1]), "path": "0.png"}
@@ -271,7 +271,7 @@ def test_a_table_cannot_name_files_elsewhere(tmp_path, name):
     rows = pyarrow.table({"image": [{"bytes": None, "path": name}, {"bytes": b"", "path": None}]})
     parquet.write_table(rows, tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"leads out of it|is not a regular file"):
-        opened(tmp_path / "a.parquet").read(0)
+        open_input(tmp_path / "a.parquet").read(0)
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "data"])
@@ -283,7 +283,7 @@ def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, name):
     for part in ("state", "dataset_info"):
         (tmp_path / "data" / f"{part}.json").write_text("{}")
     with pytest.raises(DataError, match=r'needs the package pyarrow: pip install "otmetrics\[d'):
-        opened(tmp_path / name)
+        open_input(tmp_path / name)
 
 
 # --- data sets of torchvision ---------------------------------------------------------------
@@ -293,7 +293,7 @@ def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, name):
 def test_mnist_by_name(monkeypatch):
     torchvision = pytest.importorskip("torchvision")
     monkeypatch.setenv("OTMETRICS_DATA", str(DATA))
-    source = opened("mnist:test")
+    source = open_input("mnist:test")
     assert len(source) == 10_000
     digit = str(int(torchvision.datasets.MNIST(str(DATA), train=False).targets[0]))
     assert source.labels[0].startswith(digit)
@@ -318,7 +318,7 @@ def test_cifar_and_fashion_by_name(monkeypatch, tmp_path):
     batch = {"data": pixels.reshape(4, -1), "labels": [1, 0, 1, 1]}
     (root / "test_batch").write_bytes(pickle.dumps(batch))
     (root / "meta").write_bytes(pickle.dumps({"label_names": ["cat", "dog"]}))
-    source = opened("cifar10:test")
+    source = open_input("cifar10:test")
     assert source.labels == ("dog", "cat", "dog", "dog")
     assert torch.equal(source.read(2).pixels, torch.from_numpy(pixels[2]))
 
@@ -330,7 +330,7 @@ def test_cifar_and_fashion_by_name(monkeypatch, tmp_path):
             header = b"\0\0\x08" + bytes([values.ndim])
             header += b"".join(size.to_bytes(4, "big") for size in values.shape)
             (root / f"{part}-{name}-ubyte").write_bytes(header + values.tobytes())
-    source = opened("fashion_mnist:test")
+    source = open_input("fashion_mnist:test")
     assert source.labels == ("Ankle boot", "T-shirt/top", "Ankle boot")
     assert torch.equal(source.read(1).pixels, torch.from_numpy(grey[1]).expand(3, 28, 28))
 
@@ -338,14 +338,14 @@ def test_cifar_and_fashion_by_name(monkeypatch, tmp_path):
 def test_a_data_set_that_is_not_there_says_where_it_looked(monkeypatch, tmp_path):
     monkeypatch.setenv("OTMETRICS_DATA", str(tmp_path))
     with pytest.raises(DataError, match=r"`cifar10:test` is not in `.*` in torchvision's layout"):
-        opened("cifar10:test")
+        open_input("cifar10:test")
     with pytest.raises(DataError, match="`svhn` is a data set of several parts"):
-        opened("svhn")
+        open_input("svhn")
     with pytest.raises(DataError, match="`cifar10:tset` must end in :train or :test"):
-        opened("cifar10:tset")
+        open_input("cifar10:tset")
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(DataError, match="needs the package torchvision"):
-        opened("cifar10:test")
+        open_input("cifar10:test")
 
 
 # --- functions ------------------------------------------------------------------------------
@@ -406,7 +406,7 @@ def module(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("function", ["tensors", "arrays"])
 def test_a_function_that_yields_batches(module, function):
-    source = opened(f"python:{module}:{function}")
+    source = open_input(f"python:{module}:{function}")
     assert isinstance(source, ImageArray)
     assert_all(source)
     assert source.identity(0, content=False) is None
@@ -420,7 +420,7 @@ def test_an_endless_function_is_asked_for_what_is_used(module):
 
 
 def test_a_grey_function(module):
-    assert opened(f"python:{module}:grey").read(1).pixels.shape == (3, 5, 4)
+    assert open_input(f"python:{module}:grey").read(1).pixels.shape == (3, 5, 4)
 
 
 @pytest.mark.parametrize(
@@ -447,7 +447,7 @@ def test_a_grey_function(module):
 )
 def test_functions_that_do_not_yield_images_are_refused(module, name, message):
     with pytest.raises(DataError, match=message):
-        opened(name)
+        open_input(name)
 
 
 def test_what_looks_like_a_function():
@@ -455,4 +455,4 @@ def test_what_looks_like_a_function():
     for text in ("a", "a:", ":b", "a/b:c", "C:\\x", "a b:c", "a:b:c"):
         assert not is_function(text)
     with pytest.raises(DataError, match="`nothing` does not exist"):
-        opened("nothing")
+        open_input("nothing")

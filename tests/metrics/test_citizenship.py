@@ -30,7 +30,7 @@ def test_merging_parts_is_one_run(case):
     for part in (parts[0], parts[1].metric_state, parts[2]):
         fresh.merge_state(part)
     if case.uses_order:  # drawn anew, as the parts chose without knowing of each other
-        kept = fresh._store.collected(fresh._memory(fresh.metric_state, "real"))
+        kept = fresh._store.collect(fresh._memory(fresh.metric_state, "real"))
         assert len({tuple(row) for row in kept.tolist()} & {tuple(r) for r in REAL.tolist()}) == 12
     else:
         assert_same(fresh.compute(), expected(case))

@@ -18,7 +18,7 @@ from otmetrics import (
     frechet_distance,
     load_extractor,
 )
-from otmetrics.metrics import extractors
+from otmetrics.metrics import features
 
 
 class Counting(nn.Module):
@@ -253,13 +253,13 @@ def test_nothing_is_held_after_reset_or_death(network):
     metric = WassersteinFeatureDistance(feature=network)
     fed(metric)
     extractor = metric.extractor
-    assert extractor in extractors._LATEST
+    assert extractor in features._LATEST
     metric.reset()
-    assert extractor not in extractors._LATEST
+    assert extractor not in features._LATEST
     fed(metric)
     del metric, extractor
     gc.collect()
-    assert network not in {key for key, (_, ref) in extractors._COPIES.items() if ref()}
+    assert network not in {key for key, (_, ref) in features._COPIES.items() if ref()}
 
 
 def test_metrics_of_one_name_share_one_extractor():

@@ -5,7 +5,7 @@ from cases import cloud
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otmetrics.metrics.rows import appended
+from otmetrics.metrics.stores import append_rows
 
 
 @given(st.lists(st.integers(0, 300), max_size=12))
@@ -13,7 +13,7 @@ def test_equals_concatenation(sizes):
     parts = [cloud(size, 3, seed=size) for size in (1, *sizes)]
     rows = parts[0]
     for part in parts[1:]:
-        rows = appended(rows, part)
+        rows = append_rows(rows, part)
     assert rows.equal(torch.cat(parts))
 
 
@@ -24,7 +24,7 @@ def test_versions_do_not_touch_each_other(steps):
     expected = [versions[0].clone()]
     for number, (choice, size) in enumerate(steps):
         index, more = choice % len(versions), cloud(size, 2, seed=number)
-        versions.append(appended(versions[index], more))
+        versions.append(append_rows(versions[index], more))
         expected.append(torch.cat([expected[index], more]))
     assert all(map(torch.equal, versions, expected))
 
@@ -33,7 +33,7 @@ def test_copies_little():
     """Buffers are replaced a number of times that grows with the logarithm of the rows."""
     rows, buffers = cloud(1, 2), set()
     for _ in range(5000):
-        rows = appended(rows, cloud(3, 2))
+        rows = append_rows(rows, cloud(3, 2))
         buffers.add(rows.data_ptr())
     assert len(rows) == 15_001
     assert len(buffers) < 20
@@ -41,17 +41,17 @@ def test_copies_little():
 
 
 def test_the_wider_dtype_wins():
-    rows = appended(appended(cloud(2, 2).float(), cloud(2, 2).float()), cloud(1, 2))
+    rows = append_rows(append_rows(cloud(2, 2).float(), cloud(2, 2).float()), cloud(1, 2))
     assert rows.dtype == torch.float64
-    assert appended(rows, cloud(1, 2).float()).dtype == torch.float64
+    assert append_rows(rows, cloud(1, 2).float()).dtype == torch.float64
 
 
 def test_a_clone_has_no_room():
-    rows = appended(cloud(2, 2), cloud(2, 2))
+    rows = append_rows(cloud(2, 2), cloud(2, 2))
     assert rows.clone().untyped_storage().nbytes() == rows.nbytes
 
 
 def test_rows_of_inference_mode_grow_outside_of_it():
     with torch.inference_mode():
-        rows = appended(cloud(2, 2), cloud(2, 2))
-    assert len(appended(appended(rows, cloud(3, 2)), cloud(3, 2))) == 10
+        rows = append_rows(cloud(2, 2), cloud(2, 2))
+    assert len(append_rows(append_rows(rows, cloud(3, 2)), cloud(3, 2))) == 10

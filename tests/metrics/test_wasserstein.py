@@ -18,7 +18,7 @@ from otmetrics import (
     score_features,
 )
 from otmetrics.functional import random_directions, sliced_result
-from otmetrics.functional.directions import seeded
+from otmetrics.transport.sliced.directions import direction_generator
 
 SCORES = {
     "sliced_wasserstein": {},
@@ -231,7 +231,7 @@ def test_no_convergence_is_said():
 
 def test_directions_of_a_stream_are_those_of_the_solver():
     metric = filled(CASES["streaming"])
-    directions = random_directions(REAL.shape[1], 40, generator=seeded(3))
+    directions = random_directions(REAL.shape[1], 40, generator=direction_generator(3))
     exact = sliced_result(REAL, FAKE, directions=directions)
     result = metric.result()
     assert result.lower_bound <= exact.cost <= result.upper_bound

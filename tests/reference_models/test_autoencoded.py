@@ -8,21 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from otmetrics.reference_models import checkpoint, export
+from otmetrics.reference_models import saving
 from otmetrics.reference_models.codes import code_scores, reconstruction
 from otmetrics.reference_models.config import TrainConfig
 from otmetrics.reference_models.data import Data
 from otmetrics.reference_models.evaluation import Evaluator
 from otmetrics.reference_models.objectives import AEOT
 from otmetrics.reference_models.priors import NoisePrior, TransportPrior
-from otmetrics.reference_models.sampling import Sampler, generated
-from otmetrics.reference_models.state import State, initial_state
+from otmetrics.reference_models.sampling import Sampler, generate_samples
+from otmetrics.reference_models.steps import State, initial_state
 from torch import Tensor, nn
 from training_cases import Stopped, configured, images, points, run, weights
 
 from otmetrics.errors import DivergedError, OptionError
 from otmetrics.functional import laguerre_cells
-from otmetrics.functional.sources import random_samples
+from otmetrics.transport.semidiscrete.sources import random_samples
 
 CPU = torch.device("cpu")
 OPTIONS: dict[str, Any] = {"num_codes": 30, "tolerance": 0.015, "max_rounds": 2}  # both are needed
@@ -59,7 +59,7 @@ def prior(**options: Any) -> TransportPrior:
 
 def test_codes_are_drawn_between_codes_of_neighbours() -> None:
     made = prior(rule="two-face", share=0.25, angle=0.5)
-    drawn = made.mapped(500, torch.Generator().manual_seed(3))
+    drawn = made.map_noise(500, torch.Generator().manual_seed(3))
     assert 0.3 < drawn.kept.double().mean() < 1
     codes = made.sample(100, torch.Generator().manual_seed(4))
     assert codes.shape == (100, 3)
@@ -72,7 +72,7 @@ def test_codes_are_drawn_between_codes_of_neighbours() -> None:
 
 def test_without_an_angle_all_noise_is_kept_and_cells_are_equal() -> None:
     made = prior(angle=0.0, tolerance=0.2)
-    drawn = made.mapped(6000, torch.Generator().manual_seed(3))
+    drawn = made.map_noise(6000, torch.Generator().manual_seed(3))
     assert drawn.kept.all()
     counts = drawn.faces[:, 0].bincount(minlength=60)
     assert (counts > 60).all()
@@ -109,9 +109,9 @@ def test_one_sample_has_nothing_to_go_between() -> None:
 
 def test_noise_between_empty_cells_is_not_kept() -> None:
     made = prior(rule="inverse-distance", angle=0.8)
-    before = made.mapped(500, torch.Generator().manual_seed(3))
+    before = made.map_noise(500, torch.Generator().manual_seed(3))
     made.centres[1::2] = 1e9  # as where no sample fell
-    after = made.mapped(500, torch.Generator().manual_seed(3))
+    after = made.map_noise(500, torch.Generator().manual_seed(3))
     assert after.kept.sum() < before.kept.sum()
     assert not after.shares[after.faces % 2 == 1].any()
 
@@ -176,7 +176,7 @@ def test_images_are_shown_beside_what_is_rebuilt_of_them(tmp_path: Path) -> None
     config = coded("ae-ot", data, eval_every=6, eval_features="pixels", eval_num=20)
     state = run(config, data, tmp_path / "run")
     assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 2
-    assert generated(state.sampler, data, 5, 0).shape == (5, 1, 8, 8)
+    assert generate_samples(state.sampler, data, 5, 0).shape == (5, 1, 8, 8)
     assert state.prior.ids.tolist() == list(range(30))  # all there are
 
 
@@ -188,7 +188,7 @@ def test_killed_in_every_stage_and_resumed_it_has_the_same_weights(
     data = points()
     config = coded(name, data, eval_every=4, batch_size=8)
     saves: list[tuple[str, int, int]] = []
-    save = checkpoint.save
+    save = saving.save
 
     def counted(path: Path, state: dict[str, Any], config: TrainConfig) -> None:
         saves.append((path.name, state["step"], int(state["prior"]["progress"][0])))
@@ -199,7 +199,7 @@ def test_killed_in_every_stage_and_resumed_it_has_the_same_weights(
             raise Killed
 
     stop, early = 0, False
-    monkeypatch.setattr(checkpoint, "save", counted)
+    monkeypatch.setattr(saving, "save", counted)
     whole = run(config, data, tmp_path / "whole")
     coding = config.objective.coding_steps(config.steps)
     within = [number for number, (_, step, _) in enumerate(saves, 1) if step == coding]
@@ -229,11 +229,11 @@ def check_same(one: State, two: State) -> None:
 def test_what_is_exported_draws_the_same_samples(tmp_path: Path) -> None:
     data = points()
     state = run(coded("ae-ot", data), data, tmp_path / "run")
-    sampler, config, blank = export.loaded(tmp_path / "run")
+    sampler, config, blank = saving.load_generator(tmp_path / "run")
     assert config == coded("ae-ot", data)
-    samples = generated(sampler, blank, 300, seed=3)
-    assert torch.equal(samples, generated(state.sampler, data, 300, seed=3))
-    assert torch.equal(samples[:7], generated(sampler, blank, 7, seed=3))
+    samples = generate_samples(sampler, blank, 300, seed=3)
+    assert torch.equal(samples, generate_samples(state.sampler, data, 300, seed=3))
+    assert torch.equal(samples[:7], generate_samples(sampler, blank, 7, seed=3))
     assert torch.equal(
         sampler.codes(data.train[:9], data), state.sampler.codes(data.train[:9], data)
     )
@@ -245,7 +245,7 @@ def test_with_no_rate_the_generator_stays_the_decoder(tmp_path: Path) -> None:
     config = coded("ae-ot-gan", data, lr_generator=1e-30)
     with pytest.raises(Stopped):
         run(config, data, tmp_path / "run", stop=7, checkpoint_every=100)
-    decoder = checkpoint.load(tmp_path / "run" / checkpoint.LAST)
+    decoder = saving.load(tmp_path / "run" / saving.LAST)
     assert decoder["step"] == 6
     fresh = initial_state(config, data, CPU).generator.state_dict()
     ended = run(config, data, tmp_path / "run", resume=True).generator.state_dict()
@@ -283,7 +283,7 @@ def test_another_angle_holds_from_where_a_run_goes_on(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="`angle` 1e-07 keeps"):
         run(coded("ae-ot-gan", data, objective={"angle": 1e-7}), data, out, **options)
     wide = run(coded("ae-ot-gan", data, objective={"angle": 0.0}), data, out, **options)
-    assert wide.prior.mapped(200).kept.all()
+    assert wide.prior.map_noise(200).kept.all()
 
 
 @pytest.mark.gpu

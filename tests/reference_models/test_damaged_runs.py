@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import training_cases
-from otmetrics.reference_models import checkpoint, export
+from otmetrics.reference_models import saving
 from otmetrics.reference_models.config import TrainConfig, read_config
 from otmetrics.reference_models.reporter import begun
 from training_cases import configured, points, run
@@ -53,27 +53,27 @@ def damaged(content: bytes, flips: int) -> list[bytes]:
 
 
 def test_a_checkpoint_with_any_other_bytes_is_refused(out: Path) -> None:
-    place = out / checkpoint.LAST
+    place = out / saving.LAST
     for content in damaged(place.read_bytes(), 300):
         place.write_bytes(content)
         with pytest.raises(DataError, match=r"is damaged \(.*check.?sum.*\): copy best\.pt"):
-            checkpoint.load(place)
+            saving.load(place)
 
 
 def test_a_generator_with_any_other_bytes_is_refused(out: Path) -> None:
-    place = out / export.FILE
+    place = out / saving.FILE
     for content in damaged(place.read_bytes(), 300):
         place.write_bytes(content)
         with pytest.raises(DataError, match="is damaged") as caught:
-            export.loaded(out)
+            saving.load_generator(out)
         assert "\n" not in str(caught.value)
 
 
 def test_torch_alone_reads_a_checkpoint(out: Path) -> None:
-    assert torch.load(out / checkpoint.LAST, weights_only=True)["step"] == 2
+    assert torch.load(out / saving.LAST, weights_only=True)["step"] == 2
 
 
-@pytest.mark.parametrize("name", [checkpoint.LAST, checkpoint.BEST])
+@pytest.mark.parametrize("name", [saving.LAST, saving.BEST])
 def test_a_run_with_a_damaged_file_is_not_touched(
     config: TrainConfig, out: Path, name: str
 ) -> None:
@@ -150,10 +150,10 @@ MALFORMED = {
 @pytest.mark.parametrize("case", MALFORMED)
 def test_a_malformed_record_is_one_line(config: TrainConfig, out: Path, case: str) -> None:
     """The bytes are those that were written: only what they say is wrong."""
-    place = out / checkpoint.LAST
-    state = checkpoint.load(place)
+    place = out / saving.LAST
+    state = saving.load(place)
     MALFORMED[case](state)
-    checkpoint.save(place, state, config)  # with a checksum of its own
+    saving.save(place, state, config)  # with a checksum of its own
     with pytest.raises(DataError, match=r"malformed record|sparse tensor") as caught:
         run(config, points(), out, resume=True)
     assert "\n" not in str(caught.value)
@@ -161,10 +161,10 @@ def test_a_malformed_record_is_one_line(config: TrainConfig, out: Path, case: st
 
 def test_rates_and_decays_are_those_of_the_options(config: TrainConfig, out: Path) -> None:
     """Whatever a checkpoint says of them."""
-    place = out / checkpoint.LAST
-    state = checkpoint.load(place)
+    place = out / saving.LAST
+    state = saving.load(place)
     state["generator_optimizer"]["param_groups"] = ["nothing"]
-    checkpoint.save(place, state, config)
+    saving.save(place, state, config)
     resumed = run(config, points(), out, resume=True)
     assert resumed.generator_optimizer.param_groups[0]["betas"] == (config.beta1, config.beta2)
 
@@ -174,13 +174,13 @@ def edited(out: Path, edit: Callable[[dict[str, Any], dict[str, torch.Tensor]], 
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    with safe_open(out / export.FILE, framework="pt") as file:
+    with safe_open(out / saving.FILE, framework="pt") as file:
         record = json.loads(file.metadata()["otmetrics"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     edit(record, tensors)
     text = json.dumps(record)
-    metadata = {"otmetrics": text, "sha256": export._hash(text, tensors)}
-    save_file(tensors, out / export.FILE, metadata=metadata)
+    metadata = {"otmetrics": text, "sha256": saving._hash(text, tensors)}
+    save_file(tensors, out / saving.FILE, metadata=metadata)
 
 
 CLAIMS: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]] = {
@@ -214,7 +214,7 @@ CLAIMS: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]] = {
 def test_what_a_generator_claims_is_checked(out: Path, case: str) -> None:
     edited(out, CLAIMS[case])
     with pytest.raises(DataError, match="no generator of this version or is damaged") as caught:
-        export.loaded(out)
+        saving.load_generator(out)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 700
 
@@ -222,7 +222,7 @@ def test_what_a_generator_claims_is_checked(out: Path, case: str) -> None:
 def test_a_generator_of_codes_must_have_a_transport(tmp_path: Path) -> None:
     """Without one, drawing samples would never end."""
     run(configured("ae-ot", points(), steps=4), points(), tmp_path)
-    export.loaded(tmp_path)
+    saving.load_generator(tmp_path)
 
     def forget(record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         tensors["prior.progress"][2] = 0
@@ -236,27 +236,27 @@ def test_a_generator_of_codes_must_have_a_transport(tmp_path: Path) -> None:
         with pytest.raises(
             DataError, match=r"no generator of this version or is damaged.*transport"
         ):
-            export.loaded(tmp_path)
+            saving.load_generator(tmp_path)
 
 
-@pytest.mark.parametrize("name", [checkpoint.LAST, export.FILE])
+@pytest.mark.parametrize("name", [saving.LAST, saving.FILE])
 def test_what_is_no_regular_file_is_not_opened(out: Path, name: str) -> None:
     """A fifo would wait for ever for somebody who writes."""
     (out / name).unlink()
     os.mkfifo(out / name)
     with pytest.raises(DataError, match="is no regular file"):
-        export.loaded(out) if name == export.FILE else checkpoint.load(out / name)
+        saving.load_generator(out) if name == saving.FILE else saving.load(out / name)
 
 
 def test_a_link_that_leads_nowhere_is_no_start_anew(config: TrainConfig, out: Path) -> None:
     """Perhaps a disk is missing: nothing replaces the link."""
-    (out / checkpoint.LAST).unlink()
-    (out / checkpoint.LAST).symlink_to(out / "elsewhere")
+    (out / saving.LAST).unlink()
+    (out / saving.LAST).symlink_to(out / "elsewhere")
     with pytest.raises(OptionError, match="holds a run: set `resume`"):
         run(config, points(), out)
     with pytest.raises(DataError, match="does not exist"):
         run(config, points(), out, resume=True)
-    assert (out / checkpoint.LAST).is_symlink()
+    assert (out / saving.LAST).is_symlink()
 
 
 def json_of(content: bytes) -> Any:
@@ -403,18 +403,18 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path: Path) -> 
     assert {"samples"} in left
     assert {"samples", "config.json"} in left
     assert {"samples", "config.json", "log.jsonl"} in left
-    assert any(checkpoint.LAST in names for names in left)
+    assert any(saving.LAST in names for names in left)
 
 
 def test_a_run_without_a_checkpoint_begins_when_asked_to(
     config: TrainConfig, whole: Path, out: Path
 ) -> None:
-    for name in (checkpoint.LAST, checkpoint.BEST, export.FILE):
+    for name in (saving.LAST, saving.BEST, saving.FILE):
         (out / name).unlink()
     with pytest.raises(OptionError, match="stopped before its first checkpoint: set `resume`"):
         run(config, points(), out)
     resumed = run(config, points(), out, resume=True)
-    stored = checkpoint.load(whole / checkpoint.LAST)["generator"]
+    stored = saving.load(whole / saving.LAST)["generator"]
     pairs = zip(resumed.generator.state_dict().values(), stored.values(), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
 
@@ -422,7 +422,7 @@ def test_a_run_without_a_checkpoint_begins_when_asked_to(
 def test_a_run_goes_on_from_its_best_checkpoint_where_that_is_all(
     config: TrainConfig, out: Path
 ) -> None:
-    (out / checkpoint.LAST).unlink()
+    (out / saving.LAST).unlink()
     with pytest.raises(OptionError, match="holds a run: set `resume`"):
         run(config, points(), out)
     assert run(config, points(), out, resume=True).step == 2

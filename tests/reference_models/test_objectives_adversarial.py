@@ -9,7 +9,7 @@ import torch
 from cases import cloud
 from otmetrics.reference_models.networks import Critic, networks
 from otmetrics.reference_models.objectives import DCGAN, R3GAN, SNGAN, WGAN, WGANGP, Objective
-from otmetrics.reference_models.objectives.wasserstein import clip, interpolated, warmed_up
+from otmetrics.reference_models.objectives.wasserstein import clip, interpolate, warmed_up
 from torch import Tensor, nn
 
 SCORES = [DCGAN(), SNGAN(), R3GAN(gamma=0.3), WGAN(), WGANGP(penalty=3.0)]
@@ -186,7 +186,7 @@ def test_the_penalty_draws_slopes_to_one_from_both_sides() -> None:
 
 def test_interpolation_keeps_dtype_and_ends() -> None:
     real, fake = cloud(9, 2, seed=1), cloud(9, 2, seed=2)
-    points = interpolated(real, fake)
+    points = interpolate(real, fake)
     assert points.dtype == torch.float64
     shares = (points - fake) / (real - fake)
     torch.testing.assert_close(shares[:, 0], shares[:, 1])

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import torch
-from otmetrics.reference_models import checkpoint
+from otmetrics.reference_models import saving
 from training_cases import configured, points, run
 
 PROGRAM = """
@@ -61,7 +61,7 @@ def test_both_hold_the_same_weights_from_samples_of_their_own(tmp_path: Path) ->
     for part in ("generator", "average", "networks"):
         for name, value in one[part].items():
             assert torch.equal(value, two[part][name])
-    saved = torch.load(tmp_path / "run" / checkpoint.LAST, weights_only=True)
+    saved = torch.load(tmp_path / "run" / saving.LAST, weights_only=True)
     assert saved["processes"] == 2
     data = points()
     alone = run(configured("wgan-gp", data, steps=4, eval_every=2), data, tmp_path / "alone")

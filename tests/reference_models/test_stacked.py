@@ -8,17 +8,17 @@ import pytest
 import torch
 from otmetrics.reference_models.data import load_data
 from otmetrics.reference_models.evaluation import Evaluator
-from otmetrics.reference_models.points import divergence_floor
-from otmetrics.reference_models.presets import config_for
-from otmetrics.reference_models.priors import NoisePrior
-from otmetrics.reference_models.sampling import Sampler
-from otmetrics.reference_models.stacked import (
+from otmetrics.reference_models.modes import (
     NUM_SCORED,
     accuracy,
+    divergence_floor,
     fit_digit_classifier,
     stacked_scores,
     triples,
 )
+from otmetrics.reference_models.presets import config_for
+from otmetrics.reference_models.priors import NoisePrior
+from otmetrics.reference_models.sampling import Sampler
 from torch import nn
 
 MNIST = Path(__file__).parents[3] / "shared" / "data"
@@ -97,7 +97,7 @@ def test_collapse_on_one_mode():
 
 def test_uniform_modes_reach_the_floor_of_the_divergence():
     """2 N KL is nearly chi-square with 999 degrees of freedom; the exact mean is .01934."""
-    from otmetrics.reference_models.points import uniform_divergence
+    from otmetrics.reference_models.modes import uniform_divergence
 
     generator = torch.Generator().manual_seed(0)
     modes = torch.randint(1000, (20, NUM_SCORED), generator=generator)
@@ -175,7 +175,7 @@ def test_evaluations_count_the_modes_of_a_generator(monkeypatch):
     data = load_data("stacked_mnist", root=MNIST)
     read = []
     monkeypatch.setattr(
-        "otmetrics.reference_models.stacked.accuracy",
+        "otmetrics.reference_models.modes.accuracy",
         lambda *a: read.append(accuracy(*a)) or read[0],
     )
     config = config_for("dcgan", data, {"eval_features": "pixels", "eval_num": 20}, {})

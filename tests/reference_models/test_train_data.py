@@ -12,7 +12,7 @@ import torch
 from layouts import write_celeba, write_cifar10
 from otmetrics.reference_models import data as module
 from otmetrics.reference_models.data import NAMES, load_data, mixture_data
-from otmetrics.reference_models.points import ring8
+from otmetrics.reference_models.modes import ring8
 from PIL import Image
 
 from otmetrics.errors import DataError, OptionError

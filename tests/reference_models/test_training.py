@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from otmetrics.reference_models import checkpoint, export
+from otmetrics.reference_models import saving
 from otmetrics.reference_models.config import EVALUATED, HIGHER_IS_BETTER, changes, config_from
 from otmetrics.reference_models.presets import PRESETS
-from otmetrics.reference_models.sampling import generated
-from otmetrics.reference_models.state import initial_state
-from otmetrics.reference_models.steps import follow
+from otmetrics.reference_models.sampling import generate_samples
+from otmetrics.reference_models.steps import follow, initial_state
 from training_cases import Stopped, configured, images, points, run, weights
 
 from otmetrics.errors import DataError, DivergedError, OptionError
@@ -34,7 +33,7 @@ def test_every_preset_trains_on_points(name: str, tmp_path: Path) -> None:
     state = run(configured(name, data, objective, steps=3), data, tmp_path / "run")
     assert state.step == 3
     assert state.best["sliced_wasserstein"] > 0
-    before = torch.load(tmp_path / "run" / checkpoint.LAST, weights_only=True)
+    before = torch.load(tmp_path / "run" / saving.LAST, weights_only=True)
     assert before["step"] == 3
 
 
@@ -111,18 +110,18 @@ def test_a_run_is_not_overwritten_nor_mixed_with_another(tmp_path: Path) -> None
     data, out = points(), tmp_path / "run"
     config = configured("wgan-gp", data)
     run(config, data, out)
-    before = (out / checkpoint.LAST).read_bytes()
+    before = (out / saving.LAST).read_bytes()
     with pytest.raises(OptionError, match="holds a run"):
         run(config, data, out)
     other = configured("wgan-gp", data, {"penalty": 3.0}, lr_critic=0.5)
     message = r"lr_critic 0\.0\d* -> 0\.5; penalty [\d.]+ -> 3\.0"
     with pytest.raises(OptionError, match=message):
         run(other, data, out, resume=True)
-    assert (out / checkpoint.LAST).read_bytes() == before
+    assert (out / saving.LAST).read_bytes() == before
     wider = configured("wgan-gp", data, width=17)
     with pytest.raises(OptionError, match="of another kind or size"):
         run(wider, data, out, resume=True, allow_change=True)
-    assert (out / checkpoint.LAST).read_bytes() == before
+    assert (out / saving.LAST).read_bytes() == before
     longer = configured("wgan-gp", data, steps=14)
     assert run(longer, data, out, resume=True, allow_change=True).step == 14
 
@@ -131,12 +130,12 @@ def test_a_damaged_checkpoint_is_said_to_be_one(tmp_path: Path) -> None:
     data, out = points(), tmp_path / "run"
     config = configured("exact-ot", data, steps=2)
     run(config, data, out)
-    whole = (out / checkpoint.LAST).read_bytes()
+    whole = (out / saving.LAST).read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
-        (out / checkpoint.LAST).write_bytes(content)
+        (out / saving.LAST).write_bytes(content)
         with pytest.raises(DataError, match="damaged"):
             run(config, data, out, resume=True)
-    torch.save({"version": 0}, out / checkpoint.LAST)
+    torch.save({"version": 0}, out / saving.LAST)
     with pytest.raises(DataError, match="no checkpoint of this version"):
         run(config, data, out, resume=True)
 
@@ -146,7 +145,7 @@ def test_checkpoints_hold_no_code(tmp_path: Path) -> None:
     data, out = points(), tmp_path / "run"
     config = configured("rot-gan", data, {"inner": "net"}, steps=2)
     run(config, data, out)
-    state = torch.load(out / checkpoint.LAST, weights_only=True)
+    state = torch.load(out / saving.LAST, weights_only=True)
     assert config_from(state["config"]) == config
     assert state["hash"] == config.hash
     assert changes(state["config"], config.to_dict()) == []
@@ -169,7 +168,7 @@ def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(
     with pytest.raises(DivergedError, match="not finite at step"):
         run(config, data, out, checkpoint_every=1, log_every=7)
     for path in out.glob("*.pt"):
-        assert checkpoint.is_finite(torch.load(path, weights_only=True))
+        assert saving.is_finite(torch.load(path, weights_only=True))
 
 
 def test_the_average_follows_the_generator(tmp_path: Path) -> None:
@@ -221,42 +220,42 @@ def test_the_best_generator_is_that_of_the_run_that_goes_on(tmp_path: Path) -> N
     config = configured("exact-ot", data, lr_generator=0.003, **options)
     with pytest.raises(Stopped):
         run(config, data, out, stop=19, checkpoint_every=16)
-    stored = checkpoint.load(out / checkpoint.LAST)
+    stored = saving.load(out / saving.LAST)
     assert stored["step"] == 16
-    assert checkpoint.load(out / checkpoint.BEST)["step"] > 16
+    assert saving.load(out / saving.BEST)["step"] > 16
     other = configured("exact-ot", data, lr_generator=30.0, **options)
     with pytest.raises(Stopped):
         run(other, data, out, stop=17, resume=True, allow_change=True)
-    sampler, *_ = export.loaded(out)
+    sampler, *_ = saving.load_generator(out)
     generator = sampler.generator
-    best = checkpoint.load(out / checkpoint.LAST)["best_average"]
+    best = saving.load(out / saving.LAST)["best_average"]
     assert all(torch.equal(value, best[name]) for name, value in generator.state_dict().items())
-    assert not (out / checkpoint.BEST).exists()
+    assert not (out / saving.BEST).exists()
 
 
 def test_the_exported_generator_is_the_average_at_its_best_step(tmp_path: Path) -> None:
     data, out = points(), tmp_path / "run"
     state = run(configured("exact-ot", data, steps=12, eval_every=12), data, out)
-    sampler, config, blank = export.loaded(out)
+    sampler, config, blank = saving.load_generator(out)
     generator = sampler.generator
     assert config == configured("exact-ot", data, steps=12, eval_every=12)
     pairs = zip(generator.parameters(), state.average.parameters(), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
     raw = next(state.generator.parameters())
     assert not torch.equal(next(generator.parameters()), raw)
-    samples = generated(sampler, blank, 700, seed=3)
-    assert torch.equal(samples, generated(state.sampler, data, 700, seed=3))
-    assert torch.equal(samples[:3], generated(sampler, blank, 3, seed=3))
+    samples = generate_samples(sampler, blank, 700, seed=3)
+    assert torch.equal(samples, generate_samples(state.sampler, data, 700, seed=3))
+    assert torch.equal(samples[:3], generate_samples(sampler, blank, 3, seed=3))
 
 
 def test_a_generator_of_another_version_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(export, "VERSION", 1)
+        patch.setattr(saving, "GENERATOR_FORMAT", 1)
         run(configured("exact-ot", points(), steps=2), points(), tmp_path)
     with pytest.raises(DataError, match=r"no generator of this version.*version 1, not 4"):
-        export.loaded(tmp_path)
+        saving.load_generator(tmp_path)
 
 
 @pytest.mark.parametrize("name", EVALUATED)
@@ -285,7 +284,7 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(
     config = configured("exact-ot", data)
     with pytest.raises(Stopped):
         run(config, data, out, stop=4)
-    before = (out / checkpoint.LAST).read_bytes()
+    before = (out / saving.LAST).read_bytes()
 
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -293,7 +292,7 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(
     monkeypatch.setattr("otmetrics.safe_files.os.fdopen", full)
     with pytest.raises(DataError, match="No space left on device"):
         run(config, data, out, resume=True)
-    assert (out / checkpoint.LAST).read_bytes() == before
+    assert (out / saving.LAST).read_bytes() == before
     assert not list(out.glob("*.partial"))
 
 

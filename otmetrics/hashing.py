@@ -1,0 +1,42 @@
+"""Random numbers without a state: the same for the i-th sample, in whatever batch it comes."""
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_FIRST = 0xBF58476D1CE4E5B9 - 2**64
+_SECOND = 0x94D049BB133111EB - 2**64
+
+
+def hash_counters(counters: Tensor, seed: int) -> Tensor:
+    """Uniform integers in [0, 2^63), one a counter: a counter-based random number generator.
+
+    Args:
+        counters: int64 of any shape; equal counters give equal numbers.
+        seed: An integer in [0, 2^63); it selects an unrelated sequence.
+
+    Returns:
+        int64 of the same shape, the same on every device.
+
+    References:
+        Steele, Lea, Flood, Fast splittable pseudorandom number generators, 2014 (SplitMix64).
+
+    Example:
+        >>> hash_counters(torch.arange(3), seed=0)[1:].equal(hash_counters(torch.tensor([1, 2]), seed=0))
+        True
+    """
+    start = _mix(torch.tensor(seed, dtype=torch.int64, device=counters.device))
+    return _shift_right(_mix(start + counters * _GOLDEN), 1)
+
+
+def _mix(state: Tensor) -> Tensor:
+    """The output function of SplitMix64; int64 products wrap around as unsigned ones do."""
+    state = state + _GOLDEN
+    state = (state ^ _shift_right(state, 30)) * _FIRST
+    state = (state ^ _shift_right(state, 27)) * _SECOND
+    return state ^ _shift_right(state, 31)
+
+
+def _shift_right(state: Tensor, bits: int) -> Tensor:
+    """Shift right and fill with zeros; torch's own shift repeats the sign."""
+    return (state >> bits) & (2 ** (64 - bits) - 1)

@@ -1,0 +1,502 @@
+"""Folders, lists and stores of image files: which there are, in which order, under which name."""
+
+import hashlib
+import os
+import re
+import stat
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, Protocol
+
+from otmetrics.errors import DataError
+from otmetrics.images.decode import DecodedImage, check_regular, decoded_image
+from otmetrics.images.limits import foreign_content
+
+EXTENSIONS = (
+    *(".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
+"""The files of a folder or archive that are images; upper and lower case alike."""
+
+SPLITS = ("dev", "extra", "test", "train", "unlabeled", "val", "valid", "validation")
+"""What the parts of a data set are called that nobody scores as one."""
+
+
+"""The largest member that is read: what an archive says of itself may be a trap."""
+
+
+def is_image(name: str) -> bool:
+    """Tell an image by its name.
+
+    Args:
+        name: A POSIX path.
+
+    Returns:
+        Whether it ends as images do.
+    """
+    return PurePosixPath(name).suffix.lower() in EXTENSIONS
+
+
+def is_hidden(name: str) -> bool:
+    """Tell files that nobody means.
+
+    Args:
+        name: A POSIX path inside an archive.
+
+    Returns:
+        Whether it or a folder above it is hidden, or what macOS keeps beside files.
+    """
+    parts = PurePosixPath(name).parts
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def labels_of(names: Sequence[str]) -> tuple[str, ...] | None:
+    """Take the folder that each image lies in as its class.
+
+    Args:
+        names: Relative POSIX paths.
+
+    Returns:
+        The first folder of each path; None where a path has none, or all have the same.
+    """
+    parts = [PurePosixPath(name).parts for name in names]
+    if any(len(part) < 2 for part in parts):
+        return None
+    labels = tuple(part[0] for part in parts)
+    return labels if len(set(labels)) > 1 else None
+
+
+def splits_of(names: Sequence[str]) -> list[str]:
+    """Find out whether files or folders are several parts of one data set, such as train and test.
+
+    Args:
+        names: Names of files or folders in one folder.
+
+    Returns:
+        The parts, sorted; none where there are not several, or where names say other things.
+    """
+    stems = {re.sub(r"-(\d+|\d+-of-\d+)$", "", name.split(".")[0]) for name in names}
+    return sorted(stems) if len(stems) > 1 and stems <= set(SPLITS) else []
+
+
+def check_member(name: str, *, is_link: bool) -> None:
+    """Refuse what would mean another file somewhere else.
+
+    Args:
+        name: What an archive or table calls a file.
+        is_link: Whether it is a link.
+
+    Raises:
+        DataError: The name is absolute or climbs out, or leads through a link.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name):
+        raise DataError(f"holds `{name}`, whose name leads out of it: pack it again without.")
+    if is_link:
+        raise DataError(f"holds `{name}`, a link, which is not followed: pack it again without.")
+
+
+class RowNames(Sequence[str]):
+    """Names of rows, "a.npy[12]" for row 12, made when they are asked for.
+
+    Args:
+        file: Name of the file.
+        count: How many rows it has.
+    """
+
+    def __init__(self, file: str, count: int) -> None:
+        self._file, self._rows = file, range(count)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return tuple(f"{self._file}[{row}]" for row in self._rows[index])
+        return f"{self._file}[{self._rows[index]}]"
+
+
+SETTLED_SECONDS = 2.0
+"""A file that changed later may change again within one tick of its file system's clock."""
+
+MAX_CONTENT_BYTES = 2**32
+"""The largest file that is known by its content; a larger one is not kept in the cache."""
+
+_READ_BYTES = 2**20
+_TELLING = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+
+
+def digest(*parts: bytes | str) -> bytes:
+    """Hash parts so that no two lists of parts give one hash.
+
+    Args:
+        parts: Bytes or text.
+
+    Returns:
+        16 bytes, BLAKE2b.
+    """
+    hashed = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode(errors="surrogateescape") if isinstance(part, str) else part
+        hashed.update(len(data).to_bytes(8, "little"))
+        hashed.update(data)
+    return hashed.digest()
+
+
+def file_identity(path: Path, content: bool) -> bytes | None:
+    """Tell a file from all others.
+
+    Args:
+        path: The file.
+        content: Read it instead of asking for path, size and times of change. Memory: 1 MB.
+
+    Returns:
+        16 bytes; None where it cannot be read, is no regular file or larger than
+        `MAX_CONTENT_BYTES`, or changed so recently that its times of change cannot tell it from its
+        next state.
+    """
+    try:
+        return _content_of(path) if content else identity_of(path, path.stat())
+    except OSError:
+        return None
+
+
+def _content_of(path: Path) -> bytes | None:
+    """Hash a file as `digest("content", ...)` does, in parts."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # waits for no pipe
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_CONTENT_BYTES:
+            return None
+        hashed = hashlib.blake2b(digest_size=16)
+        for part in (len("content").to_bytes(8, "little"), b"content"):
+            hashed.update(part)
+        hashed.update(status.st_size.to_bytes(8, "little"))
+        left = status.st_size
+        while left and (part := file.read(min(left, _READ_BYTES))):
+            hashed.update(part)
+            left -= len(part)
+        return None if left or file.read(1) else hashed.digest()
+
+
+def identity_of(path: Path, status: os.stat_result) -> bytes | None:
+    """Tell a file from all others by path, size, number, device and times of change.
+
+    The time of its content can be set, as archivers do when they unpack; the time of its record
+    (`st_ctime`) cannot, and a file that takes another's place has a number of its own.
+
+    Args:
+        path: The file.
+        status: Its status, of the moment in which it was opened.
+
+    Returns:
+        As `file_identity`.
+    """
+    if time.time() - max(status.st_mtime, status.st_ctime) < SETTLED_SECONDS:
+        return None
+    where = os.path.abspath(path)  # noqa: PTH100 - without a question to the file system
+    return digest("file", where, *(str(getattr(status, name)) for name in _TELLING))
+
+
+def same_file(one: os.stat_result, other: os.stat_result) -> bool:
+    """Tell whether a file is still the one that it was, and was not written to.
+
+    Args:
+        one: Its status.
+        other: Its status at another time.
+
+    Returns:
+        Whether device, number, size and times of change agree.
+    """
+    return all(getattr(one, name) == getattr(other, name) for name in _TELLING)
+
+
+MAX_REVISITS = 1000
+"""How many folders of one input may be reached once more, through links to folders."""
+
+
+class ImageSource(Protocol):
+    """A sequence of images with names: what `batches` reads from."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What each image is called in messages."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> DecodedImage:
+        """Return one image."""
+
+
+class StoredImages(ImageSource, Protocol):
+    """Images on disk, which can be told apart without decoding them.
+
+    Attributes:
+        kind: What records call it.
+    """
+
+    kind: str
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Class of each image, or None where nothing says it."""
+
+    def identity(self, index: int, content: bool) -> bytes | None:
+        """Return what tells one image from all others, by its content or by its place and age."""
+
+
+class ImageFiles:
+    """Image files by their paths.
+
+    Args:
+        path: What the user named.
+        root: Where relative names start.
+        names: Their paths, relative to the root or absolute.
+        labels: Class of each, where it is known.
+
+    Attributes:
+        path: What the user named.
+        names: The paths.
+        labels: Class of each image, or None.
+    """
+
+    kind: str
+
+    def __init__(
+        self, path: Path, root: Path, names: tuple[str, ...], labels: tuple[str, ...] | None
+    ) -> None:
+        self.path, self.names, self.labels = path, names, labels
+        self._root = root
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> DecodedImage:
+        """Decode one image.
+
+        Args:
+            index: Its place in `names`.
+
+        Returns:
+            The pixels and whether they were transparent.
+        """
+        return decoded_image(self._root / self.names[index])
+
+    def identity(self, index: int, content: bool) -> bytes | None:
+        """Tell one image from all others without decoding it.
+
+        Args:
+            index: Its place in `names`.
+            content: Read the file instead of asking for path, size and time of change.
+
+        Returns:
+            16 bytes; None where the file cannot be read or was changed a moment ago.
+        """
+        return file_identity(self._root / self.names[index], content)
+
+
+class ImageFolder(ImageFiles):
+    """The images in a folder and its subfolders, sorted by their relative POSIX path.
+
+    Hidden files and folders (`.name`) are left out. Links to folders are followed, and left out
+    where they lead back to a folder that contains them. At most `MAX_REVISITS` folders may be
+    reached once more through links: a few links to links make billions of paths. Files are not
+    opened before `read`.
+
+    Args:
+        path: The folder.
+
+    Attributes:
+        path: The folder.
+        names: Relative POSIX paths, sorted.
+        labels: Top folder of each image, where all of them lie in one; else None.
+        num_others: How many visible files of other kinds lie among them.
+        remarks: What else to know, a line each.
+
+    Raises:
+        DataError: The folder is missing, not a folder, not readable, beyond the limits or holds no
+            images.
+    """
+
+    kind = "folder"
+
+    def __init__(self, path: str | Path) -> None:
+        root = Path(path)
+        again: list[str] = []
+        try:
+            files = list(_visible_files(root, again))
+        except DataError as error:
+            raise DataError(f"`{path}` {error}") from error
+        except FileNotFoundError as error:
+            raise DataError(f"`{error.filename}` does not exist: check the path.") from error
+        except NotADirectoryError as error:
+            raise DataError(f"`{path}` is {_file_advice(root)}") from error
+        except OSError as error:
+            raise DataError(
+                f"`{error.filename}` cannot be read ({error.strerror}): check its permissions."
+            ) from error
+        names = tuple(sorted(filter(is_image, files)))
+        super().__init__(root, root, names, labels_of(names))
+        self.num_others = len(files) - len(self.names)
+        self.remarks = []
+        if again:
+            self.remarks.append(
+                f"links lead to {len(again)} folders once more, such as `{again[0]}`: their images "
+                "count twice"
+            )
+        if splits := splits_of(sorted({name.split("/")[0] for name in self.names})):
+            self.remarks.append(
+                f"the splits {', '.join(splits)} are read as one set: give one of the folders"
+            )
+        if not self.names:
+            raise DataError(f"`{path}` {_empty_advice(files)}")
+
+
+def _empty_advice(files: list[str]) -> str:
+    """Say what lies in a folder instead of images, and what to give."""
+    kinds = Counter(PurePath(file).suffix.lower() for file in files)
+    arrays = kinds[".npy"] + kinds[".npz"]
+    if arrays:
+        return (
+            f"holds {arrays} .npy or .npz files and no images: give one of them, or put them "
+            "together with np.concatenate and np.save."
+        )
+    for kind in (".parquet", ".tar", ".zip"):
+        if kinds[kind]:
+            below = sorted({str(PurePath(file).parent) for file in files if file.endswith(kind)})
+            return (
+                f"holds no images but {kinds[kind]} {kind} files in {', '.join(below[:5])}: give "
+                "the folder that holds them, or one of them."
+            )
+    return (
+        f"holds no images ({len(files)} other files): "
+        f"give a folder with {', '.join(EXTENSIONS)} files."
+    )
+
+
+def _visible_files(root: Path, again: list[str]) -> Iterator[str]:
+    """Yield the relative paths of what is no folder; folders reached once more go to `again`."""
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    seen: set[tuple[int, int]] = set()
+    while pending:
+        folder, above = pending.pop()
+        status = (root / folder).stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            continue  # a link to a folder that contains it
+        if identity in seen:
+            again.append(folder)
+        seen.add(identity)
+        if len(again) > MAX_REVISITS:
+            raise DataError(
+                f"has links that lead to more than {MAX_REVISITS} of its folders once more: remove "
+                "them, or give a folder below it."
+            )
+        within = above | {identity}
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    pending.append((f"{folder}{entry.name}/", within))
+                    continue
+                yield folder + entry.name
+
+
+def _is_folder(path: Path | os.DirEntry[str]) -> bool:
+    """Say whether a path is a folder; a link that leads nowhere counts as a file."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _file_advice(path: Path) -> str:
+    """Say what to give instead of a file that is neither a folder nor an array."""
+    if path.suffix.lower() in EXTENSIONS:
+        return "one image file: give the folder that holds it."
+    return (
+        "no folder, nor a kind of file that is read: give a folder of images, a .zip, .tar or "
+        ".parquet of them, a .txt of paths, or a .npy or .npz file of images or features."
+    )
+
+
+MAX_LIST_BYTES = 2**29
+"""The largest text file that is read."""
+
+MAX_LINE = 2**16
+"""The longest line, in characters."""
+
+
+class ListedImages(ImageFiles):
+    """The image files that a text file names, one path a line, in its order.
+
+    Relative paths start at the folder of the text file. Empty lines, and those that begin with
+    `#`, are left out. A file of more than `MAX_LIST_BYTES`, or a line of more than `MAX_LINE`
+    characters, is refused.
+
+    Args:
+        path: The text file, in UTF-8.
+
+    Attributes:
+        path: The text file.
+        names: The paths as they stand there.
+        labels: None.
+
+    Raises:
+        DataError: The file cannot be read, is no text or names nothing, or a file that it names is
+            missing.
+    """
+
+    kind = "list"
+
+    def __init__(self, path: str | Path) -> None:
+        file = Path(path)
+        try:
+            check_regular(file)
+            names = tuple(_lines(file))
+        except DataError as error:
+            raise DataError(f"`{path}` {error}") from error
+        except FileNotFoundError as error:
+            raise DataError(f"`{path}` does not exist: check the path.") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"`{path}` is no text in UTF-8: write one path a line.") from error
+        except OSError as error:
+            raise DataError(
+                f"`{path}` cannot be read ({error.strerror}): check its permissions."
+            ) from error
+        if not names:
+            raise DataError(f"`{path}` names no images: write one path a line.")
+        super().__init__(file, file.parent, names, None)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the paths that a text file names, each looked for as it comes."""
+    if path.stat().st_size > MAX_LIST_BYTES:
+        raise DataError(f"has more than the {MAX_LIST_BYTES} bytes that a list may have: split it.")
+    with path.open(encoding="utf-8-sig") as file:
+        first = True
+        while line := file.readline(MAX_LINE + 1):
+            name = line.strip()
+            if not name or name.startswith("#"):
+                continue
+            if first and (found := foreign_content(name.encode())):
+                raise DataError(found)
+            if len(line) > MAX_LINE or not _there(path.parent / name):
+                shown = name if len(name) <= 100 else f"{name[:100]}..."
+                raise DataError(
+                    f"names `{shown}`, which does not exist: correct the line; relative paths "
+                    "start at the folder of the text file."
+                )
+            first = False
+            yield name
+
+
+def _there(path: Path) -> bool:
+    """Whether there is such a file; a line that can be no name says that there is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False

@@ -1,0 +1,110 @@
+"""What the machine does: true float32, compiled work on all cores, how much memory there is."""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+
+_LOCK = threading.Lock()
+_inside = 0  # threads that need IEEE products now
+_before: list[str] = []
+
+
+@contextmanager
+def ieee_float32(device: torch.device) -> Iterator[None]:
+    """Compute float32 matrix products and convolutions as IEEE float32.
+
+    Args:
+        device: Where they run.
+
+    Yields:
+        Nothing; the former settings are back at the end, also after an error.
+    """
+    with torch.autocast(device.type, enabled=False), _ieee_precision():
+        yield
+
+
+@contextmanager
+def _ieee_precision() -> Iterator[None]:
+    """Set the precision by the API that this torch has, and set it back.
+
+    The two APIs must not be mixed: once the caller has used the newer one, the older one raises.
+    """
+    global _inside, _before
+    # The setting is the process's: the first thread in sets it, the last one out sets it back.
+    with _LOCK:
+        if not _inside:
+            _before = _precisions(None)
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _inside -= 1
+            if not _inside:
+                _precisions(_before)
+
+
+def _precisions(wanted: list[Any] | None) -> list[Any]:
+    """Set these precisions of products and convolutions, None for IEEE; return the former ones."""
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch before 2.9
+        former = [torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32]
+        matmul, convolution = wanted or ["highest", False]
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = convolution
+        return former
+    mkldnn: Any = torch.backends.mkldnn
+    cudnn: Any = torch.backends.cudnn
+    backends: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv]
+    former = [backend.fp32_precision for backend in backends]
+    for backend, precision in zip(backends, wanted or ["ieee"] * len(backends), strict=True):
+        backend.fp32_precision = precision
+    return former
+
+
+_MODEST = 4e9  # bytes for costs where the memory of the machine is unknown
+
+_T = TypeVar("_T")
+_S = TypeVar("_S")
+
+
+def in_threads(
+    work: Callable[[_T], _S], items: Iterable[_T], num_threads: int | None = None
+) -> list[_S]:
+    """Compiled work on many items.
+
+    Args:
+        work: Work that lets other threads run.
+        items: What it is done on.
+        num_threads: Threads; None for one a core.
+
+    Returns:
+        Its results in order.
+    """
+    if num_threads == 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:
+        return list(pool.map(work, items))
+
+
+def memory_budget(device: torch.device, memory_limit: float | None) -> float:
+    """Bytes that costs may take.
+
+    Args:
+        device: Where they lie.
+        memory_limit: The limit that was asked for, or None for half of the memory of the device.
+
+    Returns:
+        The limit.
+    """
+    if memory_limit is not None:
+        return memory_limit
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 2
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+    return _MODEST  # Windows does not say

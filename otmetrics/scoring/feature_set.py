@@ -1,0 +1,273 @@
+"""Features with the record of how they were made: compared, saved, and told apart."""
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from otmetrics.errors import DataError, printable
+from otmetrics.safe_files import check_replaceable, replace_file, writing
+from otmetrics.scoring import inventory
+
+NAMED = 5  # images that notes name; the record of the source has all
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features and where they come from.
+
+    Attributes:
+        features: (N, D) floating, on the CPU.
+        extractor: Protocol of the extractor; {"extractor": "none"} for bare features.
+        source: Path, kind, counts and losses of the input, JSON-able.
+        remarks: What else went on, which the numbers do not depend on.
+        labels: Class of each sample, where the input says it.
+        moments: Mean (D,) and covariance (D, D) in float64 of samples that are not at hand, in
+            which case `features` is (0, D); else None.
+    """
+
+    features: Tensor
+    extractor: dict[str, Any]
+    source: dict[str, Any]
+    remarks: list[str] = field(default_factory=list)
+    labels: list[str] | None = None
+    moments: tuple[Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Record of the images, also where the features come from a file that was made of them."""
+        return inventory.origin(self.source)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was read, and what was lost or changed on the way, one line each."""
+        skipped = self.origin.get("skipped", [])
+        notes = [f"left out {reason}" for reason in skipped[:NAMED]]
+        if len(skipped) > NAMED:
+            notes.insert(
+                0,
+                f"left out {len(skipped)} images that cannot be read, of which the first {NAMED} "
+                "follow; --verbose or --json names all",
+            )
+        if count := self.origin.get("transparent"):
+            notes.append(f"images with transparency, composited on white: {count}")
+        if count := self.origin.get("others"):
+            notes.append(f"files of other kinds, not read: {count}")
+        read = inventory.read_line(self.source, self.features.shape[1])
+        return [read, *notes, *inventory.oddities(self.source), *self.remarks]
+
+
+def check_comparable(sets: list[FeatureSet], features: str | None = None) -> None:
+    """Raise unless all sets were made by one extractor and have one dimension.
+
+    Args:
+        sets: Feature sets that shall be compared.
+        features: The extractor that the user named; "none" vouches for bare features.
+
+    Raises:
+        DataError: If extractors or dimensions differ.
+    """
+    check_extractors([(item.source["path"], item.extractor) for item in sets], features)
+    for item in sets:
+        if item.features.shape[1] != sets[0].features.shape[1]:
+            raise DataError(
+                f"`{sets[0].source['path']}` has {sets[0].features.shape[1]} features a sample, "
+                f"`{item.source['path']}` has {item.features.shape[1]}: extract both alike."
+            )
+
+
+def check_extractors(
+    protocols: list[tuple[str, dict[str, Any]]], features: str | None = None
+) -> None:
+    """Raise unless all inputs share one extractor, known before anything is computed.
+
+    Args:
+        protocols: Path and extractor protocol of each input.
+        features: The extractor that the user named; "none" vouches for bare features.
+
+    Raises:
+        DataError: If extractors, their weights or their resize modes differ.
+    """
+    for path, protocol in protocols:
+        if features not in (None, "none", protocol["extractor"]):
+            raise DataError(
+                f"`{path}` holds features of `{protocol['extractor']}`, not of `{features}`: "
+                "leave --features out, or give the images."
+            )
+    vouched = features == "none"
+    known = [item for item in protocols if not (vouched and item[1]["extractor"] == "none")]
+    for path, protocol in known[1:]:
+        if protocol != known[0][1]:
+            raise DataError(_difference(*known[0], path, protocol))
+
+
+def _difference(path: str, protocol: dict[str, Any], other_path: str, other: dict[str, Any]) -> str:
+    """Say in what two extractor protocols differ; the name says it best, so it comes first."""
+    keys = ["extractor", *sorted({*protocol, *other})]
+    key = next(key for key in keys if protocol.get(key) != other.get(key))
+    bare = "none" in (protocol["extractor"], other["extractor"])
+    return (
+        f"`{path}` and `{other_path}` differ in {key} ({protocol.get(key)!r} and "
+        f"{other.get(key)!r}): extract both alike"
+        + (", or vouch for the bare features with --features none." if bare else ".")
+    )
+
+
+def save_features(feature_set: FeatureSet, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write features with their protocol as an `.npz` file that `extracted` reads back.
+
+    Args:
+        feature_set: What to write; entries `features`, `protocol` (JSON) and, where there are
+            classes, `labels`.
+        path: Where; it appears only when it is complete.
+        overwrite: Replace a file that is there.
+
+    Raises:
+        DataError: If the path does not end in .npz, exists or cannot be written.
+    """
+    path = Path(path)
+    check_target(path, overwrite=overwrite)
+    protocol = {"extractor": feature_set.extractor, "source": feature_set.source}
+    content: dict[str, Any] = {
+        "features": feature_set.features.numpy(),
+        "protocol": json.dumps(protocol),
+    }
+    if feature_set.labels is not None:
+        content["labels"] = np.array(feature_set.labels)
+    with writing(path), replace_file(path) as file:
+        np.savez(file, **content)
+
+
+def check_target(path: Path, *, overwrite: bool = False) -> None:
+    """Raise where features cannot be saved, so that nobody waits for them in vain.
+
+    Args:
+        path: Where `save_features` shall write.
+        overwrite: Whether a file that is there may be replaced.
+
+    Raises:
+        DataError: If the path does not end in .npz, exists, or its folder does not.
+    """
+    if path.suffix.lower() != ".npz":
+        raise DataError(f"`{path}` must end in .npz.")
+    if not path.parent.is_dir():
+        raise DataError(f"`{path.parent}` is no folder: create it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise DataError(f"`{path.parent}` cannot be written to: choose another folder.")
+    if os.path.lexists(path) and not overwrite:
+        raise DataError(f"`{path}` exists: choose another name, or pass --overwrite.")
+    with writing(path, "name a file"):
+        check_replaceable(path)
+
+
+_LONGEST_EXTRACTOR = 10_000  # characters
+_SOURCE: dict[str, type] = {
+    "path": str,
+    "kind": str,
+    "available": int,
+    "used": int,
+    "others": int,
+    "transparent": int,
+    "two_levels": int,
+    "formats": dict,
+    "modes": dict,
+    "sizes": dict,
+    "frames": dict,
+    "misnamed": dict,
+    "classes": dict,
+    "classes_not_drawn": list,
+    "top_folder": str,
+    "skipped": list,
+    "remarks": list,
+    "runtime": str,
+}
+_COUNTS = ("formats", "modes", "frames", "misnamed", "classes")
+_LINES = ("skipped", "remarks", "classes_not_drawn")
+
+
+def checked_record(
+    protocol: dict[str, Any], path: str | Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Check what a file of features says of itself: any program may have written it.
+
+    Args:
+        protocol: The record, as parsed.
+        path: The file, for the message.
+
+    Returns:
+        Protocol of the extractor, {"extractor": "none"} if the record has none, and record of the
+        images with its text made printable, {} if it has none.
+
+    Raises:
+        DataError: If a part has another form than `save_features` gives it, or says of the
+            extractor what would not print as one line.
+    """
+    extractor, source = protocol.get("extractor", {"extractor": "none"}), protocol.get("source", {})
+    problem = _extractor_problem(extractor) or _source_problem(source)
+    if problem:
+        raise DataError(
+            f"`{path}` has a `protocol` entry that otmetrics did not write: {problem}. Leave the "
+            "entry out, or extract the features again."
+        )
+    return extractor, _escape(source)
+
+
+def _extractor_problem(record: Any) -> str | None:
+    """Say what keeps a value from being the protocol of an extractor."""
+    if not isinstance(record, dict) or not isinstance(record.get("extractor"), str):
+        return "its `extractor` must be an object that names the extractor"
+    resize = record.get("resize")
+    if resize is not None and not (isinstance(resize, dict) and {"mode", "size"} <= resize.keys()):
+        return "how its extractor resizes must be an object with a mode and a size"
+    if not _is_plain(record, 4) or len(str(record)) > _LONGEST_EXTRACTOR:
+        return "its `extractor` is too long, nested too deeply, or holds NaN"
+    if _escape(record) != record:
+        return "its `extractor` holds control characters"
+    return None
+
+
+def _source_problem(record: Any) -> str | None:
+    """Say what keeps a value from being the record of images."""
+    if not isinstance(record, dict):
+        return "its `source` must be an object"
+    if not _is_plain(record, 20):
+        return "its `source` is nested too deeply, or holds NaN"
+    for name, value in record.items():
+        kind = _SOURCE.get(name, object)
+        count = not isinstance(value, bool) and isinstance(value, int) and value >= 0
+        if not (count if kind is int else isinstance(value, kind)):
+            return f"`{printable(name)}` of its source is a {type(value).__name__}"
+    for name in _LINES:
+        if not all(isinstance(line, str) for line in record.get(name, [])):
+            return f"`{name}` of its source must be lines of text"
+    for name in _COUNTS:
+        counts = record.get(name, {}).values()
+        if not all(isinstance(count, int) for count in counts):
+            return f"`{name}` of its source must count"
+    return None
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether parsed JSON has so many levels at most, and no number that JSON has not."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(item, depth - 1) for item in value)
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _escape(value: Any) -> Any:
+    """Parsed JSON with text that prints as one line."""
+    if isinstance(value, dict):
+        return {printable(key): _escape(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escape(item) for item in value]
+    return printable(value) if isinstance(value, str) else value

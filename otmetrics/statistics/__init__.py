@@ -1,0 +1,1 @@
+"""Scores that transport nothing: Fréchet, kernel distance, precision, recall and their kin."""

@@ -1,0 +1,281 @@
+"""Precision, recall, density, coverage: k-nearest-neighbour balls as a picture of the support."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from otmetrics.checks import check_at_least, checked_clouds
+from otmetrics.machine import ieee_float32
+from otmetrics.transport.costs import BLOCK_ELEMENTS, row_blocks
+from otmetrics.unknown_options import told_options
+
+_BLURRED = 1e6  # roundings of a product: a distance of so many is right to six digits
+
+
+class PrecisionRecall(NamedTuple):
+    """Shares in [0, 1], each a scalar or (B,)."""
+
+    precision: Tensor
+    recall: Tensor
+
+
+class DensityCoverage(NamedTuple):
+    """Density >= 0 (1 in expectation for equal laws) and coverage in [0, 1]."""
+
+    density: Tensor
+    coverage: Tensor
+
+
+class ManifoldScores(NamedTuple):
+    """All four scores, from one pass over the distances."""
+
+    precision: Tensor
+    recall: Tensor
+    density: Tensor
+    coverage: Tensor
+
+
+@told_options
+def manifold_scores(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> ManifoldScores:
+    """Precision, recall, density and coverage at the price of precision and recall.
+
+    See `precision_recall` and `density_coverage` for the definitions, cost, errors and references.
+
+    Args:
+        real: Features (N, D) or (B, N, D), N > num_neighbors.
+        fake: Features (M, D) or (B, M, D), M > num_neighbors.
+        num_neighbors: k >= 1.
+
+    Returns:
+        The four scores.
+    """
+    check_at_least("num_neighbors", num_neighbors, 1)
+    real, fake = _check_clouds(real, fake, num_neighbors, min_fake=num_neighbors + 1)
+    return ManifoldScores(*_by_problem(_all_scores, real, fake, num_neighbors))
+
+
+@told_options
+def precision_recall(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> PrecisionRecall:
+    """Share of fake inside the real manifold (precision), and the reverse (recall).
+
+    A manifold is the union of balls around each sample that reach its k-th nearest neighbour, the
+    sample itself excluded. The border, and ties within rounding, count as inside, so that repeated
+    samples are covered. Time O((N + M)^2 D), memory O((N + M) D) and a block, in float64.
+
+    Args:
+        real: Features (N, D) or (B, N, D), N > num_neighbors.
+        fake: Features (M, D) or (B, M, D), M > num_neighbors.
+        num_neighbors: k >= 1. Kynkäänniemi et al. use 3, `prdc` 5.
+
+    Returns:
+        Precision and recall.
+
+    Raises:
+        TypeError: If a cloud is not a floating tensor.
+        ValueError: If a side has too few samples for k, or shapes do not match.
+
+    References:
+        Kynkäänniemi et al., Improved precision and recall metric for assessing generative models,
+        2019, equations (1) and (2). Differs from `prdc`, which counts the border as outside.
+
+    Example:
+        >>> x = torch.randn(30, 4)
+        >>> precision_recall(x, x + 100.0).precision.item()
+        0.0
+    """
+    scores = manifold_scores(real, fake, num_neighbors=num_neighbors)
+    return PrecisionRecall(scores.precision, scores.recall)
+
+
+@told_options
+def density_coverage(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> DensityCoverage:
+    """Mean number of real balls around a fake sample over k, and share of balls that hold one.
+
+    Both use balls around real samples only, so that outliers among the fake do no harm. For equal
+    laws density is 1 in expectation and coverage 1 - prod_{i=1..k} (N - i) / (M + N - i). Time and
+    memory as `precision_recall`, without the distances among the fake.
+
+    Args:
+        real: Features (N, D) or (B, N, D), N > num_neighbors.
+        fake: Features (M, D) or (B, M, D), M >= 1.
+        num_neighbors: k >= 1.
+
+    Returns:
+        Density and coverage.
+
+    Raises:
+        TypeError: If a cloud is not a floating tensor.
+        ValueError: If `real` has too few samples for k, or shapes do not match.
+
+    References:
+        Naeem et al., Reliable fidelity and diversity metrics for generative models, 2020,
+        equations (3), (5) and (9). Differs from `prdc`, which counts the border as outside.
+
+    Example:
+        >>> x = torch.randn(30, 4)
+        >>> density_coverage(x, x).coverage.item()
+        1.0
+    """
+    check_at_least("num_neighbors", num_neighbors, 1)
+    real, fake = _check_clouds(real, fake, num_neighbors, min_fake=1)
+    return DensityCoverage(*_by_problem(_density_coverage, real, fake, num_neighbors))
+
+
+def _check_clouds(
+    real: Tensor, fake: Tensor, num_neighbors: int, min_fake: int
+) -> tuple[Tensor, Tensor]:
+    """Both clouds, each with enough samples for k neighbours."""
+    real, fake = checked_clouds(real, fake)
+    for name, cloud, least in (("real", real, num_neighbors + 1), ("fake", fake, min_fake)):
+        if cloud.shape[-2] < least:
+            raise ValueError(
+                f"`{name}` must hold at least {least} samples for num_neighbors = "
+                f"{num_neighbors}, got {cloud.shape[-2]}."
+            )
+    return real, fake
+
+
+def _by_problem(
+    scores: Callable[[Tensor, Tensor, int], Tensor],
+    real: Tensor,
+    fake: Tensor,
+    num_neighbors: int,
+) -> Tensor:
+    """Scores (S,) or (S, B), each problem in float64, in the dtype of the input."""
+    batched = real.ndim == 3
+    pairs = zip(real, fake, strict=True) if batched else [(real, fake)]
+    with torch.no_grad():
+        rows = [scores(x.double(), y.double(), num_neighbors) for x, y in pairs]
+    return (torch.stack(rows, -1) if batched else rows[0]).to(real.dtype)
+
+
+def _all_scores(real: Tensor, fake: Tensor, num_neighbors: int) -> Tensor:
+    """The four scores of one problem."""
+    real_hits, holds_fake, recalled = _inside(
+        real, fake, _radii(real, num_neighbors), _radii(fake, num_neighbors)
+    )
+    precision, recall = (real_hits > 0).double().mean(), recalled.double().mean()
+    density = real_hits.double().mean() / num_neighbors
+    return torch.stack([precision, recall, density, holds_fake.double().mean()])
+
+
+def _density_coverage(real: Tensor, fake: Tensor, num_neighbors: int) -> Tensor:
+    """Density and coverage of one problem."""
+    nowhere = fake.new_full((len(fake),), -torch.inf)
+    hits, holds_fake, _ = _inside(real, fake, _radii(real, num_neighbors), nowhere)
+    return torch.stack([hits.double().mean() / num_neighbors, holds_fake.double().mean()])
+
+
+def _rounding(dimension: int) -> float:
+    """Relative error bound of a squared distance by matrix product, in units of |x|^2 + |y|^2."""
+    return (dimension + 16) * torch.finfo(torch.float64).eps
+
+
+class _Near(NamedTuple):
+    """Both clouds around the median of the first one, which no outlier moves, and |x|^2, |y|^2."""
+
+    x: Tensor
+    y: Tensor
+    lengths: Tensor
+    norms: Tensor
+
+
+def _near(x: Tensor, y: Tensor) -> _Near:
+    """Both clouds moved to where products of their points lose least."""
+    centre = x.median(0).values
+    near_x = x - centre
+    near_y = near_x if y is x else y - centre
+    return _Near(near_x, near_y, near_x.square().sum(1), near_y.square().sum(1))
+
+
+def _blocks(x: Tensor, y: Tensor, near: _Near) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Squared distances in blocks of rows of x, in the same memory, and as much to work in."""
+    near_x, near_y, lengths, norms = near
+    rooms: tuple[Tensor, ...] = ()
+    for rows in row_blocks(len(x), len(y)):
+        rooms = rooms or tuple(x.new_empty(rows.stop, len(y)) for _ in range(2))
+        squared, room = (room[: rows.stop - rows.start] for room in rooms)
+        torch.add(lengths[rows, None], norms, out=squared)
+        with ieee_float32(x.device):
+            squared.addmm_(near_x[rows], near_y.T, alpha=-2)
+        _refine(squared.clamp_min_(0), (lengths[rows, None], norms), x[rows], y)
+        yield rows, squared, room
+
+
+def _lost(cloud: Tensor) -> float:
+    """Squared distances up to this share of |x|^2 + |y|^2 come from differences."""
+    return _BLURRED * _rounding(cloud.shape[1])
+
+
+def _refine(squared: Tensor, sizes: tuple[Tensor, Tensor], x: Tensor, y: Tensor) -> None:
+    """Put distances from differences where those of the product have lost too much."""
+    lengths, norms = sizes
+    lost, most = _lost(x), len(x) + len(y)
+    # No limit of a pair is larger than this one: mostly few pairs, or only those of a point and
+    # itself, are within it, and a whole block of limits need not be made.
+    close = squared <= lost * (lengths.amax() + norms.amax())
+    count = int(close.count_nonzero())
+    if count > most:
+        close = squared <= (lengths + norms).mul_(lost)
+        count = int(close.count_nonzero())
+
+    if count > most:  # tight clusters far apart
+        exact = "donot_use_mm_for_euclid_dist"
+        distances = torch.cdist(x, y, compute_mode=exact).square_()
+        squared.copy_(torch.where(close, distances, squared))
+        return
+
+    if not count:
+        return
+    i, j = close.nonzero(as_tuple=True)
+    near = squared[i, j] <= (lengths[i, 0] + norms[j]) * lost
+    i, j = i[near], j[near]
+    size = max(1, BLOCK_ELEMENTS // x.shape[1])
+    for some, others in zip(i.split(size), j.split(size), strict=True):
+        squared[some, others] = (x[some] - y[others]).square_().sum(1)
+
+
+def _radii(cloud: Tensor, num_neighbors: int) -> Tensor:
+    """Squared distance to the k-th nearest other point, widened by the error of its rounding."""
+    radius = cloud.new_empty(len(cloud))
+    near = _near(cloud, cloud)
+    for rows, squared, _ in _blocks(cloud, cloud, near):
+        own = torch.arange(rows.start, rows.stop, device=cloud.device)
+        squared[own - rows.start, own] = torch.inf
+        radius[rows] = squared.topk(num_neighbors, dim=1, largest=False).values[:, -1]
+    widened = radius * (1 + 2 * _rounding(cloud.shape[1]))
+    return widened + 4 * _errors(radius, near.lengths, cloud) * near.lengths
+
+
+def _errors(radii: Tensor, lengths: Tensor, cloud: Tensor) -> Tensor:
+    """Share of |y|^2 that distances to y near such radii may be off; none from differences are."""
+    return _rounding(cloud.shape[1]) * (radii > _lost(cloud) * lengths)
+
+
+def _widen(radii: Tensor, errors: Tensor, lengths: Tensor, room: Tensor) -> Tensor:
+    """Radii (n,) with what rounding may add at points of squared lengths (m,), as (n, m)."""
+    if bool((errors == errors[0]).all()):  # mostly so: one pass instead of two
+        return torch.add(radii[:, None], errors[0] * lengths, out=room)
+    return torch.mul(errors[:, None], lengths, out=room).add_(radii[:, None])
+
+
+def _inside(
+    real: Tensor, fake: Tensor, real_radii: Tensor, fake_radii: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Real balls around each fake (M,), and per real: holds a fake, lies in a fake ball (N,)."""
+    hits = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
+    # Lists of what blocks give would keep malloc from giving the blocks back.
+    holds, lies = (torch.zeros(len(real), dtype=torch.bool, device=real.device) for _ in range(2))
+    near = _near(real, fake)
+    lengths_real, lengths_fake = near.lengths, near.norms
+    errors_real = _errors(real_radii, lengths_real, real)
+    errors_fake = _errors(fake_radii, lengths_fake, fake)
+    for rows, squared, room in _blocks(real, fake, near):
+        within = squared <= _widen(real_radii[rows], errors_real[rows], lengths_fake, room)
+        hits += within.sum(0)
+        holds[rows] = within.any(1)
+        limits = _widen(fake_radii, errors_fake, lengths_real[rows], room.T).T
+        lies[rows] = (squared <= limits).any(1)
+    return hits, holds, lies

@@ -1,0 +1,473 @@
+"""Pairwise costs |x - y|^p: whole or in blocks, centred, exact where points meet."""
+
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from otmetrics.checks import check_order, checked_clouds
+from otmetrics.machine import ieee_float32
+from otmetrics.unknown_options import told_options
+
+# Below this share of |x|^2 + |y|^2 the matrix-product form has lost half of its digits,
+# so the entry is recomputed from the difference of its two points.
+_CANCELLATION = 1e-6
+BLOCK_ELEMENTS = 2**22
+"""Entries of a block of pairs of samples."""
+_SAFE = 1e-15, 1e15  # longest vectors whose squares keep their digits in float32
+
+
+def centre_clouds(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift both clouds by their pooled mean, which changes no distance between points.
+
+    Args:
+        real: Features (..., N, D).
+        fake: Features (..., M, D).
+
+    Returns:
+        The shifted clouds; far from the origin they have more correct digits.
+    """
+    count = real.shape[-2] + fake.shape[-2]
+    total = real.detach().sum(-2, keepdim=True) + fake.detach().sum(-2, keepdim=True)
+    return real - total / count, fake - total / count
+
+
+def squared_distances(real: Tensor, fake: Tensor) -> Tensor:
+    """Squared Euclidean distances, accurate also where points coincide.
+
+    One matrix product; entries that lost digits to cancellation are recomputed from the difference
+    of their points, so that duplicates give exactly 0. Time O(N M D), memory O(N M).
+
+    Args:
+        real: Features (N, D) in float64, already checked, of a cloud around the origin.
+        fake: Features (M, D) in float64.
+
+    Returns:
+        Distances (N, M), >= 0, differentiable in both clouds.
+    """
+    norms = real.square().sum(-1)[:, None] + fake.square().sum(-1)[None, :]
+    with ieee_float32(real.device):
+        squared = norms.addmm(real, fake.T, alpha=-2).clamp_min_(0)
+    close = squared.detach() <= norms.detach().mul_(_CANCELLATION)
+    rows, columns = close.nonzero(as_tuple=True)
+    if len(rows) > len(real) + len(fake):  # tight clusters, a collapsed generator
+        exact = "donot_use_mm_for_euclid_dist"
+        return torch.cdist(real, fake, compute_mode=exact).square()
+    if len(rows):
+        difference = real[rows] - fake[columns]
+        squared = squared.index_put((rows, columns), difference.square().sum(-1))
+    return squared
+
+
+def power(squared: Tensor, order: float) -> Tensor:
+    """Turn squared distances into |x - y|^p, with gradient 0 where the points coincide.
+
+    Args:
+        squared: Squared distances of any shape.
+        order: The order p >= 1.
+
+    Returns:
+        Costs of the same shape.
+    """
+    if order == 2:
+        return squared
+    apart = squared > 0
+    return torch.where(apart, torch.where(apart, squared, 1.0).pow(order / 2), 0.0)
+
+
+def pairwise_costs(real: Tensor, fake: Tensor, order: float) -> Tensor:
+    """Costs |x_i - y_j|^p of two clouds that are already checked.
+
+    Args:
+        real: Features (N, D) in float64.
+        fake: Features (M, D) in float64.
+        order: The order p >= 1.
+
+    Returns:
+        Costs (N, M), differentiable in both clouds.
+    """
+    return power(squared_distances(*centre_clouds(real, fake)), order)
+
+
+@told_options
+def cost_matrix(real: Tensor, fake: Tensor, *, order: float = 2.0) -> Tensor:
+    """Transport costs C_ij = |x_i - y_j|^p, without the factor 1/2 of some texts.
+
+    Args:
+        real: Features (N, D) or (B, N, D).
+        fake: Features (M, D) or (B, M, D).
+        order: The order p >= 1.
+
+    Returns:
+        Costs (N, M) or (B, N, M), computed in float64, differentiable in both clouds. Time
+        O(N M D), memory O(N M).
+
+    Raises:
+        TypeError: If a cloud is not a floating tensor.
+        ValueError: If a shape or the order breaks its rule, or a cost does not fit the dtype.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=torch.float64)
+        >>> cost_matrix(x, x, order=1)
+        tensor([[0., 5.],
+                [5., 0.]], dtype=torch.float64)
+    """
+    check_order(order)
+    real, fake = checked_clouds(real, fake, order=order)
+    x, y = real.double(), fake.double()
+    if real.ndim == 2:
+        return narrow(pairwise_costs(x, y, order), real.dtype)
+    costs = torch.stack([pairwise_costs(*p, order) for p in zip(x, y, strict=True)])
+    return narrow(costs, real.dtype)
+
+
+def held(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A float64 value in another dtype where that holds it, else as it is.
+
+    Squares of float32 values from 1e19 on are beyond float32: inf would be wrong.
+
+    Args:
+        value: Values of any shape, finite.
+        dtype: The dtype of the input that they belong to.
+
+    Returns:
+        The values.
+    """
+    rounded = value.to(dtype)
+    return value if torch.isinf(rounded.detach()).any() else rounded
+
+
+def narrow(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A float64 value in the dtype of the input, which has to hold it.
+
+    Args:
+        value: Values of any shape, finite.
+        dtype: The dtype.
+
+    Returns:
+        The values in `dtype`.
+
+    Raises:
+        ValueError: If one of them is beyond its range.
+    """
+    found = held(value, dtype)
+    if found.dtype != dtype:
+        largest = float(value.detach().abs().amax())
+        raise ValueError(
+            f"The result, up to {largest:.1e}, does not fit {dtype}: give both sides in float64 "
+            "(`.double()`), or scale both down."
+        )
+    return found
+
+
+def lengths_in_float64(cloud: Tensor) -> Tensor:
+    """Lengths of vectors, taken in float64 where their squares would leave float32.
+
+    Args:
+        cloud: Vectors (..., D).
+
+    Returns:
+        Lengths (...) in float64.
+    """
+    lengths = torch.linalg.vector_norm(cloud, dim=-1).double()
+    if _SAFE[0] <= float(lengths.detach().amax()) <= _SAFE[1]:
+        return lengths
+    return torch.linalg.vector_norm(cloud, dim=-1, dtype=torch.float64)
+
+
+def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
+    """Cut an (N, M) computation into slices of rows that hold about `BLOCK_ELEMENTS` entries each.
+
+    Args:
+        num_rows: N.
+        num_columns: M.
+
+    Yields:
+        Slices that cover `range(num_rows)` in order.
+    """
+    size = max(1, BLOCK_ELEMENTS // max(1, num_columns))
+    for start in range(0, num_rows, size):
+        yield slice(start, min(start + size, num_rows))
+
+
+_PART = 2**17  # numbers at a time: 1 MB, of the size of a cache; fresh memory would cost more
+
+
+class Cloud:
+    """Points x_i - c; only `whole` keeps all of them in float64.
+
+    Args:
+        points: Features (N, D) in float32 or float64.
+        centre: Centre (D,) in float64; None for the origin.
+    """
+
+    def __init__(self, points: Tensor, centre: Tensor | None = None) -> None:
+        self._points = points
+        self._centre = points.new_zeros(points.shape[1:], dtype=torch.float64)
+        if centre is not None:
+            self._centre = centre
+        self.shape = points.shape
+        self.device = points.device
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+    def at(self, ids: Tensor) -> Tensor:
+        """Some points (K, D)."""
+        return self._points[ids].double().sub_(self._centre)
+
+    def plain(self) -> "Cloud":
+        """The points as they are."""
+        return Cloud(self._points)
+
+    def whole(self) -> Tensor:
+        """All points (N, D)."""
+        return self._points.double() - self._centre
+
+    def single(self, scale: float) -> Tensor:
+        """All points (N, D) times a scale, in float32."""
+        found = torch.empty(self.shape, dtype=torch.float32, device=self.device)
+        for rows, part in self._parts():
+            found[rows] = part.mul_(scale)
+        return found
+
+    def norms(self) -> Tensor:
+        """Their norms (N,)."""
+        return torch.cat([torch.linalg.vector_norm(part, dim=1) for _, part in self._parts()])
+
+    def along(self, direction: Tensor) -> Tensor:
+        """Their products (N,) with a direction (D,)."""
+        return torch.cat([part @ direction for _, part in self._parts()])
+
+    def mean(self, weights: Tensor) -> Tensor:
+        """Their weighted sum (D,), for weights (N,) of sum 1."""
+        return torch.stack([weights[rows] @ part for rows, part in self._parts()]).sum(0)
+
+    def _parts(self) -> Iterator[tuple[slice, Tensor]]:
+        """Consecutive points, and where they are."""
+        size = max(1, _PART // self.shape[1])
+        for start in range(0, len(self), size):
+            rows = slice(start, min(start + size, len(self)))
+            yield rows, self._points[rows].double() - self._centre
+
+
+_BLOCK = 2**21  # entries of a block: 8 MB in float32, of the size of a cache
+_CHUNK = 2**17  # numbers in the differences of exact costs: 1 MB
+_MODEST_NORMS = 2.0**-20, 2.0**20  # largest norms that float32 squares leave their digits
+
+
+class Pairs(Protocol):
+    """Costs C of shape (N, M) that need not be in memory, none below `floor`."""
+
+    shape: tuple[int, int]
+    device: torch.device
+    dtype: torch.dtype
+    rounding: float
+    floor: float
+    block_size: int
+
+    def block(self, rows: slice) -> Tensor:
+        """Costs of some rows of `blocks`, approximately, (R, M); to be read before the next one."""
+
+    def lower(self, rows: slice) -> Tensor:
+        """Numbers (R, M) not above the costs, nor far below; to be used up before the next one."""
+
+    def lower_in_float64(self, rows: Tensor) -> Tensor:
+        """The same for single rows, not below by more than the rounding of float64."""
+
+    def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Costs (K,) in float64 at K places, up to a relative error `rounding`."""
+
+    def part(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Costs (K, L) of some rows and columns, approximately."""
+
+
+class CloudPairs:
+    """Costs |x_i - y_j|^p of two clouds.
+
+    A float32 matrix product gives |x|^2 + |y|^2 - 2 x.y up to gamma (|x|^2 + |y|^2), in whatever
+    order the D products are summed: gamma = (D + 12) u / (1 - (D + 12) u), u = 2^-24 (Higham,
+    Accuracy and Stability of Numerical Algorithms, 2002, section 3.1); 12 more roundings are those
+    of the inputs, the norms, the sums and of taking the bound itself away. Points of extreme norms
+    are brought below 1 by a power of two, so that nothing over- or underflows; costs are in units
+    of `scale`.
+
+    Args:
+        real: Points (N, D).
+        fake: Points (M, D).
+        order: The order p >= 1.
+        stored: Whether to keep the float32 costs, 4 N M bytes, instead of computing them anew.
+        plain: Whether exact costs are those of the points as they are, not less their centres,
+            which then must be one: far from the origin it keeps the digits of close points.
+    """
+
+    def __init__(
+        self, real: Cloud, fake: Cloud, order: float, stored: bool, plain: bool = False
+    ) -> None:
+        norms = real.norms(), fake.norms()
+        largest = max(float(side.amax()) for side in norms)
+        self._unit = 0.5 ** math.frexp(largest)[1]
+        if order <= 2 and _MODEST_NORMS[0] <= largest <= _MODEST_NORMS[1]:
+            self._unit = 1.0
+        self._real, self._fake = real, fake
+        self._ends = (real.plain(), fake.plain()) if plain else (real, fake)
+        self._order = order
+        self.scale = self._unit**-order
+        self.shape = (len(real), len(fake))
+        self.device, self.dtype = real.device, torch.float32
+        self.rounding = max(1.0, order / 2) * (real.shape[1] + 8) * torch.finfo(torch.float64).eps
+        self.floor = 0.0
+        self._rows, self._columns = (side.single(self._unit) for side in (real, fake))
+        self._norms = tuple((side * self._unit).square_() for side in norms)
+        self._row_norms, self._column_norms = (side.float() for side in self._norms)
+        # Matrix products need blocks of many rows, passes over memory those of the cache.
+        self.block_size = _BLOCK if stored else 8 * _BLOCK
+        self._rooms = block_room(self), block_room(self)
+        self._stored: Tensor | None = None
+        if stored:
+            self._stored = torch.empty(self.shape, device=self.device)
+            for rows in _slices(self.shape, 8 * _BLOCK):
+                self._squared_distances(rows, out=self._stored[rows])
+
+    def block(self, rows: slice) -> Tensor:
+        """Costs of some rows."""
+        return _power(self._block(rows), self._order)
+
+    def lower(self, rows: slice) -> Tensor:
+        """Squared distances less their error bound, to the power."""
+        error = self._relative_error(torch.float32)
+        lower = self._rooms[1][: rows.stop - rows.start]
+        torch.sub(self._block(rows), error * self._column_norms, out=lower)
+        lower.sub_(error * self._row_norms[rows, None])
+        return lower if self._order == 2 else _power(lower.clamp_min_(0), self._order)
+
+    def lower_in_float64(self, rows: Tensor) -> Tensor:
+        """The same by a product in float64."""
+        norms = self._norms[0][rows, None] + self._norms[1]
+        with ieee_float32(self.device):
+            scale = -2 * self._unit**2
+            squared = norms.addmm(self._real.at(rows), self._whole_fake.T, alpha=scale)
+        errors = norms.mul_(self._relative_error(torch.float64))
+        return _power(squared.sub_(errors).clamp_min_(0), self._order)
+
+    def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Costs from the differences, a bounded number of them at a time."""
+        size = max(1, _CHUNK // self._real.shape[1])
+        real, fake = self._ends
+        parts = [
+            real.at(i).sub_(fake.at(j)).mul_(self._unit).square_().sum(1)
+            for i, j in zip(rows.split(size), columns.split(size), strict=True)
+        ]
+        return power(torch.cat(parts), self._order)
+
+    def part(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """A smaller problem."""
+        if self._stored is not None:
+            return _power(self._stored[rows][:, columns], self._order)
+        norms = self._row_norms[rows, None] + self._column_norms[columns]
+        with ieee_float32(self.device):
+            squared = norms.addmm_(self._rows[rows], self._columns[columns].T, alpha=-2)
+        return _power(squared.clamp_min_(0), self._order)
+
+    @cached_property
+    def _whole_fake(self) -> Tensor:
+        """The fake points in float64, which few problems need, but those for many rows."""
+        return self._fake.whole()
+
+    def _relative_error(self, dtype: torch.dtype) -> float:
+        """Gamma of a dtype."""
+        # In float64 the norms are rounded like the product.
+        terms = self._real.shape[1] * (2 if dtype == torch.float64 else 1) + 12
+        error = terms * torch.finfo(dtype).eps / 2
+        return error / (1 - error)
+
+    def _block(self, rows: slice) -> Tensor:
+        """Squared distances of some rows, as stored or anew."""
+        if self._stored is not None:
+            return self._stored[rows]
+        return self._squared_distances(rows, out=self._rooms[0][: rows.stop - rows.start])
+
+    def _squared_distances(self, rows: slice, out: Tensor) -> Tensor:
+        """Squared distances of some rows by one matrix product."""
+        torch.add(self._row_norms[rows, None], self._column_norms, out=out)
+        with ieee_float32(self.device):
+            out.addmm_(self._rows[rows], self._columns.T, alpha=-2)
+        return out.clamp_min_(0)
+
+
+class MatrixPairs:
+    """Costs that are given, in float64; exact everywhere.
+
+    Args:
+        cost: Costs (N, M) in float64.
+    """
+
+    def __init__(self, cost: Tensor) -> None:
+        self._cost = cost
+        self.shape = (cost.shape[0], cost.shape[1])
+        self.device, self.dtype = cost.device, cost.dtype
+        self.rounding = 0.0
+        self.floor = float(cost.min())
+        self.block_size = _BLOCK
+
+    def block(self, rows: slice) -> Tensor:
+        """The costs of some rows."""
+        return self._cost[rows]
+
+    def lower(self, rows: slice) -> Tensor:
+        """The costs of some rows."""
+        return self._cost[rows].clone()
+
+    def lower_in_float64(self, rows: Tensor) -> Tensor:
+        """The costs of some rows."""
+        return self._cost[rows]
+
+    def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Single costs."""
+        return self._cost[rows, columns]
+
+    def part(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """A smaller problem."""
+        return self._cost[rows[:, None], columns]
+
+
+def blocks(pairs: Pairs) -> Iterator[slice]:
+    """Slices of rows that cover the problem, each of about `block_size` entries.
+
+    Args:
+        pairs: The problem.
+
+    Yields:
+        The slices, in order.
+    """
+    yield from _slices(pairs.shape, pairs.block_size)
+
+
+def _slices(shape: tuple[int, int], block_size: int) -> Iterator[slice]:
+    """Slices of rows, each of about so many entries."""
+    size = max(1, block_size // shape[1])
+    for start in range(0, shape[0], size):
+        yield slice(start, min(start + size, shape[0]))
+
+
+def block_room(pairs: Pairs) -> Tensor:
+    """Memory for the largest block; new memory for each block would cost more than its numbers.
+
+    Args:
+        pairs: The problem.
+
+    Returns:
+        An empty tensor of all columns.
+    """
+    size = min(pairs.shape[0], max(1, pairs.block_size // pairs.shape[1]))
+    return torch.empty(size, pairs.shape[1], dtype=pairs.dtype, device=pairs.device)
+
+
+def _power(squared: Tensor, order: float) -> Tensor:
+    """`cost.power` without its care for gradients, which blocks of all pairs would pay for."""
+    if order == 2:
+        return squared
+    return squared.sqrt() if order == 1 else squared.pow(order / 2)

@@ -1,0 +1,1 @@
+"""Exact transport: plan, potentials, and bounds that prove them."""

@@ -1,0 +1,421 @@
+"""Transport on the line: many costs at once, or one plan in order."""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from otmetrics.checks import as_tensor, check_order, checked_clouds, checked_weights, is_uniform
+from otmetrics.machine import in_threads
+from otmetrics.transport.costs import power
+from otmetrics.transport.exact.certificate import Optimum
+from otmetrics.unknown_options import told_options
+
+_CACHED = 2**16  # values a side of a piece that stays in the cache
+_MANY = 2**17  # values from which a second thread is worth its start
+
+
+@told_options
+def univariate_cost(
+    real: Tensor,
+    fake: Tensor,
+    *,
+    order: float = 2.0,
+    real_weights: Tensor | None = None,
+    fake_weights: Tensor | None = None,
+) -> Tensor:
+    """W_p^p between one-dimensional samples, int_0^1 |F^-1(t) - G^-1(t)|^p dt.
+
+    Equal sizes pair sorted values; unequal sizes merge the quantile levels i/N and j/M on the
+    integer lattice of N M, which all rows share; weights merge the cumulative weights row by row.
+    Nothing is subsampled. Time O((N + M) log (N + M)) a row.
+
+    Args:
+        real: Values (N,) or (B, N), in any order.
+        fake: Values (M,) or (B, M).
+        order: The order p >= 1.
+        real_weights: Non-negative weights (N,) or (B, N), normalised here; None for uniform.
+        fake_weights: The same for `fake`.
+
+    Returns:
+        Costs, scalar or (B,), accumulated in float64. Differentiable in values and weights; at ties
+        it is a valid subgradient, one of many.
+
+    Raises:
+        TypeError: If an argument is not a floating tensor.
+        ValueError: If a shape, a weight or the order breaks its rule.
+
+    References:
+        Peyre and Cuturi, Computational Optimal Transport, 2019, section 2.6.
+
+    Example:
+        >>> univariate_cost(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 5.0]), order=1)
+        tensor(3., dtype=torch.float64)
+    """
+    check_order(order)
+    real, fake = as_tensor("real", real), as_tensor("fake", fake)
+    _check_columns(real, fake)
+    real, fake = checked_clouds(real[..., None], fake[..., None], order=order)
+    a = checked_weights("real_weights", real_weights, real)
+    b = checked_weights("fake_weights", fake_weights, fake)
+    return line_costs(real[..., 0], fake[..., 0], order, a, b)
+
+
+def _check_columns(real: Tensor, fake: Tensor) -> None:
+    """Raise unless both are values on lines; a column (N, 1) would be N problems of one sample."""
+    for name, values in (("real", real), ("fake", fake)):
+        if values.ndim == 2 and len(values) > 1 and values.shape[1] == 1:
+            other = fake if values is real else real
+            if other.ndim != 2 or len(other) != len(values) or other.shape[1] == 1:
+                raise ValueError(
+                    f"`{name}` must have shape (N,) or (B, N), got the column "
+                    f"{tuple(values.shape)}: give {name}.squeeze(1)."
+                )
+    shapes = [tuple(values.shape) for values in (real, fake)]
+    if not all(len(shape) in (1, 2) for shape in shapes) or shapes[0][:-1] != shapes[1][:-1]:
+        raise ValueError(
+            "`real` and `fake` must be values (N,) and (M,), or B rows of them, (B, N) and (B, M), "
+            f"got {shapes[0]} and {shapes[1]}: for features (N, D) take `exact_wasserstein` or "
+            "`sliced_wasserstein`."
+        )
+    for name, shape in zip(("real", "fake"), shapes, strict=True):
+        if 0 in shape:
+            raise ValueError(f"`{name}` must not be empty, got shape {shape}.")
+
+
+def line_costs(
+    real: Tensor,
+    fake: Tensor,
+    order: float,
+    real_weights: Tensor | None,
+    fake_weights: Tensor | None,
+) -> Tensor:
+    """W_p^p of samples that are already checked; see `univariate_cost`.
+
+    Args:
+        real: Values (..., N), in any order.
+        fake: Values (..., M) with the same leading dimensions.
+        order: The order p >= 1.
+        real_weights: Float64 weights that sum to one and broadcast to `real`, or None.
+        fake_weights: The same for `fake`.
+
+    Returns:
+        Costs (...) in float64.
+    """
+    if real_weights is not None or fake_weights is not None:
+        if order == 1:
+            return _weighted_area(real, fake, real_weights, fake_weights)
+        return _weighted_cost(real, fake, order, real_weights, fake_weights)
+    if real.shape[-1] == fake.shape[-1]:
+        if real.device.type == "cpu" and not (real.requires_grad or fake.requires_grad):
+            return _paired_costs(real, fake, order)
+        return _powers(sorted_values(real) - sorted_values(fake), order).mean(-1)
+    real, fake = sorted_values(real), sorted_values(fake)
+    rows, columns, widths = _merged_on(real.shape[-1], fake.shape[-1], real.device)
+    difference = real.index_select(-1, rows) - fake.index_select(-1, columns)
+    return (_powers(difference, order) * widths).sum(-1)
+
+
+def _paired_costs(real: Tensor, fake: Tensor, order: float) -> Tensor:
+    """Costs between samples of one size, in pieces of rows that a cache holds."""
+    x, y = (side.numpy().reshape(-1, side.shape[-1]) for side in (real, fake))
+    costs = np.empty(len(x))
+    step = max(1, _CACHED // x.shape[-1])
+
+    def solve(rows: range) -> None:
+        for start in rows:
+            part = slice(start, start + step)
+            pairs = np.sort(x[part], axis=-1), np.sort(y[part], axis=-1)
+            difference = np.subtract(*pairs, dtype=np.float64)
+            if order == 2:
+                costs[part] = np.einsum("ij,ij->i", difference, difference)
+            else:
+                costs[part] = (np.abs(difference, out=difference) ** order).sum(-1)
+
+    starts = range(0, len(x), step)
+    num = torch.get_num_threads() if x.size >= _MANY else 1
+    in_threads(solve, [starts[i::num] for i in range(num)], num)
+    return torch.from_numpy(costs / x.shape[-1]).reshape(real.shape[:-1])
+
+
+def sorted_values(values: Tensor) -> Tensor:
+    """Sort the last dimension, by numpy's vectorised sort on the CPU, several times faster there.
+
+    Args:
+        values: Values (..., N).
+
+    Returns:
+        Ascending values, differentiable.
+    """
+    if values.device.type != "cpu":
+        return values.sort(dim=-1).values
+    if values.requires_grad:
+        return values.gather(-1, ranking_of(values))
+    rows = _by_rows(lambda part: np.sort(part, axis=-1), values.numpy())
+    return torch.from_numpy(rows)
+
+
+def ranking_of(values: Tensor) -> Tensor:
+    """The permutation that sorts the last dimension, by numpy on the CPU.
+
+    Args:
+        values: Values (..., N).
+
+    Returns:
+        Indices (..., N).
+    """
+    if values.device.type != "cpu":
+        return values.argsort(dim=-1)
+    rows = values.detach().numpy()
+    return torch.from_numpy(_by_rows(lambda part: np.argsort(part, axis=-1), rows))
+
+
+def _by_rows(work: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> np.ndarray:
+    """Work on rows (..., N), in threads where they are many."""
+    rows = values.reshape(-1, values.shape[-1])
+    num = min(torch.get_num_threads(), len(rows)) if values.size >= _MANY else 1
+    if num == 1:
+        return work(rows).reshape(values.shape)
+    return np.concatenate(in_threads(work, np.array_split(rows, num), num)).reshape(values.shape)
+
+
+def mean_square(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean of the squares over the last dimension.
+
+    Args:
+        values: Values (..., N).
+        weights: Float64 weights that sum to one and broadcast to them, or None.
+
+    Returns:
+        Means (...) in float64.
+    """
+    if weights is not None:
+        return (values.double().square() * weights).sum(-1)
+    return torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64).square() / values.shape[-1]
+
+
+def _powers(difference: Tensor, order: float) -> Tensor:
+    """|difference|^p in float64."""
+    difference = difference.double()
+    return difference.square() if order == 2 else difference.abs().pow(order)
+
+
+def merged_quantiles(num_real: int, num_fake: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Intervals of [0, 1] on which both quantile functions of N and M samples are constant.
+
+    Args:
+        num_real: N.
+        num_fake: M.
+
+    Returns:
+        For each of the K = N + M - gcd(N, M) intervals the index of its sorted real and of its
+        sorted fake sample (int64) and its width (float64); the widths sum to one.
+    """
+    # Levels i/N and j/M are i*M and j*N on the lattice of N*M: exact in integers.
+    levels = torch.cat(
+        [torch.arange(1, num_real + 1) * num_fake, torch.arange(1, num_fake + 1) * num_real]
+    ).unique()
+    assert len(levels) == num_real + num_fake - math.gcd(num_real, num_fake)
+    starts = torch.cat([levels.new_zeros(1), levels[:-1]])
+    widths = (levels - starts).double() / (num_real * num_fake)
+    return starts // num_fake, starts // num_real, widths
+
+
+@lru_cache(maxsize=4)
+def _merged_on(num_real: int, num_fake: int, device: torch.device) -> tuple[Tensor, ...]:
+    """`merged_quantiles` on a device: every chunk of slices needs the same."""
+    with torch.inference_mode(False):  # what is kept must serve a later backward pass too
+        return tuple(part.to(device) for part in merged_quantiles(num_real, num_fake))
+
+
+def _weighted_area(
+    real: Tensor, fake: Tensor, real_weights: Tensor | None, fake_weights: Tensor | None
+) -> Tensor:
+    """The area between both distribution functions, which is W_1: one sort of all values."""
+    values = torch.cat([real, fake], -1)
+    ranking = ranking_of(values)
+    a, b = _fill_weights(real, real_weights), _fill_weights(fake, fake_weights)
+    above = cumulative(torch.cat([a, torch.zeros_like(b)], -1).gather(-1, ranking))
+    below = cumulative(torch.cat([torch.zeros_like(a), b], -1).gather(-1, ranking))
+    gaps = values.gather(-1, ranking).double().diff(dim=-1)
+    return (gaps * (above - below).abs()[..., :-1]).sum(-1)
+
+
+def cumulative(weights: Tensor) -> Tensor:
+    """Cumulative weights, 1 to the bit at the end: nothing reaches onto a weightless point.
+
+    Args:
+        weights: Weights (..., N) in the order of their points.
+
+    Returns:
+        Levels (..., N).
+    """
+    levels = weights.cumsum(-1)
+    return levels / levels[..., -1:]
+
+
+def _fill_weights(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Weights (..., N) in float64, uniform where none are given."""
+    if weights is not None:
+        return weights.expand(values.shape)
+    return torch.full_like(values, 1 / values.shape[-1], dtype=torch.float64)
+
+
+def _weighted_cost(
+    real: Tensor,
+    fake: Tensor,
+    order: float,
+    real_weights: Tensor | None,
+    fake_weights: Tensor | None,
+) -> Tensor:
+    """Cost between weighted samples by merging both sets of cumulative weights."""
+    real, real_moving = _quantile_function(real, real_weights)
+    fake, fake_moving = _quantile_function(fake, fake_weights)
+    real_levels, fake_levels = real_moving.detach(), fake_moving.detach()
+    levels = torch.cat([real_levels, fake_levels], -1).sort(-1).values
+    widths = torch.diff(levels, dim=-1, prepend=torch.zeros_like(levels[..., :1]))
+    rows = torch.searchsorted(real_levels, levels)
+    columns = torch.searchsorted(fake_levels, levels)
+    difference = real.gather(-1, rows) - fake.gather(-1, columns)
+    cost = (_powers(difference, order) * widths).sum(-1)
+    # Where levels are equal, first the real one moves on, then the fake one: on one staircase both
+    # gradients are dual potentials, where the order in which a sort leaves ties gives none.
+    if real_moving.requires_grad:
+        places = torch.searchsorted(fake_levels, real_levels)
+        cost = cost + _level_term(real, real_moving, fake, places, order)
+    if fake_moving.requires_grad:
+        places = torch.searchsorted(real_levels, fake_levels, right=True)
+        cost = cost + _level_term(fake, fake_moving, real, places, order)
+    return cost
+
+
+def _level_term(
+    values: Tensor, levels: Tensor, others: Tensor, places: Tensor, order: float
+) -> Tensor:
+    """0, with the derivative of a cost in the levels: mass between two values changes over."""
+    other = others.gather(-1, places.clamp_max(others.shape[-1] - 1))[..., :-1]
+    slopes = _powers(values[..., :-1] - other, order) - _powers(values[..., 1:] - other, order)
+    return ((levels - levels.detach())[..., :-1] * slopes).sum(-1)
+
+
+def _quantile_function(values: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Sorted values and the cumulative weight (float64) up to and including each."""
+    ranking = ranking_of(values)
+    return values.gather(-1, ranking), cumulative(
+        _fill_weights(values, weights).gather(-1, ranking)
+    )
+
+
+class Staircase(NamedTuple):
+    """A path through the matrix of pairs from corner to corner, one step down or right at a time.
+
+    Attributes:
+        rows: Rows (N + M - 1,) of its cells.
+        columns: Their columns.
+        flows: What they move, in the units of the weights; 0 where both weights end together.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    flows: Tensor
+
+
+class Units(NamedTuple):
+    """Weights as whole numbers in float64, whose sums and differences are not rounded.
+
+    Attributes:
+        real: Weights (N,).
+        fake: Weights (M,) of the same sum.
+        total: That sum.
+        given: The weights of sum 1 that these stand for, to which the bounds belong.
+    """
+
+    real: Tensor
+    fake: Tensor
+    total: float
+    given: tuple[Tensor, Tensor]
+
+
+def units(a: Tensor, b: Tensor) -> Units:
+    """Weights in a common unit: exactly for uniform ones, else in parts of 2^52.
+
+    Args:
+        a: Positive weights (N,) of sum 1.
+        b: Positive weights (M,) of sum 1.
+
+    Returns:
+        Them, at least one unit each.
+    """
+    n, m = len(a), len(b)
+    if is_uniform(a) and is_uniform(b):
+        common = math.gcd(n, m)
+        real, fake = a.new_full((n,), m // common), b.new_full((m,), n // common)
+        return Units(real, fake, n * m // common, (a, b))
+    real, fake = ((weights * 2.0**52).round().clamp_min(1) for weights in (a, b))
+    for weights in (real, fake):  # what rounding took is shared among those that hardly feel it
+        heavy = (weights >= 2.0**51 / len(weights)).nonzero().squeeze(1)
+        each, rest = divmod(int(2.0**52 - weights.sum()), len(heavy))
+        weights[heavy] += each
+        weights[heavy[:rest]] += 1
+    return Units(real, fake, 2.0**52, (a, b))
+
+
+def staircase(a: Tensor, b: Tensor) -> Staircase:
+    """The north-west-corner plan.
+
+    Args:
+        a: Weights (N,) in whole units.
+        b: Weights (M,) of the same sum.
+
+    Returns:
+        Its cells, whose flows have the weights as marginals.
+    """
+    ends = torch.cat([a.cumsum(0)[:-1], b.cumsum(0)[:-1]])
+    order = ends.argsort(stable=True)
+    down = (order < len(a) - 1).long()
+    start = down.new_zeros(1)
+    rows = torch.cat([start, down.cumsum(0)])
+    columns = torch.cat([start, (1 - down).cumsum(0)])
+    ends = torch.cat([ends.new_zeros(1), ends[order], a.sum()[None]])
+    return Staircase(rows, columns, ends.diff())
+
+
+def line_optimum(real: Tensor, fake: Tensor, order: float, weights: Units) -> Optimum:
+    """Optimal plan and potentials on the line. Time O((N + M) log (N + M)).
+
+    Costs |x - y|^p of sorted points have the Monge property, so that the staircase is optimal, and
+    the potentials that are tight along it respect all pairs (Hoffman, On simple linear programming
+    problems, 1963).
+
+    Args:
+        real: Values (N,) in float64.
+        fake: Values (M,).
+        order: The order p >= 1.
+        weights: Their weights.
+
+    Returns:
+        The optimum.
+    """
+    by_real, by_fake = real.argsort(), fake.argsort()
+    a, b = weights.given
+    path = staircase(weights.real[by_real], weights.fake[by_fake])
+    rows, columns = by_real[path.rows], by_fake[path.columns]
+    costs = power((real[rows] - fake[columns]).square(), order)
+    steps = costs.diff()
+    down = path.rows.diff().bool()
+    f, g = torch.empty_like(real), torch.empty_like(fake)
+    f[by_real] = torch.cat([costs[:1], costs[0] + steps[down].cumsum(0)])
+    g[by_fake] = torch.cat([costs.new_zeros(1), steps[~down].cumsum(0)])
+    shift = ((a @ f) - (b @ g)) / 2
+    f, g = f - shift, g + shift
+    used = path.flows > 0
+    masses = path.flows[used] / weights.total
+    upper = masses @ costs[used]
+    # By the theorem the plan is optimal; all that is uncertain is the rounding of its masses.
+    uncertain = upper if is_uniform(a) and is_uniform(b) else costs.sum()
+    rounding = (len(a) + len(b)) * torch.finfo(torch.float64).eps * uncertain
+    return Optimum(rows[used], columns[used], masses, (f, g), upper - rounding, upper, rounding)

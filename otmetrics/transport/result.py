@@ -1,0 +1,195 @@
+"""What a transport solver returns, whichever method it uses."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from otmetrics.checks import as_tensor
+from otmetrics.unknown_options import told_options
+
+
+class TransportResult(NamedTuple):
+    """The value of a transport problem and all that its solver knows about it.
+
+    A field that a solver cannot fill is None, never a made-up number. With clouds of shape
+    (B, N, D) every tensor has a leading dimension B.
+
+    Attributes:
+        value: The distance W_p, in the units of the features. Scalar or (B,).
+        cost: The unrooted quantity: W_p^p, its mean over slices, or the Sinkhorn divergence.
+        lower_bound: A certified lower bound on `cost`.
+        upper_bound: A certified upper bound on `cost`.
+        standard_error: Standard error of `value` over the random directions of the solver; it says
+            nothing about the sampling of the data.
+        potentials: Dual potentials (f, g), of shapes (N,) and (M,).
+        plan: Sparse COO tensor (N, M) of transported masses.
+        num_iterations: Iterations of an iterative solver, the most of any problem in a batch.
+        converged: Whether every problem reached the tolerance.
+        message: One line for people: what was solved, or what to raise.
+    """
+
+    value: Tensor
+    cost: Tensor
+    lower_bound: Tensor | None = None
+    upper_bound: Tensor | None = None
+    standard_error: Tensor | None = None
+    potentials: tuple[Tensor, Tensor] | None = None
+    plan: Tensor | None = None
+    num_iterations: int | None = None
+    converged: bool = True
+    message: str = ""
+
+    @property
+    def gap(self) -> Tensor | None:
+        """Width of the interval that holds `cost`, `upper_bound - lower_bound`."""
+        if self.lower_bound is None or self.upper_bound is None:
+            return None
+        return self.upper_bound - self.lower_bound
+
+    @property
+    def assignment(self) -> Tensor | None:
+        """The fake point of each real one, (N,) or (B, N), where the plan pairs them one to one."""
+        if self.plan is None or self.plan.shape[-1] != self.plan.shape[-2]:
+            return None
+        plan = self.plan.coalesce()
+        size = plan.shape[:-1]
+        *_, rows, columns = plan.indices()
+        if len(rows) != size.numel():
+            return None
+        rows, columns = rows.view(size), columns.view(size)
+        everyone = torch.arange(size[-1], device=rows.device).expand(size)
+        if not (torch.equal(rows, everyone) and torch.equal(columns.sort(-1).values, everyone)):
+            return None
+        return columns
+
+
+def root(cost: Tensor, order: float) -> Tensor:
+    """Return `cost ** (1 / order)`, 0 with gradient 0 where the cost is not positive.
+
+    Args:
+        cost: Unrooted costs of any shape.
+        order: The order p >= 1.
+
+    Returns:
+        The p-th root, of the same shape.
+    """
+    if order == 1:
+        return cost.clamp_min(0)
+    zero = cost <= 0  # NaN is none, and stays
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, cost).pow(1 / order))
+
+
+def outward(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Round float64 bounds to another dtype so that they still enclose what they enclosed.
+
+    Args:
+        lower: Lower bounds in float64.
+        upper: Upper bounds in float64.
+        dtype: The dtype of the cost that they bound.
+
+    Returns:
+        Bounds in `dtype`, at most two units in the last place wider.
+    """
+    if dtype == torch.float64:
+        return lower, upper
+    infinity = torch.tensor(torch.inf, dtype=dtype, device=lower.device)
+    return lower.to(dtype).nextafter(-infinity), upper.to(dtype).nextafter(infinity)
+
+
+def round_result(result: TransportResult, dtype: torch.dtype) -> TransportResult:
+    """Return a result whose plan and potentials have the dtype of the clouds.
+
+    Args:
+        result: A result with float64 ones, or none.
+        dtype: The dtype.
+
+    Returns:
+        The same, rounded; bounds and costs are left.
+    """
+    plan, potentials = result.plan, result.potentials
+    return result._replace(
+        plan=None if plan is None else plan.to(dtype),
+        potentials=None
+        if potentials is None
+        else (potentials[0].to(dtype), potentials[1].to(dtype)),
+    )
+
+
+def stack_results(results: list[TransportResult]) -> TransportResult:
+    """Return the results of B problems as one result with a leading dimension B.
+
+    Args:
+        results: Results of one solver on problems of one size.
+
+    Returns:
+        Their stack; see the attributes of `TransportResult`.
+    """
+    first = results[0]
+    tensors = {
+        name: torch.stack([getattr(result, name) for result in results])
+        for name in ("value", "cost", "lower_bound", "upper_bound", "standard_error", "plan")
+        if getattr(first, name) is not None
+    }
+    potentials = None
+    if first.potentials is not None:
+        pairs = [result.potentials for result in results if result.potentials is not None]
+        potentials = (torch.stack([f for f, _ in pairs]), torch.stack([g for _, g in pairs]))
+    iterations = [r.num_iterations for r in results if r.num_iterations is not None]
+    failed = [result for result in results if not result.converged]
+    return TransportResult(
+        **tensors,
+        potentials=potentials,
+        num_iterations=max(iterations) if iterations else None,
+        converged=not failed,
+        message=failed[0].message if failed else first.message,
+    )
+
+
+@told_options
+def barycentric_projection(plan: Tensor, fake: Tensor) -> Tensor:
+    """Where a plan sends each real point on average: T(x_i) = sum_j P_ij y_j / sum_j P_ij.
+
+    For squared costs the map is a gradient of a convex function on the real points where it is
+    single-valued (Brenier, 1991).
+
+    Args:
+        plan: Plan (N, M), sparse or dense, as `exact_result(real, fake).plan`.
+        fake: Features (M, D) in a floating dtype.
+
+    Returns:
+        Points (N, D) in the dtype of `fake`; differentiable in `fake`. Time O(K D), K the number of
+        pairs in the plan.
+
+    Raises:
+        TypeError: If an argument is not a tensor, or `fake` not a floating one.
+        ValueError: If shapes differ, or the plan moves nothing from some point.
+
+    Example:
+        >>> from otmetrics.functional import exact_result
+        >>> real, fake = torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [1.0]])
+        >>> barycentric_projection(exact_result(real, fake).plan, fake)
+        tensor([[1.],
+                [3.]])
+    """
+    plan, fake = as_tensor("plan", plan, sparse=True), as_tensor("fake", fake)
+    if not fake.is_floating_point():
+        raise TypeError(f"`fake` must be floating, got {fake.dtype}: convert it first.")
+    if plan.ndim != 2 or fake.ndim != 2 or plan.shape[1] != len(fake):
+        raise ValueError(
+            "`plan` must be (N, M) and `fake` (M, D), "
+            f"got {tuple(plan.shape)} and {tuple(fake.shape)}."
+        )
+    sparse = (plan if plan.is_sparse else plan.to_sparse()).coalesce()
+    rows, columns = sparse.indices()
+    masses = sparse.values().double()
+    totals = masses.new_zeros(len(plan)).index_add_(0, rows, masses)
+    if not (totals > 0).all():
+        nothing = (totals <= 0).nonzero().squeeze(1)
+        raise ValueError(
+            f"`plan` must move mass from every real point, got none from {len(nothing)} of them, "
+            f"the first {int(nothing[0])}: leave out points without weight."
+        )
+    shares = (masses / totals[rows])[:, None]
+    moved = shares * fake.double()[columns]
+    return moved.new_zeros(len(plan), fake.shape[1]).index_add(0, rows, moved).to(fake.dtype)

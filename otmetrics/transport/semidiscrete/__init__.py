@@ -1,0 +1,1 @@
+"""Transport from a continuous distribution to weighted points."""

@@ -1,0 +1,219 @@
+"""Heights of a Brenier potential, and the cells that they cut out."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from otmetrics.checks import check_positive, checked_heights, checked_samples
+from otmetrics.hashing import hash_counters
+from otmetrics.machine import ieee_float32
+from otmetrics.transport.exact.exact import exact_in_float64
+from otmetrics.transport.exact.problem import ExactOptions
+from otmetrics.transport.semidiscrete.sources import sample_parts, source_samples
+from otmetrics.unknown_options import told_options
+
+BLOCK = 2**22
+"""Bytes of scores at a time, unless the caller says otherwise: few enough for a cache."""
+
+
+@torch.no_grad()
+@told_options
+def laguerre_cells(
+    samples: Tensor, points: Tensor, heights: Tensor, *, memory_limit: float | None = None
+) -> Tensor:
+    """The cell of each sample: the i with the largest <x, p_i> + h_i, the first of equal ones.
+
+    Time O(N M D), memory O(N + M) and blocks of scores.
+
+    Args:
+        samples: Samples x (N, D).
+        points: Points p (M, D).
+        heights: Heights h (M,).
+        memory_limit: Bytes of a block of scores; None for 4 MiB.
+
+    Returns:
+        Indices (N,), int64.
+
+    Raises:
+        TypeError: If samples or points are not floating tensors, or heights are no tensor.
+        ValueError: If shapes do not fit each other, a value is not finite, or the limit is not
+            positive.
+    """
+    if memory_limit is not None:
+        check_positive("memory_limit", memory_limit)
+    samples, points = checked_samples(samples, points)
+    heights = checked_heights(heights, points)
+    return cells(samples, points, heights, int(memory_limit or BLOCK))
+
+
+def cells(samples: Tensor, points: Tensor, heights: Tensor, block: int) -> Tensor:
+    """`laguerre_cells` of checked arguments.
+
+    Args:
+        samples: Samples (N, D).
+        points: Points (M, D) of the same dtype.
+        heights: Heights (M,).
+        block: Bytes of a block of scores.
+
+    Returns:
+        Indices (N,), int64.
+    """
+    rows = max(1, block // (points.element_size() * len(points)))
+    offsets = heights.to(points)
+    with ieee_float32(points.device):
+        ids = [torch.addmm(offsets, part, points.T).max(1).indices for part in samples.split(rows)]
+    return torch.cat(ids)
+
+
+ROUND = 60
+"""Steps of a round, whose second half is averaged."""
+
+_EXACT = 4096  # points up to which the first heights come from four samples a point
+_DECAY = 0.9  # of both moments of Adam
+
+
+class Problem(NamedTuple):
+    """Points to send a source to.
+
+    Attributes:
+        points: Different points (M, D) of mean 0 and the second moment of the source.
+        weights: Weights (M,) in float64 that sum to 1.
+        source: One of `sources.SOURCES`.
+        block: Bytes of a block of scores.
+        seed: Decides all samples.
+    """
+
+    points: Tensor
+    weights: Tensor
+    source: str
+    block: int
+    seed: int
+
+    def generator(self, number: int) -> torch.Generator:
+        """The generator of a round, counted from 1; of the first heights for 0."""
+        seed = int(hash_counters(torch.tensor(number), self.seed))
+        return torch.Generator().manual_seed(seed)
+
+
+class Measured(NamedTuple):
+    """Means over samples, in the units of a problem.
+
+    Attributes:
+        volumes: Shares of the samples in the cells, (M,).
+        centres: Means of those in each cell, (M, D) in float64; NaN where there is none.
+        highest: E max_i <x, p_i> + h_i.
+        cost: The dual cost of the heights.
+        spread: Its standard error.
+        size: How many samples.
+    """
+
+    volumes: Tensor
+    centres: Tensor
+    highest: Tensor
+    cost: Tensor
+    spread: Tensor
+    size: int
+
+
+def first_heights(problem: Problem, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Heights from the dual potentials of exact transport, from two samples of the source.
+
+    Args:
+        problem: The problem.
+        generator: That of round 0.
+
+    Returns:
+        The mean of both (M,), of weighted mean 0, and their root mean squared difference.
+    """
+    m, dimension = problem.points.shape
+    if m == 1:
+        return problem.weights.new_zeros(1), 0.0
+    size = max(1000, 4 * m if m <= _EXACT else m)
+    pair = []
+    for _ in range(2):
+        samples = source_samples(problem.source, dimension, size, generator=generator)
+        samples = samples.to(problem.points)
+        result = exact_in_float64(samples, problem.points, None, problem.weights, ExactOptions())
+        assert result.potentials is not None
+        # Of g_i >= |x - p_i|^2 - f(x) with equality on the cell: h_i = (g_i - |p_i|^2) / 2.
+        heights = (result.potentials[1].double() - problem.points.double().square().sum(1)) / 2
+        pair.append(heights - problem.weights @ heights)
+    error = (pair[0] - pair[1]).square().mean().sqrt()
+    return (pair[0] + pair[1]) / 2, float(error)
+
+
+def after_round(
+    problem: Problem, heights: Tensor, rate: float, size: int, generator: torch.Generator
+) -> Tensor:
+    """Heights after `ROUND` steps of Adam on fresh samples, at a rate that falls to 0.
+
+    Args:
+        problem: The problem.
+        heights: Heights (M,) before.
+        rate: The first rate, about the largest move of a step.
+        size: Samples of a step.
+        generator: That of the round.
+
+    Returns:
+        The mean of the heights of the second half of the steps, of weighted mean 0.
+    """
+    first, second = torch.zeros_like(heights), torch.zeros_like(heights)
+    total = torch.zeros_like(heights)
+    for step in range(1, ROUND + 1):
+        counts = torch.zeros(len(heights), dtype=torch.int64, device=heights.device)
+        for _, ids in _assign_samples(problem, heights, size, generator):
+            counts += ids.bincount(minlength=len(heights))
+        gradient = counts / size / problem.weights - 1
+        first.lerp_(gradient, 1 - _DECAY)
+        second.lerp_(gradient.square(), 1 - _DECAY)
+        unbiased = 1 - _DECAY**step
+        move = first / unbiased / ((second / unbiased).sqrt() + 0.1)
+        heights = heights - rate * (1 - step / (ROUND + 1)) * move
+        if step > ROUND // 2:
+            total += heights
+    heights = total / (ROUND - ROUND // 2)
+    return heights - problem.weights @ heights
+
+
+def measured_heights(
+    problem: Problem, heights: Tensor, size: int, generator: torch.Generator
+) -> Measured:
+    """What fresh samples say of heights.
+
+    Args:
+        problem: The problem.
+        heights: Heights (M,).
+        size: How many samples.
+        generator: That of the round.
+
+    Returns:
+        Volumes, centres, and means of u and of the dual cost.
+    """
+    exact = problem.points.double()
+    dual = 2 * heights + exact.square().sum(1)
+    counts = torch.zeros(len(exact), dtype=torch.int64, device=exact.device)
+    within, sums = torch.zeros_like(exact), exact.new_zeros(3)
+    for samples, ids in _assign_samples(problem, heights, size, generator):
+        counts += ids.bincount(minlength=len(exact))
+        within.index_add_(0, ids, samples)
+        # |x - p_i|^2 less the potential of p_i: the smallest over all i.
+        own = (samples - exact[ids]).square().sum(1) - dual[ids]
+        high = (samples * exact[ids]).sum(1) + heights[ids]
+        sums += torch.stack([high.sum(), own.sum(), own.square().sum()])
+    high, own, square = (sums / size).unbind()
+    spread = ((square - own**2).clamp_min(0) / size).sqrt()
+    cost = own + problem.weights @ dual
+    return Measured(counts / size, within / counts[:, None], high, cost, spread, size)
+
+
+def _assign_samples(
+    problem: Problem, heights: Tensor, size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Fresh samples in float64 and their cells, a part at a time."""
+    points = problem.points
+    part = max(1, problem.block // (8 * points.shape[1]))
+    for samples in sample_parts(problem.source, points.shape[1], size, part, generator=generator):
+        samples = samples.to(points.device)
+        yield samples, cells(samples.to(points.dtype), points, heights, problem.block)

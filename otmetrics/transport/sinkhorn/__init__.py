@@ -1,0 +1,1 @@
+"""Entropic transport, and the Sinkhorn divergence made of it."""

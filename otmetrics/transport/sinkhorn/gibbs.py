@@ -1,0 +1,312 @@
+"""The Gibbs kernel exp((f + g - C) / epsilon) and its products, stored or in blocks of rows."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from otmetrics.machine import ieee_float32
+from otmetrics.transport.costs import power
+
+_CACHED = 2**19  # entries that one step of elementwise work takes, so that they stay in the cache
+_BLOCK = 2**25  # most entries of a block of rows where costs or kernel are not stored
+_MANY = 0.05  # share of pairs whose distances are computed faster with all others of their block
+# Below this share of |x|^2 + |y|^2 a squared distance has too few digits left for its root.
+_CANCELLATION = {torch.float32: 1e-5, torch.float64: 1e-9}
+
+
+class Workspace:
+    """Memory for costs and kernels that the problems of one call take in turns.
+
+    Attributes:
+        dtype: Of costs and kernels.
+        device: Where they lie.
+        limit: Bytes for both.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device, limit: float) -> None:
+        self.dtype, self.device, self.limit = dtype, device, limit
+        self._parts: dict[str, Tensor] = {}
+
+    def holds(self, num: int, entries: int) -> bool:
+        """Whether so many matrices of so many entries may be kept.
+
+        Args:
+            num: Number of matrices.
+            entries: Entries of each.
+
+        Returns:
+            True if they fit the limit.
+        """
+        return num * entries * self.dtype.itemsize <= self.limit
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """Memory of a name, with the contents that it last had.
+
+        Args:
+            name: What it is for.
+            *shape: Its shape.
+
+        Returns:
+            A tensor that the next taker of the name overwrites.
+        """
+        size = torch.Size(shape).numel()
+        part = self._parts.get(name)
+        if part is None or part.numel() < size:
+            self._parts[name] = part = torch.empty(size, dtype=self.dtype, device=self.device)
+        return part[:size].view(shape)
+
+
+class GibbsKernel:
+    """K = exp(p + q - C / epsilon) between clouds (B, N, D) and (B, M, D), and its products.
+
+    Costs and kernel are stored where the workspace holds both; where it holds one, the costs are,
+    and the kernel is computed from them in blocks of rows whenever it is needed; else the costs are
+    computed again too. Vectors are float64, (B, N) or (B, M).
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, order: float, workspace: Workspace) -> None:
+        self.x, self.y, self.order, self.workspace = x, y, order, workspace
+        self.shape = x.shape[0], x.shape[1], y.shape[1]
+        self.norms = _squares(x), _squares(y)
+        entries = torch.Size(self.shape).numel()
+        # Two blocks, of costs and of kernel, keep to the limit too, down to what a cache holds.
+        half = int(workspace.limit / (2 * workspace.dtype.itemsize))
+        self._block = min(_BLOCK, max(_CACHED, half))
+        self.costs = self.kernel = None
+        if workspace.holds(1, entries):
+            self.costs = workspace.take("costs", *self.shape)
+            for rows in self._row_blocks(self._block):
+                self._costs_into(self.costs[:, rows], rows)
+            if workspace.holds(2, entries):
+                self.kernel = workspace.take("kernel", *self.shape)
+
+    def build(self, p: Tensor, q: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor]:
+        """Take potentials up into the kernel.
+
+        Args:
+            p: f / epsilon (B, N).
+            q: g / epsilon (B, M).
+            epsilon: Regularisation (B,).
+
+        Returns:
+            The potentials as the kernel has them, rounded to its dtype.
+        """
+        dtype = self.x.dtype
+        self.p, self.q, self.rate = p.to(dtype), q.to(dtype), (1 / epsilon).to(dtype)
+        if self.kernel is not None and self.costs is not None:
+            self._exponentiate(self.costs, self.kernel, slice(0, self.shape[1]))
+        return self.p.double(), self.q.double()
+
+    def rows(self, v: Tensor) -> Tensor:
+        """K v.
+
+        Args:
+            v: Vectors (B, M).
+
+        Returns:
+            Vectors (B, N).
+        """
+        return torch.cat([_product(kernel, v) for *_, kernel in self._kernels()], 1)
+
+    def sweep(self, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Both halves of a Sinkhorn iteration in one pass.
+
+        Args:
+            v: Scaled weights of the columns (B, M).
+            a: Weights of the rows (B, N).
+
+        Returns:
+            phi = -log K v (B, N), and -log K' (a exp(phi)) (B, M).
+        """
+        phi, total = [], torch.zeros_like(v)
+        for rows, _, kernel in self._kernels():
+            part = -logarithm(_product(kernel, v))
+            total += _product(kernel.mT, a[:, rows] * part.exp())
+            phi.append(part)
+        return torch.cat(phi, 1), -logarithm(total)
+
+    def columns(self, u: Tensor) -> Tensor:
+        """K' u.
+
+        Args:
+            u: Vectors (B, N).
+
+        Returns:
+            Vectors (B, M).
+        """
+        total = torch.zeros_like(u[:, :1]).expand(-1, self.shape[2])
+        for rows, _, kernel in self._kernels():
+            total = total + _product(kernel.mT, u[:, rows])
+        return total
+
+    def costs_times(self, v: Tensor) -> Tensor:
+        """C v.
+
+        Args:
+            v: Vectors (B, M).
+
+        Returns:
+            Vectors (B, N).
+        """
+        return torch.cat([_product(costs, v) for _, costs in self.cost_blocks()], 1)
+
+    def transposed_costs_times(self, u: Tensor) -> Tensor:
+        """C' u.
+
+        Args:
+            u: Vectors (B, N).
+
+        Returns:
+            Vectors (B, M).
+        """
+        total = torch.zeros_like(u[:, :1]).expand(-1, self.shape[2])
+        for rows, costs in self.cost_blocks():
+            total = total + _product(costs.mT, u[:, rows])
+        return total
+
+    def gradients(
+        self, a: Tensor, b: Tensor, wanted: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of sum_ij P_ij C_ij for the fixed plan P_ij = a_i b_j K_ij.
+
+        Overwrites the kernel, so that it has to be built again.
+
+        Args:
+            a: Weights (B, N).
+            b: Weights (B, M).
+            wanted: Whether those in the rows and in the columns are.
+
+        Returns:
+            Gradients (B, N, D) and (B, M, D) in the dtype of the clouds, None if not wanted.
+        """
+        if not any(wanted):
+            return None, None
+        x, y, order = self.x, self.y, self.order
+        a, b = a.to(x.dtype)[..., None], b.to(x.dtype)[..., None]
+        by_row = torch.empty_like(x) if wanted[0] else None
+        by_column = torch.zeros_like(y) if wanted[1] else None
+        with ieee_float32(x.device):
+            for rows, costs, kernel in self._kernels():
+                if order != 2:
+                    self._times_slopes(kernel, costs)
+                part = a[:, rows]
+                if by_row is not None:
+                    pull = x[:, rows] * (kernel @ b) - kernel @ (b * y)
+                    by_row[:, rows] = pull.mul_(order * part)
+                if by_column is not None:
+                    by_column += y * (kernel.mT @ part) - kernel.mT @ (part * x[:, rows])
+        if by_column is not None:
+            by_column *= order * b
+        return by_row, by_column
+
+    def _times_slopes(self, kernel: Tensor, costs: Tensor) -> None:
+        """Multiply a kernel by |x - y|^(p - 2), and by 0 where points meet, piece by piece."""
+        step = max(1, _CACHED // (costs.shape[0] * costs.shape[2]))
+        for part in _pieces(costs.shape[1], step):
+            apart = costs[:, part] > 0
+            slopes = torch.where(apart, costs[:, part], 1.0).pow_((self.order - 2) / self.order)
+            kernel[:, part].mul_(slopes.mul_(apart))
+
+    def _kernels(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Blocks of rows, their costs, and their kernel, which the next block overwrites."""
+        if self.kernel is not None and self.costs is not None:
+            yield slice(0, self.shape[1]), self.costs, self.kernel
+            return
+        for rows, costs in self.cost_blocks():
+            kernel = self._scratch("block of kernel", rows)
+            self._exponentiate(costs, kernel, rows)
+            yield rows, costs, kernel
+
+    def cost_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """The costs in blocks of rows.
+
+        Yields:
+            The rows, and their costs (B, rows, M), not to be changed.
+        """
+        for rows in self._row_blocks(self._block):
+            if self.costs is not None:
+                yield rows, self.costs[:, rows]
+            else:
+                yield rows, self._costs_into(self._scratch("block of costs", rows), rows)
+
+    def _scratch(self, name: str, rows: slice) -> Tensor:
+        """Memory of a block of rows."""
+        return self.workspace.take(name, self.shape[0], rows.stop - rows.start, self.shape[2])
+
+    def _row_blocks(self, entries: int) -> Iterator[slice]:
+        """Cut the rows into blocks of about so many entries."""
+        batch, n, m = self.shape
+        return _pieces(n, max(1, entries // (batch * m)))
+
+    def _costs_into(self, out: Tensor, rows: slice) -> Tensor:
+        """Costs of some rows."""
+        x, squares = self.x[:, rows], (self.norms[0][:, rows], self.norms[1])
+        with ieee_float32(x.device):
+            torch.bmm(x, self.y.mT, out=out)
+        step = max(1, _CACHED // (out.shape[0] * out.shape[2]))
+        for part in _pieces(out.shape[1], step):
+            piece = out[:, part]
+            piece.mul_(-2).add_(squares[0][:, part, None]).add_(squares[1][:, None, :])
+            if self.order != 2:
+                piece.copy_(power(self._refine(piece, x[:, part], squares[0][:, part]), self.order))
+            piece.clamp_(min=0)
+        if self.x is self.y:
+            out.diagonal(rows.start, -2, -1).zero_()
+        return out
+
+    def _refine(self, squared: Tensor, x: Tensor, squares: Tensor) -> Tensor:
+        """Squared distances with those recomputed that cancellation took the digits from."""
+        limit = _CANCELLATION[x.dtype]
+        close = squared <= (squares[..., None] + self.norms[1][:, None, :]) * limit
+        if int(close.sum()) > _MANY * close.numel():  # one by one they would take all the time
+            exact = "donot_use_mm_for_euclid_dist"
+            distances = torch.cdist(x, self.y, compute_mode=exact).square_()
+            return squared.copy_(torch.where(close, distances, squared)).clamp_(min=0)
+        problem, row, column = close.nonzero(as_tuple=True)
+        for part in _pieces(len(problem), max(1, _CACHED // x.shape[-1])):
+            where = problem[part], row[part], column[part]
+            difference = x[where[0], where[1]] - self.y[where[0], where[2]]
+            squared[where] = difference.square().sum(-1)
+        return squared.clamp_(min=0)
+
+    def _exponentiate(self, costs: Tensor, kernel: Tensor, rows: slice) -> None:
+        """Write exp(p + q - C / epsilon) of some rows, piece by piece."""
+        step = max(1, _CACHED // (costs.shape[0] * costs.shape[2]))
+        p, rate = self.p[:, rows, None], self.rate[:, None, None]
+        for part in _pieces(costs.shape[1], step):
+            piece = torch.mul(costs[:, part], -rate, out=kernel[:, part])
+            piece.add_(p[:, part]).add_(self.q[:, None, :]).exp_()
+
+
+def logarithm(products: Tensor) -> Tensor:
+    """Logarithms that stay finite where a kernel under- or overflows: later steps mend that.
+
+    Args:
+        products: Products with a kernel, >= 0.
+
+    Returns:
+        Their logarithms, those of float32's range at the most.
+    """
+    ends = torch.finfo(torch.float32)
+    return products.clamp(ends.tiny, ends.max).log()
+
+
+def _pieces(num: int, step: int) -> Iterator[slice]:
+    """Cut a range into slices."""
+    for start in range(0, num, step):
+        yield slice(start, min(start + step, num))
+
+
+def _squares(cloud: Tensor) -> Tensor:
+    """Squared lengths (B, N)."""
+    return torch.linalg.vector_norm(cloud, dim=-1).square()
+
+
+def _product(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Matrices (B, N, M), perhaps transposed, times float64 vectors (B, M), in their dtype."""
+    vector = vector.to(matrix.dtype)
+    with ieee_float32(matrix.device):
+        if len(matrix) == 1:
+            return torch.mv(matrix[0], vector[0]).double()[None]
+        return torch.bmm(vector[:, None], matrix.mT)[:, 0].double()

@@ -1,0 +1,1 @@
+"""Transport along directions: sliced, max-sliced, and what is made of slices."""

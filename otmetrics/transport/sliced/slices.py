@@ -1,0 +1,209 @@
+"""Transport along many directions: projected, solved and differentiated in chunks."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otmetrics.machine import ieee_float32
+from otmetrics.transport.gradients import constant, detach_weights
+from otmetrics.transport.line import line_costs, mean_square, sorted_values
+
+CHUNK_ELEMENTS = 2**24  # fewer are slower, more not faster
+"""Values that a chunk of directions projects."""
+PRODUCT_ELEMENTS = 2**26
+"""Values that one product projects for several small chunks of large clouds."""
+_PRODUCT_DIRECTIONS = 64  # with fewer a product waits for its clouds to come from memory
+
+Weights = tuple[Tensor | None, Tensor | None]
+"""Float64 weights (..., 1, N) and (..., 1, M) that sum to one, or None for uniform ones."""
+Measure = Callable[[Tensor, Tensor, Weights, int], Tensor]
+"""Numbers (..., C, K) in float64 from projections (..., C, N) and (..., C, M) of the C directions
+from a given one on, and from the weights."""
+
+
+def measure_along(
+    real: Tensor,
+    fake: Tensor,
+    directions: Tensor,
+    measure: Measure,
+    block: int | None = None,
+    weights: Weights = (None, None),
+) -> Tensor:
+    """What a function of the projections says along each direction.
+
+    Memory O((N + M) (D + chunk)) for the numbers and for their gradient, whatever L: the backward
+    pass projects again.
+
+    Args:
+        real: Features (..., N, D).
+        fake: Features (..., M, D).
+        directions: Rows (L, D) in their dtype.
+        measure: The function; no chunk that it gets crosses a multiple of `block`.
+        block: Directions that belong together; None for no such border.
+        weights: Weights of both sides.
+
+    Returns:
+        Numbers (..., L, K) in float64, differentiable once in both clouds and their weights: who
+        differentiates that gradient is told by an error.
+    """
+    return _Measured.apply(real, fake, *weights, directions, measure, block)
+
+
+class _Measured(torch.autograd.Function):
+    """A chunked map over directions that keeps nothing of its chunks."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        real: Tensor,
+        fake: Tensor,
+        real_weights: Tensor | None,
+        fake_weights: Tensor | None,
+        directions: Tensor,
+        measure: Measure,
+        block: int | None,
+    ) -> Tensor:
+        given = real, fake, real_weights, fake_weights, directions
+        if any(ctx.needs_input_grad):
+            # What was made in inference mode cannot be saved, its copy can.
+            ctx.save_for_backward(
+                *(one.clone() if one is not None and one.is_inference() else one for one in given)
+            )
+        ctx.measure, ctx.block = measure, block
+        weights = detach_weights(real_weights), detach_weights(fake_weights)
+        numbers = []
+        for parts in _products(real, fake, len(directions), block):
+            first = parts[0].start
+            lines = _project(real, fake, directions[first : parts[-1].stop])
+            for part in parts:
+                x, y = (line[..., part.start - first : part.stop - first, :] for line in lines)
+                numbers.append(measure(x, y, weights, part.start))
+        return torch.cat(numbers, -2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        *sides, directions = ctx.saved_tensors
+        with torch.no_grad():
+            totals = _gradients(ctx, sides, directions, gradient)
+        by_place = [
+            None if total is None else constant(total, gradient, *sides) for total in totals
+        ]
+        return *by_place, None, None, None
+
+
+def _gradients(
+    ctx: Any, sides: list[Tensor | None], directions: Tensor, gradient: Tensor
+) -> list[Tensor | None]:
+    """Gradients in both clouds and both weights, where they are needed, chunk by chunk."""
+    real, fake = sides[:2]
+    assert real is not None
+    assert fake is not None
+    given = [(place, side) for place, side in enumerate(sides) if side is not None]
+    needed = [place for place, _ in given if ctx.needs_input_grad[place]]
+    leaves = {place: side.detach() for place, side in given}
+    totals = {place: torch.zeros_like(side) for place, side in given if place in needed}
+    for part in _parts(real, fake, len(directions), ctx.block):
+        chunk = directions[part]
+        leaves[0], leaves[1] = _project(real, fake, chunk)
+        for place in needed:
+            leaves[place].requires_grad_()
+        with torch.enable_grad():
+            numbers = ctx.measure(leaves[0], leaves[1], (leaves.get(2), leaves.get(3)), part.start)
+        along = torch.autograd.grad(
+            numbers, [leaves[place] for place in needed], gradient[..., part, :]
+        )
+        with ieee_float32(real.device):
+            for place, one in zip(needed, along, strict=True):
+                totals[place] += one.mT @ chunk if place < 2 else one
+    return [totals.get(place) for place in range(4)]
+
+
+def _project(real: Tensor, fake: Tensor, chunk: Tensor) -> tuple[Tensor, Tensor]:
+    """Both clouds along some directions, (..., C, N) and (..., C, M)."""
+    with ieee_float32(real.device):
+        return chunk @ real.mT, chunk @ fake.mT
+
+
+def _products(real: Tensor, fake: Tensor, num: int, block: int | None) -> Iterator[list[slice]]:
+    """The chunks of `_parts`, those together that one product projects."""
+    values = real[..., 0].numel() + fake[..., 0].numel()
+    most = min(_PRODUCT_DIRECTIONS, PRODUCT_ELEMENTS // values)
+    parts: list[slice] = []
+    for part in _parts(real, fake, num, block):
+        if parts and part.stop - parts[0].start > most:
+            yield parts
+            parts = []
+        parts.append(part)
+    yield parts
+
+
+def _parts(real: Tensor, fake: Tensor, num: int, block: int | None) -> Iterator[slice]:
+    """Cut the directions into chunks that bound the memory."""
+    values = real[..., 0].numel() + fake[..., 0].numel()
+    size = max(1, CHUNK_ELEMENTS // values)
+    block = block or num
+    for first in range(0, num, block):
+        last = min(first + block, num)
+        step = -(-(last - first) // -(-(last - first) // size))  # chunks of about one size
+        for start in range(first, last, step):
+            yield slice(start, min(start + step, last))
+
+
+def costs_along(order: float) -> Measure:
+    """Measure of the cost W_p^p alone.
+
+    Args:
+        order: The order p.
+
+    Returns:
+        A measure with K = 1.
+    """
+
+    def measure(real: Tensor, fake: Tensor, weights: Weights, start: int) -> Tensor:
+        return line_costs(real, fake, order, *weights).unsqueeze(-1)
+
+    return measure
+
+
+def costs_and_squares_along(order: float) -> Measure:
+    """Measure of the cost W_p^p and of both mean squares, with the argument of `costs_along`."""
+
+    def measure(real: Tensor, fake: Tensor, weights: Weights, start: int) -> Tensor:
+        costs = line_costs(real, fake, order, *weights)
+        squares = mean_square(real, weights[0]), mean_square(fake, weights[1])
+        return torch.stack([costs, *squares], -1)
+
+    return measure
+
+
+def split_costs_along(sizes: tuple[int, int], block: int, seeds: Tensor) -> Measure:
+    """Measure of the split-half cost and of both mean squares; see `sliced_result`.
+
+    All four halves have one size, as quantiles of samples of two sizes differ on average.
+
+    Args:
+        sizes: N and M, at least 2.
+        block: Directions that share one split.
+        seeds: Of the split of each block, int64 on the CPU.
+
+    Returns:
+        A measure with K = 3.
+    """
+    half = min(sizes) // 2
+
+    def measure(real: Tensor, fake: Tensor, weights: Weights, start: int) -> Tensor:
+        generator = torch.Generator().manual_seed(int(seeds[start // block]))
+        product = torch.ones((), dtype=torch.float64, device=real.device)
+        drawn = [torch.randperm(size, generator=generator).to(real.device) for size in sizes]
+        for part in (slice(half), slice(half, 2 * half)):
+            x, y = (
+                sorted_values(line.index_select(-1, ids[part]))
+                for line, ids in zip((real, fake), drawn, strict=True)
+            )
+            product = product * (x - y).double()
+        squares = mean_square(real), mean_square(fake)
+        return torch.stack([product.mean(-1), *squares], -1)
+
+    return measure

@@ -1,0 +1,197 @@
+"""Scores keep to the memory that they are given, and large features stay in files."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from otmetrics import DataError, OptionError, Scoring, score, score_features
+from otmetrics.scoring.families import FAMILIES
+from otmetrics.scoring.mapped import new_array, rows_of
+
+# Frechet needs so little beside the features that its parts have to go to files.
+SIZES = {
+    "sliced_wasserstein": (60_000, 32),
+    "wasserstein": (6000, 32),
+    "sinkhorn_divergence": (2500, 32),
+    "frechet_distance": (400_000, 64),
+    "kernel_distance": (6000, 32),
+    "precision": (6000, 32),
+}
+SLACK = 64e6  # what threads of BLAS, allocators and Python itself take when work begins
+
+SCRIPT = """
+import sys, threading, time
+import numpy as np
+from otmetrics import Extraction, Scoring, score, score_features
+
+def anonymous():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+
+name, limit = sys.argv[1], float(sys.argv[2])
+few = (np.load(path, mmap_mode="r")[:200].copy() for path in sys.argv[3:])
+score_features(*few, scoring=Scoring(metrics=(name,)))
+scoring = Scoring(metrics=(name,), memory_limit=limit)
+before, peak, done = anonymous(), [0], threading.Event()
+
+def watch():
+    while not done.is_set():
+        peak[0] = max(peak[0], anonymous())
+        time.sleep(0.002)
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+score(*sys.argv[3:], extraction=Extraction(memory_limit=limit), scoring=scoring)
+done.set()
+watcher.join()
+print(peak[0] - before)
+"""
+
+
+def least_bytes(name: str, size: int, dimension: int) -> float:
+    family = next(family for family in FAMILIES if name in family.names)
+    return family.working_bytes(size, dimension, Scoring())
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for its memory")
+@pytest.mark.parametrize("name", SIZES)
+def test_scores_keep_to_their_memory(name, tmp_path):
+    size, dimension = SIZES[name]
+    paths = []
+    for side in ("real", "fake"):
+        values = torch.randn(size, dimension, generator=torch.Generator().manual_seed(len(paths)))
+        paths.append(tmp_path / f"{side}.npy")
+        np.save(paths[-1], values.numpy())
+    limit = least_bytes(name, size, dimension)
+    if name == "frechet_distance":
+        limit = 64e6
+        assert limit < size * dimension * 4  # one cloud
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, name, str(limit), *map(str, paths)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) <= limit + SLACK
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_what_does_not_fit_is_refused_before_the_first_score(name):
+    clouds = torch.randn(2, 40, 5)
+    least = least_bytes(name, 40, 5)
+    scoring = Scoring(metrics=(name,), memory_limit=0.99 * least)
+    with pytest.raises(OptionError, match=rf"{name} of 40 samples .* `memory_limit` leaves"):
+        score_features(*clouds, scoring=scoring)
+    assert score_features(*clouds, scoring=Scoring(metrics=(name,), memory_limit=least)).scores
+
+
+def test_the_limit_changes_no_number():
+    clouds = torch.randn(2, 300, 5)
+    free = score_features(*clouds)
+    bound = score_features(*clouds, scoring=Scoring(memory_limit=2e9))
+    assert bound.scores == free.scores
+    assert bound.protocol == free.protocol
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_parts_in_files_change_no_number(offset):
+    clouds = torch.randn(2, 300, 5) + offset
+    names = ("sliced_wasserstein", "frechet_distance")
+    free = score_features(*clouds, scoring=Scoring(metrics=names))
+    least = max(least_bytes(name, 300, 5) for name in names)
+    bound = score_features(*clouds, scoring=Scoring(metrics=names, memory_limit=least))
+    assert bound.scores == free.scores
+
+
+def test_clouds_of_two_dtypes_are_scored_in_the_wider_one():
+    real, fake = torch.randn(2, 60, 5)
+    mixed = score_features(real, fake.double())
+    assert mixed.scores == score_features(real.double(), fake.double()).scores
+    assert mixed.protocol["dtype"]["projections"] == "float64"
+    half = score_features(real.half(), fake.half())
+    assert half.protocol["dtype"]["projections"] == "float32"
+
+
+def test_what_does_not_fit_is_refused_before_the_first_image(tmp_path):
+    for index in range(6):
+        (tmp_path / f"{index}.png").write_bytes(b"never read")
+    with pytest.raises(OptionError, match=r"of 6 samples a side with 1280 features .* times as"):
+        score(tmp_path, tmp_path, scoring=Scoring(memory_limit=1e6))
+
+
+def test_pairs_beyond_the_limit_are_drawn():
+    clouds = torch.randn(2, 60, 5)
+    report = score_features(*clouds, scoring=Scoring(pairs_max=30))
+    assert report.scores["kernel_distance"].sizes == (30, 30)
+    assert report.scores["coverage"].sizes == (30, 30)
+    assert report.scores["frechet_distance"].sizes == (60, 60)
+    assert sum("--pairs-max" in note for note in report.notes) == 2
+
+
+@pytest.mark.parametrize("limit", [0.0, 1e9])
+def test_rows_are_the_same_in_memory_and_in_a_file(limit):
+    cloud = torch.randn(500, 7)
+    rows = torch.randperm(500)[:200].sort().values
+    copy = rows_of(cloud, rows, limit)
+    assert torch.equal(copy, cloud[rows])
+    copy[0] = 0  # a copy, whose file is its own
+    assert not torch.equal(copy, cloud[rows])
+
+
+def test_a_folder_that_takes_no_file_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("OTMETRICS_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(DataError, match=r"below` takes no file \(Not a directory\).*_CACHE"):
+        new_array((10, 10), np.float32, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs POSIX")
+def test_a_file_that_does_not_fit_is_told_before_it_is_written_to():
+    with pytest.raises(DataError, match=r"MB of features need a file, .* (has no room|takes no)"):
+        new_array((2**45, 2**10), np.float32, 0)
+
+
+FEATURES = """
+import sys
+from pathlib import Path
+import numpy as np
+from otmetrics.extraction import Extraction, extracted
+from otmetrics.images import opened
+
+def anonymous():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+
+extracted([sys.argv[2]], Extraction(memory_limit=1e6))
+before = anonymous()
+(found,) = extracted([sys.argv[1]], Extraction(memory_limit=1e6))
+print(anonymous() - before, float(found.features.double().sum()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for its memory")
+@pytest.mark.parametrize("kind", ["npy", "npz", "big-endian", "float16"])
+def test_features_of_files_stay_in_files(kind, tmp_path):
+    generator = np.random.default_rng(0)
+    values = generator.standard_normal((200_000, 100), np.float32)  # 80 MB
+    values = values.astype({"big-endian": ">f4", "float16": "f2"}.get(kind, "f4"))
+    path, small = tmp_path / f"a.{'npz' if kind == 'npz' else 'npy'}", tmp_path / "small.npy"
+    np.savez(path, features=values) if kind == "npz" else np.save(path, values)
+    np.save(small, values[:100])
+    done = subprocess.run(
+        [sys.executable, "-c", FEATURES, str(path), str(small)],
+        env=os.environ | {"OTMETRICS_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    growth, total = map(float, done.stdout.split())
+    assert growth < 30e6
+    assert total == pytest.approx(float(values.astype(np.float64).sum()), rel=1e-6)
