@@ -22,7 +22,8 @@ def hash_counters(counters: Tensor, seed: int) -> Tensor:
         Steele, Lea, Flood, Fast splittable pseudorandom number generators, 2014 (SplitMix64).
 
     Example:
-        >>> hash_counters(torch.arange(3), seed=0)[1:].equal(hash_counters(torch.tensor([1, 2]), seed=0))
+        >>> numbers = hash_counters(torch.arange(3), seed=0)
+        >>> numbers[1:].equal(hash_counters(torch.tensor([1, 2]), seed=0))
         True
     """
     start = _mix(torch.tensor(seed, dtype=torch.int64, device=counters.device))
