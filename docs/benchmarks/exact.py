@@ -9,9 +9,9 @@ Each solver gets a process of its own, so that its peak memory is its own; libra
 and features loaded before the clock starts, building the costs is timed with the rest. Seconds are
 medians over `--repeats` runs up to 5000 samples, above of three of ours and one of the others.
 Costs are squared Euclidean, weights uniform. Without `--features` the clouds are two samples of one
-mixture of 50 normal laws with standard deviations 1/sqrt(k) along axis k. `product` is the bare
-matrix product of the clouds in float32, into new memory. `--batch` is a training step: 64 problems
-of 256 points in 128 dimensions, forward and backward.
+mixture of 50 normal distributions with standard deviations 1/sqrt(k) along axis k. `product` is
+the bare matrix product of the clouds in float32, into new memory. `--batch` is a training
+step: 64 problems of 256 points in 128 dimensions, forward and backward.
 """
 
 import argparse

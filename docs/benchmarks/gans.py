@@ -5,8 +5,8 @@
 Each preset is trained as `otmetrics train PRESET --data NAME --seed SEED` does it, on one thread in
 one of `--jobs` processes. The averaged generator of its last step is scored on 2500 samples by the
 rules of `otmetrics.reference_models.modes`, and by exact and sliced distances to as many held-out
-samples. A row has means over the seeds; `floor` is samples of the law itself. What is done with
-the same settings lies in `--out`, and is not done again: other code wants another folder.
+samples. A row has means over the seeds; `floor` is samples of the distribution itself. What is
+done with the same settings lies in `--out`, and is not done again: other code wants another folder.
 """
 
 import argparse

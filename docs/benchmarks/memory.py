@@ -78,7 +78,7 @@ def anonymous(pid: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--num", type=int, default=1_000_000, help="samples a side (%(default)s)")
+    parser.add_argument("--num", type=int, default=1_000_000, help="samples per side (%(default)s)")
     parser.add_argument("--dimension", type=int, default=1280, help="of features (%(default)s)")
     parser.add_argument("--images", action="store_true", help="images instead of features")
     parser.add_argument("--limit", default="8G", help="as --memory-limit of score (%(default)s)")

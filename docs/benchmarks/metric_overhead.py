@@ -1,4 +1,4 @@
-"""What a metric costs beside its network and its solver: Markdown on stdout.
+"""What a metric costs on top of its network and its solver: Markdown on stdout.
 
     python docs/benchmarks/metric_overhead.py [--num 10000] [--repeats 7]
 
@@ -75,7 +75,7 @@ def feeding(make: Callable[..., object], real: torch.Tensor, repeats: int) -> fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--num", type=int, default=10_000, help="samples a side")
+    parser.add_argument("--num", type=int, default=10_000, help="samples per side")
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     real, fake = torch.randn(options.num, D), torch.randn(options.num, D) + 0.1
@@ -99,7 +99,7 @@ def main() -> None:
         "kernel": (KernelFeatureDistance, lambda: kernel_distance(real, fake)),
     }
     network = extraction(-(-options.num // BATCH), options.repeats)
-    print(f"{options.num} samples a side, D = {D}; the network takes {network:.0f} s a side\n")
+    print(f"{options.num} samples per side, D = {D}; the network takes {network:.0f} s per side\n")
     print("| metric | `update` / network | `compute` / bare function | bare function, s |")
     print("| --- | --- | --- | --- |")
     for name, (make, bare) in cases.items():

@@ -1,4 +1,4 @@
-"""The bundled GANs on MNIST: grids of samples, and scores beside their floors as Markdown.
+"""The bundled GANs on MNIST: grids of samples, and scores next to their floors as Markdown.
 
     python docs/benchmarks/mnist.py --data-root DATA [--presets swg ...] [--figures docs/figures]
 

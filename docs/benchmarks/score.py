@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("real")
     parser.add_argument("fake")
-    parser.add_argument("--num", type=int, default=10_000, help="images a side (%(default)s)")
+    parser.add_argument("--num", type=int, default=10_000, help="images per side (%(default)s)")
     parser.add_argument("--metrics", help="as for `otmetrics score`; default: all")
     options = parser.parse_args()
     rows: dict[str, list[float]] = {}

@@ -2,14 +2,14 @@
 
     python docs/benchmarks/semidiscrete.py [--cases grid25-1000 law64-5000 ...] [--figures DIR]
 
-The first table solves for points of a mixture, and of a law of eight dimensions bent into 64; its
-last column is the recipe of the public AE-OT code for the same time: Adam from equal heights,
-without bias correction, on ten samples a point that stay the same until the misfit has not shrunk
-for thirty steps, and are doubled then; at the better of two rates. Beyond 10 000 points there is
-one round of steps, and no such column. Misfits are those of the shares of cells on fresh samples,
-their noise what cells of equal shares would have there at 95 %. Cases run in one process: the
-memory is the most that it has had so far. The second table and `--figures` map the unit square to
-the modes of ring8 and grid25.
+The first table solves for points of a mixture, and of a distribution of eight dimensions bent into
+64; its last column is the recipe of the public AE-OT code for the same time: Adam from equal
+heights, without bias correction, on ten samples a point that stay the same until the misfit has not
+shrunk for thirty steps, and are doubled then; at the better of two rates. Beyond 10 000 points
+there is one round of steps, and no such column. Misfits are those of the shares of cells on fresh
+samples, their noise what cells of equal shares would have there at 95 %. Cases run in one process:
+the memory is the most that it has had so far. The second table and `--figures` map the unit square
+to the modes of ring8 and grid25.
 """
 
 import argparse

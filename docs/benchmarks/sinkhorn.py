@@ -8,7 +8,7 @@ The first compares divergences at epsilon = 0.05 of the mean cost. Errors are re
 of the bounds of a float64 solution with marginals right to 1e-10, whose relative width is told.
 `--batch` is a training step: 64 problems of 256 points in 128 dimensions, forward and back. Both
 take turns in one process; seconds are medians over `--repeats` turns after one that is not counted.
-`--large` solves 30 000 points a side under a memory limit, in a process of its own, and tells the
+`--large` solves 30 000 points per side under a memory limit, in a process of its own, and tells the
 most memory that the process had. Without `--features` the clouds are two samples of the mixture of
 `exact.py`.
 """

@@ -22,7 +22,7 @@ import otmetrics
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
     parser.add_argument("--feature", default="efficientnet_lite0", help="or pixels, inception, ...")
-    parser.add_argument("--samples", type=int, default=101, help="images a side (%(default)s)")
+    parser.add_argument("--samples", type=int, default=101, help="images per side (%(default)s)")
     parser.add_argument("--cpu", action="store_true", help="even where there is a GPU")
     options = parser.parse_args()
     # By default Accelerate repeats samples until all processes have equally many, and repeated

@@ -67,7 +67,7 @@ class Generator(lightning.LightningModule):
 def main(arguments: list[str] | None = None) -> tuple[Generator, dict[str, torch.Tensor]]:
     parser = ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
     parser.add_argument("--feature", default="efficientnet_lite0", help="or pixels, inception, ...")
-    parser.add_argument("--samples", type=int, default=32, help="images a side (%(default)s)")
+    parser.add_argument("--samples", type=int, default=32, help="images per side (%(default)s)")
     parser.add_argument("--epochs", type=int, default=2, help="in all (%(default)s)")
     parser.add_argument("--save", metavar="PATH", help="checkpoint to write at the end")
     parser.add_argument("--resume", metavar="PATH", help="checkpoint to go on from")

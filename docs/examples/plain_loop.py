@@ -4,7 +4,7 @@
     python docs/examples/plain_loop.py --feature pixels --samples 32
 
 The generator learns the 8 x 8 digits of scikit-learn; its loss is the sliced cost between pixels,
-its score the distance between features. Read the score beside that of real images against other
+its score the distance between features. Read the score next to that of real images against other
 real images, the first line: no generator is expected to get below it.
 """
 
@@ -25,7 +25,7 @@ def to_images(grey: Tensor) -> Tensor:
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
     parser.add_argument("--feature", default="efficientnet_lite0", help="or pixels, inception, ...")
-    parser.add_argument("--samples", type=int, default=48, help="images a side (%(default)s)")
+    parser.add_argument("--samples", type=int, default=48, help="images per side (%(default)s)")
     parser.add_argument("--epochs", type=int, default=3, help="of training (%(default)s)")
     options = parser.parse_args()
     torch.manual_seed(0)

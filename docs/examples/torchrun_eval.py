@@ -21,7 +21,7 @@ import otmetrics
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
     parser.add_argument("--feature", default="efficientnet_lite0", help="or pixels, inception, ...")
-    parser.add_argument("--samples", type=int, default=101, help="images a side (%(default)s)")
+    parser.add_argument("--samples", type=int, default=101, help="images per side (%(default)s)")
     options = parser.parse_args()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device("cpu")

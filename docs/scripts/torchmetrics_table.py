@@ -407,7 +407,7 @@ def too_few(subject: Subject) -> None:
         refused(partial(value, metric), taken=lambda found: f"{found} from an empty side")
     found = answer(filled(subject(), REAL[:1], FAKE[:1]))  # between two points there is a distance
     if found != found:
-        raise UnmetError("NaN from one sample a side")
+        raise UnmetError("NaN from one sample per side")
 
 
 def not_a_number(subject: Subject) -> None:

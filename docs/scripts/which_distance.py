@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python docs/scripts/which_distance.py [--out docs/figures] [--only samples]
 
-All data are synthetic normal laws in float64, drawn from one seed. `real` has mean 0 and variance 1
-along every axis; `fake` is the same law again, or has mean 0.25 and standard deviation 1.25, for
-which every limit is known in closed form. Tables go to stdout as Markdown, figures to `--out` as
-SVG. Needs matplotlib. All parts take about three minutes on one core.
+All data are synthetic normal distributions in float64, drawn from one seed. `real` has mean 0 and
+variance 1 along every axis; `fake` is the same distribution again, or has mean 0.25 and standard
+deviation 1.25, for which every limit is known in closed form. Tables go to stdout as Markdown,
+figures to `--out` as SVG. Needs matplotlib. All parts take about three minutes on one core.
 """
 
 import argparse
@@ -82,15 +82,15 @@ DISTANCES: dict[str, Distance] = {
 
 
 def limit(name: str, dimension: int) -> float:
-    """What a distance tends to between the two different laws as samples grow."""
+    """What a distance tends to between the two different distributions as samples grow."""
     wasserstein = dimension * (SHIFT**2 + (SCALE - 1) ** 2)
     values = {
         "sliced": wasserstein / dimension,
         "sliced, debiased": wasserstein / dimension,
         "max-sliced": dimension * SHIFT**2 + (SCALE - 1) ** 2,
-        "Sinkhorn": divergence_of_laws(dimension, EPSILON),
-        "Sinkhorn, Richardson": richardson_of_laws(dimension, EPSILON),
-        "kernel": kernel_of_laws(dimension),
+        "Sinkhorn": divergence_limit(dimension, EPSILON),
+        "Sinkhorn, Richardson": richardson_limit(dimension, EPSILON),
+        "kernel": kernel_limit(dimension),
     }
     return values.get(name, wasserstein)
 
@@ -99,8 +99,8 @@ def mean_cost(dimension: int) -> float:
     return dimension * (SHIFT**2 + 1 + SCALE**2)
 
 
-def entropic_of_laws(dimension: int, epsilon: float) -> float:
-    """Entropic cost of the laws, axis by axis; see Janati et al. 2020."""
+def entropic_limit(dimension: int, epsilon: float) -> float:
+    """Entropic cost of the distributions, axis by axis; see Janati et al. 2020."""
     return dimension * (SHIFT**2 + entropic_of_variances(1.0, SCALE**2, epsilon, dimension))
 
 
@@ -110,17 +110,17 @@ def entropic_of_variances(a: float, b: float, epsilon: float, dimension: int) ->
     return a + b - 2 * covariance - absolute / 2 * math.log1p(-(covariance**2) / (a * b))
 
 
-def divergence_of_laws(dimension: int, epsilon: float) -> float:
+def divergence_limit(dimension: int, epsilon: float) -> float:
     own = (entropic_of_variances(v, v, epsilon, dimension) for v in (1.0, SCALE**2))
-    return entropic_of_laws(dimension, epsilon) - dimension * sum(own) / 2
+    return entropic_limit(dimension, epsilon) - dimension * sum(own) / 2
 
 
-def richardson_of_laws(dimension: int, epsilon: float) -> float:
-    near, wide = (divergence_of_laws(dimension, factor * epsilon) for factor in (1, 2**0.5))
+def richardson_limit(dimension: int, epsilon: float) -> float:
+    near, wide = (divergence_limit(dimension, factor * epsilon) for factor in (1, 2**0.5))
     return 2 * near - wide
 
 
-def kernel_of_laws(dimension: int) -> float:
+def kernel_limit(dimension: int) -> float:
     """MMD^2 of the kernel (x . y / D + 1)^3."""
 
     def expected(a: float, r: float, b: float, s: float) -> float:
@@ -135,8 +135,8 @@ def kernel_of_laws(dimension: int) -> float:
     return expected(*real, *real) + expected(*fake, *fake) - 2 * expected(*real, *fake)
 
 
-def laws(size: int, dimension: int, repeat: int, same: bool) -> tuple[Tensor, Tensor]:
-    """One sample a side."""
+def draw_pair(size: int, dimension: int, repeat: int, same: bool) -> tuple[Tensor, Tensor]:
+    """One sample per side."""
     generator = torch.Generator().manual_seed(SEED + 1000 * repeat + size)
     real, fake = torch.randn(2, size, dimension, generator=generator, dtype=torch.float64)
     return real, fake if same else SHIFT + SCALE * fake
@@ -171,22 +171,25 @@ def samples(out: Path) -> None:
                 + [f"{mean[i]:.3g} ± {values[i].std(ddof=1):.2g}" for i in (0, -1)]
                 + [f"{slope(SIZES, error):.2f}"]
             )
-        row[0].set(title=f"one law, D = {dimension}", ylabel="value / limit between two laws")
-        row[1].set(title=f"two laws, D = {dimension}", ylabel="mean value / its limit")
+        row[0].set(
+            title=f"one distribution, D = {dimension}",
+            ylabel="value / limit between two distributions",
+        )
+        row[1].set(title=f"two distributions, D = {dimension}", ylabel="mean value / its limit")
         row[1].axhline(1, color="black", linewidth=0.8)
     for axis in axes[-1]:
-        axis.set(xlabel="samples a side", xticks=SIZES, xticklabels=SIZES)
+        axis.set(xlabel="samples per side", xticks=SIZES, xticklabels=SIZES)
         axis.minorticks_off()
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     save(figure, out / "distance-samples.svg")
     head = ["D", "distance", "limit / W_2^2"]
-    head += [f"one law, n = {SIZES[0]}", f"n = {SIZES[-1]}", "slope"]
-    head += [f"two laws, n = {SIZES[0]}", f"n = {SIZES[-1]}", "slope of the error"]
+    head += [f"one distribution, n = {SIZES[0]}", f"n = {SIZES[-1]}", "slope"]
+    head += [f"two distributions, n = {SIZES[0]}", f"n = {SIZES[-1]}", "slope of the error"]
     table(head, rows)
 
 
 def drawn(name: str, size: int, dimension: int, same: bool) -> list[float]:
-    pairs = (laws(size, dimension, repeat, same) for repeat in range(REPEATS))
+    pairs = (draw_pair(size, dimension, repeat, same) for repeat in range(REPEATS))
     return [float(DISTANCES[name](*pair)) for pair in pairs]
 
 
@@ -200,9 +203,9 @@ REFERENCE = 2**16
 def directions(out: Path) -> None:
     size, dimension = 128, 64
     deviations = torch.arange(1, dimension + 1, dtype=torch.float64).rsqrt()
-    real, fake = (cloud * deviations for cloud in laws(size, dimension, 0, same=True))
+    real, fake = (cloud * deviations for cloud in draw_pair(size, dimension, 0, same=True))
     cases = {
-        "one law": (real, fake),
+        "one distribution": (real, fake),
         "shifted and scaled": (real, SHIFT * deviations + SCALE * fake),
         "other axes": (real, fake.flip(1)),
     }
@@ -264,9 +267,11 @@ def epsilon(out: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(9, 3.4), layout="constrained")
     rows = []
     for axis, dimension in zip(axes, dimensions, strict=False):
-        real, fake = laws(size, dimension, 0, same=False)
-        truth, of_laws = float(otmetrics.Exact().solve(real, fake).cost), limit("exact", dimension)
-        print(f"D = {dimension}: W_2^2 is {truth:.4g} of the samples, {of_laws:.4g} of the laws\n")
+        real, fake = draw_pair(size, dimension, 0, same=False)
+        truth = float(otmetrics.Exact().solve(real, fake).cost)
+        true_limit = limit("exact", dimension)
+        line = f"W_2^2 is {truth:.4g} of the samples, {true_limit:.4g} of the distributions"
+        print(f"D = {dimension}: {line}\n")
         errors: dict[str, list[float]] = {"entropic": [], "Sinkhorn": [], "Richardson": []}
         iterations, bias = [], []
         for value in EPSILONS:
@@ -278,8 +283,8 @@ def epsilon(out: Path) -> None:
             for name, cost in zip(errors, costs, strict=True):
                 errors[name].append(float(cost) / truth - 1)
             iterations.append(result.num_iterations)
-            pair = (f(dimension, value) for f in (divergence_of_laws, richardson_of_laws))
-            bias.append([cost / of_laws - 1 for cost in pair])
+            pair = (f(dimension, value) for f in (divergence_limit, richardson_limit))
+            bias.append([cost / true_limit - 1 for cost in pair])
         for i, value in enumerate(EPSILONS):
             cells = [f"{errors[name][i]:+.2g}" for name in errors]
             cells += [f"{share:+.2g}" for share in bias[i]]
@@ -287,8 +292,8 @@ def epsilon(out: Path) -> None:
         for name, values in errors.items():
             axis.loglog(EPSILONS, np.abs(values), "o-", label=name)
         shares = np.abs(bias).T
-        axis.loglog(EPSILONS, shares[0], "C1--", label="Sinkhorn, laws", linewidth=1)
-        axis.loglog(EPSILONS, shares[1], "C2--", label="Richardson, laws", linewidth=1)
+        axis.loglog(EPSILONS, shares[0], "C1--", label="Sinkhorn, distributions", linewidth=1)
+        axis.loglog(EPSILONS, shares[1], "C2--", label="Richardson, distributions", linewidth=1)
         axis.set(title=f"D = {dimension}", xlabel="epsilon / mean cost", ylim=(1e-6, 100))
         axes[2].loglog(EPSILONS, iterations, "o-", label=f"D = {dimension}")
     axes[0].set(ylabel="|cost / W_2^2 - 1|")
@@ -297,7 +302,7 @@ def epsilon(out: Path) -> None:
     axes[2].legend()
     save(figure, out / "distance-epsilon.svg")
     head = ["D", "epsilon / mean cost", "entropic", "Sinkhorn", "Richardson"]
-    table([*head, "Sinkhorn, laws", "Richardson, laws", "iterations"], rows)
+    table([*head, "Sinkhorn, distributions", "Richardson, distributions", "iterations"], rows)
 
 
 # 4. What a batch teaches.
@@ -306,7 +311,7 @@ BATCHES, BATCH = 16, 64
 
 
 def gradient(out: Path) -> None:
-    """The standard deviation of fake at which descent on batches of one law comes to rest."""
+    """The standard deviation of fake at which descent on batches comes to rest."""
     losses = DISTANCES | {"Sinkhorn, epsilon 1": sinkhorn(epsilon=1.0)}
     del losses["max-sliced"]  # takes minutes
     rows = [
@@ -317,7 +322,7 @@ def gradient(out: Path) -> None:
 
 
 def resting_scale(loss: Distance, dimension: int) -> str:
-    pairs = [laws(BATCH, dimension, repeat, same=True) for repeat in range(BATCHES)]
+    pairs = [draw_pair(BATCH, dimension, repeat, same=True) for repeat in range(BATCHES)]
     real, noise = (torch.stack(side) for side in zip(*pairs, strict=True))
 
     def pull(scale: float) -> float:
@@ -342,9 +347,9 @@ def seconds(out: Path) -> None:
     sizes, dimension = (500, 2000, 5000), 256
     rows = []
     for name, distance in DISTANCES.items():
-        distance(*laws(100, dimension, 0, same=False))
-        values = [median(distance, laws(size, dimension, 0, same=False)) for size in sizes]
-        real, fake = laws(sizes[1], dimension, 0, same=False)
+        distance(*draw_pair(100, dimension, 0, same=False))
+        values = [median(distance, draw_pair(size, dimension, 0, same=False)) for size in sizes]
+        real, fake = draw_pair(sizes[1], dimension, 0, same=False)
         fake.requires_grad_()
         taught = median(lambda x, y, f=distance: f(x, y).backward(), (real, fake))
         rows.append([name, *(f"{value:.2g}" for value in values), f"{taught / values[1]:.1f}"])
