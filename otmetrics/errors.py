@@ -9,7 +9,6 @@ from contextvars import ContextVar
 
 _UNTOLD = ContextVar("_UNTOLD", default=False)
 _FILTERS = threading.RLock()
-_CHECKS_NAMES = "otmetrics.unknown_options"  # whose frames stand between callers
 
 
 def printable(text: str) -> str:
@@ -50,21 +49,23 @@ class DivergedError(RuntimeError):
     """A loss or a weight of a training run is no longer finite; the message names which."""
 
 
-def warn_unconverged(message: str, stacklevel: int = 1) -> None:
-    """Warn that a solver stopped before its tolerance, unless its caller tells it otherwise.
+def warn_unconverged(message: str) -> None:
+    """Warn that a solver stopped before its tolerance, at the line outside the library that asked.
 
-    Args:
-        message: What the result says too.
-        stacklevel: Whose line is shown, as for `warnings.warn`; calls that only check names of
-            options do not count.
+    The result says the same in `message`.
     """
     if _UNTOLD.get():
         return
-    frame, level, counted = inspect.currentframe(), 0, 0
-    while counted < stacklevel and frame is not None and (frame := frame.f_back) is not None:
-        level += 1
-        counted += frame.f_globals.get("__name__") != _CHECKS_NAMES
-    warnings.warn(message, ConvergenceWarning, stacklevel=level + 1)
+    # Solvers, losses and scores call each other at many depths: no fixed stacklevel finds the user.
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and _is_internal(frame.f_globals.get("__name__", "")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, ConvergenceWarning, stacklevel=level if frame else 2)
+
+
+def _is_internal(module: str) -> bool:
+    """Whether a module is one of the library, or of torch, whose modules call our losses."""
+    return module.split(".")[0] in ("otmetrics", "torch")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Options that do not exist: which one was meant, and which there are."""
+"""Options that do not exist: the message says which one was meant, and which ones there are."""
 
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -6,36 +6,25 @@ from functools import wraps
 from inspect import Parameter, signature
 from typing import Any, TypeVar, cast
 
-_ELSEWHERE = {
-    "a": ("real_weights",),
-    "b": ("fake_weights",),
-    "blur": ("epsilon",),
-    "eps": ("epsilon",),
-    "extractor": ("feature", "features"),
-    "generator": ("seed",),
-    "itermax": ("max_iterations",),
-    "k": ("num_neighbors",),
-    "max_iter": ("max_iterations",),
-    "maxiter": ("max_iterations",),
-    "method": ("solver",),
-    "n_proj": ("num_projections",),
-    "n_projections": ("num_projections",),
-    "nearest_k": ("num_neighbors",),
-    "num_iters": ("max_iterations",),
-    "num_proj": ("num_projections",),
-    "numitermax": ("max_iterations",),
-    "p": ("order",),
-    "reg": ("epsilon",),
-    "seed": ("generator",),
-    "solver": ("method",),
-    "stopthr": ("tolerance",),
-    "tol": ("tolerance",),
-    "weights": ("real_weights", "fake_weights"),
+# What POT, geomloss, prdc and torchmetrics, or another object here, call an option of ours.
+_OTHER_NAMES = {
+    "epsilon": "blur eps reg",
+    "fake_weights": "b weights",
+    "feature": "extractor",
+    "features": "extractor",
+    "generator": "seed",
+    "max_iterations": "itermax max_iter maxiter num_iters numitermax",
+    "method": "solver",
+    "num_neighbors": "k nearest_k",
+    "num_projections": "n_proj n_projections num_proj",
+    "order": "p",
+    "real_weights": "a weights",
+    "seed": "generator",
+    "solver": "method",
+    "tolerance": "stopthr tol",
 }
-"""Options of geomloss, POT and others, or of another object here, in lower case, and the names
-that stand for them where they were given."""
 
-_ENTROPIC = {
+_ENTROPIC_HINTS = {
     "blur": "at p = 2 a blur b is `epsilon=2 * b**2, relative=False`",
     "debias": "`functional.entropic_cost` is not debiased",
     "diameter": "it is measured here",
@@ -45,7 +34,6 @@ _ENTROPIC = {
     "scaling": "epsilon comes down by itself here",
     "truncate": "nothing is cut off here",
 }
-"""What else to say of a name where there is an `epsilon`."""
 
 _Class = TypeVar("_Class", bound="ToldOptions")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -56,109 +44,111 @@ class ToldOptions:
 
     def __new__(cls: type[_Class], *args: Any, **options: Any) -> _Class:
         """Check the names before `__init__` takes the options."""
-        check_option_names(cls, options)
+        parameters = signature(cls.__init__).parameters
+        takes_any = any(one.kind == one.VAR_KEYWORD for one in parameters.values())
+        for name in options:
+            if name not in parameters and not takes_any:
+                raise TypeError(unknown_option(cls, name))
         return super().__new__(cls)
 
 
 def told_options(function: _Function) -> _Function:
-    """Decorate a function, so that it tells of an unknown option as `ToldOptions` does.
+    """Decorate a function so that it tells of an unknown option as `ToldOptions` does."""
+    return _checked(function, list(signature(function).parameters.values()))
 
-    Args:
-        function: A function that takes a fixed set of arguments.
 
-    Returns:
-        The function with its name, signature and documentation.
+def options_of(solver: type) -> Callable[[_Function], _Function]:
+    """Decorate a function whose `**options` are those of a solver.
+
+    Its signature, and with it `help`, lists them: the fields of the solver stay their only list.
     """
-    known = list(signature(function).parameters)
-    names = frozenset(known)
+
+    def decorate(function: _Function) -> _Function:
+        own = [
+            one for one in signature(function).parameters.values() if one.kind != one.VAR_KEYWORD
+        ]
+        names = {one.name for one in own}
+        fields = [
+            one.replace(kind=Parameter.KEYWORD_ONLY)
+            for one in signature(solver).parameters.values()
+            if one.name not in names
+        ]
+        return _checked(function, [*own, *fields])
+
+    return decorate
+
+
+def _checked(function: _Function, parameters: list[Parameter]) -> _Function:
+    """The function with these parameters as its signature, and with its names checked."""
+    known = [one.name for one in parameters if one.name != "self"]
 
     @wraps(function)
-    def told(*args: Any, **options: Any) -> Any:
+    def checked(*args: Any, **options: Any) -> Any:
         for name in options:
-            if name not in names:
-                label = function.__qualname__.removesuffix(".__call__")
-                listed = [one for one in known if one != "self"]
-                raise TypeError(_unknown(f"`{label}`", name, listed))
+            if name not in known:
+                raise TypeError(_message(f"`{function.__qualname__}`", name, known))
         return function(*args, **options)
 
-    return cast(_Function, told)
+    whole: Any = checked
+    whole.__signature__ = signature(function).replace(parameters=parameters)
+    return cast(_Function, whole)
 
 
-def check_option_names(cls: type, given: Iterable[str]) -> None:
-    """Raise if a class is made with an option that it does not have.
-
-    Args:
-        cls: The class; if its options include a `solver`, its attribute `_kind` is the class of it.
-        given: The names of the options.
-
-    Raises:
-        TypeError: If one is unknown.
-    """
-    known = _names(cls)
-    if known is None:
-        return
-    for name in given:
-        if name not in known:
-            kind = getattr(cls, "_kind", None) if "solver" in known else None
-            raise TypeError(_unknown(cls.__name__, name, known, cls, kind))
+def _option_names(cls: type) -> list[str]:
+    """The options of a class, in order."""
+    parameters = signature(cls.__init__).parameters.values()  # type: ignore[misc]
+    return [one.name for one in parameters if one.kind != one.VAR_KEYWORD][1:]
 
 
 def unknown_option(cls: type, name: str) -> str:
-    """What to say of an option that a class does not have, though its signature takes any.
+    """What to say of an option that a class does not have.
 
-    Args:
-        cls: The class.
-        name: The option.
-
-    Returns:
-        The message.
+    Of a class that takes a `solver`, its attribute `_kind` is the class of that solver.
     """
-    parameters = list(signature(cls).parameters.values())
-    known = [one.name for one in parameters if one.kind is not Parameter.VAR_KEYWORD]
-    return _unknown(cls.__name__, name, known)
+    known = _option_names(cls)
+    hints = []
+    kind: type | None = getattr(cls, "_kind", None)
+    if kind and not _meant(name, known):
+        inner = _option_names(kind)
+        if meant := _meant(name, inner):
+            options = ", ".join(f"{one}=..." for one in meant)
+            hints = [f"give it to the solver, {cls.__name__}({kind.__name__}({options}))"]
+        hints += _entropic_hint(name, inner)
+
+    solve: Any = getattr(cls, "solve", None)
+    if name.lower().endswith("weights") and solve is not None:
+        own = [f"{one}=..." for one in signature(solve).parameters if one.endswith("weights")]
+        hints = [f"weights belong to the call: solver(..., {', '.join(own)})"]
+    return _message(cls.__name__, name, known, hints)
 
 
-def _names(cls: type) -> list[str] | None:
-    """The options of a class, or None if it takes any."""
-    parameters = list(signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
-    if any(one.kind is Parameter.VAR_KEYWORD for one in parameters):
-        return None
-    return [one.name for one in parameters]
-
-
-def _unknown(
-    label: str, name: str, known: list[str], cls: type | None = None, kind: type | None = None
-) -> str:
+def _message(label: str, name: str, known: list[str], hints: Iterable[str] = ()) -> str:
     """That there is no such option, what is meant perhaps, and what there is."""
     parts = [f"{label} has no option `{name}`"]
-    lower = name.lower()
-    inner = (_names(kind) if kind else None) or []
     meant = _meant(name, known)
     if meant:
         parts.append("take " + " and ".join(f"`{one}`" for one in meant))
-        if meant == ["generator"]:
-            parts.append("give generator=torch.Generator().manual_seed(0)")
-    elif kind and cls and (of_solver := _meant(name, inner)):
-        options = ", ".join(f"{one}=..." for one in of_solver)
-        parts.append(f"give it to the solver, {cls.__name__}({kind.__name__}({options}))")
-    elif lower in ("seed", "generator"):
+    if meant == ["generator"]:
+        parts.append("give generator=torch.Generator().manual_seed(0)")
+    if not meant and name.lower() in ("seed", "generator"):
         parts.append("nothing is drawn at random here")
-    if "epsilon" in [*known, *inner] and lower in _ENTROPIC:
-        parts.append(_ENTROPIC[lower])
-    solve: Any = getattr(cls, "solve", None)
-    if lower.endswith("weights") and not meant and solve is not None:
-        own = [f"{one}=..." for one in signature(solve).parameters if one.endswith("weights")]
-        parts.append(f"weights belong to the call: solver(..., {', '.join(own)})")
-    if lower == "numthreads":
+    if name.lower() == "numthreads":
         parts.append("torch.set_num_threads says how many there are")
+    parts += [*_entropic_hint(name, known), *hints]
     listed = f"Its options are {', '.join(known)}" if known else "It has no options"
     return f"{'; '.join(parts)}. {listed}."
 
 
 def _meant(name: str, known: list[str]) -> list[str]:
     """The options that a name stands for, or the one that is spelt much like it."""
-    lower = name.lower()
-    if lower in known:
-        return [lower]
-    meant = [one for one in _ELSEWHERE.get(lower, ()) if one in known]
-    return meant or get_close_matches(lower, known, 1)
+    name = name.lower()
+    if name in known:
+        return [name]
+    meant = [one for one in known if name in _OTHER_NAMES.get(one, "").split()]
+    return meant or get_close_matches(name, known, 1)
+
+
+def _entropic_hint(name: str, known: list[str]) -> list[str]:
+    """What else to say of a name where there is an `epsilon`."""
+    hint = _ENTROPIC_HINTS.get(name.lower())
+    return [hint] if hint and "epsilon" in known else []

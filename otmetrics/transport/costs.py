@@ -193,6 +193,42 @@ def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
         yield slice(start, min(start + size, num_rows))
 
 
+def power_of_two(largest: float) -> float:
+    """The power of two that brings a size into [1/2, 1): to multiply by it loses no digit.
+
+    Squares and powers of what is below 1 do not leave float32 upwards, and what they lose below is
+    nothing next to the largest. A cost |x - y|^p of clouds times u is divided by u^p.
+    """
+    return 0.5 ** math.frexp(largest)[1]
+
+
+@torch.no_grad()
+def extended_potential(
+    points: Tensor,
+    others: Tensor,
+    potential: Tensor,
+    order: float,
+    log_weights: Tensor | None = None,
+    epsilon: float = 0.0,
+) -> Tensor:
+    """The potential f (N,) in float64 at points without weight, which solvers leave out.
+
+    f_i = min_j C_ij - g_j from the potential g (M,) of the other side; for an `epsilon` > 0 the
+    soft minimum -epsilon log sum_j b_j exp((g_j - C_ij) / epsilon) with the logarithms of its
+    weights b. In blocks; time O(N M D).
+    """
+    others = others.double()
+    parts = [potential.new_zeros(0)]
+    for rows in row_blocks(len(points), len(others)):
+        costs = pairwise_costs(points[rows].double(), others, order)
+        if log_weights is None:
+            parts.append((costs - potential).amin(1))
+        else:
+            exponents = potential / epsilon + log_weights - costs / epsilon
+            parts.append(-epsilon * exponents.logsumexp(1))
+    return torch.cat(parts)
+
+
 _PART = 2**17  # numbers at a time: 1 MB, of the size of a cache; fresh memory would cost more
 
 
@@ -309,7 +345,7 @@ class CloudPairs:
     ) -> None:
         norms = real.norms(), fake.norms()
         largest = max(float(side.amax()) for side in norms)
-        self._unit = 0.5 ** math.frexp(largest)[1]
+        self._unit = power_of_two(largest)
         if order <= 2 and _MODEST_NORMS[0] <= largest <= _MODEST_NORMS[1]:
             self._unit = 1.0
         self._real, self._fake = real, fake

@@ -111,7 +111,7 @@ def exact_transport(
     if a is not None or b is not None:
         noise = noise + paid.detach().abs()[faint(optimum, *weights)].sum()
     enclosure = _Enclosure(rounding, repair, costs.amin(), float(noise), weighed)
-    result = _warn_if_open(_result(total, total, enclosure, optimum, cost, options), stacklevel=3)
+    result = _warn_if_open(_result(total, total, enclosure, optimum, cost, options))
     note = weights_note(real_weights, fake_weights)
     return round_result(result, cost.dtype)._replace(message=result.message + note)
 
@@ -191,7 +191,7 @@ def exact_in_float64(
     b = checked_weights("fake_weights", fake_weights, fake)
     if real.ndim == 2:
         optimum = cloud_optimum(real, fake, detach_weights(a), detach_weights(b), options)
-        return _warn_if_open(_evaluate_plan(real, fake, a, b, optimum, options), stacklevel=4)
+        return _warn_if_open(_evaluate_plan(real, fake, a, b, optimum, options))
     _, n, _ = real.shape
     if a is None and b is None and fake.shape[1] == n and n**2 <= DENSE:
         return _solve_assignments(real, fake, order)
@@ -209,7 +209,7 @@ def exact_in_float64(
         _evaluate_plan(*problem, optimum, options)
         for problem, optimum in zip(problems, optima, strict=True)
     ]
-    return _warn_if_open(stack_results(results), stacklevel=4)
+    return _warn_if_open(stack_results(results))
 
 
 @told_options
@@ -404,10 +404,10 @@ def _advice(gap: float, options: ExactOptions) -> str:
     )
 
 
-def _warn_if_open(result: TransportResult, stacklevel: int) -> TransportResult:
+def _warn_if_open(result: TransportResult) -> TransportResult:
     """Say once that a gap stays open."""
     if not result.converged:
-        warn_unconverged(result.message, stacklevel=stacklevel)
+        warn_unconverged(result.message)
     return result
 
 

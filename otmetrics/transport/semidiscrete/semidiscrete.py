@@ -325,7 +325,7 @@ def _message(measured: tuple[float, float, int], tolerance: float) -> str:
     if not _fits(residual, empty, tolerance):
         remedy = "`max_samples`" if residual <= noise else "`max_samples`, `max_rounds`"
         text += f": not within `tolerance` {tolerance:g}; raise {remedy} or `tolerance`"
-        warn_unconverged(f"semi-discrete transport: {text}.", stacklevel=3)
+        warn_unconverged(f"semi-discrete transport: {text}.")
     return text
 
 

@@ -266,7 +266,7 @@ def _result(
             cost = with_gradient(cost, variable, gradient, *sources)
     message, converged = _message(solved, options)
     if not converged:
-        warn_unconverged(message, stacklevel=3)
+        warn_unconverged(message)
 
     def shaped(values: Tensor) -> Tensor:
         return values if real.ndim == 3 else values[0]

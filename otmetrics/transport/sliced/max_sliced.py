@@ -150,7 +150,7 @@ def max_sliced_result(
         results, directions = zip(*problems, strict=True)
         found = MaxSlicedResult(stack_results(list(results)), torch.stack(directions))
     if not found.result.converged:
-        warn_unconverged(found.result.message, stacklevel=2)
+        warn_unconverged(found.result.message)
     note = weights_note(real_weights, fake_weights)
     return found._replace(result=found.result._replace(message=found.result.message + note))
 

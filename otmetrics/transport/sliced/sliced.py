@@ -300,7 +300,7 @@ def _estimate(question: _Question, generator: torch.Generator) -> TransportResul
                 f"{target} directions leave a standard error {missing:.2g} times as large as "
                 f"`tolerance` ({tolerance}) allows: raise it or `max_projections` ({most})."
             )
-            warn_unconverged(message, stacklevel=4)
+            warn_unconverged(message)
             return _result(cost, error, question, message, converged=False)
         growth = min(1.1 * missing**2, _MOST_GROWTH)
         target = max(target + block, math.ceil(target * growth))
