@@ -34,11 +34,10 @@ from otmetrics.transport.sinkhorn.unrolled import unrolled_sinkhorn_divergence
 from otmetrics.transport.sliced.directions import random_directions
 from otmetrics.transport.sliced.max_sliced import (
     MaxSlicedResult,
-    max_sliced_result,
     max_sliced_wasserstein,
 )
 from otmetrics.transport.sliced.mind import monge_inception_distance
-from otmetrics.transport.sliced.sliced import sliced_result, sliced_wasserstein
+from otmetrics.transport.sliced.sliced import sliced_wasserstein
 
 __all__ = [
     "DensityCoverage",
@@ -62,7 +61,6 @@ __all__ = [
     "kernel_distance",
     "laguerre_cells",
     "manifold_scores",
-    "max_sliced_result",
     "max_sliced_wasserstein",
     "monge_inception_distance",
     "neighbour_angles",
@@ -71,7 +69,6 @@ __all__ = [
     "semidiscrete_result",
     "sinkhorn_divergence",
     "sinkhorn_result",
-    "sliced_result",
     "sliced_wasserstein",
     "univariate_cost",
     "unrolled_sinkhorn_divergence",

@@ -24,6 +24,7 @@ from otmetrics import (
 )
 from otmetrics import functional as F
 from otmetrics.checks import as_tensor
+from otmetrics.transport.sliced.max_sliced import MaxSliced
 
 X, Y = cloud(8, 3, seed=1), cloud(7, 3, seed=2)
 A, B = weights(8, seed=3), weights(7, seed=4)
@@ -43,11 +44,11 @@ CALLS: dict[str, Callable[..., Any]] = {
     "univariate_cost": lambda f: F.univariate_cost(
         f(X[:, 0]), f(Y[:, 0]), real_weights=f(A), fake_weights=f(B)
     ),
-    "sliced_result": lambda f: F.sliced_result(f(X), f(Y), real_weights=f(A), num_projections=9),
+    "sliced result": lambda f: Sliced(num_projections=9).solve(f(X), f(Y), real_weights=f(A)),
     "directions": lambda f: F.sliced_wasserstein(
         f(X), f(Y), directions=f(torch.eye(3, dtype=torch.float64))
     ),
-    "max_sliced_result": lambda f: F.max_sliced_result(f(X), f(Y), fake_weights=f(B)),
+    "max-sliced result": lambda f: MaxSliced().solve(f(X), f(Y), fake_weights=f(B)),
     "exact_result": lambda f: F.exact_result(f(X), f(Y), real_weights=f(A), fake_weights=f(B)),
     "exact_transport": lambda f: F.exact_transport(f(X @ Y.T), f(A), f(B)),
     "barycentric_projection": lambda f: F.barycentric_projection(f(A[:, None] * B), f(Y)),
@@ -178,11 +179,11 @@ def test_sums_of_weights_that_differ_are_told() -> None:
         F.exact_result(X, Y, real_weights=a, fake_weights=b),
         F.exact_transport(X @ Y.T, a.numpy(), b.numpy()),
         F.sinkhorn_result(X, Y, real_weights=a, fake_weights=b),
-        F.sliced_result(X, Y, real_weights=a, fake_weights=b, num_projections=9),
-        F.sliced_result(
+        Sliced(num_projections=9).solve(X, Y, real_weights=a, fake_weights=b),
+        Sliced().solve(
             X, Y, real_weights=a, fake_weights=b, directions=torch.eye(3, dtype=torch.float64)
         ),
-        F.max_sliced_result(X, Y, real_weights=a, fake_weights=b).result,
+        MaxSliced().solve(X, Y, real_weights=a, fake_weights=b).result,
         Exact(max_samples=5).solve(X, Y, real_weights=a, fake_weights=b),
         F.exact_result(
             X.expand(2, 8, 3), Y.expand(2, 7, 3), real_weights=a.expand(2, 8), fake_weights=b

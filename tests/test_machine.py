@@ -22,7 +22,7 @@ def test_matmul_is_ieee_and_the_setting_comes_back(precision: str) -> None:
         pytest.skip("this torch has the older setting only")
     code = f"""
 import torch
-from otmetrics.precision import ieee_float32
+from otmetrics.machine import ieee_float32
 {PRECISIONS[precision]}
 
 def settings():

@@ -27,7 +27,7 @@ from exact import clouds
 from torch import Tensor
 
 from otmetrics import Sliced
-from otmetrics.functional import random_directions, sliced_result
+from otmetrics.functional import random_directions
 
 SIZE, PROJECTIONS = 10_000, 1000
 STEP_SIZE, STEP_DIMENSION, STEP_PROJECTIONS = 1024, 512, 512
@@ -41,7 +41,7 @@ def directions(dimension: int, num: int) -> Tensor:
 
 
 def value_ours(real: Tensor, fake: Tensor) -> float:
-    return float(sliced_result(real, fake, directions=directions(real.shape[1], PROJECTIONS)).value)
+    return float(Sliced()(real, fake, directions=directions(real.shape[1], PROJECTIONS)))
 
 
 def value_pot(real: Tensor, fake: Tensor) -> float:
@@ -74,7 +74,7 @@ def step(distance: Callable[[Tensor, Tensor], Tensor], real: Tensor, fake: Tenso
 
 def gradient_ours(real: Tensor, fake: Tensor) -> float:
     rows = directions(STEP_DIMENSION, STEP_PROJECTIONS)
-    return step(lambda x, y: sliced_result(x, y, directions=rows).value, real, fake)
+    return step(lambda x, y: Sliced()(x, y, directions=rows), real, fake)
 
 
 def gradient_pot(real: Tensor, fake: Tensor) -> float:
@@ -101,7 +101,7 @@ def needed(real: Tensor, fake: Tensor) -> int:
     From 1024 slices of 2000 samples.
     """
     rows = directions(real.shape[1], 1024).T
-    slices = [sliced_result(real[:2000], fake[:2000], directions=row[:, None]) for row in rows]
+    slices = [Sliced().solve(real[:2000], fake[:2000], directions=row[:, None]) for row in rows]
     costs = torch.stack([result.cost for result in slices]).double()
     return int((costs.std() / (2 * costs.mean()) / 0.01) ** 2) + 1
 

@@ -25,7 +25,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 import otmetrics
-from otmetrics.transport.sliced.sliced import sliced_result
+from otmetrics.transport.sliced.sliced import Sliced
 
 SEED = 0
 SHIFT, SCALE = 0.25, 1.25  # of fake, along every axis
@@ -243,7 +243,7 @@ def plain(pair: tuple[Tensor, Tensor], num: int, seed: int) -> tuple[float, floa
     """The plain mean over independent directions; no error is stated."""
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(pair[0].shape[1], num, generator=generator, dtype=torch.float64)
-    result = sliced_result(*pair, directions=normal / normal.norm(dim=0))
+    result = Sliced().solve(*pair, directions=normal / normal.norm(dim=0))
     return float(result.cost), math.nan
 
 

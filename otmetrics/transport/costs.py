@@ -20,19 +20,16 @@ BLOCK_ELEMENTS = 2**22
 _SAFE = 1e-15, 1e15  # longest vectors whose squares keep their digits in float32
 
 
-def centre_clouds(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Shift both clouds by their pooled mean, which changes no distance between points.
-
-    Args:
-        real: Features (..., N, D).
-        fake: Features (..., M, D).
-
-    Returns:
-        The shifted clouds; far from the origin they have more correct digits.
-    """
-    count = real.shape[-2] + fake.shape[-2]
+def pooled_mean(real: Tensor, fake: Tensor) -> Tensor:
+    """The mean (..., 1, D) of the points of both clouds, without a graph."""
     total = real.detach().sum(-2, keepdim=True) + fake.detach().sum(-2, keepdim=True)
-    return real - total / count, fake - total / count
+    return total / (real.shape[-2] + fake.shape[-2])
+
+
+def centre_clouds(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Both clouds less their pooled mean: no distance changes, and near 0 they have more digits."""
+    centre = pooled_mean(real, fake)
+    return real - centre, fake - centre
 
 
 def squared_distances(real: Tensor, fake: Tensor) -> Tensor:

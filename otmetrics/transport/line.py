@@ -276,10 +276,7 @@ def _weighted_cost(
     real, real_moving = _quantile_function(real, real_weights)
     fake, fake_moving = _quantile_function(fake, fake_weights)
     real_levels, fake_levels = real_moving.detach(), fake_moving.detach()
-    levels = torch.cat([real_levels, fake_levels], -1).sort(-1).values
-    widths = torch.diff(levels, dim=-1, prepend=torch.zeros_like(levels[..., :1]))
-    rows = torch.searchsorted(real_levels, levels)
-    columns = torch.searchsorted(fake_levels, levels)
+    rows, columns, widths = merged_levels(real_levels, fake_levels)
     difference = real.gather(-1, rows) - fake.gather(-1, columns)
     cost = (_powers(difference, order) * widths).sum(-1)
     # Where levels are equal, first the real one moves on, then the fake one: on one staircase both
@@ -291,6 +288,18 @@ def _weighted_cost(
         places = torch.searchsorted(real_levels, fake_levels, right=True)
         cost = cost + _level_term(fake, fake_moving, real, places, order)
     return cost
+
+
+def merged_levels(real_levels: Tensor, fake_levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where both quantile functions are constant, given the cumulative weights (..., N), (..., M).
+
+    For each of the N + M intervals of [0, 1] the index of its sorted real and of its sorted fake
+    sample, and its width.
+    """
+    levels = torch.cat([real_levels, fake_levels], -1).sort(-1).values
+    widths = torch.diff(levels, dim=-1, prepend=torch.zeros_like(levels[..., :1]))
+    rows = torch.searchsorted(real_levels, levels)
+    return rows, torch.searchsorted(fake_levels, levels), widths
 
 
 def _level_term(

@@ -31,7 +31,7 @@ UNKNOWN: list[tuple[Callable[..., Any], str, str]] = [
     (functional.sinkhorn_divergence, "blur", "`sinkhorn_divergence` .* take `epsilon`; at p = 2"),
     (functional.sliced_wasserstein, "blur", "`sliced_wasserstein` has no option `blur`. Its opt"),
     (functional.sliced_wasserstein, "n_projections", "take `num_projections`. Its options are rea"),
-    (functional.sliced_wasserstein, "seed", r"take `generator`; give .*manual_seed\(0\)"),
+    (functional.random_directions, "seed", r"take `generator`; give .*manual_seed\(0\)"),
     (functional.kernel_distance, "generator", "nothing is drawn at random here"),
     (functional.monge_inception_distance, "generator", "take `seed`"),
     (functional.precision_recall, "k", "take `num_neighbors`"),

@@ -17,7 +17,7 @@ from otmetrics import (
     WassersteinFeatureDistance,
     score_features,
 )
-from otmetrics.functional import random_directions, sliced_result
+from otmetrics.functional import random_directions
 from otmetrics.transport.sliced.directions import direction_generator
 
 SCORES = {
@@ -232,7 +232,7 @@ def test_no_convergence_is_said():
 def test_directions_of_a_stream_are_those_of_the_solver():
     metric = filled(CASES["streaming"])
     directions = random_directions(REAL.shape[1], 40, generator=direction_generator(3))
-    exact = sliced_result(REAL, FAKE, directions=directions)
+    exact = Sliced().solve(REAL, FAKE, directions=directions)
     result = metric.result()
     assert result.lower_bound <= exact.cost <= result.upper_bound
     assert metric.compute() == expected(CASES["streaming"])

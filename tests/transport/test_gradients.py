@@ -18,17 +18,16 @@ from otmetrics.functional import (
     frechet_distance,
     frechet_distance_from_moments,
     kernel_distance,
-    max_sliced_result,
     max_sliced_wasserstein,
     monge_inception_distance,
     random_directions,
     sinkhorn_divergence,
     sinkhorn_result,
-    sliced_result,
     sliced_wasserstein,
     univariate_cost,
     unrolled_sinkhorn_divergence,
 )
+from otmetrics.transport.sliced.max_sliced import MaxSliced
 
 X, Y = cloud(6, 3, seed=1), cloud(7, 3, seed=2) + 0.5
 XS, YS = cloud(2, 4, 2, seed=3), cloud(2, 4, 2, seed=4)
@@ -69,14 +68,14 @@ ONCE: dict[str, Callable[[Tensor], Tensor]] = {
     "sliced, few": lambda y: Sliced(num_projections=3).solve(X, y).cost,
     "sliced of order 1": lambda y: Sliced(order=1, num_projections=48)(X, y),
     "sliced, debiased": lambda y: Sliced(debiased=True, num_projections=48).solve(X, y).cost,
-    "sliced along": lambda y: sliced_result(X, y, directions=THETA).cost,
+    "sliced along": lambda y: Sliced().solve(X, y, directions=THETA).cost,
     "sliced with weights": lambda y: sliced_wasserstein(X, y, fake_weights=B, num_projections=48),
-    "sliced to a tolerance": lambda y: sliced_result(X, y, tolerance=0.2).cost,
+    "sliced to a tolerance": lambda y: Sliced(tolerance=0.2).solve(X, y).cost,
     "sliced in batches": lambda y: sliced_wasserstein(XS, y, num_projections=8),
     "sliced loss": lambda y: SlicedWassersteinLoss()(X, y),
     "sliced loss, rooted": lambda y: SlicedWassersteinLoss(FEW, root=True, resample=False)(X, y),
     "max-sliced": lambda y: max_sliced_wasserstein(X, y, num_starts=2),
-    "max-sliced cost": lambda y: max_sliced_result(X, y, num_starts=2).result.cost,
+    "max-sliced cost": lambda y: MaxSliced(num_starts=2).solve(X, y).result.cost,
     "sinkhorn": lambda y: sinkhorn_divergence(X, y),
     "sinkhorn value": lambda y: sinkhorn_result(X, y, **EPSILON).value,
     "sinkhorn in batches": lambda y: sinkhorn_divergence(XS, y),
@@ -167,14 +166,15 @@ WEIGHTED: dict[str, Callable[[float], Weighted]] = {
     ),
     "sliced in batches": lambda p: (
         lambda a, b: (
-            sliced_result(
+            Sliced(order=p)
+            .solve(
                 XS,
                 YS,
-                order=p,
                 directions=THETA[:2] / THETA[:2].norm(dim=0),
                 real_weights=a,
                 fake_weights=b[:4],
-            ).cost
+            )
+            .cost
         )
     ),
     "max-sliced": lambda p: (
@@ -230,7 +230,7 @@ def test_the_gradient_in_weights_of_max_sliced_is_that_along_its_direction(batch
     a[..., 1] = 0
     for one in (a, b):
         one.requires_grad_()
-    found = max_sliced_result(x, y, order=1.5, num_starts=2, real_weights=a, fake_weights=b)
+    found = MaxSliced(order=1.5, num_starts=2).solve(x, y, real_weights=a, fake_weights=b)
     lines = ((side @ found.direction[..., None]).squeeze(-1) for side in (x, y))
     along = univariate_cost(*lines, order=1.5, real_weights=a, fake_weights=b)
     torch.testing.assert_close(found.result.cost, along)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import cloud
 
+from otmetrics import Sliced
 from otmetrics.functional import (
     entropic_cost,
     exact_result,
@@ -14,12 +15,11 @@ from otmetrics.functional import (
     frechet_distance,
     kernel_distance,
     manifold_scores,
-    max_sliced_result,
     sinkhorn_divergence,
-    sliced_result,
     sliced_wasserstein,
 )
 from otmetrics.transport.sinkhorn import terms
+from otmetrics.transport.sliced.max_sliced import MaxSliced
 
 
 def rbf(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -268,8 +268,8 @@ def test_training_after_inference_mode(function: Callable[..., torch.Tensor]) ->
 RESULTS: list[Callable[..., Any]] = [
     lambda x, y: exact_result(x, y).cost,
     lambda x, y: exact_result(x, y, order=1).value,
-    lambda x, y: sliced_result(x, y, num_projections=32).cost,
-    lambda x, y: max_sliced_result(x, y).result.cost,
+    lambda x, y: Sliced(num_projections=32).solve(x, y).cost,
+    lambda x, y: MaxSliced().solve(x, y).result.cost,
 ]
 
 

@@ -11,7 +11,7 @@ import torch
 from cases import cloud, weights
 
 from otmetrics.errors import ConvergenceWarning
-from otmetrics.functional import exact_result, sinkhorn_result, sliced_result
+from otmetrics.functional import exact_result, sinkhorn_result
 from otmetrics.losses import ExactWassersteinLoss, SinkhornLoss, SlicedWassersteinLoss
 from otmetrics.transport.costs import CloudPairs
 from otmetrics.transport.exact import problem
@@ -163,11 +163,12 @@ def test_the_functions_give_the_same_numbers(weighted: bool) -> None:
     options: dict[str, Any] = {}
     if weighted:
         options = {"real_weights": weights(9, seed=3), "fake_weights": weights(7, seed=4)}
-    generator = direction_generator(7)
     pairs = [
         (
             SOLVERS[0].solve(x, y, **options),
-            sliced_result(x, y, order=1.5, num_projections=33, generator=generator, **options),
+            Sliced(order=1.5, num_projections=33).solve(
+                x, y, generator=direction_generator(7), **options
+            ),
         ),
         (SOLVERS[1].solve(x, y, **options), exact_result(x, y, order=3.0, **options)),
         (

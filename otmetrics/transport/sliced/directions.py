@@ -113,7 +113,7 @@ def checked_directions(directions: Tensor, cloud: Tensor) -> Tensor:
     if directions.requires_grad and torch.is_grad_enabled():
         raise ValueError(
             "`directions` must not require a gradient, as none is computed in them: give "
-            "directions.detach(), or take `max_sliced_result` for the one that differs most."
+            "directions.detach(), or take `MaxSliced` for the one that differs most."
         )
     if directions.ndim != 2 or directions.shape[0] != cloud.shape[-1] or directions.shape[1] < 1:
         raise ValueError(

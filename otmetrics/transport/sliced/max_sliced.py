@@ -1,6 +1,8 @@
 """Max-sliced Wasserstein: the one direction along which two clouds differ most, by ascent."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch.nn.functional import normalize
 from otmetrics.checks import (
     check_at_least,
     check_order,
+    check_seed,
     check_share,
     checked_clouds,
     checked_generator,
@@ -17,11 +20,18 @@ from otmetrics.checks import (
 )
 from otmetrics.errors import warn_unconverged
 from otmetrics.machine import ieee_float32
-from otmetrics.transport.costs import centre_clouds, held
+from otmetrics.transport.costs import held, pooled_mean
 from otmetrics.transport.gradients import detach_weights, differentiable_once
-from otmetrics.transport.line import cumulative, line_costs, merged_quantiles, ranking_of
+from otmetrics.transport.line import (
+    cumulative,
+    line_costs,
+    merged_levels,
+    merged_quantiles,
+    ranking_of,
+)
 from otmetrics.transport.result import TransportResult, root, stack_results
-from otmetrics.unknown_options import told_options
+from otmetrics.transport.solver import Solver
+from otmetrics.unknown_options import options_of, told_options
 
 _NUM_RANDOM = 256  # random directions, of which the best become starts
 _POWER_STEPS = 10
@@ -43,14 +53,10 @@ class MaxSlicedResult(NamedTuple):
     result: TransportResult
     direction: Tensor
 
-
-class _Options(NamedTuple):
-    """Options that every problem shares; see `max_sliced_result`."""
-
-    order: float
-    num_starts: int
-    max_iterations: int
-    tolerance: float
+    @property
+    def value(self) -> Tensor:
+        """The distance W_p along the direction."""
+        return self.result.value
 
 
 class _Problem(NamedTuple):
@@ -71,20 +77,9 @@ class _Pairs(NamedTuple):
     masses: Tensor
 
 
-@told_options
-def max_sliced_result(
-    real: Tensor,
-    fake: Tensor,
-    *,
-    order: float = 2.0,
-    num_starts: int = 8,
-    max_iterations: int = 500,
-    tolerance: float = 1e-6,
-    generator: torch.Generator | None = None,
-    real_weights: Tensor | None = None,
-    fake_weights: Tensor | None = None,
-) -> MaxSlicedResult:
-    """Max-sliced Wasserstein cost max_theta W_p^p(theta . real, theta . fake), |theta| = 1.
+@dataclass(frozen=True)
+class MaxSliced(Solver):
+    """Max-sliced Wasserstein distance, max_theta W_p(theta . real, theta . fake) with |theta| = 1.
 
     Riemannian gradient ascent on the sphere, from the difference of the means, from eigenvectors
     of the difference of the covariances with the largest |eigenvalue|, and from the best of 256
@@ -96,93 +91,154 @@ def max_sliced_result(
     Time O(K (N + M) (D + log(N + M))) an iteration for K starts, and as much for each K of the
     random directions; memory O((N + M) (D + K)).
 
-    Args:
-        real: Features (N, D) or (B, N, D).
-        fake: Features (M, D) or (B, M, D); M may differ from N.
+    Differs from `ot.max_sliced_wasserstein_distance`, the largest cost over random directions
+    without a search: in many dimensions those all miss a difference that lies in one direction.
+
+    Attributes:
         order: The order p >= 1.
         num_starts: Number of starts K: the difference of the means, K // 2 eigenvectors, or D if
             that is less, and random directions.
         max_iterations: Most steps of a start, those taken back included.
         tolerance: A start ends when its gradient promises less than this relative increase of the
             cost for the next step.
-        generator: CPU generator of the random directions; None seeds one with 0.
-        real_weights: Non-negative weights (N,) or (B, N), normalised here; None for uniform.
-        fake_weights: The same for `fake`.
-
-    Returns:
-        The cost, its p-th root, and the direction. Directions are sought in the dtype of the
-        clouds, cost and value are computed in float64. Both are differentiable once in both clouds
-        and weights by the envelope theorem: the direction carries no graph. Where the maximum
-        lies on a tie of projections, which is common for few samples, it is a gradient of one side.
+        seed: Seed of the random directions.
 
     Raises:
-        TypeError: If a cloud is not a floating tensor.
-        ValueError: If a shape, a weight or an option breaks its rule.
-
-    Warns:
-        ConvergenceWarning: If a start that may still win has used up `max_iterations`.
+        ValueError: If an option breaks its rule.
 
     References:
         Deshpande et al., Max-sliced Wasserstein distance and its use for GANs, CVPR 2019;
         Kolouri et al., Generalized sliced Wasserstein distances, NeurIPS 2019.
-
-    Differs from `ot.max_sliced_wasserstein_distance`, the largest cost over random directions
-    without a search: in many dimensions those all miss a difference that lies in one direction.
     """
-    check_order(order)
-    check_at_least("num_starts", num_starts, 1)
-    check_at_least("max_iterations", max_iterations, 1)
-    check_share("tolerance", tolerance)
-    options = _Options(order, num_starts, max_iterations, tolerance)
-    real, fake = checked_clouds(real, fake, order=order)
-    a = checked_weights("real_weights", real_weights, real)
-    b = checked_weights("fake_weights", fake_weights, fake)
-    generator = checked_generator(generator, torch.Generator().manual_seed(0))
-    size = _NUM_RANDOM + num_starts + _OVERSAMPLING, real.shape[-1]
-    normal = torch.randn(size, generator=generator, dtype=torch.float64).to(real)
-    if real.ndim == 2:
-        found = _solve_one(real, fake, a, b, normal, options)
-    else:
-        problems = [
-            _solve_one(x, y, a if a is None else a[i], b if b is None else b[i], normal, options)
-            for i, (x, y) in enumerate(zip(real, fake, strict=True))
-        ]
-        results, directions = zip(*problems, strict=True)
-        found = MaxSlicedResult(stack_results(list(results)), torch.stack(directions))
-    if not found.result.converged:
-        warn_unconverged(found.result.message)
-    note = weights_note(real_weights, fake_weights)
-    return found._replace(result=found.result._replace(message=found.result.message + note))
+
+    order: float = 2.0
+    num_starts: int = 8
+    max_iterations: int = 500
+    tolerance: float = 1e-6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_order(self.order)
+        check_at_least("num_starts", self.num_starts, 1)
+        check_at_least("max_iterations", self.max_iterations, 1)
+        check_share("tolerance", self.tolerance)
+        check_seed(self.seed)
+
+    @told_options
+    def solve(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        *,
+        real_weights: Tensor | None = None,
+        fake_weights: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> MaxSlicedResult:
+        """Climb to the direction along which both clouds differ most.
+
+        Args:
+            real: Features (N, D) or (B, N, D).
+            fake: Features (M, D) or (B, M, D); M may differ from N.
+            real_weights: Non-negative weights (N,) or (B, N), normalised here; None for uniform.
+            fake_weights: The same for `fake`.
+            generator: CPU generator of the random directions; None takes one of `seed`.
+
+        Returns:
+            The cost, its p-th root, and the direction. Directions are sought in the dtype of the
+            clouds, cost and value are computed in float64. Both are differentiable once in both
+            clouds and weights by the envelope theorem: the direction carries no graph. Where the
+            maximum lies on a tie of projections, which is common for few samples, it is a gradient
+            of one side.
+
+        Raises:
+            TypeError: If a cloud is not a floating tensor.
+            ValueError: If a shape or a weight breaks its rule.
+
+        Warns:
+            ConvergenceWarning: If a start that may still win has used up `max_iterations`.
+        """
+        real, fake = checked_clouds(real, fake, order=self.order)
+        a = checked_weights("real_weights", real_weights, real)
+        b = checked_weights("fake_weights", fake_weights, fake)
+        generator = checked_generator(generator, torch.Generator().manual_seed(self.seed))
+        size = _NUM_RANDOM + self.num_starts + _OVERSAMPLING, real.shape[-1]
+        normal = torch.randn(size, generator=generator, dtype=torch.float64).to(real)
+
+        if real.ndim == 2:
+            found = self._solve_one(real, fake, (a, b), normal)
+        else:
+            problems = [
+                self._solve_one(
+                    real[i], fake[i], [w if w is None else w[i] for w in (a, b)], normal
+                )
+                for i in range(len(real))
+            ]
+            results, directions = zip(*problems, strict=True)
+            found = MaxSlicedResult(stack_results(list(results)), torch.stack(directions))
+
+        if not found.result.converged:
+            warn_unconverged(found.result.message)
+        note = weights_note(real_weights, fake_weights)
+        return found._replace(result=found.result._replace(message=found.result.message + note))
+
+    def _solve_one(
+        self, real: Tensor, fake: Tensor, weights: Sequence[Tensor | None], normal: Tensor
+    ) -> MaxSlicedResult:
+        """One problem: the direction without a graph, then the cost along it."""
+        a, b = map(detach_weights, weights)
+        with torch.no_grad(), ieee_float32(real.device):
+            problem, centre = _problem(real.detach(), fake.detach(), a, b)
+            starts = _starts(problem, normal, self)
+            direction, promise, num_iterations = _ascend(problem, starts, self)
+            real_mean, fake_mean = _means(problem)
+            backwards = (fake_mean - real_mean).double() @ direction < 0
+            direction = torch.where(backwards, -direction, direction)
+
+        x, y = ((side - centre).double() @ direction for side in (real, fake))
+        cost = line_costs(x, y, self.order, *weights)
+        if cost.requires_grad:  # the direction moves with what it depends on
+            cost = differentiable_once(cost, real, fake, *weights)
+
+        converged = promise < self.tolerance
+        message = f"best of {len(starts)} ascents, a lower bound of the maximum"
+        if not converged:
+            message = (
+                f"Max-sliced ascent stopped after {num_iterations} iterations: a step still "
+                f"promised {promise:.1e} of the cost, above the tolerance {self.tolerance:.1e}; "
+                "raise `max_iterations` or `tolerance`."
+            )
+        result = TransportResult(
+            value=root(cost, self.order).to(real.dtype),
+            cost=held(cost, real.dtype),
+            lower_bound=held(cost.detach(), real.dtype),
+            num_iterations=num_iterations,
+            converged=converged,
+            message=message,
+        )
+        return MaxSlicedResult(result, direction.to(real.dtype))
 
 
-@told_options
+@options_of(MaxSliced)
 def max_sliced_wasserstein(
     real: Tensor,
     fake: Tensor,
     *,
-    order: float = 2.0,
-    num_starts: int = 8,
-    max_iterations: int = 500,
-    tolerance: float = 1e-6,
     generator: torch.Generator | None = None,
     real_weights: Tensor | None = None,
     fake_weights: Tensor | None = None,
+    **options: Any,
 ) -> Tensor:
     """Max-sliced Wasserstein distance, the largest W_p along one direction that ascent finds.
 
-    `max_sliced_result` has the same arguments, cost, errors and references, and returns the
-    direction too. The value is never above W_p.
+    The value is never above W_p. `MaxSliced(**options).solve` returns the direction too.
 
     Args:
         real: Features (N, D) or (B, N, D).
         fake: Features (M, D) or (B, M, D).
-        order: The order p >= 1.
-        num_starts: Number of starts of the ascent.
-        max_iterations: Most steps of a start.
-        tolerance: Relative increase of the cost below which a start ends.
-        generator: CPU generator of the random directions; None seeds one with 0.
+        generator: CPU generator of the random directions; None takes one of the option `seed`.
         real_weights: Non-negative weights (N,) or (B, N); None for uniform.
         fake_weights: The same for `fake`.
+        **options: Options: the fields of `MaxSliced`.
 
     Returns:
         Scalar or (B,), in the units of the features, >= 0, differentiable in both clouds.
@@ -193,83 +249,32 @@ def max_sliced_wasserstein(
         >>> round(max_sliced_wasserstein(x, x.flip(0) + shift).item(), 9)
         3.0
     """
-    return max_sliced_result(
-        real,
-        fake,
-        order=order,
-        num_starts=num_starts,
-        max_iterations=max_iterations,
-        tolerance=tolerance,
-        generator=generator,
-        real_weights=real_weights,
-        fake_weights=fake_weights,
-    ).result.value
+    weights = {"real_weights": real_weights, "fake_weights": fake_weights}
+    return MaxSliced(**options)(real, fake, generator=generator, **weights)
 
 
-def _solve_one(
-    real: Tensor,
-    fake: Tensor,
-    a: Tensor | None,
-    b: Tensor | None,
-    normal: Tensor,
-    options: _Options,
-) -> MaxSlicedResult:
-    """One problem: the direction without a graph, then the cost along it."""
-    everyone, weights = (real, fake), (a, b)
-    a, b = map(detach_weights, weights)
-    if a is not None:  # points without weight do not exist
+def _problem(
+    real: Tensor, fake: Tensor, a: Tensor | None, b: Tensor | None
+) -> tuple[_Problem, Tensor]:
+    """The points that carry weight, less their centre, which comes along, and scaled below 1."""
+    if a is not None:
         real, a = real[a > 0], a[a > 0]
     if b is not None:
         fake, b = fake[b > 0], b[b > 0]
-    real, fake = centre_clouds(real, fake)
-    with torch.no_grad(), ieee_float32(real.device):
-        problem = _problem(real.detach(), fake.detach(), a, b)
-        starts = _starts(problem, normal, options)
-        direction, promise, num_iterations = _ascend(problem, starts, options)
-        real_mean, fake_mean = _means(problem)
-        backwards = (fake_mean - real_mean).double() @ direction < 0
-        direction = torch.where(backwards, -direction, direction)
-    x, y = (real.double() @ direction)[None], (fake.double() @ direction)[None]
-    cost = _costs(x, y, _pairs(x.detach(), y.detach(), problem), options.order)[0]
-    if any(w is not None and w.requires_grad for w in weights):
-        u, v = (
-            c.double() @ direction
-            for c in centre_clouds(everyone[0].detach(), everyone[1].detach())
-        )
-        along = line_costs(u, v, options.order, *weights)
-        cost = cost + (along - along.detach())
-    if cost.requires_grad:  # the direction moves with what it depends on
-        cost = differentiable_once(cost, *everyone, *weights)
-    converged = promise < options.tolerance
-    message = f"best of {len(starts)} ascents, a lower bound of the maximum"
-    if not converged:
-        message = (
-            f"Max-sliced ascent stopped after {num_iterations} iterations: a step still promised "
-            f"{promise:.1e} of the cost, above the tolerance {options.tolerance:.1e}; raise "
-            "`max_iterations` or `tolerance`."
-        )
-    result = TransportResult(
-        value=root(cost, options.order).to(real.dtype),
-        cost=held(cost, real.dtype),
-        lower_bound=held(cost.detach(), real.dtype),
-        num_iterations=num_iterations,
-        converged=converged,
-        message=message,
-    )
-    return MaxSlicedResult(result, direction.to(real.dtype))
-
-
-def _problem(real: Tensor, fake: Tensor, a: Tensor | None, b: Tensor | None) -> _Problem:
-    """The problem of two centred clouds, in units that no power of a cost overflows."""
+    centre = pooled_mean(real, fake)
+    real, fake = real - centre, fake - centre
     scale = torch.maximum(real.abs().max(), fake.abs().max())
     scale = torch.where(scale > 0, scale, 1.0)
+
     grid = None
     if a is None and b is None:
         rows, columns, widths = merged_quantiles(len(real), len(fake))
         grid = rows.to(real.device), columns.to(real.device), widths.to(real.device)
-    sides = (real, a), (fake, b)
-    a, b = (torch.full_like(c[:, 0], 1 / len(c)).double() if w is None else w for c, w in sides)
-    return _Problem(real / scale, fake / scale, a, b, grid)
+    a, b = (
+        torch.full_like(cloud[:, 0], 1 / len(cloud)).double() if weights is None else weights
+        for cloud, weights in ((real, a), (fake, b))
+    )
+    return _Problem(real / scale, fake / scale, a, b, grid), centre
 
 
 def _means(problem: _Problem) -> tuple[Tensor, Tensor]:
@@ -278,24 +283,24 @@ def _means(problem: _Problem) -> tuple[Tensor, Tensor]:
     return problem.real_weights.to(real) @ real, problem.fake_weights.to(fake) @ fake
 
 
-def _starts(problem: _Problem, normal: Tensor, options: _Options) -> Tensor:
+def _starts(problem: _Problem, normal: Tensor, solver: MaxSliced) -> Tensor:
     """Unit directions (K, D): the mean difference, eigenvectors, and the best random ones."""
     dimension = normal.shape[1]
     if dimension == 1:
         return normal.new_ones(1, 1)
     real_mean, fake_mean = _means(problem)
     starts = [(fake_mean - real_mean)[None]]
-    num_eigenvectors = min(options.num_starts // 2, dimension)
+    num_eigenvectors = min(solver.num_starts // 2, dimension)
     if num_eigenvectors:
         starts.append(_eigenvectors(problem, normal[_NUM_RANDOM:], num_eigenvectors))
     random = normalize(normal[:_NUM_RANDOM], dim=1)
     size = max(1, _CHUNK_ELEMENTS // (len(problem.real) + len(problem.fake)))
-    costs = torch.cat([_climb(problem, c, options.order)[0] for c in random.split(size)])
+    costs = torch.cat([_climb(problem, c, solver.order)[0] for c in random.split(size)])
     starts.append(random[costs.argsort(descending=True)])
     directions = torch.cat(starts)
     lengths = directions.norm(dim=1, keepdim=True)
     used = lengths[:, 0] > 0  # equal means are no start
-    return (directions[used] / lengths[used])[: options.num_starts]
+    return (directions[used] / lengths[used])[: solver.num_starts]
 
 
 def _eigenvectors(problem: _Problem, normal: Tensor, count: int) -> Tensor:
@@ -320,24 +325,24 @@ def _spread(cloud: Tensor, weights: Tensor, directions: Tensor) -> Tensor:
     return ((projected - (projected @ weights)[:, None]) * weights) @ cloud
 
 
-def _ascend(problem: _Problem, directions: Tensor, options: _Options) -> tuple[Tensor, float, int]:
+def _ascend(problem: _Problem, directions: Tensor, solver: MaxSliced) -> tuple[Tensor, float, int]:
     """Climb from all starts (K, D) at once: the best end, what a step still promises, and when."""
     eps = torch.finfo(directions.dtype).eps
     reach = max(float(cloud.norm(dim=1).max()) for cloud in (problem.real, problem.fake))
-    floor = (4 * eps * reach) ** options.order  # below it projections differ by rounding alone
-    costs, slopes = _climb(problem, directions, options.order)
+    floor = (4 * eps * reach) ** solver.order  # below it projections differ by rounding alone
+    costs, slopes = _climb(problem, directions, solver.order)
     slopes = _tangent(slopes, directions)
     ways, steps = slopes.clone(), costs.new_ones(len(costs))
-    for iteration in range(options.max_iterations + 1):
-        promise = options.order * steps * ways.square().sum(1)
+    for iteration in range(solver.max_iterations + 1):
+        promise = solver.order * steps * ways.square().sum(1)
         hopeless = (costs <= floor) | (costs * (1 + _PATIENCE * promise) < costs.max())
         promise = torch.where(hopeless, 0.0, promise)
         most = float(promise.max())
-        if most < options.tolerance or iteration == options.max_iterations:
+        if most < solver.tolerance or iteration == solver.max_iterations:
             break
-        k = (promise >= options.tolerance).nonzero()[:, 0]
+        k = (promise >= solver.tolerance).nonzero()[:, 0]
         end = normalize(directions[k] + steps[k, None].to(ways) * ways[k], dim=1)
-        end_costs, end_slopes = _climb(problem, end, options.order)
+        end_costs, end_slopes = _climb(problem, end, solver.order)
         gain = end_costs - costs[k]
         steps[k] *= torch.where(gain > 0.1 * promise[k] * costs[k], 2.0, 0.7)
         ways[k] = _shortest(ways[k], _tangent(end_slopes, directions[k]))
@@ -345,7 +350,7 @@ def _ascend(problem: _Problem, directions: Tensor, options: _Options) -> tuple[T
         directions[better], costs[better] = end[gain > 0], end_costs[gain > 0]
         ways[better] = slopes[better] = _tangent(end_slopes, end)[gain > 0]
         # Slopes that cancel out say that the top is no further than the step, so look closer.
-        spent = k[options.order * steps[k] * ways[k].square().sum(1) < options.tolerance]
+        spent = k[solver.order * steps[k] * ways[k].square().sum(1) < solver.tolerance]
         ways[spent] = slopes[spent]
         steps[spent] *= 0.1
     return normalize(directions[costs.argmax()].double(), dim=0), most, iteration
@@ -379,13 +384,6 @@ def _climb(problem: _Problem, directions: Tensor, order: float) -> tuple[Tensor,
     return costs, slopes
 
 
-def _costs(x: Tensor, y: Tensor, pairs: _Pairs, order: float) -> Tensor:
-    """W_p^p (L,) in float64 along each row of projections (L, N) and (L, M)."""
-    difference = (x.gather(1, pairs.rows) - y.gather(1, pairs.columns)).double()
-    powers = difference.square() if order == 2 else difference.abs().pow(order)
-    return (powers * pairs.masses).sum(1)
-
-
 def _pairs(x: Tensor, y: Tensor, problem: _Problem) -> _Pairs:
     """Pair equal quantiles of projections (L, N) and (L, M)."""
     x_order, y_order = ranking_of(x), ranking_of(y)
@@ -394,7 +392,5 @@ def _pairs(x: Tensor, y: Tensor, problem: _Problem) -> _Pairs:
         return _Pairs(x_order[:, rows], y_order[:, columns], widths)
     x_levels = cumulative(problem.real_weights[x_order])
     y_levels = cumulative(problem.fake_weights[y_order])
-    levels = torch.cat([x_levels, y_levels], 1).sort(1).values
-    masses = torch.diff(levels, dim=1, prepend=torch.zeros_like(levels[:, :1]))
-    rows = x_order.gather(1, torch.searchsorted(x_levels, levels))
-    return _Pairs(rows, y_order.gather(1, torch.searchsorted(y_levels, levels)), masses)
+    rows, columns, masses = merged_levels(x_levels, y_levels)
+    return _Pairs(x_order.gather(1, rows), y_order.gather(1, columns), masses)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,7 +40,8 @@ from otmetrics.transport.sliced.slices import (
     measure_along,
     split_costs_along,
 )
-from otmetrics.unknown_options import ToldOptions, told_options
+from otmetrics.transport.solver import Solver
+from otmetrics.unknown_options import options_of, told_options
 
 _FAR = 16.0  # squared distance of the mean from the origin, in variances, from which clouds move
 _ENOUGH = 1024  # points that tell where a cloud is
@@ -49,29 +50,17 @@ _MOST_PER_SPLIT = 16  # directions that share one split into halves
 _ROUNDINGS = 64  # distances below this many roundings of a projection are zero
 
 
-class SlicedOptions(NamedTuple):
-    """Options of a sliced distance; see `sliced_result`."""
-
-    order: float = 2.0
-    num_projections: int = 1024
-    orthogonal: bool = True
-    tolerance: float | None = None
-    max_projections: int = 65536
-    debiased: bool = False
-
-
-class _Question(NamedTuple):
-    """Clouds (..., N, D) near the origin, their weights in float64, and the options."""
+class _Sides(NamedTuple):
+    """Clouds (..., N, D) and (..., M, D) near the origin, and their weights in float64."""
 
     real: Tensor
     fake: Tensor
     a: Tensor | None
     b: Tensor | None
-    options: SlicedOptions
 
     @property
-    def rows(self) -> Weights:
-        """Both weights (..., 1, N), the same along every direction."""
+    def weights(self) -> Weights:
+        """Both weights as (..., 1, N), the same along every direction."""
         a, b = (w if w is None else w.unsqueeze(-2) for w in (self.a, self.b))
         return a, b
 
@@ -84,23 +73,9 @@ class _Slices(NamedTuple):
     squares: Tensor
 
 
-@told_options
-def sliced_result(
-    real: Tensor,
-    fake: Tensor,
-    *,
-    order: float = 2.0,
-    num_projections: int = 1024,
-    orthogonal: bool = True,
-    tolerance: float | None = None,
-    max_projections: int = 65536,
-    debiased: bool = False,
-    directions: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    real_weights: Tensor | None = None,
-    fake_weights: Tensor | None = None,
-) -> TransportResult:
-    """Sliced Wasserstein cost SW_p^p = E_theta W_p^p(theta . real, theta . fake), estimated.
+@dataclass(frozen=True)
+class Sliced(Solver):
+    """Sliced Wasserstein distance, SW_p^p = E_theta W_p^p(theta . real, theta . fake), estimated.
 
     Random directions are corrected by control variates: the squared difference of the projected
     means and both projected variances have known means over the sphere, and follow the costs
@@ -108,35 +83,24 @@ def sliced_result(
     and scalings about the mean are exact. Time O(L (N + M) (D + log(N + M))), memory
     O((N + M) (D + chunk)), both also with gradient, whatever L.
 
-    Args:
-        real: Features (N, D) or (B, N, D).
-        fake: Features (M, D) or (B, M, D); M may differ from N.
+    Attributes:
         order: The order p >= 1.
-        num_projections: Number L of random directions, ignored when `directions` are given.
-        orthogonal: Whether random directions come in independent blocks of orthonormal ones;
-            see `random_directions`.
-        tolerance: Standard error of the value, as a share of the value in (0, 1), below which no
-            more directions are added, at least 16 blocks of them; None takes L directions. Not with
-            `debiased`, whose value may be 0.
-        max_projections: Most directions to add, at least L. Only read with `tolerance`.
+        num_projections: Number L of random directions.
+        seed: Seed of the directions, which are the same on every device.
+        orthogonal: Whether directions come in independent blocks of orthonormal ones; see
+            `functional.random_directions`.
+        tolerance: Largest standard error of the value, as a share of the value in (0, 1):
+            directions are added until it is reached, at least 16 blocks of them. None takes L.
+        max_projections: Most directions to add, at least L; only read with `tolerance`.
         debiased: Whether to multiply the differences of two independent pairs of halves of the
             samples instead of squaring one: at p = 2 the expectation of the cost is then 0 where
-            both laws agree, as that of no other distance between samples is, and the cost may be
-            negative. Each block of directions splits anew, into halves of the smaller size. The
-            samples must be independent: of a cloud and itself, the cost is negative.
-        directions: Unit directions (D, L) to use instead of random ones; the plain mean over them.
-        generator: CPU generator of directions and splits; None takes `directions.seeded(0)`.
-        real_weights: Non-negative weights (N,) or (B, N), normalised here; None for uniform.
-        fake_weights: The same for `fake`.
-
-    Returns:
-        Value and cost with the standard error of the value over the random directions and splits
-        (None for given directions or fewer than two). The value of a negative cost is minus the
-        root of its size. Differentiable once in both clouds and their weights.
+            both distributions agree, as that of no other distance between samples is, and the cost
+            may be negative. Each block of directions splits again, into halves of the smaller size.
+            The samples must be independent: of a cloud and itself, the cost is negative. Not with
+            `tolerance`, as the value may be 0.
 
     Raises:
-        TypeError: If a cloud is not a floating tensor.
-        ValueError: If a shape, a weight or an option breaks its rule.
+        ValueError: If an option breaks its rule.
 
     References:
         Rabin, Peyre, Delon, Bernot, Wasserstein barycenter and its application to texture mixing,
@@ -144,114 +108,249 @@ def sliced_result(
         Ho, Sliced Wasserstein estimation with control variates, 2024; Rowland et al., Orthogonal
         estimation of Wasserstein distances, 2019.
     """
-    options = SlicedOptions(
-        order, num_projections, orthogonal, tolerance, max_projections, debiased
-    )
-    check_sliced_options(options)
-    real, fake = checked_clouds(real, fake, order=order, min_samples=2 if debiased else 1)
-    a = checked_weights("real_weights", real_weights, real)
-    b = checked_weights("fake_weights", fake_weights, fake)
-    if debiased and not (a is None and b is None):
-        raise ValueError("`debiased` must be False for weighted samples, which halves do not have.")
-    generator = checked_generator(generator, direction_generator(0))
-    question = _Question(*_near_origin(real, fake), a, b, options)
-    note = weights_note(real_weights, fake_weights)
-    if directions is None:
-        result = _estimate(question, generator)
+
+    order: float = 2.0
+    num_projections: int = 1024
+    seed: int = 0
+    orthogonal: bool = True
+    tolerance: float | None = None
+    max_projections: int = 65536
+    debiased: bool = False
+
+    def __post_init__(self) -> None:
+        check_order(self.order)
+        check_at_least("num_projections", self.num_projections, 1)
+        check_seed(self.seed)
+        check_flag("orthogonal", self.orthogonal)
+        check_flag("debiased", self.debiased)
+        if self.debiased and self.order != 2:
+            raise ValueError(f"`debiased` must be False unless `order` is 2, got {self.order}.")
+
+        if self.tolerance is not None:
+            if self.debiased:
+                raise ValueError("`tolerance` must be None with `debiased`, whose value may be 0.")
+            check_share("tolerance", self.tolerance)
+            check_at_least("max_projections", self.max_projections, self.num_projections)
+
+    @told_options
+    def solve(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        *,
+        real_weights: Tensor | None = None,
+        fake_weights: Tensor | None = None,
+        directions: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> TransportResult:
+        """Estimate SW_p with its standard error.
+
+        Args:
+            real: Features (N, D) or (B, N, D).
+            fake: Features (M, D) or (B, M, D); M may differ from N.
+            real_weights: Non-negative weights (N,) or (B, N), normalised here; None for uniform.
+            fake_weights: The same for `fake`.
+            directions: Unit directions (D, L) to use instead of random ones; the plain mean over
+                them.
+            generator: CPU generator of directions and splits; None takes the one of `seed`.
+
+        Returns:
+            Value and cost with the standard error of the value over the random directions and
+            splits (None for given directions or fewer than two). The value of a negative cost is
+            minus the root of its size. Differentiable once in both clouds and their weights.
+
+        Raises:
+            TypeError: If a cloud is not a floating tensor.
+            ValueError: If a shape or a weight breaks its rule.
+
+        Warns:
+            ConvergenceWarning: If `max_projections` directions do not reach the tolerance.
+        """
+        real, fake = checked_clouds(real, fake, order=self.order, min_samples=1 + self.debiased)
+        a = checked_weights("real_weights", real_weights, real)
+        b = checked_weights("fake_weights", fake_weights, fake)
+        if self.debiased and not (a is None and b is None):
+            raise ValueError("`debiased` must be False with weights: halves of samples have none.")
+        generator = checked_generator(generator, direction_generator(self.seed))
+
+        sides = _Sides(*_near_origin(real, fake), a, b)
+        if directions is None:
+            result = self._estimate(sides, generator)
+        else:
+            result = self._mean_along(sides, directions, generator)
+        note = weights_note(real_weights, fake_weights)
         return result._replace(message=result.message + note)
-    if tolerance is not None:
-        raise ValueError("`tolerance` must be None for given `directions`: none can be added.")
-    rows = checked_directions(directions, real)
-    measure = costs_along(order)
-    block = len(rows)
-    if debiased:
-        block = _block(question, block)
-        measure = _splitting(question, len(rows), block, generator)
-    costs = measure_along(*question[:2], rows, measure, block, question.rows)[..., 0]
-    return _result(costs.mean(-1), None, question, f"mean over {len(rows)} given directions{note}")
+
+    def _mean_along(
+        self, sides: _Sides, directions: Tensor, generator: torch.Generator
+    ) -> TransportResult:
+        """The plain mean over directions that are given."""
+        if self.tolerance is not None:
+            raise ValueError("`tolerance` must be None for given `directions`: none can be added.")
+        rows = checked_directions(directions, sides.real)
+        block, measure = len(rows), costs_along(self.order)
+        if self.debiased:
+            block = self._block_size(sides, len(rows))
+            measure = _split_measure(sides, len(rows), block, generator)
+
+        costs = measure_along(sides.real, sides.fake, rows, measure, block, sides.weights)[..., 0]
+        message = f"mean over {len(rows)} given directions"
+        return self._result(costs.mean(-1), None, sides, message)
+
+    def _estimate(self, sides: _Sides, generator: torch.Generator) -> TransportResult:
+        """The mean over random directions, of which a tolerance takes as many as it needs."""
+        block = self._block_size(sides, self.num_projections)
+        target = self.num_projections
+        if self.tolerance is not None:  # fewer blocks may agree by chance
+            target = self._whole_blocks(max(target, FEWEST_BLOCKS * block), block)
+
+        slices = self._measure_slices(sides, target, block, generator)
+        while True:
+            cost, error = self._mean(slices, block)
+            message = f"mean over {target} directions"
+            if self.tolerance is None:
+                return self._result(cost, error, sides, message)
+
+            # Too few blocks tell no error to rely on, a single one none at all.
+            missing = math.inf
+            if error is not None and target >= FEWEST_BLOCKS * block:
+                missing = self._missing(cost, error, slices.squares, sides)
+            if missing <= 1:
+                return self._result(cost, error, sides, message)
+            if target + block > self.max_projections:
+                message = (
+                    f"{target} directions leave a standard error {missing:.2g} times as large as "
+                    f"`tolerance` ({self.tolerance}) allows: raise it or `max_projections` "
+                    f"({self.max_projections})."
+                )
+                warn_unconverged(message)
+                return self._result(cost, error, sides, message, converged=False)
+
+            # Errors fall with the root of the number; a tenth more saves a round that just fails.
+            growth = min(1.1 * missing**2, _MOST_GROWTH)
+            wanted = self._whole_blocks(max(target + block, math.ceil(target * growth)), block)
+            more = self._measure_slices(sides, wanted - target, block, generator)
+            slices, target = _join_slices(slices, more), wanted
+
+    def _whole_blocks(self, num: int, block: int) -> int:
+        """A number of directions, rounded up to whole blocks as far as the most allow."""
+        most = max(block, self.max_projections // block * block)
+        return min(-(-num // block) * block, most)
+
+    def _block_size(self, sides: _Sides, num_projections: int) -> int:
+        """Directions per block: few enough for many blocks where each splits the samples again."""
+        most = _MOST_PER_SPLIT if self.debiased else None
+        dimension = sides.real.shape[-1]
+        return block_size(dimension, num_projections, orthogonal=self.orthogonal, most=most)
+
+    def _measure_slices(
+        self, sides: _Sides, num: int, block: int, generator: torch.Generator
+    ) -> _Slices:
+        """Costs and controls along new random directions."""
+        directions = random_directions(
+            sides.real.shape[-1], num, generator=generator, orthogonal=self.orthogonal, block=block
+        )
+        rows = directions.T.to(sides.real)
+        border, measure = None, costs_and_squares_along(self.order)
+        if self.debiased:
+            border, measure = block, _split_measure(sides, num, block, generator)
+
+        numbers = measure_along(sides.real, sides.fake, rows, measure, border, sides.weights)
+        costs, squares = numbers[..., 0], numbers[..., 1:]
+        return _Slices(costs, _controls(sides, rows, squares), squares)
+
+    def _mean(self, slices: _Slices, block: int) -> tuple[Tensor, Tensor | None]:
+        """The cost, and the standard error of its root where there is more than one block."""
+        costs, deviations = apply_controls(
+            slices.costs, slices.controls, positive=not self.debiased
+        )
+        cost = costs.mean(-1)
+        if costs.shape[-1] <= block:
+            return cost, None
+        return cost, error_of_root(error_of_mean(deviations, block), cost, self.order)
+
+    def _missing(self, cost: Tensor, error: Tensor, squares: Tensor, sides: _Sides) -> float:
+        """The largest error of a batch as a multiple of the tolerance; 0 where all is rounding."""
+        assert self.tolerance is not None
+        value = root(cost.detach().abs(), self.order)
+        lengths = squares.detach().mean(-2).sum(-1).sqrt()
+        rounding = _ROUNDINGS * torch.finfo(sides.real.dtype).eps * lengths
+        allowed = self.tolerance * value.clamp_min(1e-300)
+        return float(torch.where(value > rounding, error / allowed, 0.0).max())
+
+    def _result(
+        self,
+        cost: Tensor,
+        error: Tensor | None,
+        sides: _Sides,
+        message: str,
+        converged: bool = True,
+    ) -> TransportResult:
+        """Round to the dtype of the clouds."""
+        dtype, value = sides.real.dtype, root(cost, self.order)
+        if self.debiased:
+            value = value - root(-cost, self.order)
+        return TransportResult(
+            value=value.to(dtype),
+            cost=held(cost, dtype),
+            standard_error=None if error is None else error.to(dtype),
+            converged=converged,
+            message=message,
+        )
 
 
-@told_options
+@options_of(Sliced)
 def sliced_wasserstein(
     real: Tensor,
     fake: Tensor,
     *,
-    order: float = 2.0,
-    num_projections: int = 1024,
     directions: Tensor | None = None,
     generator: torch.Generator | None = None,
     real_weights: Tensor | None = None,
     fake_weights: Tensor | None = None,
+    **options: Any,
 ) -> Tensor:
     """Sliced Wasserstein distance SW_p, the p-th root of the mean cost over directions.
 
-    `sliced_result` has the same arguments and more, cost and references, and returns the error too.
+    `Sliced(**options).solve` returns its standard error too.
 
     Args:
         real: Features (N, D) or (B, N, D).
         fake: Features (M, D) or (B, M, D).
-        order: The order p >= 1.
-        num_projections: Number L of random directions.
         directions: Unit directions (D, L) to use instead of random ones.
-        generator: CPU generator of the directions; None takes `directions.seeded(0)`.
+        generator: CPU generator of the directions; None takes the one of the option `seed`.
         real_weights: Non-negative weights (N,) or (B, N); None for uniform.
         fake_weights: The same for `fake`.
+        **options: Options: the fields of `Sliced`.
 
     Returns:
-        Scalar or (B,), in the units of the features, >= 0, differentiable in both clouds.
+        Scalar or (B,), in the units of the features, >= 0 unless `debiased`, differentiable in both
+        clouds.
 
     Example:
         >>> x = torch.randn(100, 3, dtype=torch.float64)
         >>> round(sliced_wasserstein(x, x[torch.randperm(100)]).item(), 9)
         0.0
     """
-    return sliced_result(
+    return Sliced(**options)(
         real,
         fake,
-        order=order,
-        num_projections=num_projections,
         directions=directions,
         generator=generator,
         real_weights=real_weights,
         fake_weights=fake_weights,
-    ).value
-
-
-def check_sliced_options(options: SlicedOptions) -> None:
-    """Raise unless every option keeps its rule.
-
-    Args:
-        options: The options of a sliced distance.
-
-    Raises:
-        ValueError: If one does not.
-    """
-    check_order(options.order)
-    check_at_least("num_projections", options.num_projections, 1)
-    check_flag("orthogonal", options.orthogonal)
-    check_flag("debiased", options.debiased)
-    if options.debiased and options.order != 2:
-        raise ValueError(f"`debiased` must be False unless `order` is 2, got {options.order}.")
-    if options.tolerance is not None:
-        if options.debiased:
-            raise ValueError("`tolerance` must be None with `debiased`, whose value may be 0.")
-        check_share("tolerance", options.tolerance)
-        check_at_least("max_projections", options.max_projections, options.num_projections)
+    )
 
 
 def far_centre(real: Tensor, fake: Tensor) -> Tensor | None:
-    """Where two clouds lie, if that is so far out that projections would lose digits.
+    """Where two clouds (..., N, D) lie, if so far out that projections would lose digits.
 
-    Args:
-        real: Features (..., N, D).
-        fake: Features (..., M, D).
-
-    Returns:
-        About their common mean (..., 1, D); None where they lie near the origin.
+    About their common mean (..., 1, D); None where they lie near the origin.
     """
     # Up to some 2000 points of each, evenly spaced, tell.
     some = [c.detach()[..., :: max(1, c.shape[-2] // _ENOUGH), :] for c in (real, fake)]
     centre = ((some[0].mean(-2) + some[1].mean(-2)) / 2).unsqueeze(-2)
+
     squares = (_mean_square(cloud, None) for cloud in some)
     out = centre.double().square().sum((-2, -1))
     inside = sum(squares) / 2 - out
@@ -264,104 +363,26 @@ def _near_origin(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     return (real, fake) if centre is None else (real - centre, fake - centre)
 
 
-def _estimate(question: _Question, generator: torch.Generator) -> TransportResult:
-    """The mean over random directions, with its error; more of them until it is small enough."""
-    options = question.options
-    tolerance = options.tolerance
-    block = _block(question, options.num_projections)
-    most = options.num_projections if tolerance is None else options.max_projections
-    target, slices = options.num_projections, None
-    if tolerance is not None:  # fewer blocks may agree by chance
-        target = max(target, FEWEST_BLOCKS * block)
-    while True:
-        if tolerance is not None:
-            target = min(-(-target // block) * block, max(block, most // block * block))
-        done = 0 if slices is None else slices.costs.shape[-1]
-        more = _measure_slices(question, target - done, block, generator)
-        slices = more if slices is None else _join_slices(slices, more)
-        costs, deviations = apply_controls(
-            slices.costs, slices.controls, positive=not options.debiased
-        )
-        cost = costs.mean(-1)
-        error = None
-        if target > block:
-            error = error_of_root(error_of_mean(deviations, block), cost, options.order)
-        if tolerance is None:
-            return _result(cost, error, question, f"mean over {target} directions")
-        # Too few blocks tell no error to rely on, a single one none at all.
-        if error is None or target < FEWEST_BLOCKS * block:
-            missing = math.inf
-        else:
-            missing = _missing(cost, error, slices.squares, question)
-        if missing <= 1:
-            return _result(cost, error, question, f"mean over {target} directions")
-        if target + block > most:
-            message = (
-                f"{target} directions leave a standard error {missing:.2g} times as large as "
-                f"`tolerance` ({tolerance}) allows: raise it or `max_projections` ({most})."
-            )
-            warn_unconverged(message)
-            return _result(cost, error, question, message, converged=False)
-        growth = min(1.1 * missing**2, _MOST_GROWTH)
-        target = max(target + block, math.ceil(target * growth))
+def _split_measure(sides: _Sides, num: int, block: int, generator: torch.Generator) -> Measure:
+    """The split-half measure of so many directions, with a seed for each block."""
+    seeds = torch.randint(2**62, (-(-num // block),), generator=generator)
+    return split_costs_along((sides.real.shape[-2], sides.fake.shape[-2]), block, seeds)
 
 
-def _missing(cost: Tensor, error: Tensor, squares: Tensor, question: _Question) -> float:
-    """The largest error of a batch as a multiple of what is allowed; 0 where all is rounding."""
-    order, tolerance = question.options.order, question.options.tolerance
-    assert tolerance is not None
-    value = root(cost.detach().abs(), order)
-    lengths = squares.detach().mean(-2).sum(-1).sqrt()
-    rounding = _ROUNDINGS * torch.finfo(question.real.dtype).eps * lengths
-    ratio = torch.where(value > rounding, error / (tolerance * value.clamp_min(1e-300)), 0.0)
-    return float(ratio.max())
+def _controls(sides: _Sides, rows: Tensor, squares: Tensor) -> Tensor:
+    """Functions (..., L, 3) of directions (L, D) whose means over the sphere are 0.
 
-
-def _measure_slices(
-    question: _Question, num_projections: int, block: int, generator: torch.Generator
-) -> _Slices:
-    """Costs and controls along new random directions."""
-    real, fake, options = question.real, question.fake, question.options
-    dimension = real.shape[-1]
-    directions = random_directions(
-        dimension, num_projections, generator=generator, orthogonal=options.orthogonal, block=block
-    )
-    rows = directions.T.to(real)
-    if options.debiased:
-        border: int | None = block
-        measure = _splitting(question, num_projections, block, generator)
-    else:
-        border, measure = None, costs_and_squares_along(options.order)
-    numbers = measure_along(real, fake, rows, measure, border, question.rows)
-    costs, squares = numbers[..., 0], numbers[..., 1:]
-    return _Slices(costs, _controls(question, rows, squares), squares)
-
-
-def _block(question: _Question, num_projections: int) -> int:
-    """Directions a block: few enough for many blocks where each splits the samples anew."""
-    options = question.options
-    most = _MOST_PER_SPLIT if options.debiased else None
-    dimension = question.real.shape[-1]
-    return block_size(dimension, num_projections, orthogonal=options.orthogonal, most=most)
-
-
-def _splitting(
-    question: _Question, num_projections: int, block: int, generator: torch.Generator
-) -> Measure:
-    """The split-half measure, with a seed for each block."""
-    seeds = torch.randint(2**62, (-(-num_projections // block),), generator=generator)
-    sizes = question.real.shape[-2], question.fake.shape[-2]
-    return split_costs_along(sizes, block, seeds)
-
-
-def _controls(question: _Question, rows: Tensor, squares: Tensor) -> Tensor:
-    """Functions of the directions whose mean over the sphere is 0; see `sliced_result`."""
-    sides, dimension = ((question.real, question.a), (question.fake, question.b)), rows.shape[-1]
-    means = [_mean(*side) for side in sides]
+    The squared difference of the projected means has the mean |difference|^2 / D, a projected
+    variance the mean trace / D; `squares` are the projected mean squares of both sides.
+    """
+    dimension = rows.shape[-1]
+    pairs = (sides.real, sides.a), (sides.fake, sides.b)
+    means = [_mean(*side) for side in pairs]
     along = [mean @ rows.double().T for mean in means]
+
     shift = (along[0] - along[1]).square()
     controls = [shift - ((means[0] - means[1]).square().sum(-1) / dimension).unsqueeze(-1)]
-    for i, side in enumerate(sides):
+    for i, side in enumerate(pairs):
         variance = squares[..., i] - along[i].square()
         expected = (_mean_square(*side) - means[i].square().sum(-1)) / dimension
         controls.append(variance - expected.unsqueeze(-1))
@@ -389,106 +410,3 @@ def _join_slices(first: _Slices, second: _Slices) -> _Slices:
         torch.cat([first.controls, second.controls], -2),
         torch.cat([first.squares, second.squares], -2),
     )
-
-
-def _result(
-    cost: Tensor, error: Tensor | None, question: _Question, message: str, converged: bool = True
-) -> TransportResult:
-    """Round to the dtype of the clouds."""
-    dtype, order = question.real.dtype, question.options.order
-    value = root(cost, order)
-    if question.options.debiased:
-        value = value - root(-cost, order)
-    return TransportResult(
-        value=value.to(dtype),
-        cost=held(cost, dtype),
-        standard_error=None if error is None else error.to(dtype),
-        converged=converged,
-        message=message,
-    )
-
-
-@dataclass(frozen=True)
-class Sliced(ToldOptions):
-    """Sliced Wasserstein distance over random directions; see `functional.sliced_result`.
-
-    Attributes:
-        order: The order p >= 1.
-        num_projections: Number L of directions.
-        seed: Seed of the directions, which are the same on every device.
-        orthogonal: Whether directions come in blocks of orthonormal ones, or independent.
-        tolerance: Largest standard error of the value, as a share of it: directions are added
-            until it is reached. None takes L.
-        max_projections: Most directions to add; only read with `tolerance`.
-        debiased: Whether to estimate SW_2^2 from halves of the samples, without the bias that
-            makes distances between samples of one law positive; it may be negative, and samples
-            must be independent. Not with `tolerance`.
-
-    Raises:
-        ValueError: If an option breaks its rule.
-    """
-
-    order: float = 2.0
-    num_projections: int = 1024
-    seed: int = 0
-    orthogonal: bool = True
-    tolerance: float | None = None
-    max_projections: int = 65536
-    debiased: bool = False
-
-    def __post_init__(self) -> None:
-        check_sliced_options(self._options)
-        check_seed(self.seed)
-
-    @property
-    def _options(self) -> SlicedOptions:
-        """All but the seed."""
-        return SlicedOptions(
-            self.order,
-            self.num_projections,
-            self.orthogonal,
-            self.tolerance,
-            self.max_projections,
-            self.debiased,
-        )
-
-    @told_options
-    def solve(
-        self,
-        real: Tensor,
-        fake: Tensor,
-        *,
-        real_weights: Tensor | None = None,
-        fake_weights: Tensor | None = None,
-    ) -> TransportResult:
-        """Estimate SW_p with its standard error.
-
-        Args:
-            real: Features (N, D) or (B, N, D).
-            fake: Features (M, D) or (B, M, D); M may differ from N.
-            real_weights: Non-negative weights (N,) or (B, N); None for uniform.
-            fake_weights: The same for `fake`.
-
-        Returns:
-            Value, cost and standard error.
-        """
-        return sliced_result(
-            real,
-            fake,
-            **self._options._asdict(),
-            generator=direction_generator(self.seed),
-            real_weights=real_weights,
-            fake_weights=fake_weights,
-        )
-
-    @told_options
-    def __call__(
-        self,
-        real: Tensor,
-        fake: Tensor,
-        *,
-        real_weights: Tensor | None = None,
-        fake_weights: Tensor | None = None,
-    ) -> Tensor:
-        """SW_p alone, scalar or (B,), differentiable as `solve` is."""
-        return self.solve(real, fake, real_weights=real_weights, fake_weights=fake_weights).value

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from otmetrics.errors import ConvergenceWarning
-from otmetrics.transport.sliced.max_sliced import max_sliced_result, max_sliced_wasserstein
+from otmetrics.transport.sliced.max_sliced import MaxSliced, max_sliced_wasserstein
 
 LINES = [case for case in transport_cases() if case.real.shape[1] == 1]
 NOTHING = [case for case in transport_cases() if case.cost == 0]
@@ -63,7 +63,7 @@ def test_finds_a_translation_in_many_dimensions(
     x = cloud(n, 512, seed=1, dtype=dtype, device=device)
     shift = cloud(512, seed=2, dtype=dtype, device=device)
     shift = length * shift / shift.norm()
-    result, direction = max_sliced_result(x, x.flip(0) + shift, order=order)
+    result, direction = MaxSliced(order=order).solve(x, x.flip(0) + shift)
     assert result.value.item() == pytest.approx(length, rel=1e-3)
     assert result.value.dtype == direction.dtype == dtype
     assert (direction @ shift).item() == pytest.approx(length, rel=1e-3)
@@ -83,7 +83,7 @@ def test_scaling_about_the_mean(dimension: int, factor: float) -> None:
     x = cloud(300, dimension) * torch.linspace(0.2, 3, dimension, dtype=torch.float64)
     x = x - x.mean(0)
     values, vectors = torch.linalg.eigh(x.T @ x / len(x))
-    result, direction = max_sliced_result(x, factor * x)
+    result, direction = MaxSliced().solve(x, factor * x)
     expected = ((factor - 1) ** 2 * values[-1]).item()
     assert result.cost.item() == pytest.approx(expected, rel=1e-5)
     assert (direction @ vectors[:, -1]).abs().item() == pytest.approx(1, abs=1e-4)
@@ -96,7 +96,7 @@ def test_finds_the_one_coordinate_that_differs(change: str) -> None:
         y[:, 3] += 3
     else:
         y[:, 3] *= 4
-    result, direction = max_sliced_result(x, y)
+    result, direction = MaxSliced().solve(x, y)
     # Both change W_2 along that coordinate by 3 in the limit; samples add to it elsewhere.
     assert result.value.item() == pytest.approx(3, rel=0.15)
     assert result.cost.item() >= along(x, y, torch.eye(40, dtype=x.dtype), 2).max()
@@ -111,7 +111,7 @@ def test_finds_the_one_coordinate_that_differs(change: str) -> None:
 def test_against_all_angles_of_the_plane(shape: tuple[int, int], order: float) -> None:
     n, m = shape
     x, y = cloud(n, 2, seed=1), 1.3 * cloud(m, 2, seed=2)
-    result, direction = max_sliced_result(x, y, order=order)
+    result, direction = MaxSliced(order=order).solve(x, y)
     best = along(x, y, circle(2000), order).max()
     # The grid is 1.6e-3 wide, so it may miss the top of a kink by about as much.
     assert best * (1 - 1e-5) <= result.cost.item() <= best * (1 + 5e-3)
@@ -125,7 +125,7 @@ def test_against_all_angles_of_the_plane(shape: tuple[int, int], order: float) -
 def test_never_below_random_directions(n: int, dimension: int, order: float) -> None:
     x, y = cloud(n, dimension, seed=1), 1.1 * cloud(n, dimension, seed=2)
     best = along(x, y, on_the_sphere(dimension, 1000, seed=3), order).max()
-    cost = max_sliced_result(x, y, order=order).result.cost.item()
+    cost = MaxSliced(order=order).solve(x, y).result.cost.item()
     assert cost >= best * (1 - 1e-5)
     if dimension >= 10:
         assert cost > 1.1 * best  # a search is worth it
@@ -135,14 +135,14 @@ def test_never_below_random_directions(n: int, dimension: int, order: float) -> 
 def test_more_starts_find_little_more(dimension: int) -> None:
     for seed in range(5):
         x, y = cloud(60, dimension, seed=2 * seed), 1.1 * cloud(60, dimension, seed=2 * seed + 1)
-        few, many = (max_sliced_result(x, y, num_starts=k).result.cost.item() for k in (8, 100))
+        few, many = (MaxSliced(num_starts=k).solve(x, y).result.cost.item() for k in (8, 100))
         assert many * 0.99 <= few <= many * (1 + 1e-4)
 
 
 @pytest.mark.parametrize("num_starts", [1, 2, 3, 9, 400])
 def test_any_number_of_starts(num_starts: int) -> None:
     x, y = cloud(12, 4, seed=1), cloud(12, 4, seed=2)
-    result = max_sliced_result(x, y, num_starts=num_starts).result
+    result = MaxSliced(num_starts=num_starts).solve(x, y).result
     # The difference of the means is always there, and no start ends below where it began.
     mean = y.mean(0) - x.mean(0)
     assert result.cost.item() >= along(x, y, (mean / mean.norm())[:, None], 2)[0]
@@ -158,7 +158,7 @@ def test_below_the_exact_distance(weighted: bool, shape: tuple[int, int], order:
     x, y = cloud(n, 4, seed=1), cloud(m, 4, seed=2)
     a = weights(n, seed=3, zeros=n // 4) if weighted else None
     b = weights(m, seed=4, zeros=m // 4) if weighted else None
-    result, direction = max_sliced_result(x, y, order=order, real_weights=a, fake_weights=b)
+    result, direction = MaxSliced(order=order).solve(x, y, real_weights=a, fake_weights=b)
     exact, _ = oracles.transport(
         oracles.costs(x.numpy(), y.numpy(), order),
         None if a is None else a.numpy(),
@@ -177,7 +177,7 @@ def test_below_the_exact_distance(weighted: bool, shape: tuple[int, int], order:
 
 @pytest.mark.parametrize("case", LINES, ids=lambda case: f"{case.name}-{case.order}")
 def test_a_line_has_one_direction(case: TransportCase) -> None:
-    result, direction = max_sliced_result(case.real, case.fake, order=case.order)
+    result, direction = MaxSliced(order=case.order).solve(case.real, case.fake)
     assert result.cost.item() == pytest.approx(case.cost, rel=1e-12)
     assert direction.abs().item() == 1
 
@@ -185,7 +185,7 @@ def test_a_line_has_one_direction(case: TransportCase) -> None:
 @pytest.mark.parametrize("case", NOTHING, ids=lambda case: f"{case.name}-{case.order}")
 def test_equal_laws(case: TransportCase) -> None:
     x = case.real.clone().requires_grad_()
-    result, direction = max_sliced_result(x, case.fake, order=case.order)
+    result, direction = MaxSliced(order=case.order).solve(x, case.fake)
     # The projection of a point may differ by a rounding between matrix products of two sizes.
     assert result.value.item() == pytest.approx(0, abs=1e-14)
     assert result.converged
@@ -197,7 +197,7 @@ def test_equal_laws(case: TransportCase) -> None:
 
 
 def test_one_place() -> None:
-    result, direction = max_sliced_result(torch.ones(3, 5), torch.ones(4, 5))
+    result, direction = MaxSliced().solve(torch.ones(3, 5), torch.ones(4, 5))
     assert result.value == 0
     assert direction.isfinite().all()
 
@@ -225,8 +225,8 @@ def test_rotation(order: float) -> None:
     x, y = cloud(100, 6, seed=1), cloud(80, 6, seed=2)
     y[:, 0] = 3 * y[:, 0] + 1
     rotation = torch.linalg.qr(cloud(6, 6, seed=3)).Q
-    result, direction = max_sliced_result(x, y, order=order)
-    turned, turned_direction = max_sliced_result(x @ rotation, y @ rotation, order=order)
+    result, direction = MaxSliced(order=order).solve(x, y)
+    turned, turned_direction = MaxSliced(order=order).solve(x @ rotation, y @ rotation)
     assert turned.value.item() == pytest.approx(result.value.item(), rel=1e-3)
     torch.testing.assert_close(turned_direction, direction @ rotation, rtol=0, atol=0.03)
 
@@ -246,12 +246,12 @@ def test_batch_equals_loop(weighted: bool, order: float) -> None:
     x, y = cloud(3, 9, 5, seed=1), cloud(3, 6, 5, seed=2)
     a = weights(3, 9, seed=3) if weighted else None
     b = weights(6, seed=4) if weighted else None
-    batch = max_sliced_result(x, y, order=order, real_weights=a, fake_weights=b)
+    batch = MaxSliced(order=order).solve(x, y, real_weights=a, fake_weights=b)
     assert batch.result.value.shape == batch.result.cost.shape == (3,)
     assert batch.direction.shape == (3, 5)
     for i in range(3):
-        alone = max_sliced_result(
-            x[i], y[i], order=order, real_weights=None if a is None else a[i], fake_weights=b
+        alone = MaxSliced(order=order).solve(
+            x[i], y[i], real_weights=None if a is None else a[i], fake_weights=b
         )
         for name in ("value", "cost", "lower_bound"):
             assert torch.equal(getattr(batch.result, name)[i], getattr(alone.result, name))
@@ -262,9 +262,9 @@ def test_one_seed_gives_one_answer() -> None:
     x, y = cloud(30, 8, seed=1), cloud(20, 8, seed=2)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = max_sliced_result(x, y)
+    first = MaxSliced().solve(x, y)
     assert torch.equal(before, torch.get_rng_state())
-    for again in (max_sliced_result(x, y), max_sliced_result(x, y, generator=seeded(0))):
+    for again in (MaxSliced().solve(x, y), MaxSliced().solve(x, y, generator=seeded(0))):
         assert torch.equal(first.result.value, again.result.value)
         assert torch.equal(first.direction, again.direction)
 
@@ -295,7 +295,7 @@ def test_gradient_is_that_of_the_direction(order: float, shape: tuple[int, int])
     """d cost / d x_i = m_i theta: every point is pushed along the direction, or not at all."""
     n, m = shape
     x, y = cloud(n, 4, seed=1).requires_grad_(), cloud(m, 4, seed=2).requires_grad_()
-    result, direction = max_sliced_result(x, y, order=order)
+    result, direction = MaxSliced(order=order).solve(x, y)
     result.cost.backward()
     assert not direction.requires_grad
     total = 0.0
@@ -316,7 +316,7 @@ def test_single_precision() -> None:
     half = max_sliced_wasserstein(x.half(), y.half())
     assert half.dtype == torch.float32
     # The answer along the direction found is right to the digits of its dtype.
-    result, direction = max_sliced_result(x.float(), y.float())
+    result, direction = MaxSliced().solve(x.float(), y.float())
     theta = direction.double() / direction.double().norm()
     reached = along(x.float().double(), y.float().double(), theta[:, None], 2)[0]
     assert result.cost.item() == pytest.approx(reached, rel=relative_tolerance(torch.float32))
@@ -332,10 +332,10 @@ def test_autocast_changes_nothing() -> None:
 def test_too_few_iterations_warn() -> None:
     x, y = cloud(50, 20, seed=1), cloud(50, 20, seed=2)
     with pytest.warns(ConvergenceWarning, match=r"after 1 iterations.*raise `max_iterations`"):
-        result = max_sliced_result(x, y, max_iterations=1).result
+        result = MaxSliced(max_iterations=1).solve(x, y).result
     assert not result.converged
     assert result.num_iterations == 1
-    full = max_sliced_result(x, y).result
+    full = MaxSliced().solve(x, y).result
     assert full.converged
     assert full.num_iterations is not None
     assert 1 < full.num_iterations < 500
@@ -358,13 +358,13 @@ def test_bounds_on_any_shape(
     x, y = cloud(n, dimension, seed=seed), cloud(m, dimension, seed=seed + 1)
     if rounded:
         x, y = x.round(), y.round()
-    result, direction = max_sliced_result(x, y, order=order)
+    result, direction = MaxSliced(order=order).solve(x, y)
     assert direction.norm().item() == pytest.approx(1, abs=1e-12)
     exact, _ = oracles.transport(oracles.costs(x.numpy(), y.numpy(), order))
     assert result.cost.item() <= exact * (1 + 1e-9) + 1e-12
     axes = along(x, y, torch.eye(dimension, dtype=x.dtype), order)
     assert result.cost.item() >= 0.98 * axes.max() - 1e-12
-    swapped = max_sliced_result(y, x, order=order).result
+    swapped = MaxSliced(order=order).solve(y, x).result
     assert swapped.cost.item() == pytest.approx(result.cost.item(), rel=0.02, abs=1e-12)
 
 

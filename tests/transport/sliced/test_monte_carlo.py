@@ -1,6 +1,7 @@
 """The estimate over random directions: unbiased, precise, and honest about its error."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 import torch
 from cases import ORDERS, cloud, sliced_translation, weights
 
+from otmetrics import Sliced
 from otmetrics.errors import ConvergenceWarning
-from otmetrics.functional import random_directions, sliced_result
+from otmetrics.functional import random_directions, sliced_wasserstein
 from otmetrics.transport.sliced.directions import apply_controls, error_of_mean
 
 RUNS = 200
@@ -19,11 +21,13 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def two_errors_cover(x: torch.Tensor, y: torch.Tensor, truth: float, **options: Any) -> float:
+def two_errors_cover(
+    solver: Sliced, x: torch.Tensor, y: torch.Tensor, truth: float, **call: Any
+) -> float:
     """Share of the runs in which two standard errors hold the truth."""
     covered = []
     for seed in range(RUNS):
-        result = sliced_result(x, y, generator=seeded(seed), **options)
+        result = solver.solve(x, y, generator=seeded(seed), **call)
         assert result.standard_error is not None
         covered.append(abs(result.value.item() - truth) < 2 * result.standard_error.item())
     return float(np.mean(covered))
@@ -39,12 +43,11 @@ def test_the_standard_error_covers(
     """Two errors hold the truth in 93.6 to 95.4 % of the runs; 200 runs may say 88 to 99.5 %."""
     x = cloud(12, dimension, seed=1)
     y = 2 * cloud(9, dimension, seed=3)
-    options: dict[str, Any] = {"order": order, "orthogonal": orthogonal}
-    if weighted:
-        options["real_weights"] = weights(12, seed=4)
-    reference = sliced_result(x, y, num_projections=2**17, generator=seeded(999), **options)
-    truth = reference.value.item()
-    share = two_errors_cover(x, y, truth, num_projections=128, **options)
+    a = weights(12, seed=4) if weighted else None
+    few = Sliced(order=order, orthogonal=orthogonal, num_projections=128)
+    many = replace(few, num_projections=2**17)
+    truth = many(x, y, generator=seeded(999), real_weights=a).item()
+    share = two_errors_cover(few, x, y, truth, real_weights=a)
     assert 0.88 <= share <= 0.995
 
 
@@ -56,10 +59,10 @@ def test_the_standard_error_covers_where_one_axis_decides(num_projections: int) 
     """
     spreads = torch.arange(1, 33).double() ** -1
     x, y = cloud(256, 32, seed=1) * spreads, cloud(256, 32, seed=2) * spreads.flip(0)
-    truth = sliced_result(x, y, num_projections=2**16, generator=seeded(999)).value.item()
-    assert two_errors_cover(x, y, truth, num_projections=num_projections) >= 0.86
+    truth = Sliced(num_projections=2**16).solve(x, y, generator=seeded(999)).value.item()
+    assert two_errors_cover(Sliced(num_projections=num_projections), x, y, truth) >= 0.86
     costs = [
-        sliced_result(x, y, num_projections=num_projections, generator=seeded(seed)).cost
+        Sliced(num_projections=num_projections).solve(x, y, generator=seeded(seed)).cost
         for seed in range(RUNS)
     ]
     bias = torch.stack(costs).mean() / truth**2 - 1
@@ -72,17 +75,17 @@ def test_the_standard_error_covers_a_closed_form(dimension: int, order: float) -
     x = cloud(12, dimension, seed=1)
     shift = cloud(dimension, seed=2)
     truth = sliced_translation(shift, order) ** (1 / order)
-    share = two_errors_cover(x, x + shift, truth, order=order, num_projections=128)
+    share = two_errors_cover(Sliced(order=order, num_projections=128), x, x + shift, truth)
     assert 0.88 <= share <= 0.995
 
 
 def test_the_standard_error_covers_the_tolerance() -> None:
     """More directions until one percent is reached: the error that is left still covers."""
     x, y = cloud(12, 6, seed=1), 2 * cloud(9, 6, seed=3)
-    truth = sliced_result(x, y, num_projections=2**17, generator=seeded(999)).value.item()
-    options: dict[str, Any] = {"num_projections": 32, "tolerance": 0.01}
+    truth = Sliced(num_projections=2**17).solve(x, y, generator=seeded(999)).value.item()
+    solver = Sliced(num_projections=32, tolerance=0.01)
     # Stopping where the error looks small prefers runs in which it is: a little less is covered.
-    assert 0.85 <= two_errors_cover(x, y, truth, **options) <= 0.995
+    assert 0.85 <= two_errors_cover(solver, x, y, truth) <= 0.995
 
 
 @pytest.mark.parametrize("order", [1.0, 3.0])
@@ -94,9 +97,9 @@ def test_the_error_falls_with_the_root_of_the_number_of_directions(order: float)
     errors = []
     for count in counts:
         runs = [
-            sliced_result(
-                x, y, order=order, num_projections=count, orthogonal=False, generator=seeded(seed)
-            ).value.item()
+            Sliced(order=order, num_projections=count, orthogonal=False)
+            .solve(x, y, generator=seeded(seed))
+            .value.item()
             for seed in range(RUNS)
         ]
         errors.append(math.sqrt(np.mean((np.array(runs) - truth) ** 2)))
@@ -118,7 +121,7 @@ def test_translations_and_scalings_are_exact(kind: str, dimension: int, orthogon
     spread = (x - mean).square().sum(1).mean()
     expected = (shift.square().sum() + (1 - factor) ** 2 * spread).item() / dimension
     y = mean + factor * (x.flip(0) - mean) + shift
-    result = sliced_result(x, y, num_projections=64, orthogonal=orthogonal)
+    result = Sliced(num_projections=64, orthogonal=orthogonal).solve(x, y)
     assert result.cost.item() == pytest.approx(expected, rel=1e-7)
     assert result.standard_error is not None
     assert result.standard_error.item() <= 1e-7 * expected**0.5
@@ -128,10 +131,10 @@ def test_a_complete_basis_is_exact_on_its_own() -> None:
     """Without any control: the plain mean over given orthonormal directions."""
     x, shift = cloud(30, 48, seed=1), cloud(48, seed=2)
     basis = random_directions(48, 48, generator=seeded(5), block=48)
-    moved = sliced_result(x, x + shift, directions=basis)
+    moved = Sliced().solve(x, x + shift, directions=basis)
     assert moved.cost.item() == pytest.approx(shift.square().sum().item() / 48, rel=1e-12)
     x = x - x.mean(0)
-    scaled = sliced_result(x, 3 * x, directions=basis)
+    scaled = Sliced().solve(x, 3 * x, directions=basis)
     assert scaled.cost.item() == pytest.approx(4 * x.square().sum(1).mean().item() / 48, rel=1e-12)
 
 
@@ -140,12 +143,12 @@ def test_control_variates_lower_the_error(order: float) -> None:
     """By the error stated and by the error made, against the plain mean over the directions."""
     x = cloud(30, 64, seed=1)
     y = 1.3 * cloud(25, 64, seed=2) + 0.5
-    truth = sliced_result(x, y, order=order, num_projections=2**17, generator=seeded(999)).value
+    truth = Sliced(order=order, num_projections=2**17).solve(x, y, generator=seeded(999)).value
     plain, corrected, stated = [], [], []
     for seed in range(RUNS // 4):
         directions = random_directions(64, 256, generator=seeded(seed))
-        plain.append(sliced_result(x, y, order=order, directions=directions).value - truth)
-        result = sliced_result(x, y, order=order, num_projections=256, generator=seeded(seed))
+        plain.append(Sliced(order=order).solve(x, y, directions=directions).value - truth)
+        result = Sliced(order=order, num_projections=256).solve(x, y, generator=seeded(seed))
         corrected.append(result.value - truth)
         stated.append(result.standard_error)
     made = torch.stack(corrected).square().mean().sqrt()
@@ -196,11 +199,11 @@ def test_the_error_of_a_mean_of_blocks(block: int) -> None:
 @pytest.mark.parametrize("dimension", [3, 30])
 def test_directions_are_added_until_the_error_is_small(dimension: int, tolerance: float) -> None:
     x, y = cloud(2, 12, dimension, seed=1), 2 * cloud(2, 9, dimension, seed=3)
-    result = sliced_result(x, y, order=1.0, num_projections=32, tolerance=tolerance)
+    result = Sliced(order=1.0, num_projections=32, tolerance=tolerance).solve(x, y)
     assert result.standard_error is not None
     assert (result.standard_error <= tolerance * result.value).all()
     assert result.converged
-    coarse = sliced_result(x, y, order=1.0, num_projections=32, tolerance=0.5)
+    coarse = Sliced(order=1.0, num_projections=32, tolerance=0.5).solve(x, y)
     assert coarse.message == "mean over 32 directions"
 
 
@@ -208,23 +211,23 @@ def test_directions_are_added_until_the_error_is_small(dimension: int, tolerance
 def test_a_tolerance_is_kept_from_any_number_of_directions(num_projections: int) -> None:
     """One direction has no error to compare with the tolerance, and is not enough."""
     x, y = cloud(12, 6, seed=1), 2 * cloud(9, 6, seed=3)
-    result = sliced_result(x, y, num_projections=num_projections, tolerance=0.05)
+    result = Sliced(num_projections=num_projections, tolerance=0.05).solve(x, y)
     assert result.converged
     assert result.standard_error is not None
     assert result.standard_error <= 0.05 * result.value
     assert int(result.message.split()[2]) >= 16  # fewer may agree by chance
     with pytest.warns(ConvergenceWarning, match="max_projections"):
-        alone = sliced_result(x, y, num_projections=1, tolerance=0.05, max_projections=1)
+        alone = Sliced(num_projections=1, tolerance=0.05, max_projections=1).solve(x, y)
     assert not alone.converged
     with pytest.warns(ConvergenceWarning, match="max_projections"):
-        few = sliced_result(x, y, num_projections=1, tolerance=0.9, max_projections=8)
+        few = Sliced(num_projections=1, tolerance=0.9, max_projections=8).solve(x, y)
     assert not few.converged  # though they may agree
 
 
 def test_equal_clouds_need_no_more_directions() -> None:
     x = cloud(40, 5, seed=1)
     for dtype in (torch.float32, torch.float64):
-        result = sliced_result(x.to(dtype), x.flip(0).to(dtype), tolerance=0.01)
+        result = Sliced(tolerance=0.01).solve(x.to(dtype), x.flip(0).to(dtype))
         assert result.message == "mean over 1080 directions"  # 18 blocks of 60
         assert result.converged
 
@@ -232,7 +235,7 @@ def test_equal_clouds_need_no_more_directions() -> None:
 def test_too_few_directions_are_said_to_be_too_few() -> None:
     x, y = cloud(12, 6, seed=1), 2 * cloud(9, 6, seed=3)
     with pytest.warns(ConvergenceWarning, match="raise it or `max_projections`"):
-        result = sliced_result(x, y, num_projections=32, tolerance=1e-4, max_projections=100)
+        result = Sliced(num_projections=32, tolerance=1e-4, max_projections=100).solve(x, y)
     assert not result.converged
     assert result.standard_error is not None
     assert result.standard_error > 1e-4 * result.value
@@ -241,13 +244,13 @@ def test_too_few_directions_are_said_to_be_too_few() -> None:
 @pytest.mark.parametrize(("n", "m"), [(40, 40), (41, 30)])
 def test_debiased_is_zero_on_average_where_the_laws_agree(n: int, m: int) -> None:
     """The plain cost is of order 1/n; the mean of 400 debiased ones is zero within its error."""
-    options: dict[str, Any] = {"num_projections": 32}
     costs, plain = [], []
     for seed in range(400):
         x, y = cloud(n, 5, seed=2 * seed), cloud(m, 5, seed=2 * seed + 1)
-        generator = seeded(seed)
-        costs.append(sliced_result(x, y, debiased=True, generator=generator, **options).cost)
-        plain.append(sliced_result(x, y, **options).cost)
+        costs.append(
+            Sliced(num_projections=32, debiased=True).solve(x, y, generator=seeded(seed)).cost
+        )
+        plain.append(Sliced(num_projections=32).solve(x, y).cost)
     values = torch.stack(costs)
     error = values.std() / len(values) ** 0.5
     assert values.mean().abs() < 3 * error
@@ -258,7 +261,7 @@ def test_debiased_is_zero_on_average_where_the_laws_agree(n: int, m: int) -> Non
 def test_debiased_is_the_product_of_two_pairs_of_halves() -> None:
     x, y = cloud(7, 3, seed=1), cloud(6, 3, seed=2)
     directions = random_directions(3, 1, generator=seeded(3))
-    found = sliced_result(x, y, directions=directions, debiased=True, generator=seeded(4)).cost
+    found = Sliced(debiased=True).solve(x, y, directions=directions, generator=seeded(4)).cost
     seed = torch.randint(2**62, (1,), generator=seeded(4))
     generator = seeded(int(seed))
     (real, other_real), (fake, other_fake) = (
@@ -275,14 +278,14 @@ def test_debiased_is_the_product_of_two_pairs_of_halves() -> None:
 def test_debiased_approaches_the_distance() -> None:
     """Far clouds: it agrees with the closed form of a translation, unlike their sampling noise."""
     x, shift = cloud(4000, 5, seed=1), torch.full((5,), 0.5, dtype=torch.float64)
-    result = sliced_result(x, cloud(4000, 5, seed=2) + shift, debiased=True)
+    result = Sliced(debiased=True).solve(x, cloud(4000, 5, seed=2) + shift)
     assert result.cost.item() == pytest.approx(0.25, rel=0.1)
     assert result.value.item() == pytest.approx(result.cost.item() ** 0.5)
 
 
 def test_a_negative_cost_has_a_negative_value() -> None:
     values = [
-        sliced_result(cloud(20, 4, seed=seed), cloud(20, 4, seed=99), debiased=True)
+        Sliced(debiased=True).solve(cloud(20, 4, seed=seed), cloud(20, 4, seed=99))
         for seed in range(20)
     ]
     for result in values:
@@ -294,9 +297,9 @@ def test_a_negative_cost_has_a_negative_value() -> None:
 def test_debiased_covers_its_own_mean() -> None:
     """The stated error is that over directions and splits, given the samples."""
     x, y = cloud(30, 4, seed=1), cloud(24, 4, seed=2) + 1.0
-    options: dict[str, Any] = {"debiased": True}
-    truth = sliced_result(x, y, num_projections=2**15, generator=seeded(999), **options)
-    share = two_errors_cover(x, y, truth.value.item(), num_projections=256, **options)
+    few = Sliced(num_projections=256, debiased=True)
+    truth = replace(few, num_projections=2**15)(x, y, generator=seeded(999)).item()
+    share = two_errors_cover(few, x, y, truth)
     assert 0.88 <= share <= 0.995
 
 
@@ -313,9 +316,9 @@ def test_debiased_covers_its_own_mean() -> None:
 )
 def test_bad_options(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        sliced_result(cloud(5, 3, seed=1), cloud(5, 3, seed=2), **options)
+        sliced_wasserstein(cloud(5, 3, seed=1), cloud(5, 3, seed=2), **options)
 
 
 def test_one_sample_has_no_halves() -> None:
     with pytest.raises(ValueError, match="at least 2"):
-        sliced_result(cloud(1, 3, seed=1), cloud(5, 3, seed=2), debiased=True)
+        Sliced(debiased=True).solve(cloud(1, 3, seed=1), cloud(5, 3, seed=2))

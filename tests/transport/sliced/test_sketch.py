@@ -8,7 +8,8 @@ from cases import cloud
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otmetrics.functional import random_directions, sliced_result
+from otmetrics import Sliced
+from otmetrics.functional import random_directions
 from otmetrics.transport.sliced.sketch import (
     NUM_BINS,
     Sketch,
@@ -95,7 +96,7 @@ CASES = (
 def test_the_bounds_hold_the_unsketched_cost(case: str, order: float) -> None:
     real, fake = (features.double() for features in pair(case))
     directions = random_directions(6, 50, generator=torch.Generator().manual_seed(0))
-    exact = sliced_result(real, fake, order=order, directions=directions)
+    exact = Sliced(order=order).solve(real, fake, directions=directions)
     sketches = (sketch((features @ directions).T) for features in (real, fake))
     found = sketched_result(*sketches, order)
     slack = 1e-9 * (1 + exact.cost)  # rounding, where the interval has no width
@@ -110,7 +111,7 @@ def test_error_is_far_below_one_percent_between_samples_of_one_law(order: float)
     scales = torch.linspace(0.1, 3, 8, dtype=torch.float64)
     real, fake = cloud(100_000, 8, seed=3) * scales, cloud(90_000, 8, seed=4) * scales
     directions = random_directions(8, 16, generator=torch.Generator().manual_seed(0))
-    exact = sliced_result(real, fake, order=order, directions=directions)
+    exact = Sliced(order=order).solve(real, fake, directions=directions)
     sketches = [
         streamed((x @ directions).T, [10_000] * 9 + [len(x) - 90_000] * (len(x) > 90_000))
         for x in (real, fake)

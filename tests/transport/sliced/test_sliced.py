@@ -14,7 +14,7 @@ from cases import (
     weights,
 )
 
-from otmetrics.functional import random_directions, sliced_result, sliced_wasserstein
+from otmetrics.functional import random_directions, sliced_wasserstein
 from otmetrics.transport.sliced.directions import direction_generator
 from otmetrics.transport.sliced.sliced import Sliced
 
@@ -38,10 +38,9 @@ def test_against_the_mean_over_directions(
     a = weights(n, seed=3, zeros=n // 4) if weighted else None
     b = weights(m, seed=4, zeros=m // 4) if weighted else None
     directions = random_directions(d, 7, generator=direction_generator(5))
-    result = sliced_result(
+    result = Sliced(order=order).solve(
         x.to(device, dtype),
         y.to(device, dtype),
-        order=order,
         directions=directions,
         real_weights=a,
         fake_weights=b,
@@ -65,7 +64,7 @@ def test_against_the_mean_over_directions(
 
 @pytest.mark.parametrize("case", LINES, ids=lambda case: f"{case.name}-{case.order}")
 def test_a_line_has_two_directions_that_agree(case: TransportCase) -> None:
-    result = sliced_result(case.real, case.fake, order=case.order, num_projections=5)
+    result = Sliced(order=case.order, num_projections=5).solve(case.real, case.fake)
     assert result.cost.item() == pytest.approx(case.cost, rel=1e-12)
     assert result.standard_error is not None
     assert result.standard_error.item() == pytest.approx(0, abs=1e-12)
@@ -73,7 +72,7 @@ def test_a_line_has_two_directions_that_agree(case: TransportCase) -> None:
 
 @pytest.mark.parametrize("case", NOTHING, ids=lambda case: f"{case.name}-{case.order}")
 def test_equal_laws(case: TransportCase) -> None:
-    result = sliced_result(case.real, case.fake, order=case.order, num_projections=32)
+    result = Sliced(order=case.order, num_projections=32).solve(case.real, case.fake)
     # The projection of a point may differ by a rounding between matrix products of two sizes.
     assert result.value.item() == pytest.approx(0, abs=1e-14)
     assert result.standard_error is not None
@@ -85,7 +84,7 @@ def test_equal_laws(case: TransportCase) -> None:
 def test_translation(dimension: int, order: float) -> None:
     shift = cloud(dimension, seed=2)
     x = cloud(20, dimension, seed=1)
-    result = sliced_result(x, x.roll(1, 0) + shift, order=order, num_projections=4096)
+    result = Sliced(order=order, num_projections=4096).solve(x, x.roll(1, 0) + shift)
     expected = sliced_translation(shift, order) ** (1 / order)
     assert result.standard_error is not None
     error = result.standard_error.item()
@@ -100,7 +99,7 @@ def test_scaling_about_the_mean(dimension: int) -> None:
     """SW_2^2 = (1 - s)^2 E|x|^2 / d, since projections of s x are s times those of x."""
     x = cloud(50, dimension)
     x = x - x.mean(0)
-    result = sliced_result(x, 3 * x, num_projections=4096)
+    result = Sliced(num_projections=4096).solve(x, 3 * x)
     expected = (4 * x.square().sum(1).mean() / dimension).item() ** 0.5
     assert result.standard_error is not None
     assert abs(result.value.item() - expected) < 4 * result.standard_error.item()
@@ -155,17 +154,12 @@ def test_batch_equals_loop(weighted: bool, order: float) -> None:
     x, y = cloud(3, 9, 5, seed=1), cloud(3, 6, 5, seed=2)
     a = weights(3, 9, seed=3) if weighted else None
     b = weights(6, seed=4) if weighted else None
-    batch = sliced_result(x, y, order=order, num_projections=64, real_weights=a, fake_weights=b)
+    batch = Sliced(order=order, num_projections=64).solve(x, y, real_weights=a, fake_weights=b)
     assert batch.standard_error is not None
     assert batch.value.shape == batch.cost.shape == batch.standard_error.shape == (3,)
     for i in range(3):
-        alone = sliced_result(
-            x[i],
-            y[i],
-            order=order,
-            num_projections=64,
-            real_weights=None if a is None else a[i],
-            fake_weights=b,
+        alone = Sliced(order=order, num_projections=64).solve(
+            x[i], y[i], real_weights=None if a is None else a[i], fake_weights=b
         )
         for name in ("value", "cost", "standard_error"):
             torch.testing.assert_close(
@@ -175,12 +169,12 @@ def test_batch_equals_loop(weighted: bool, order: float) -> None:
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = cloud(9, 5, seed=1), cloud(6, 5, seed=2)
-    whole = sliced_result(x, y)
+    whole = Sliced().solve(x, y)
     monkeypatch.setattr("otmetrics.transport.sliced.slices.CHUNK_ELEMENTS", 100)
-    parts = sliced_result(x, y)
+    parts = Sliced().solve(x, y)
     torch.testing.assert_close(parts.cost, whole.cost, rtol=1e-13, atol=0)
     monkeypatch.setattr("otmetrics.transport.sliced.slices.CHUNK_ELEMENTS", 1)
-    assert sliced_result(x, y, num_projections=3).cost > 0
+    assert Sliced(num_projections=3).solve(x, y).cost > 0
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -238,5 +232,5 @@ def test_single_precision_far_from_the_origin() -> None:
 
 
 def test_single_direction_has_no_error() -> None:
-    result = sliced_result(cloud(5, 3, seed=1), cloud(5, 3, seed=2), num_projections=1)
+    result = Sliced(num_projections=1).solve(cloud(5, 3, seed=1), cloud(5, 3, seed=2))
     assert result.standard_error is None

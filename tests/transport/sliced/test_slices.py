@@ -1,12 +1,11 @@
 """Chunked slices: the gradient of the naive code, without its memory."""
 
-from typing import Any
-
 import pytest
 import torch
 from cases import ORDERS, cloud, weights
 
-from otmetrics.functional import random_directions, sliced_result
+from otmetrics import Sliced
+from otmetrics.functional import random_directions
 from otmetrics.transport import line
 from otmetrics.transport.sliced import slices
 
@@ -25,7 +24,7 @@ def test_the_gradient_is_that_of_the_naive_code(
     monkeypatch.setattr(slices, "CHUNK_ELEMENTS", chunk)
     x, y = cloud(9, 4, seed=1).requires_grad_(), cloud(9, 4, seed=2).requires_grad_()
     directions = random_directions(4, 20, generator=torch.Generator().manual_seed(0))
-    found = sliced_result(x, y, order=order, directions=directions).cost
+    found = Sliced(order=order).solve(x, y, directions=directions).cost
     expected = naive(x, y, directions, order)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     gradients = zip(
@@ -44,14 +43,11 @@ def test_gradcheck_with_control_variates(kind: str, order: float) -> None:
     batch = (2,) if kind == "batch" else ()
     x = cloud(*batch, 5, 3, seed=1).requires_grad_()
     y = cloud(*batch, 5 if kind == "uniform" else 7, 3, seed=2).requires_grad_()
-    options: dict[str, Any] = {"order": order, "num_projections": 48}
-    if kind == "weighted":
-        options["fake_weights"] = weights(7, seed=3)
-    if kind == "debiased":
-        options["debiased"] = True
+    b = weights(7, seed=3) if kind == "weighted" else None
+    solver = Sliced(order=order, num_projections=48, debiased=kind == "debiased")
     for field in ("cost", "value"):
         assert torch.autograd.gradcheck(
-            lambda u, v, f=field: getattr(sliced_result(u, v, **options), f), (x, y)
+            lambda u, v, f=field: getattr(solver.solve(u, v, fake_weights=b), f), (x, y)
         )
 
 
@@ -66,7 +62,7 @@ def test_what_is_kept_for_the_gradient_does_not_grow_with_the_directions() -> No
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            sliced_result(x, y, num_projections=num_projections)
+            Sliced(num_projections=num_projections).solve(x, y)
         return sum(sizes.values())
 
     x, y = cloud(2000, 3, seed=1).requires_grad_(), cloud(1500, 3, seed=2)
@@ -77,7 +73,7 @@ def test_what_is_kept_for_the_gradient_does_not_grow_with_the_directions() -> No
 
 def test_only_what_needs_a_gradient_gets_one() -> None:
     x, y = cloud(9, 4, seed=1), cloud(7, 4, seed=2).requires_grad_()
-    sliced_result(x, y, num_projections=40).value.backward()
+    Sliced(num_projections=40).solve(x, y).value.backward()
     assert x.grad is None
     assert y.grad is not None
     assert y.grad.norm() > 0
@@ -85,7 +81,7 @@ def test_only_what_needs_a_gradient_gets_one() -> None:
 
 def test_second_derivatives_are_refused() -> None:
     x, y = cloud(9, 4, seed=1).requires_grad_(), cloud(7, 4, seed=2)
-    value = sliced_result(x, y, num_projections=8).value
+    value = Sliced(num_projections=8).solve(x, y).value
     (gradient,) = torch.autograd.grad(value, x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
@@ -99,17 +95,16 @@ def test_threads_and_pieces_change_nothing(
     """Also for layouts whose rows are not one behind the other, and the clouds stay as they are."""
     x = cloud(5, 9, 2, seed=1).permute(2, 1, 0)  # (2, 9, 5), strided
     y = cloud(1, 9, 5, seed=2).expand(2, 9, 5)
-    options: dict[str, Any] = {"order": order, "num_projections": 40}
-    if weighted:
-        options["real_weights"] = weights(9, seed=3)
+    solver = Sliced(order=order, num_projections=40)
+    a = weights(9, seed=3) if weighted else None
     before = x.clone(), y.clone()
 
     def found() -> list[torch.Tensor]:
         u, v = x.clone().requires_grad_(), y.clone().requires_grad_()
-        cost = sliced_result(u, v, **options).cost
-        shorter = sliced_result(x, y[:, :7], order=order, num_projections=40).cost
+        cost = solver.solve(u, v, real_weights=a).cost
+        shorter = solver.solve(x, y[:, :7]).cost
         gradients = torch.autograd.grad(cost.sum(), (u, v))
-        return [sliced_result(x, y, **options).cost, shorter, *gradients]
+        return [solver.solve(x, y, real_weights=a).cost, shorter, *gradients]
 
     expected = found()
     for many, cached, threads in ((1, 1, 3), (1, 2**16, 2), (2**17, 1, 1)):
@@ -126,9 +121,9 @@ def test_clouds_of_inference_mode_can_be_compared_with_those_that_train() -> Non
     with torch.inference_mode():
         real = cloud(9, 4, seed=1)
     fake = cloud(9, 4, seed=2).requires_grad_()
-    cost = sliced_result(real, fake, num_projections=8).cost
+    cost = Sliced(num_projections=8).solve(real, fake).cost
     (gradient,) = torch.autograd.grad(cost, fake)
-    ordinary = sliced_result(cloud(9, 4, seed=1), fake, num_projections=8).cost
+    ordinary = Sliced(num_projections=8).solve(cloud(9, 4, seed=1), fake).cost
     torch.testing.assert_close(gradient, torch.autograd.grad(ordinary, fake)[0])
 
 
@@ -138,11 +133,11 @@ def test_far_clouds_keep_their_digits_whatever_their_order(num: int) -> None:
     x, y = cloud(num, 6, seed=1), 1.5 * cloud(num, 6, seed=2)
     x = x[x.norm(dim=1).argsort()]
     x[-1] *= 100
-    expected = sliced_result(x, y, num_projections=64).value
+    expected = Sliced(num_projections=64).solve(x, y).value
     offset = torch.full((6,), 1e5).double()
     single = [(side + offset).float() for side in (x, y)]
     rounded = [side.double() - offset for side in single]  # what float32 leaves of them
-    exact = sliced_result(*rounded, num_projections=64).value
-    found = sliced_result(*single, num_projections=64).value
+    exact = Sliced(num_projections=64).solve(*rounded).value
+    found = Sliced(num_projections=64).solve(*single).value
     assert found.item() == pytest.approx(exact.item(), rel=1e-5)
     assert exact.item() == pytest.approx(expected.item(), rel=1e-2)
