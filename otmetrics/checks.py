@@ -12,28 +12,18 @@ from torch import Tensor
 
 # Powers of distances up to this one fit float64, with room for sums over samples.
 _LARGEST_POWER, _SMALLEST_POWER = 1e290, 1e-290
+_DRAW = "give torch.Generator().manual_seed(0)"
 
 
 def checked_clouds(
     real: Tensor, fake: Tensor, *, min_samples: int = 1, order: float = 2.0
 ) -> tuple[Tensor, Tensor]:
-    """Return both clouds in one floating dtype of at least 32 bits.
+    """Both clouds, (N, D) and (M, D) or batches (B, ...) of them, in one dtype of at least 32 bits.
 
-    Args:
-        real: Features of shape (N, D) or (B, N, D).
-        fake: Features of shape (M, D) or (B, M, D).
-        min_samples: The fewest samples a side for which the question has an answer.
-        order: The highest power of a distance that the answer takes.
-
-    Returns:
-        `real` and `fake`, promoted to one dtype.
-
-    Raises:
-        TypeError: If either is not a floating tensor.
-        ValueError: If shapes or devices do not match, a side has too few samples, or a value is
-            NaN, infinite, or too large or all too small for their powers to fit float64.
+    Raises unless they are finite floating tensors or arrays on one device, of matching shapes, with
+    so many samples per side, and of a size whose distances to the power `order` fit float64.
     """
-    real, fake = as_tensor("real", real), as_tensor("fake", fake)
+    real, fake = as_tensor("real", real, floating=True), as_tensor("fake", fake, floating=True)
     sides = ("real", real), ("fake", fake)
     largest = max(_largest_value(name, cloud, min_samples, order) for name, cloud in sides)
     if 0 < largest < _SMALLEST_POWER ** (1 / max(2, order)):  # squares come first
@@ -41,6 +31,7 @@ def checked_clouds(
             f"`real` and `fake` must be large enough for |x - y|^{order:g} to fit float64, "
             f"got values up to {largest:.1e}: scale both clouds up."
         )
+
     if real.ndim != fake.ndim or real.shape[:-2] != fake.shape[:-2]:
         raise ValueError(
             "`real` and `fake` must have the same batch dimensions, "
@@ -60,23 +51,10 @@ def checked_clouds(
 
 
 def checked_cloud(name: str, cloud: Tensor) -> Tensor:
-    """Return one cloud (N, D) in a floating dtype of at least 32 bits.
-
-    Args:
-        name: The argument's name, for the message.
-        cloud: Its value.
-
-    Returns:
-        The cloud.
-
-    Raises:
-        TypeError: If it is not a floating tensor.
-        ValueError: If it is not (N, D) with N, D >= 1, or a value is NaN, infinite, or too large or
-            all too small for squares to fit float64.
-    """
-    cloud = as_tensor(name, cloud)
+    """One cloud (N, D), finite and of a size whose squares fit float64, in at least 32 bits."""
+    cloud = as_tensor(name, cloud, floating=True)
     if cloud.ndim != 2:
-        raise ValueError(f"`{name}` must have shape (N, D), got {tuple(cloud.shape)}.")
+        raise ValueError(_bad_shape(name, cloud, "(N, D)"))
     largest = _largest_value(name, cloud, 1, 2.0)
     if 0 < largest < _SMALLEST_POWER**0.5:
         raise ValueError(
@@ -87,19 +65,7 @@ def checked_cloud(name: str, cloud: Tensor) -> Tensor:
 
 
 def checked_samples(samples: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Return samples of a source and the points it is transported to, in one dtype.
-
-    Args:
-        samples: Samples (N, D).
-        points: Points (M, D).
-
-    Returns:
-        Both, promoted to one dtype of at least 32 bits.
-
-    Raises:
-        TypeError: If either is not a floating tensor.
-        ValueError: If either breaks a rule of `checked_cloud`, or dimensions or devices differ.
-    """
+    """Samples (N, D) of a source and the points (M, D) it is transported to, in one dtype."""
     samples, points = checked_cloud("samples", samples), checked_cloud("points", points)
     if samples.shape[1] != points.shape[1] or samples.device != points.device:
         raise ValueError(
@@ -112,19 +78,7 @@ def checked_samples(samples: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def checked_heights(heights: Tensor, points: Tensor) -> Tensor:
-    """Return heights, a finite one for each point.
-
-    Args:
-        heights: Heights (M,).
-        points: Points (M, D).
-
-    Returns:
-        The heights.
-
-    Raises:
-        TypeError: If the heights are not a tensor.
-        ValueError: If they have another shape, or are not finite.
-    """
+    """Heights (M,), a finite one for each of the points (M, D)."""
     heights = as_tensor("heights", heights)
     if heights.shape != points.shape[:1]:
         raise ValueError(f"`heights` must have shape ({len(points)},), got {tuple(heights.shape)}.")
@@ -134,17 +88,16 @@ def checked_heights(heights: Tensor, points: Tensor) -> Tensor:
 
 
 def _largest_value(name: str, cloud: Tensor, min_samples: int, order: float) -> float:
-    """The largest size of a value; raise unless (N, D) or (B, N, D) are floating and finite."""
-    if not cloud.is_floating_point():
-        raise TypeError(f"`{name}` must be floating, got {cloud.dtype}: convert it first.")
+    """The largest size of a value; raise unless (N, D) or (B, N, D), finite and not too large."""
     if cloud.ndim not in (2, 3):
-        raise ValueError(f"`{name}` must have shape (N, D) or (B, N, D), got {tuple(cloud.shape)}.")
+        raise ValueError(_bad_shape(name, cloud, "(N, D) or (B, N, D)"))
     if cloud.shape[-2] < min_samples:
         raise ValueError(
             f"`{name}` must hold at least {min_samples} sample(s), got {cloud.shape[-2]}."
         )
     if cloud.shape[-1] < 1 or cloud.shape[0] < 1:
         raise ValueError(f"`{name}` must not be empty, got shape {tuple(cloud.shape)}.")
+
     largest = max(abs(float(end)) for end in cloud.detach().aminmax())
     if not math.isfinite(largest):
         raise ValueError(f"`{name}` must be finite, got NaN or infinite values.")
@@ -158,22 +111,27 @@ def _largest_value(name: str, cloud: Tensor, min_samples: int, order: float) -> 
     return largest
 
 
+def _bad_shape(name: str, cloud: Tensor, wanted: str) -> str:
+    """That a cloud has another shape, and how it gets this one."""
+    text = f"`{name}` must have shape {wanted}, got {tuple(cloud.shape)}"
+    if cloud.ndim == 4:
+        return f"{text}{_IMAGES}"
+    if cloud.ndim == 1:
+        return f"{text}: give {name}[:, None] for {len(cloud)} samples of one feature."
+    return f"{text}."
+
+
+_IMAGES = (
+    ", which looks like images: turn them into features with an extractor of "
+    "`otmetrics.load_extractor`, or give them to `otmetrics.WassersteinFeatureDistance`."
+)
+
+
 def checked_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor | None:
-    """Return `weights` in float64, each row summing to one, or None for uniform weights.
+    """Weights in float64 of the shape `cloud.shape[:-1]`, each row of sum one; None for uniform.
 
-    Args:
-        name: The argument's name, for the message.
-        weights: Non-negative weights of shape (N,) or (B, N), or None.
-        cloud: The cloud they weigh, of shape (N, D) or (B, N, D).
-
-    Returns:
-        Weights of shape `cloud.shape[:-1]`, or None. They keep their graph: a gradient in them is
-        one in what was given.
-
-    Raises:
-        TypeError: If the weights are not a tensor.
-        ValueError: If the shape differs, a weight is negative or not finite, or a row does not sum
-            to a positive finite number.
+    They are given as (N,) or (B, N), non-negative with a positive sum, and keep their graph: a
+    gradient in them is one in what was given.
     """
     if weights is None:
         return None
@@ -203,12 +161,7 @@ def _way_to_weights(name: str, given: torch.Size, shape: torch.Size) -> str:
 def weights_note(real_weights: Tensor | None, fake_weights: Tensor | None) -> str:
     """What a message adds where the weights of both sides, as given, differ in their sum.
 
-    Args:
-        real_weights: Weights (N,) or (B, N) that were checked, or None for uniform ones of sum 1.
-        fake_weights: The same for fake.
-
-    Returns:
-        A clause, or nothing where they agree to six digits.
+    Both were checked; None has the sum 1. Nothing where they agree to six digits.
     """
     given = ("real_weights", real_weights), ("fake_weights", fake_weights)
     sums = [
@@ -226,33 +179,14 @@ def weights_note(real_weights: Tensor | None, fake_weights: Tensor | None) -> st
 
 
 def is_uniform(weights: Tensor) -> bool:
-    """Whether all weights are one and the same.
-
-    Args:
-        weights: Weights (N,).
-
-    Returns:
-        True if so.
-    """
+    """Whether all weights are one and the same."""
     return bool((weights == weights[0]).all())
 
 
 def checked_generator(
     generator: torch.Generator | None, default: torch.Generator
 ) -> torch.Generator:
-    """Return the generator that was given, or the default.
-
-    Args:
-        generator: A CPU generator, or None.
-        default: What stands for None.
-
-    Returns:
-        The generator.
-
-    Raises:
-        TypeError: If it is no generator, a seed for example.
-        ValueError: If it is not one of the CPU.
-    """
+    """The CPU generator that was given, or the default in place of None."""
     if generator is None:
         return default
     check_generator(generator)
@@ -260,120 +194,61 @@ def checked_generator(
 
 
 def check_generator(generator: torch.Generator) -> None:
-    """Raise unless an argument is a generator of the CPU.
-
-    Args:
-        generator: Its value.
-
-    Raises:
-        TypeError: If it is no generator, a seed for example.
-        ValueError: If it is not one of the CPU.
-    """
+    """Raise unless an argument is a generator of the CPU."""
     if not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"`generator` must be a torch.Generator, got {generator!r}: give "
-            "torch.Generator().manual_seed(0)."
-        )
+        raise TypeError(f"`generator` must be a torch.Generator, got {generator!r}: {_DRAW}.")
     if generator.device.type != "cpu":
         raise ValueError(
-            f"`generator` must be one of the CPU, got one of {generator.device}: give "
-            "torch.Generator().manual_seed(0), which draws the same for every device."
+            f"`generator` must be one of the CPU, got one of {generator.device}: {_DRAW}, which "
+            "draws the same for every device."
         )
 
 
 def check_order(order: float) -> None:
-    """Raise unless the order p of the distance is a finite number of at least 1.
-
-    Args:
-        order: The order p.
-
-    Raises:
-        ValueError: If `order` is not a number, below 1 or not finite.
-    """
+    """Raise unless the order p of a distance is a finite number of at least 1."""
     if not _is_number(order) or order < 1:
         raise ValueError(f"`order` must be a finite number >= 1, got {order!r}.")
 
 
 def check_positive(name: str, value: float) -> None:
-    """Raise unless a real option is positive and finite.
-
-    Args:
-        name: The option's name, for the message.
-        value: Its value.
-
-    Raises:
-        ValueError: If `value` is not a positive finite number.
-    """
+    """Raise unless an option is a positive finite number."""
     if not _is_number(value) or value <= 0:
         raise ValueError(f"`{name}` must be a positive finite number, got {value!r}.")
 
 
 def check_not_negative(name: str, value: float) -> None:
-    """Raise unless a real option is at least 0 and finite.
-
-    Args:
-        name: The option's name, for the message.
-        value: Its value.
-
-    Raises:
-        ValueError: If `value` is negative or no finite number.
-    """
+    """Raise unless an option is a finite number of at least 0."""
     if not _is_number(value) or value < 0:
         raise ValueError(f"`{name}` must be a finite number >= 0, got {value!r}.")
 
 
 def check_share(name: str, value: float) -> None:
-    """Raise unless a real option is a share between 0 and 1.
-
-    Args:
-        name: The option's name, for the message.
-        value: Its value.
-
-    Raises:
-        ValueError: If `value` is not a number in (0, 1).
-    """
+    """Raise unless an option is a number in (0, 1)."""
     if not _is_number(value) or not 0 < value < 1:
         raise ValueError(f"`{name}` must be in (0, 1), got {value!r}.")
 
 
 def check_at_least(name: str, value: int, minimum: int) -> None:
-    """Raise unless an integer option reaches its minimum.
-
-    Args:
-        name: The option's name, for the message.
-        value: Its value.
-        minimum: The smallest value allowed.
-
-    Raises:
-        ValueError: If `value` is below `minimum` or not an integer.
-    """
+    """Raise unless an option is an integer that reaches its minimum."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise ValueError(f"`{name}` must be an integer >= {minimum}, got {value!r}.")
 
 
 def check_seed(seed: int) -> None:
-    """Raise unless a seed is one that torch takes.
-
-    Args:
-        seed: The seed.
-
-    Raises:
-        ValueError: If it is not an integer in [0, 2^63).
-    """
+    """Raise unless a seed is one that torch takes, an integer in [0, 2^63)."""
     check_at_least("seed", seed, 0)
     if seed >= 2**63:
         raise ValueError(f"`seed` must be below 2^63, got {seed}.")
 
 
+def check_flag(name: str, value: bool) -> None:
+    """Raise unless an option is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"`{name}` must be True or False, got {value!r}.")
+
+
 def check_device(device: str | torch.device) -> None:
-    """Raise unless an option `device` names a place where tensors can be on this machine.
-
-    Args:
-        device: Its value.
-
-    Raises:
-        ValueError: If it is no device, holds no values, or is not on this machine.
-    """
+    """Raise unless an option `device` names a place where tensors can be on this machine."""
     rule = '`device` must be "cpu", "cuda" or "cuda:i"'
     try:
         found = torch.device(device)
@@ -383,6 +258,7 @@ def check_device(device: str | torch.device) -> None:
         raise ValueError(f'{rule}, got {device!r}, where tensors have no values: give "cpu".')
     if found.type == "cpu":
         return
+
     backend: Any = torch.backends.mps if found.type == "mps" else getattr(torch, found.type, None)
     there = backend is not None and hasattr(backend, "is_available") and backend.is_available()
     count = backend.device_count() if there and hasattr(backend, "device_count") else int(there)
@@ -391,97 +267,63 @@ def check_device(device: str | torch.device) -> None:
         raise ValueError(f'{rule}, got {device!r}, {reason}: give "cpu".')
 
 
-def check_flag(name: str, value: bool) -> None:
-    """Raise unless an option is True or False.
-
-    Args:
-        name: The option's name, for the message.
-        value: Its value.
-
-    Raises:
-        ValueError: If it is anything else.
-    """
-    if not isinstance(value, bool):
-        raise ValueError(f"`{name}` must be True or False, got {value!r}.")
-
-
 def _is_number(value: object) -> bool:
     """Whether a value is a finite real number; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check_tensor(name: str, value: object) -> None:
-    """Raise unless an argument is a tensor.
-
-    Args:
-        name: The argument's name, for the message.
-        value: Its value.
-
-    Raises:
-        TypeError: If it is not.
-    """
-    if not isinstance(value, Tensor):
-        raise TypeError(_no_tensor(name, value))
-
-
-def as_tensor(name: str, value: object, *, sparse: bool = False) -> Tensor:
-    """Return an argument as a tensor: a tensor as it is, a NumPy array with its values.
+def as_tensor(name: str, value: object, *, floating: bool = False, sparse: bool = False) -> Tensor:
+    """An argument as a tensor: a tensor as it is, a NumPy array with its values and its dtype.
 
     Arrays that torch cannot share (read-only ones, those of another byte order, views with gaps or
-    negative strides) are copied.
-
-    Args:
-        name: The argument's name, for the message.
-        value: Its value.
-        sparse: Whether a sparse tensor will do.
-
-    Returns:
-        The tensor, in the dtype of the array.
-
-    Raises:
-        TypeError: If it is neither, or holds what no tensor keeps: a mask, what is no number, or
-            numbers that are complex or of no dtype of torch.
-        ValueError: If it is a tensor without values, of the device meta.
+    negative strides) are copied. With `floating` integers are refused; `sparse` tensors are taken
+    only where that says so.
     """
     if isinstance(value, np.ma.MaskedArray | torch.masked.MaskedTensor):
         raise TypeError(
             f"`{name}` must not be masked: the values under the mask would count. Drop the masked "
             "samples, for example with numpy.ma.compress_rows."
         )
-    if isinstance(value, np.ndarray):
-        value = _of_array(name, value)
-    check_tensor(name, value)
-    assert isinstance(value, Tensor)
-    if value.is_complex():
+    tensor = _of_array(name, value) if isinstance(value, np.ndarray) else value
+    if not isinstance(tensor, Tensor):
+        raise TypeError(_not_a_tensor(name, value))
+
+    if tensor.is_complex():
         raise TypeError(
-            f"`{name}` must be floating, got {value.dtype}: take `.real` where the imaginary part "
+            f"`{name}` must be floating, got {tensor.dtype}: take `.real` where the imaginary part "
             "is 0, or real and imaginary part as two features."
         )
-    if value.is_meta:
+    if tensor.is_meta:
         raise ValueError(
             f"`{name}` must hold values, got a tensor on the device meta, which has a shape alone: "
             "give one on the CPU or a GPU."
         )
-    if not sparse and value.layout != torch.strided:
-        raise TypeError(f"`{name}` must be dense, got {value.layout}: give {name}.to_dense().")
-    return value
+    if not sparse and tensor.layout != torch.strided:
+        raise TypeError(f"`{name}` must be dense, got {tensor.layout}: give {name}.to_dense().")
+    if floating and not tensor.is_floating_point():
+        text = f"`{name}` must be floating, got {tensor.dtype}"
+        if tensor.dtype == torch.uint8 and tensor.ndim in (3, 4):
+            raise TypeError(f"{text} of shape {tuple(tensor.shape)}{_IMAGES}")
+        call = "astype(numpy.float64)" if isinstance(value, np.ndarray) else "float()"
+        raise TypeError(f"{text}: give {name}.{call}.")
+    return tensor
 
 
 def _of_array(name: str, array: np.ndarray) -> Tensor:
     """A tensor that shares the memory of an array where torch can, else with a copy of it."""
     array = np.asarray(array)
-    if array.dtype.kind not in "biufcO" or not all(map(_is_real_number, _objects(array))):
+    kind, objects = array.dtype.kind, array.ravel().tolist() if array.dtype.kind == "O" else []
+    if kind not in "biufcO" or not all(isinstance(v, Real | Decimal | np.bool_) for v in objects):
         raise TypeError(
-            f"`{name}` must hold numbers, got an array of {array.dtype}: give features, which are "
-            "numbers, without names, dates and what else stands beside them."
+            f"`{name}` must hold numbers, got an array of {array.dtype}: give the features alone, "
+            "without names, dates and other columns."
         )
-    if array.dtype.kind not in "biufc" or array.dtype.itemsize > 8 * (
-        1 + (array.dtype.kind == "c")
-    ):
+    if kind == "O" or array.dtype.itemsize > (16 if kind == "c" else 8):
         raise TypeError(
             f"`{name}` must hold numbers that torch has, got an array of {array.dtype}: give "
             f"{name}.astype(numpy.float64)."
         )
+
     flags = array.flags
     plain = flags.c_contiguous and flags.aligned and flags.writeable and array.dtype.isnative
     # An axis of one row may have a negative stride and yet be contiguous.
@@ -490,21 +332,11 @@ def _of_array(name: str, array: np.ndarray) -> Tensor:
     return torch.from_numpy(array)
 
 
-def _objects(array: np.ndarray) -> list[object]:
-    """What an array of objects holds."""
-    return array.ravel().tolist() if array.dtype.kind == "O" else []
-
-
-def _is_real_number(value: object) -> bool:
-    """Whether numpy can take an object for a real number."""
-    return isinstance(value, Real | Decimal | np.bool_)
-
-
-def _no_tensor(name: str, value: object) -> str:
+def _not_a_tensor(name: str, value: object) -> str:
     """That an argument is no tensor, and how it becomes one."""
     got = type(value).__name__
     if value is None:
-        return f"`{name}` is missing, got None: give a torch.Tensor or numpy.ndarray."
+        return f"`{name}` must be a torch.Tensor or numpy.ndarray, got None."
     if isinstance(value, str | bytes | PathLike):
         return (
             f"`{name}` must be a torch.Tensor, got {got}: features are numbers; files are read by "

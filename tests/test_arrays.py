@@ -139,7 +139,7 @@ def test_half_arrays_are_upcast_and_whole_numbers_refused() -> None:
         (csr_matrix(X.numpy()), r"got csr_matrix: give real.toarray\(\)"),
         (X.tolist(), r"got list: give numpy.asarray\(real\)"),
         (X.numpy() * 1j, "`real` must be floating, got torch.complex128"),
-        (X.numpy().astype(str), r"must hold numbers, got an array of <U\d+: give features"),
+        (X.numpy().astype(str), r"must hold numbers, got an array of <U\d+: give the features"),
         (X.to_sparse(), r"`real` must be dense, .* give real.to_dense\(\)"),
     ],
     ids=["masked", "rows", "list", "complex", "text", "sparse"],

@@ -48,7 +48,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> Tensor:
         >>> round(frechet_distance(x, x + 2.0).item(), 9)
         20.0
     """
-    real, fake = as_tensor("real", real), as_tensor("fake", fake)
+    real, fake = as_tensor("real", real, floating=True), as_tensor("fake", fake, floating=True)
     value = frechet_in_float64(real, fake)
     dtype = torch.promote_types(real.dtype, fake.dtype)
     return narrow(value, torch.promote_types(dtype, torch.float32))

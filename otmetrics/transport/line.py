@@ -57,7 +57,7 @@ def univariate_cost(
         tensor(3., dtype=torch.float64)
     """
     check_order(order)
-    real, fake = as_tensor("real", real), as_tensor("fake", fake)
+    real, fake = as_tensor("real", real, floating=True), as_tensor("fake", fake, floating=True)
     _check_columns(real, fake)
     real, fake = checked_clouds(real[..., None], fake[..., None], order=order)
     a = checked_weights("real_weights", real_weights, real)

@@ -172,9 +172,7 @@ def barycentric_projection(plan: Tensor, fake: Tensor) -> Tensor:
         tensor([[1.],
                 [3.]])
     """
-    plan, fake = as_tensor("plan", plan, sparse=True), as_tensor("fake", fake)
-    if not fake.is_floating_point():
-        raise TypeError(f"`fake` must be floating, got {fake.dtype}: convert it first.")
+    plan, fake = as_tensor("plan", plan, sparse=True), as_tensor("fake", fake, floating=True)
     if plan.ndim != 2 or fake.ndim != 2 or plan.shape[1] != len(fake):
         raise ValueError(
             "`plan` must be (N, M) and `fake` (M, D), "

@@ -77,9 +77,7 @@ def exact_transport(
         >>> exact_transport(torch.tensor([[0.0, 2.0], [3.0, 1.0]])).cost
         tensor(0.5000)
     """
-    cost = as_tensor("cost", cost)
-    if not cost.is_floating_point():
-        raise TypeError(f"`cost` must be floating, got {cost.dtype}: convert it first.")
+    cost = as_tensor("cost", cost, floating=True)
     if cost.ndim != 2 or 0 in cost.shape:
         raise ValueError(f"`cost` must have shape (N, M), got {tuple(cost.shape)}.")
     infinite = cost.numel() - int(torch.isfinite(cost.detach()).sum())
