@@ -1,4 +1,4 @@
-"""Pairwise costs |x - y|^p: whole or in blocks, centred, exact where points meet."""
+"""Pairwise costs |x - y|^p, whole or in blocks: the one place that multiplies clouds."""
 
 import math
 from collections.abc import Iterator
@@ -12,12 +12,20 @@ from otmetrics.checks import check_order, checked_clouds
 from otmetrics.machine import ieee_float32
 from otmetrics.unknown_options import told_options
 
-# Below this share of |x|^2 + |y|^2 the matrix-product form has lost half of its digits,
-# so the entry is recomputed from the difference of its two points.
-_CANCELLATION = 1e-6
+CANCELLED = 1e-6
+"""Below this share of |x|^2 + |y|^2 a product in float64 has lost half of the digits of a squared
+distance, which then comes from the difference of its two points."""
 BLOCK_ELEMENTS = 2**22
 """Entries of a block of pairs of samples."""
-_SAFE = 1e-15, 1e15  # longest vectors whose squares keep their digits in float32
+
+
+def row_blocks(
+    num_rows: int, num_columns: int, block_elements: int = BLOCK_ELEMENTS
+) -> Iterator[slice]:
+    """Slices of the rows of an (N, M) computation, in order, of about so many entries each."""
+    size = max(1, block_elements // max(1, num_columns))
+    for start in range(0, num_rows, size):
+        yield slice(start, min(start + size, num_rows))
 
 
 def pooled_mean(real: Tensor, fake: Tensor) -> Tensor:
@@ -32,60 +40,87 @@ def centre_clouds(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     return real - centre, fake - centre
 
 
-def squared_distances(real: Tensor, fake: Tensor) -> Tensor:
-    """Squared Euclidean distances, accurate also where points coincide.
+def power_of_two(largest: float) -> float:
+    """The power of two that brings a size into [1/2, 1): to multiply by it loses no digit.
 
-    One matrix product; entries that lost digits to cancellation are recomputed from the difference
-    of their points, so that duplicates give exactly 0. Time O(N M D), memory O(N M).
-
-    Args:
-        real: Features (N, D) in float64, already checked, of a cloud around the origin.
-        fake: Features (M, D) in float64.
-
-    Returns:
-        Distances (N, M), >= 0, differentiable in both clouds.
+    Squares and powers of what is below 1 do not leave float32 upwards, and what they lose below is
+    nothing next to the largest. A cost |x - y|^p of clouds times u is divided by u^p.
     """
-    norms = real.square().sum(-1)[:, None] + fake.square().sum(-1)[None, :]
-    with ieee_float32(real.device):
-        squared = norms.addmm(real, fake.T, alpha=-2).clamp_min_(0)
-    close = squared.detach() <= norms.detach().mul_(_CANCELLATION)
-    rows, columns = close.nonzero(as_tuple=True)
-    if len(rows) > len(real) + len(fake):  # tight clusters, a collapsed generator
+    return 0.5 ** math.frexp(largest)[1]
+
+
+def distances_by_product(
+    x: Tensor, y: Tensor, squares: tuple[Tensor, Tensor], out: Tensor | None = None
+) -> Tensor:
+    """Squared distances |x|^2 + |y|^2 - 2 x.y, (N, M), by one matrix product.
+
+    `squares` are |x|^2 (N,) and |y|^2 (M,). An entry errs by up to D roundings of their sum, which
+    `refine_cancelled` mends where little is left of it.
+    """
+    sums = torch.add(squares[0][:, None], squares[1], out=out)
+    with ieee_float32(x.device):
+        return sums.addmm_(x, y.T, alpha=-2).clamp_min_(0)
+
+
+def refine_cancelled(
+    squared: Tensor,
+    x: Tensor,
+    y: Tensor,
+    squares: tuple[Tensor, Tensor],
+    share: float = CANCELLED,
+) -> Tensor:
+    """Put squared distances (..., N, M) from differences, in place, where a product lost them.
+
+    That is where they are at most a share of |x|^2 + |y|^2: equal points are exactly 0 apart.
+    """
+    lengths, norms = squares[0].detach(), squares[1].detach()
+    # No limit of a pair is larger than this one: mostly few pairs, or only those of a point and
+    # itself, are within it, and a whole block of limits need not be made.
+    close = squared.detach() <= (lengths.amax() + norms.amax()) * share
+    few, count = lengths.numel() + norms.numel(), int(close.count_nonzero())
+    if count > few:
+        limits = (lengths[..., :, None] + norms[..., None, :]).mul_(share)
+        close = squared.detach() <= limits
+        count = int(close.count_nonzero())
+
+    if count > few:  # tight clusters far apart, a collapsed generator: one by one takes too long
         exact = "donot_use_mm_for_euclid_dist"
-        return torch.cdist(real, fake, compute_mode=exact).square()
-    if len(rows):
-        difference = real[rows] - fake[columns]
-        squared = squared.index_put((rows, columns), difference.square().sum(-1))
+        distances = torch.cdist(x, y, compute_mode=exact).square()
+        return squared.masked_scatter_(close, distances[close])
+
+    places = close.nonzero(as_tuple=True)
+    size = max(1, BLOCK_ELEMENTS // x.shape[-1])
+    for part in zip(*(index.split(size) for index in places), strict=True):
+        rows, columns = part[:-1], (*part[:-2], part[-1])
+        near = squared.detach()[part] <= (lengths[rows] + norms[columns]) * share
+        rows, columns = (tuple(index[near] for index in side) for side in (rows, columns))
+        difference = x[rows] - y[columns]
+        squared.index_put_((*rows, columns[-1]), difference.square().sum(-1))
     return squared
 
 
-def power(squared: Tensor, order: float) -> Tensor:
-    """Turn squared distances into |x - y|^p, with gradient 0 where the points coincide.
+def squared_distances(real: Tensor, fake: Tensor) -> Tensor:
+    """Squared distances (N, M) of float64 clouds around the origin, accurate where points coincide.
 
-    Args:
-        squared: Squared distances of any shape.
-        order: The order p >= 1.
-
-    Returns:
-        Costs of the same shape.
+    Differentiable in both. Time O(N M D), memory O(N M).
     """
+    squares = real.square().sum(-1), fake.square().sum(-1)
+    squared = distances_by_product(real, fake, squares)
+    return refine_cancelled(squared, real, fake, squares)
+
+
+def power(squared: Tensor, order: float) -> Tensor:
+    """|x - y|^p from squared distances, with gradient 0 where the points coincide."""
     if order == 2:
         return squared
+    if not squared.requires_grad:
+        return squared.pow(order / 2)
     apart = squared > 0
     return torch.where(apart, torch.where(apart, squared, 1.0).pow(order / 2), 0.0)
 
 
 def pairwise_costs(real: Tensor, fake: Tensor, order: float) -> Tensor:
-    """Costs |x_i - y_j|^p of two clouds that are already checked.
-
-    Args:
-        real: Features (N, D) in float64.
-        fake: Features (M, D) in float64.
-        order: The order p >= 1.
-
-    Returns:
-        Costs (N, M), differentiable in both clouds.
-    """
+    """Costs |x_i - y_j|^p (N, M) of float64 clouds that are checked, differentiable in both."""
     return power(squared_distances(*centre_clouds(real, fake)), order)
 
 
@@ -122,34 +157,16 @@ def cost_matrix(real: Tensor, fake: Tensor, *, order: float = 2.0) -> Tensor:
 
 
 def held(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """A float64 value in another dtype where that holds it, else as it is.
+    """A finite float64 value in another dtype where that holds it, else as it is.
 
     Squares of float32 values from 1e19 on are beyond float32: inf would be wrong.
-
-    Args:
-        value: Values of any shape, finite.
-        dtype: The dtype of the input that they belong to.
-
-    Returns:
-        The values.
     """
     rounded = value.to(dtype)
     return value if torch.isinf(rounded.detach()).any() else rounded
 
 
 def narrow(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """A float64 value in the dtype of the input, which has to hold it.
-
-    Args:
-        value: Values of any shape, finite.
-        dtype: The dtype.
-
-    Returns:
-        The values in `dtype`.
-
-    Raises:
-        ValueError: If one of them is beyond its range.
-    """
+    """A finite float64 value in the dtype of the input; raise where that does not hold it."""
     found = held(value, dtype)
     if found.dtype != dtype:
         largest = float(value.detach().abs().amax())
@@ -158,45 +175,6 @@ def narrow(value: Tensor, dtype: torch.dtype) -> Tensor:
             "(`.double()`), or scale both down."
         )
     return found
-
-
-def lengths_in_float64(cloud: Tensor) -> Tensor:
-    """Lengths of vectors, taken in float64 where their squares would leave float32.
-
-    Args:
-        cloud: Vectors (..., D).
-
-    Returns:
-        Lengths (...) in float64.
-    """
-    lengths = torch.linalg.vector_norm(cloud, dim=-1).double()
-    if _SAFE[0] <= float(lengths.detach().amax()) <= _SAFE[1]:
-        return lengths
-    return torch.linalg.vector_norm(cloud, dim=-1, dtype=torch.float64)
-
-
-def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
-    """Cut an (N, M) computation into slices of rows that hold about `BLOCK_ELEMENTS` entries each.
-
-    Args:
-        num_rows: N.
-        num_columns: M.
-
-    Yields:
-        Slices that cover `range(num_rows)` in order.
-    """
-    size = max(1, BLOCK_ELEMENTS // max(1, num_columns))
-    for start in range(0, num_rows, size):
-        yield slice(start, min(start + size, num_rows))
-
-
-def power_of_two(largest: float) -> float:
-    """The power of two that brings a size into [1/2, 1): to multiply by it loses no digit.
-
-    Squares and powers of what is below 1 do not leave float32 upwards, and what they lose below is
-    nothing next to the largest. A cost |x - y|^p of clouds times u is divided by u^p.
-    """
-    return 0.5 ** math.frexp(largest)[1]
 
 
 @torch.no_grad()
@@ -230,19 +208,15 @@ _PART = 2**17  # numbers at a time: 1 MB, of the size of a cache; fresh memory w
 
 
 class Cloud:
-    """Points x_i - c; only `whole` keeps all of them in float64.
+    """Points (N, D) in float32 or float64 less a centre (D,) in float64, the origin by default.
 
-    Args:
-        points: Features (N, D) in float32 or float64.
-        centre: Centre (D,) in float64; None for the origin.
+    Only `whole` keeps all of them in float64.
     """
 
     def __init__(self, points: Tensor, centre: Tensor | None = None) -> None:
-        self._points = points
-        self._centre = points.new_zeros(points.shape[1:], dtype=torch.float64)
-        if centre is not None:
-            self._centre = centre
-        self.shape = points.shape
+        origin = points.new_zeros(points.shape[1:], dtype=torch.float64)
+        self._points, self._centre = points, origin if centre is None else centre
+        self.shape = (points.shape[0], points.shape[1])
         self.device = points.device
 
     def __len__(self) -> int:
@@ -281,14 +255,11 @@ class Cloud:
 
     def _parts(self) -> Iterator[tuple[slice, Tensor]]:
         """Consecutive points, and where they are."""
-        size = max(1, _PART // self.shape[1])
-        for start in range(0, len(self), size):
-            rows = slice(start, min(start + size, len(self)))
+        for rows in row_blocks(*self.shape, _PART):
             yield rows, self._points[rows].double() - self._centre
 
 
 _BLOCK = 2**21  # entries of a block: 8 MB in float32, of the size of a cache
-_CHUNK = 2**17  # numbers in the differences of exact costs: 1 MB
 _MODEST_NORMS = 2.0**-20, 2.0**20  # largest norms that float32 squares leave their digits
 
 
@@ -328,13 +299,9 @@ class CloudPairs:
     are brought below 1 by a power of two, so that nothing over- or underflows; costs are in units
     of `scale`.
 
-    Args:
-        real: Points (N, D).
-        fake: Points (M, D).
-        order: The order p >= 1.
-        stored: Whether to keep the float32 costs, 4 N M bytes, instead of computing them anew.
-        plain: Whether exact costs are those of the points as they are, not less their centres,
-            which then must be one: far from the origin it keeps the digits of close points.
+    `stored` keeps the float32 costs, 4 N M bytes, instead of computing them again. With `plain`
+    exact costs are those of the points as they are, not less their centres, which then must be one:
+    far from the origin it keeps the digits of close points.
     """
 
     def __init__(
@@ -353,42 +320,42 @@ class CloudPairs:
         self.device, self.dtype = real.device, torch.float32
         self.rounding = max(1.0, order / 2) * (real.shape[1] + 8) * torch.finfo(torch.float64).eps
         self.floor = 0.0
+
         self._rows, self._columns = (side.single(self._unit) for side in (real, fake))
-        self._norms = tuple((side * self._unit).square_() for side in norms)
-        self._row_norms, self._column_norms = (side.float() for side in self._norms)
+        self._squares = tuple((side * self._unit).square_() for side in norms)
+        self._row_squares, self._column_squares = (side.float() for side in self._squares)
+
         # Matrix products need blocks of many rows, passes over memory those of the cache.
         self.block_size = _BLOCK if stored else 8 * _BLOCK
         self._rooms = block_room(self), block_room(self)
         self._stored: Tensor | None = None
         if stored:
             self._stored = torch.empty(self.shape, device=self.device)
-            for rows in _slices(self.shape, 8 * _BLOCK):
+            for rows in row_blocks(*self.shape, 8 * _BLOCK):
                 self._squared_distances(rows, out=self._stored[rows])
 
     def block(self, rows: slice) -> Tensor:
         """Costs of some rows."""
-        return _power(self._block(rows), self._order)
+        return power(self._block(rows), self._order)
 
     def lower(self, rows: slice) -> Tensor:
         """Squared distances less their error bound, to the power."""
         error = self._relative_error(torch.float32)
         lower = self._rooms[1][: rows.stop - rows.start]
-        torch.sub(self._block(rows), error * self._column_norms, out=lower)
-        lower.sub_(error * self._row_norms[rows, None])
-        return lower if self._order == 2 else _power(lower.clamp_min_(0), self._order)
+        torch.sub(self._block(rows), error * self._column_squares, out=lower)
+        lower.sub_(error * self._row_squares[rows, None])
+        return lower if self._order == 2 else power(lower.clamp_min_(0), self._order)
 
     def lower_in_float64(self, rows: Tensor) -> Tensor:
         """The same by a product in float64."""
-        norms = self._norms[0][rows, None] + self._norms[1]
-        with ieee_float32(self.device):
-            scale = -2 * self._unit**2
-            squared = norms.addmm(self._real.at(rows), self._whole_fake.T, alpha=scale)
-        errors = norms.mul_(self._relative_error(torch.float64))
-        return _power(squared.sub_(errors).clamp_min_(0), self._order)
+        squares = self._squares[0][rows], self._squares[1]
+        squared = distances_by_product(self._real.at(rows) * self._unit, self._whole_fake, squares)
+        errors = (squares[0][:, None] + squares[1]).mul_(self._relative_error(torch.float64))
+        return power(squared.sub_(errors).clamp_min_(0), self._order)
 
     def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Costs from the differences, a bounded number of them at a time."""
-        size = max(1, _CHUNK // self._real.shape[1])
+        size = max(1, _PART // self._real.shape[1])
         real, fake = self._ends
         parts = [
             real.at(i).sub_(fake.at(j)).mul_(self._unit).square_().sum(1)
@@ -399,16 +366,15 @@ class CloudPairs:
     def part(self, rows: Tensor, columns: Tensor) -> Tensor:
         """A smaller problem."""
         if self._stored is not None:
-            return _power(self._stored[rows][:, columns], self._order)
-        norms = self._row_norms[rows, None] + self._column_norms[columns]
-        with ieee_float32(self.device):
-            squared = norms.addmm_(self._rows[rows], self._columns[columns].T, alpha=-2)
-        return _power(squared.clamp_min_(0), self._order)
+            return power(self._stored[rows][:, columns], self._order)
+        squares = self._row_squares[rows], self._column_squares[columns]
+        squared = distances_by_product(self._rows[rows], self._columns[columns], squares)
+        return power(squared, self._order)
 
     @cached_property
     def _whole_fake(self) -> Tensor:
-        """The fake points in float64, which few problems need, but those for many rows."""
-        return self._fake.whole()
+        """The scaled fake points in float64, which few problems need, but those for many rows."""
+        return self._fake.whole().mul_(self._unit)
 
     def _relative_error(self, dtype: torch.dtype) -> float:
         """Gamma of a dtype."""
@@ -418,25 +384,19 @@ class CloudPairs:
         return error / (1 - error)
 
     def _block(self, rows: slice) -> Tensor:
-        """Squared distances of some rows, as stored or anew."""
+        """Squared distances of some rows, as stored or computed again."""
         if self._stored is not None:
             return self._stored[rows]
         return self._squared_distances(rows, out=self._rooms[0][: rows.stop - rows.start])
 
     def _squared_distances(self, rows: slice, out: Tensor) -> Tensor:
         """Squared distances of some rows by one matrix product."""
-        torch.add(self._row_norms[rows, None], self._column_norms, out=out)
-        with ieee_float32(self.device):
-            out.addmm_(self._rows[rows], self._columns.T, alpha=-2)
-        return out.clamp_min_(0)
+        squares = self._row_squares[rows], self._column_squares
+        return distances_by_product(self._rows[rows], self._columns, squares, out)
 
 
 class MatrixPairs:
-    """Costs that are given, in float64; exact everywhere.
-
-    Args:
-        cost: Costs (N, M) in float64.
-    """
+    """Costs (N, M) in float64 that are given; exact everywhere."""
 
     def __init__(self, cost: Tensor) -> None:
         self._cost = cost
@@ -468,39 +428,11 @@ class MatrixPairs:
 
 
 def blocks(pairs: Pairs) -> Iterator[slice]:
-    """Slices of rows that cover the problem, each of about `block_size` entries.
-
-    Args:
-        pairs: The problem.
-
-    Yields:
-        The slices, in order.
-    """
-    yield from _slices(pairs.shape, pairs.block_size)
-
-
-def _slices(shape: tuple[int, int], block_size: int) -> Iterator[slice]:
-    """Slices of rows, each of about so many entries."""
-    size = max(1, block_size // shape[1])
-    for start in range(0, shape[0], size):
-        yield slice(start, min(start + size, shape[0]))
+    """Slices of rows that cover the problem, each of about `block_size` entries."""
+    return row_blocks(*pairs.shape, pairs.block_size)
 
 
 def block_room(pairs: Pairs) -> Tensor:
-    """Memory for the largest block; new memory for each block would cost more than its numbers.
-
-    Args:
-        pairs: The problem.
-
-    Returns:
-        An empty tensor of all columns.
-    """
-    size = min(pairs.shape[0], max(1, pairs.block_size // pairs.shape[1]))
-    return torch.empty(size, pairs.shape[1], dtype=pairs.dtype, device=pairs.device)
-
-
-def _power(squared: Tensor, order: float) -> Tensor:
-    """`cost.power` without its care for gradients, which blocks of all pairs would pay for."""
-    if order == 2:
-        return squared
-    return squared.sqrt() if order == 1 else squared.pow(order / 2)
+    """Memory for the largest block; new memory for each block would cost more than its numbers."""
+    largest = next(blocks(pairs))
+    return torch.empty(largest.stop, pairs.shape[1], dtype=pairs.dtype, device=pairs.device)

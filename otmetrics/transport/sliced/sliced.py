@@ -20,7 +20,7 @@ from otmetrics.checks import (
 )
 from otmetrics.errors import warn_unconverged
 from otmetrics.machine import ieee_float32
-from otmetrics.transport.costs import held, lengths_in_float64
+from otmetrics.transport.costs import held
 from otmetrics.transport.result import TransportResult, root
 from otmetrics.transport.sliced.directions import (
     FEWEST_BLOCKS,
@@ -47,6 +47,7 @@ _FAR = 16.0  # squared distance of the mean from the origin, in variances, from 
 _ENOUGH = 1024  # points that tell where a cloud is
 _MOST_GROWTH = 4  # factor by which one round may add to the directions of the round before
 _MOST_PER_SPLIT = 16  # directions that share one split into halves
+_SAFE = 1e-15, 1e15  # longest vectors whose squares keep their digits in float32
 _ROUNDINGS = 64  # distances below this many roundings of a projection are zero
 
 
@@ -399,7 +400,10 @@ def _mean(cloud: Tensor, weights: Tensor | None) -> Tensor:
 
 def _mean_square(cloud: Tensor, weights: Tensor | None) -> Tensor:
     """Mean squared length (...) in float64."""
-    lengths = lengths_in_float64(cloud)
+    lengths = torch.linalg.vector_norm(cloud, dim=-1).double()
+    # In float64 from the start only for vectors whose squares would leave float32.
+    if not _SAFE[0] <= float(lengths.detach().amax()) <= _SAFE[1]:
+        lengths = torch.linalg.vector_norm(cloud, dim=-1, dtype=torch.float64)
     return lengths.square().mean(-1) if weights is None else (lengths.square() * weights).sum(-1)
 
 
