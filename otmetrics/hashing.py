@@ -9,22 +9,11 @@ _SECOND = 0x94D049BB133111EB - 2**64
 
 
 def hash_counters(counters: Tensor, seed: int) -> Tensor:
-    """Uniform integers in [0, 2^63), one a counter: a counter-based random number generator.
+    """Uniform integers in [0, 2^63), one per counter: a counter-based random number generator.
 
-    Args:
-        counters: int64 of any shape; equal counters give equal numbers.
-        seed: An integer in [0, 2^63); it selects an unrelated sequence.
-
-    Returns:
-        int64 of the same shape, the same on every device.
-
-    References:
-        Steele, Lea, Flood, Fast splittable pseudorandom number generators, 2014 (SplitMix64).
-
-    Example:
-        >>> numbers = hash_counters(torch.arange(3), seed=0)
-        >>> numbers[1:].equal(hash_counters(torch.tensor([1, 2]), seed=0))
-        True
+    Equal int64 counters give equal numbers, on every device; a seed in [0, 2^63) selects an
+    unrelated sequence. SplitMix64 of Steele, Lea, Flood, Fast splittable pseudorandom number
+    generators, 2014.
     """
     start = _mix(torch.tensor(seed, dtype=torch.int64, device=counters.device))
     return _shift_right(_mix(start + counters * _GOLDEN), 1)

@@ -16,13 +16,9 @@ _before: list[str] = []
 
 @contextmanager
 def ieee_float32(device: torch.device) -> Iterator[None]:
-    """Compute float32 matrix products and convolutions as IEEE float32.
+    """Compute float32 matrix products and convolutions on a device as IEEE float32.
 
-    Args:
-        device: Where they run.
-
-    Yields:
-        Nothing; the former settings are back at the end, also after an error.
+    The former settings are back at the end, also after an error.
     """
     with torch.autocast(device.type, enabled=False), _ieee_precision():
         yield
@@ -67,7 +63,6 @@ def _precisions(wanted: list[Any] | None) -> list[Any]:
 
 
 _MODEST = 4e9  # bytes for costs where the memory of the machine is unknown
-
 _T = TypeVar("_T")
 _S = TypeVar("_S")
 
@@ -75,16 +70,7 @@ _S = TypeVar("_S")
 def in_threads(
     work: Callable[[_T], _S], items: Iterable[_T], num_threads: int | None = None
 ) -> list[_S]:
-    """Compiled work on many items.
-
-    Args:
-        work: Work that lets other threads run.
-        items: What it is done on.
-        num_threads: Threads; None for one a core.
-
-    Returns:
-        Its results in order.
-    """
+    """Results, in order, of work that lets other threads run; None for one thread per core."""
     if num_threads == 1:
         return [work(item) for item in items]
     with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:
@@ -92,15 +78,7 @@ def in_threads(
 
 
 def memory_budget(device: torch.device, memory_limit: float | None) -> float:
-    """Bytes that costs may take.
-
-    Args:
-        device: Where they lie.
-        memory_limit: The limit that was asked for, or None for half of the memory of the device.
-
-    Returns:
-        The limit.
-    """
+    """Bytes that costs may take: the limit that was asked for, or half of the device's memory."""
     if memory_limit is not None:
         return memory_limit
     if device.type == "cuda":

@@ -9,16 +9,11 @@ from torch import Tensor
 def with_gradient(
     value: Tensor, variable: Tensor, gradient: Tensor, *sources: Tensor | None
 ) -> Tensor:
-    """A value with a gradient in one more variable, beside those that it has.
+    """A value with a gradient in one more variable, next to those that it has.
 
-    Args:
-        value: Values of any shape.
-        variable: What they depend on; its leading dimensions are those of the values.
-        gradient: The derivative of each value in its part of the variable, without a graph.
-        sources: All that the derivative depends on: differentiating it in one of these raises.
-
-    Returns:
-        The values.
+    `gradient` is the derivative of each value in its part of `variable`, whose leading dimensions
+    are those of the values. It has no graph and depends on `sources`: to differentiate it in one of
+    these raises.
     """
     return _WithGradient.apply(value, variable, gradient, *sources)
 
@@ -28,42 +23,21 @@ def differentiable_once(value: Tensor, *sources: Tensor | None) -> Tensor:
 
     For values whose graph holds some of what they depend on as constants: their gradient is right
     by the envelope theorem, but not the derivative of this gradient.
-
-    Args:
-        value: Values of any shape.
-        sources: Variables that they depend on.
-
-    Returns:
-        The values.
     """
     return _Once.apply(value, *sources)
 
 
 def constant(gradient: Tensor, *sources: Tensor | None) -> Tensor:
-    """A gradient that raises where it is differentiated in one of its sources.
+    """A gradient without a graph that raises where it is differentiated in one of its sources.
 
     Without these edges to its sources autograd would take it for a constant and differentiate the
     rest, in silence; `once_differentiable` leaves them out.
-
-    Args:
-        gradient: A gradient without a graph.
-        sources: All that it depends on.
-
-    Returns:
-        The gradient.
     """
     return _Refusing.apply(gradient, *sources) if torch.is_grad_enabled() else gradient
 
 
 def detach_weights(weights: Tensor | None) -> Tensor | None:
-    """Weights without their graph.
-
-    Args:
-        weights: Weights, or None.
-
-    Returns:
-        The same.
-    """
+    """Weights without their graph, or None."""
     return None if weights is None else weights.detach()
 
 
@@ -123,6 +97,7 @@ class _WithGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         known, *sources = ctx.saved_tensors
+        # The gradient in the values, with one dimension for each that only the variable has.
         ones = [1] * (known.ndim - gradient.ndim)
         factor = gradient.to(known.dtype).reshape([*gradient.shape, *ones])
         return gradient, (factor * constant(known, *sources)).to(ctx.dtype), *ctx.rest

@@ -15,7 +15,7 @@ from otmetrics.transport.costs import power
 from otmetrics.transport.exact.certificate import Optimum
 from otmetrics.unknown_options import told_options
 
-_CACHED = 2**16  # values a side of a piece that stays in the cache
+_CACHED = 2**16  # values per side of a piece that stays in the cache
 _MANY = 2**17  # values from which a second thread is worth its start
 
 
@@ -32,7 +32,7 @@ def univariate_cost(
 
     Equal sizes pair sorted values; unequal sizes merge the quantile levels i/N and j/M on the
     integer lattice of N M, which all rows share; weights merge the cumulative weights row by row.
-    Nothing is subsampled. Time O((N + M) log (N + M)) a row.
+    Nothing is subsampled. Time O((N + M) log (N + M)) per row.
 
     Args:
         real: Values (N,) or (B, N), in any order.
@@ -94,26 +94,20 @@ def line_costs(
     real_weights: Tensor | None,
     fake_weights: Tensor | None,
 ) -> Tensor:
-    """W_p^p of samples that are already checked; see `univariate_cost`.
+    """W_p^p (...) in float64 of checked samples (..., N) and (..., M), in any order.
 
-    Args:
-        real: Values (..., N), in any order.
-        fake: Values (..., M) with the same leading dimensions.
-        order: The order p >= 1.
-        real_weights: Float64 weights that sum to one and broadcast to `real`, or None.
-        fake_weights: The same for `fake`.
-
-    Returns:
-        Costs (...) in float64.
+    Weights are float64, sum to one and broadcast to their samples; None for uniform.
     """
     if real_weights is not None or fake_weights is not None:
         if order == 1:
             return _weighted_area(real, fake, real_weights, fake_weights)
         return _weighted_cost(real, fake, order, real_weights, fake_weights)
+
     if real.shape[-1] == fake.shape[-1]:
         if real.device.type == "cpu" and not (real.requires_grad or fake.requires_grad):
             return _paired_costs(real, fake, order)
         return _powers(sorted_values(real) - sorted_values(fake), order).mean(-1)
+
     real, fake = sorted_values(real), sorted_values(fake)
     rows, columns, widths = _merged_on(real.shape[-1], fake.shape[-1], real.device)
     difference = real.index_select(-1, rows) - fake.index_select(-1, columns)
@@ -126,7 +120,7 @@ def _paired_costs(real: Tensor, fake: Tensor, order: float) -> Tensor:
     costs = np.empty(len(x))
     step = max(1, _CACHED // x.shape[-1])
 
-    def solve(rows: range) -> None:
+    def sort_and_sum(rows: range) -> None:
         for start in rows:
             part = slice(start, start + step)
             pairs = np.sort(x[part], axis=-1), np.sort(y[part], axis=-1)
@@ -136,21 +130,15 @@ def _paired_costs(real: Tensor, fake: Tensor, order: float) -> Tensor:
             else:
                 costs[part] = (np.abs(difference, out=difference) ** order).sum(-1)
 
+    # Every num-th piece per thread; numpy lets the others run.
     starts = range(0, len(x), step)
     num = torch.get_num_threads() if x.size >= _MANY else 1
-    in_threads(solve, [starts[i::num] for i in range(num)], num)
+    in_threads(sort_and_sum, [starts[i::num] for i in range(num)], num)
     return torch.from_numpy(costs / x.shape[-1]).reshape(real.shape[:-1])
 
 
 def sorted_values(values: Tensor) -> Tensor:
-    """Sort the last dimension, by numpy's vectorised sort on the CPU, several times faster there.
-
-    Args:
-        values: Values (..., N).
-
-    Returns:
-        Ascending values, differentiable.
-    """
+    """Ascending values (..., N), differentiable; numpy sorts several times faster on the CPU."""
     if values.device.type != "cpu":
         return values.sort(dim=-1).values
     if values.requires_grad:
@@ -160,14 +148,7 @@ def sorted_values(values: Tensor) -> Tensor:
 
 
 def ranking_of(values: Tensor) -> Tensor:
-    """The permutation that sorts the last dimension, by numpy on the CPU.
-
-    Args:
-        values: Values (..., N).
-
-    Returns:
-        Indices (..., N).
-    """
+    """The permutation (..., N) that sorts the last dimension, by numpy on the CPU."""
     if values.device.type != "cpu":
         return values.argsort(dim=-1)
     rows = values.detach().numpy()
@@ -180,19 +161,12 @@ def _by_rows(work: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> np
     num = min(torch.get_num_threads(), len(rows)) if values.size >= _MANY else 1
     if num == 1:
         return work(rows).reshape(values.shape)
-    return np.concatenate(in_threads(work, np.array_split(rows, num), num)).reshape(values.shape)
+    parts = in_threads(work, np.array_split(rows, num), num)
+    return np.concatenate(parts).reshape(values.shape)
 
 
 def mean_square(values: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean of the squares over the last dimension.
-
-    Args:
-        values: Values (..., N).
-        weights: Float64 weights that sum to one and broadcast to them, or None.
-
-    Returns:
-        Means (...) in float64.
-    """
+    """Mean of squares (...) in float64 of values (..., N), whose weights sum to one."""
     if weights is not None:
         return (values.double().square() * weights).sum(-1)
     return torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64).square() / values.shape[-1]
@@ -205,15 +179,10 @@ def _powers(difference: Tensor, order: float) -> Tensor:
 
 
 def merged_quantiles(num_real: int, num_fake: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Intervals of [0, 1] on which both quantile functions of N and M samples are constant.
+    """Where the quantile functions of N and of M samples of equal weight are constant.
 
-    Args:
-        num_real: N.
-        num_fake: M.
-
-    Returns:
-        For each of the K = N + M - gcd(N, M) intervals the index of its sorted real and of its
-        sorted fake sample (int64) and its width (float64); the widths sum to one.
+    For each of the K = N + M - gcd(N, M) intervals of [0, 1] the index of its sorted real and of
+    its sorted fake sample (int64), and its width (float64).
     """
     # Levels i/N and j/M are i*M and j*N on the lattice of N*M: exact in integers.
     levels = torch.cat(
@@ -241,19 +210,13 @@ def _weighted_area(
     a, b = _fill_weights(real, real_weights), _fill_weights(fake, fake_weights)
     above = cumulative(torch.cat([a, torch.zeros_like(b)], -1).gather(-1, ranking))
     below = cumulative(torch.cat([torch.zeros_like(a), b], -1).gather(-1, ranking))
+
     gaps = values.gather(-1, ranking).double().diff(dim=-1)
     return (gaps * (above - below).abs()[..., :-1]).sum(-1)
 
 
 def cumulative(weights: Tensor) -> Tensor:
-    """Cumulative weights, 1 to the bit at the end: nothing reaches onto a weightless point.
-
-    Args:
-        weights: Weights (..., N) in the order of their points.
-
-    Returns:
-        Levels (..., N).
-    """
+    """Cumulative weights (..., N), 1 to the bit at the end: nothing reaches a weightless point."""
     levels = weights.cumsum(-1)
     return levels / levels[..., -1:]
 
@@ -279,6 +242,7 @@ def _weighted_cost(
     rows, columns, widths = merged_levels(real_levels, fake_levels)
     difference = real.gather(-1, rows) - fake.gather(-1, columns)
     cost = (_powers(difference, order) * widths).sum(-1)
+
     # Where levels are equal, first the real one moves on, then the fake one: on one staircase both
     # gradients are dual potentials, where the order in which a sort leaves ties gives none.
     if real_moving.requires_grad:
@@ -314,18 +278,14 @@ def _level_term(
 def _quantile_function(values: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Sorted values and the cumulative weight (float64) up to and including each."""
     ranking = ranking_of(values)
-    return values.gather(-1, ranking), cumulative(
-        _fill_weights(values, weights).gather(-1, ranking)
-    )
+    sorted_weights = _fill_weights(values, weights).gather(-1, ranking)
+    return values.gather(-1, ranking), cumulative(sorted_weights)
 
 
 class Staircase(NamedTuple):
     """A path through the matrix of pairs from corner to corner, one step down or right at a time.
 
-    Attributes:
-        rows: Rows (N + M - 1,) of its cells.
-        columns: Their columns.
-        flows: What they move, in the units of the weights; 0 where both weights end together.
+    Its N + M - 1 cells move `flows`, in units of the weights; 0 where both weights end together.
     """
 
     rows: Tensor
@@ -334,13 +294,10 @@ class Staircase(NamedTuple):
 
 
 class Units(NamedTuple):
-    """Weights as whole numbers in float64, whose sums and differences are not rounded.
+    """Weights (N,), (M,) as whole numbers in float64, whose sums and differences are not rounded.
 
-    Attributes:
-        real: Weights (N,).
-        fake: Weights (M,) of the same sum.
-        total: That sum.
-        given: The weights of sum 1 that these stand for, to which the bounds belong.
+    Both sum to `total`; `given` are the weights of sum 1 that they stand for, to which the bounds
+    belong.
     """
 
     real: Tensor
@@ -350,20 +307,16 @@ class Units(NamedTuple):
 
 
 def units(a: Tensor, b: Tensor) -> Units:
-    """Weights in a common unit: exactly for uniform ones, else in parts of 2^52.
+    """Positive weights (N,), (M,) of sum 1 in a common unit, at least one each.
 
-    Args:
-        a: Positive weights (N,) of sum 1.
-        b: Positive weights (M,) of sum 1.
-
-    Returns:
-        Them, at least one unit each.
+    Exactly for uniform ones, else in parts of 2^52.
     """
     n, m = len(a), len(b)
     if is_uniform(a) and is_uniform(b):
         common = math.gcd(n, m)
         real, fake = a.new_full((n,), m // common), b.new_full((m,), n // common)
         return Units(real, fake, n * m // common, (a, b))
+
     real, fake = ((weights * 2.0**52).round().clamp_min(1) for weights in (a, b))
     for weights in (real, fake):  # what rounding took is shared among those that hardly feel it
         heavy = (weights >= 2.0**51 / len(weights)).nonzero().squeeze(1)
@@ -374,15 +327,7 @@ def units(a: Tensor, b: Tensor) -> Units:
 
 
 def staircase(a: Tensor, b: Tensor) -> Staircase:
-    """The north-west-corner plan.
-
-    Args:
-        a: Weights (N,) in whole units.
-        b: Weights (M,) of the same sum.
-
-    Returns:
-        Its cells, whose flows have the weights as marginals.
-    """
+    """The north-west-corner plan between weights (N,) and (M,) in whole units of one sum."""
     ends = torch.cat([a.cumsum(0)[:-1], b.cumsum(0)[:-1]])
     order = ends.argsort(stable=True)
     down = (order < len(a) - 1).long()
@@ -394,36 +339,32 @@ def staircase(a: Tensor, b: Tensor) -> Staircase:
 
 
 def line_optimum(real: Tensor, fake: Tensor, order: float, weights: Units) -> Optimum:
-    """Optimal plan and potentials on the line. Time O((N + M) log (N + M)).
+    """Optimal plan and potentials of values (N,) and (M,). Time O((N + M) log (N + M)).
 
     Costs |x - y|^p of sorted points have the Monge property, so that the staircase is optimal, and
     the potentials that are tight along it respect all pairs (Hoffman, On simple linear programming
     problems, 1963).
-
-    Args:
-        real: Values (N,) in float64.
-        fake: Values (M,).
-        order: The order p >= 1.
-        weights: Their weights.
-
-    Returns:
-        The optimum.
     """
     by_real, by_fake = real.argsort(), fake.argsort()
     a, b = weights.given
     path = staircase(weights.real[by_real], weights.fake[by_fake])
     rows, columns = by_real[path.rows], by_fake[path.columns]
     costs = power((real[rows] - fake[columns]).square(), order)
+
+    # A step down changes f alone, a step to the right g alone: both by the change of the cost.
     steps = costs.diff()
     down = path.rows.diff().bool()
     f, g = torch.empty_like(real), torch.empty_like(fake)
     f[by_real] = torch.cat([costs[:1], costs[0] + steps[down].cumsum(0)])
     g[by_fake] = torch.cat([costs.new_zeros(1), steps[~down].cumsum(0)])
+    # Only f + g is known; equal means keep both small, and with them their rounding.
     shift = ((a @ f) - (b @ g)) / 2
     f, g = f - shift, g + shift
+
     used = path.flows > 0
     masses = path.flows[used] / weights.total
     upper = masses @ costs[used]
+
     # By the theorem the plan is optimal; all that is uncertain is the rounding of its masses.
     uncertain = upper if is_uniform(a) and is_uniform(b) else costs.sum()
     rounding = (len(a) + len(b)) * torch.finfo(torch.float64).eps * uncertain

@@ -52,11 +52,13 @@ class TransportResult(NamedTuple):
         """The fake point of each real one, (N,) or (B, N), where the plan pairs them one to one."""
         if self.plan is None or self.plan.shape[-1] != self.plan.shape[-2]:
             return None
+
         plan = self.plan.coalesce()
         size = plan.shape[:-1]
         *_, rows, columns = plan.indices()
         if len(rows) != size.numel():
             return None
+
         rows, columns = rows.view(size), columns.view(size)
         everyone = torch.arange(size[-1], device=rows.device).expand(size)
         if not (torch.equal(rows, everyone) and torch.equal(columns.sort(-1).values, everyone)):
@@ -65,15 +67,7 @@ class TransportResult(NamedTuple):
 
 
 def root(cost: Tensor, order: float) -> Tensor:
-    """Return `cost ** (1 / order)`, 0 with gradient 0 where the cost is not positive.
-
-    Args:
-        cost: Unrooted costs of any shape.
-        order: The order p >= 1.
-
-    Returns:
-        The p-th root, of the same shape.
-    """
+    """The p-th root of costs of any shape, 0 with gradient 0 where a cost is not positive."""
     if order == 1:
         return cost.clamp_min(0)
     zero = cost <= 0  # NaN is none, and stays
@@ -83,13 +77,7 @@ def root(cost: Tensor, order: float) -> Tensor:
 def outward(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Round float64 bounds to another dtype so that they still enclose what they enclosed.
 
-    Args:
-        lower: Lower bounds in float64.
-        upper: Upper bounds in float64.
-        dtype: The dtype of the cost that they bound.
-
-    Returns:
-        Bounds in `dtype`, at most two units in the last place wider.
+    That makes them at most two units in the last place wider.
     """
     if dtype == torch.float64:
         return lower, upper
@@ -98,43 +86,29 @@ def outward(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, T
 
 
 def round_result(result: TransportResult, dtype: torch.dtype) -> TransportResult:
-    """Return a result whose plan and potentials have the dtype of the clouds.
-
-    Args:
-        result: A result with float64 ones, or none.
-        dtype: The dtype.
-
-    Returns:
-        The same, rounded; bounds and costs are left.
-    """
+    """Round plan and potentials to the dtype of the clouds; bounds and costs are left."""
     plan, potentials = result.plan, result.potentials
-    return result._replace(
-        plan=None if plan is None else plan.to(dtype),
-        potentials=None
-        if potentials is None
-        else (potentials[0].to(dtype), potentials[1].to(dtype)),
-    )
+    if plan is not None:
+        plan = plan.to(dtype)
+    if potentials is not None:
+        potentials = potentials[0].to(dtype), potentials[1].to(dtype)
+    return result._replace(plan=plan, potentials=potentials)
 
 
 def stack_results(results: list[TransportResult]) -> TransportResult:
-    """Return the results of B problems as one result with a leading dimension B.
-
-    Args:
-        results: Results of one solver on problems of one size.
-
-    Returns:
-        Their stack; see the attributes of `TransportResult`.
-    """
+    """The results of B problems of one size as one result with a leading dimension B."""
     first = results[0]
     tensors = {
         name: torch.stack([getattr(result, name) for result in results])
         for name in ("value", "cost", "lower_bound", "upper_bound", "standard_error", "plan")
         if getattr(first, name) is not None
     }
+
     potentials = None
     if first.potentials is not None:
         pairs = [result.potentials for result in results if result.potentials is not None]
         potentials = (torch.stack([f for f, _ in pairs]), torch.stack([g for _, g in pairs]))
+
     iterations = [r.num_iterations for r in results if r.num_iterations is not None]
     failed = [result for result in results if not result.converged]
     return TransportResult(
@@ -154,7 +128,7 @@ def barycentric_projection(plan: Tensor, fake: Tensor) -> Tensor:
     single-valued (Brenier, 1991).
 
     Args:
-        plan: Plan (N, M), sparse or dense, as `exact_result(real, fake).plan`.
+        plan: Plan (N, M), sparse or dense, as `Exact().solve(real, fake).plan`.
         fake: Features (M, D) in a floating dtype.
 
     Returns:
@@ -166,9 +140,9 @@ def barycentric_projection(plan: Tensor, fake: Tensor) -> Tensor:
         ValueError: If shapes differ, or the plan moves nothing from some point.
 
     Example:
-        >>> from otmetrics.functional import exact_result
+        >>> from otmetrics import Exact
         >>> real, fake = torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [1.0]])
-        >>> barycentric_projection(exact_result(real, fake).plan, fake)
+        >>> barycentric_projection(Exact().solve(real, fake).plan, fake)
         tensor([[1.],
                 [3.]])
     """
@@ -178,6 +152,7 @@ def barycentric_projection(plan: Tensor, fake: Tensor) -> Tensor:
             "`plan` must be (N, M) and `fake` (M, D), "
             f"got {tuple(plan.shape)} and {tuple(fake.shape)}."
         )
+
     sparse = (plan if plan.is_sparse else plan.to_sparse()).coalesce()
     rows, columns = sparse.indices()
     masses = sparse.values().double()
@@ -186,8 +161,9 @@ def barycentric_projection(plan: Tensor, fake: Tensor) -> Tensor:
         nothing = (totals <= 0).nonzero().squeeze(1)
         raise ValueError(
             f"`plan` must move mass from every real point, got none from {len(nothing)} of them, "
-            f"the first {int(nothing[0])}: leave out points without weight."
+            f"first from number {int(nothing[0])}: leave out points without weight."
         )
+
     shares = (masses / totals[rows])[:, None]
     moved = shares * fake.double()[columns]
     return moved.new_zeros(len(plan), fake.shape[1]).index_add(0, rows, moved).to(fake.dtype)

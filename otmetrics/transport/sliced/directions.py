@@ -8,22 +8,16 @@ from otmetrics.hashing import hash_counters
 from otmetrics.transport.result import root
 from otmetrics.unknown_options import told_options
 
-# A standard error needs blocks to compare: twice the error from 16 of them covers 94 %.
+# A standard error needs blocks to compare: two errors from 16 of them cover 94 %.
 FEWEST_BLOCKS = 16
 _STREAM = 0x51CED  # any number
 
 
 def direction_generator(seed: int) -> torch.Generator:
-    """A generator of directions, with numbers of its own.
+    """A CPU generator of directions for a seed in [0, 2^63), with numbers of its own.
 
     Data drawn with the same seed would otherwise hold the very numbers that directions are made of,
     and no direction would be random for it: seed 0 is common.
-
-    Args:
-        seed: An integer in [0, 2^63).
-
-    Returns:
-        A CPU generator.
     """
     return torch.Generator().manual_seed(int(hash_counters(torch.tensor(_STREAM), seed)))
 
@@ -49,7 +43,7 @@ def random_directions(
         num_projections: L.
         generator: A CPU generator, so that one seed gives the same directions on every device.
         orthogonal: False for independent directions.
-        block: Directions a block; None for `block_size(D, L)`.
+        block: Directions per block; None for `block_size(D, L)`.
 
     Returns:
         Directions (D, L) in float64, columns of length one.
@@ -66,6 +60,7 @@ def random_directions(
     check_generator(generator)
     if not orthogonal:
         return _unit(_normal(num_projections, dimension, generator)).T
+
     block = block or block_size(dimension, num_projections)
     whole, rest = divmod(num_projections, block)
     rows = [_orthonormal(whole, block, dimension, generator)] if whole else []
@@ -76,17 +71,10 @@ def random_directions(
 def block_size(
     dimension: int, num_projections: int, *, orthogonal: bool = True, most: int | None = None
 ) -> int:
-    """Directions in each of the independent blocks, of which there are at least 16 from L = 16 on.
+    """Directions in each of the independent blocks, at least 16 of them from L = 16 on.
 
-    Args:
-        dimension: D.
-        num_projections: L.
-        orthogonal: Whether the directions of a block are orthonormal.
-        most: Largest size, or None.
-
-    Returns:
-        The largest size that leaves 16 blocks, a multiple of D where it is above D; the last block
-        holds what remains. 1 for independent directions.
+    The largest size that leaves 16 blocks, at most `most` and a multiple of D where it is above D;
+    the last block holds what remains. 1 for independent directions.
     """
     if not orthogonal:
         return 1
@@ -96,23 +84,11 @@ def block_size(
 
 
 def checked_directions(directions: Tensor, cloud: Tensor) -> Tensor:
-    """Check directions that the user gives.
-
-    Args:
-        directions: Columns (D, L).
-        cloud: A cloud (..., D).
-
-    Returns:
-        Rows (L, D) on the device and in the dtype of the cloud.
-
-    Raises:
-        TypeError: If they are no tensor.
-        ValueError: If their shape does not fit, a length is not 1, or a gradient is wanted in them.
-    """
+    """Columns (D, L) of length 1 that the user gives as rows (L, D), like the cloud (..., D)."""
     directions = as_tensor("directions", directions)
     if directions.requires_grad and torch.is_grad_enabled():
         raise ValueError(
-            "`directions` must not require a gradient, as none is computed in them: give "
+            "`directions` must not require a gradient, which they would not get: give "
             "directions.detach(), or take `MaxSliced` for the one that differs most."
         )
     if directions.ndim != 2 or directions.shape[0] != cloud.shape[-1] or directions.shape[1] < 1:
@@ -120,6 +96,7 @@ def checked_directions(directions: Tensor, cloud: Tensor) -> Tensor:
             f"`directions` must have shape (D, L) with D = {cloud.shape[-1]} and L >= 1, "
             f"got {tuple(directions.shape)}."
         )
+
     lengths = directions.detach().double().norm(dim=0)
     if not ((lengths - 1).abs() < 1e-3).all():  # also catches NaN
         raise ValueError(
@@ -140,6 +117,7 @@ def _basis(rows: Tensor) -> Tensor:
     if rows.shape[-2] == 1:
         return _unit(rows)
     q, r = torch.linalg.qr(rows.mT)
+    # The signs of R make Q uniform: LAPACK's own choice is not.
     return (q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)).mT
 
 
@@ -164,18 +142,15 @@ def apply_controls(
 ) -> tuple[Tensor, Tensor]:
     """Values with the same mean over the sphere and less variance, and their deviations from it.
 
-    Subtracts from each value the combination of its controls that least squares find in all other
-    values, so that its coefficients do not know it; where that does not predict a value left out
-    clearly better than the mean of the others does, it leaves the values as they are.
+    Subtracts from each of the values (..., L), one per direction, the combination of its controls
+    that least squares find in all other values, so that its coefficients do not know it; where that
+    does not predict a value left out clearly better than the mean of the others does, it leaves the
+    values as they are.
 
-    Args:
-        values: Values (..., L), one a direction.
-        controls: Functions (..., L, Q) of the same directions whose means over the sphere are 0.
-        positive: Whether the mean is known to be positive: controls that contradict are not used.
-
-    Returns:
-        New values (..., L), and by how much they deviate (..., L) from what the others predict, so
-        that a value which draws the coefficients towards itself does not hide its error.
+    `controls` are functions (..., L, Q) of the same directions whose means over the sphere are 0;
+    with `positive` the mean is known to be positive, and controls that contradict are not used. The
+    deviations (..., L) are those from what the others predict, so that a value which draws the
+    coefficients towards itself does not hide its error.
 
     References:
         Nguyen and Ho, Sliced Wasserstein estimation with control variates, 2024; Owen, Monte Carlo
@@ -186,6 +161,8 @@ def apply_controls(
     deviations = (values - values.mean(-1, keepdim=True)).detach()
     if length < _FEWEST_PER_CONTROL * num or not torch.isfinite(controls).all():
         return values, deviations
+
+    # Least squares in units of the largest control, so that the ridge means the same for each.
     scale = controls.detach().abs().amax(-2, keepdim=True)
     controls = controls / torch.where(scale > 0, scale, 1.0)
     spread = controls - controls.mean(-2, keepdim=True)
@@ -193,13 +170,16 @@ def apply_controls(
     ridge = _RIDGE * gram.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
     ridge = torch.where(ridge > 0, ridge, 1.0)[..., None, None]
     gram = gram + ridge * torch.eye(num, dtype=gram.dtype, device=gram.device)
+
     weights = torch.linalg.solve(gram, spread.mT).mT
     coefficients = weights.mT @ (values - values.mean(-1, keepdim=True)).unsqueeze(-1)
+    # A value left out is predicted without a second regression: its residual over 1 - leverage.
     leverage = ((spread * weights).sum(-1) + 1 / length).clamp_max(1 - 1e-9)
     fitted = values - (controls @ coefficients).squeeze(-1)
     left_out = (fitted - fitted.mean(-1, keepdim=True)) / (1 - leverage)
     adjusted = fitted + (controls * weights).sum(-1) * left_out
     left_out = left_out.detach()
+
     with torch.no_grad():
         plain = deviations * (length / (length - 1))
         price = 1 + _PRICE * num / length
@@ -211,14 +191,10 @@ def apply_controls(
 
 
 def error_of_mean(deviations: Tensor, block: int) -> Tensor:
-    """Standard error of the mean of values of which those of one block depend on each other.
+    """Standard error (...) of the mean of values (..., L) that depend on each other in blocks.
 
-    Args:
-        deviations: By how much each value deviates from the mean (..., L), L > block.
-        block: Values a block; the last block holds what remains.
-
-    Returns:
-        Errors (...), from the differences between the means of blocks.
+    From the differences between the means of blocks, L > block; `deviations` are those of each
+    value from the mean, and the last block holds what remains.
     """
     length = deviations.shape[-1]
     num = -(-length // block)
@@ -228,15 +204,6 @@ def error_of_mean(deviations: Tensor, block: int) -> Tensor:
 
 
 def error_of_root(error: Tensor, cost: Tensor, order: float) -> Tensor:
-    """Standard error of the p-th root of a cost, by the delta method.
-
-    Args:
-        error: Standard error (...) of the cost.
-        cost: The cost (...).
-        order: The order p.
-
-    Returns:
-        Errors (...), 0 where the cost is 0.
-    """
+    """Standard error (...) of the p-th root of a cost by the delta method, 0 where that is 0."""
     slope = order * root(cost.detach().abs(), order) ** (order - 1)
     return torch.where(slope > 0, error / slope.clamp_min(torch.finfo(error.dtype).tiny), 0.0)

@@ -288,15 +288,18 @@ def _starts(problem: _Problem, normal: Tensor, solver: MaxSliced) -> Tensor:
     dimension = normal.shape[1]
     if dimension == 1:
         return normal.new_ones(1, 1)
+
     real_mean, fake_mean = _means(problem)
     starts = [(fake_mean - real_mean)[None]]
     num_eigenvectors = min(solver.num_starts // 2, dimension)
     if num_eigenvectors:
         starts.append(_eigenvectors(problem, normal[_NUM_RANDOM:], num_eigenvectors))
+
     random = normalize(normal[:_NUM_RANDOM], dim=1)
     size = max(1, _CHUNK_ELEMENTS // (len(problem.real) + len(problem.fake)))
     costs = torch.cat([_climb(problem, c, solver.order)[0] for c in random.split(size)])
     starts.append(random[costs.argsort(descending=True)])
+
     directions = torch.cat(starts)
     lengths = directions.norm(dim=1, keepdim=True)
     used = lengths[:, 0] > 0  # equal means are no start
@@ -330,6 +333,7 @@ def _ascend(problem: _Problem, directions: Tensor, solver: MaxSliced) -> tuple[T
     eps = torch.finfo(directions.dtype).eps
     reach = max(float(cloud.norm(dim=1).max()) for cloud in (problem.real, problem.fake))
     floor = (4 * eps * reach) ** solver.order  # below it projections differ by rounding alone
+
     costs, slopes = _climb(problem, directions, solver.order)
     slopes = _tangent(slopes, directions)
     ways, steps = slopes.clone(), costs.new_ones(len(costs))
@@ -340,15 +344,20 @@ def _ascend(problem: _Problem, directions: Tensor, solver: MaxSliced) -> tuple[T
         most = float(promise.max())
         if most < solver.tolerance or iteration == solver.max_iterations:
             break
+
         k = (promise >= solver.tolerance).nonzero()[:, 0]
         end = normalize(directions[k] + steps[k, None].to(ways) * ways[k], dim=1)
         end_costs, end_slopes = _climb(problem, end, solver.order)
+
+        # As in a line search: a step that keeps a tenth of its promise doubles the next one. One
+        # that fails turns towards the slope at its end, where the cost bends the other way.
         gain = end_costs - costs[k]
         steps[k] *= torch.where(gain > 0.1 * promise[k] * costs[k], 2.0, 0.7)
         ways[k] = _shortest(ways[k], _tangent(end_slopes, directions[k]))
         better = k[gain > 0]
         directions[better], costs[better] = end[gain > 0], end_costs[gain > 0]
         ways[better] = slopes[better] = _tangent(end_slopes, end)[gain > 0]
+
         # Slopes that cancel out say that the top is no further than the step, so look closer.
         spent = k[solver.order * steps[k] * ways[k].square().sum(1) < solver.tolerance]
         ways[spent] = slopes[spent]
@@ -375,8 +384,10 @@ def _climb(problem: _Problem, directions: Tensor, order: float) -> tuple[Tensor,
     # a unit step along its tangent is a step of the power method.
     x, y = directions @ problem.real.T, directions @ problem.fake.T
     pairs = _pairs(x, y, problem)
+
     difference = (x.gather(1, pairs.rows) - y.gather(1, pairs.columns)).double()
     costs = (difference.abs().pow(order) * pairs.masses).sum(1)
+
     pull = difference.abs().pow(order - 1) * difference.sign() * pairs.masses
     pull = (pull / costs.clamp_min(torch.finfo(costs.dtype).tiny)[:, None]).to(x)
     slopes = torch.zeros_like(x).scatter_add_(1, pairs.rows, pull) @ problem.real
@@ -390,6 +401,7 @@ def _pairs(x: Tensor, y: Tensor, problem: _Problem) -> _Pairs:
     if problem.grid is not None:
         rows, columns, widths = problem.grid
         return _Pairs(x_order[:, rows], y_order[:, columns], widths)
+
     x_levels = cumulative(problem.real_weights[x_order])
     y_levels = cumulative(problem.fake_weights[y_order])
     rows, columns, masses = merged_levels(x_levels, y_levels)

@@ -24,7 +24,8 @@ def monge_inception_distance(
     Differs from `sliced_wasserstein`, which is to be preferred outside comparisons with published
     numbers: it is 3 D SW_2^2, a squared distance in squared units; it drops samples where the sizes
     differ; it tells nothing of its Monte-Carlo error. Like every plug-in estimate, it is biased up,
-    by about 1/N: two samples of one law do not give 0, and only numbers of one sample size compare.
+    by about 1/N: two samples of one distribution do not give 0, and only numbers from one sample
+    size compare.
 
     Time O(L N (D + log N)); memory O(N (D + chunk) + L D).
 
@@ -53,9 +54,11 @@ def monge_inception_distance(
     check_at_least("num_projections", num_projections, 1)
     check_seed(seed)
     real, fake = checked_clouds(real, fake)
+
     generator = torch.Generator().manual_seed(seed)
     count, dimension = min(real.shape[-2], fake.shape[-2]), real.shape[-1]
     real, fake = (_subset(cloud, count, generator).float() for cloud in (real, fake))
+
     # One draw for all directions: torch gives other values when it draws in parts.
     normal = torch.randn(num_projections, dimension, generator=generator, dtype=torch.float32)
     directions = (normal / normal.norm(dim=1, keepdim=True).clamp_min(1e-12)).to(real.device)

@@ -26,11 +26,10 @@ _CHUNK_DIRECTIONS = 64
 
 
 class Sketch(NamedTuple):
-    """Histograms of projected samples.
+    """Histograms of projected samples along L directions.
 
-    Attributes:
-        counts: int32 (L, K); bin number i is kept at i mod K, a ring that never has to shift.
-        window: int64 (L, 3): level, lowest and highest bin number that hold a value.
+    Counts are int32 (L, K), where bin number i is kept at i mod K, a ring that never has to shift;
+    the window, int64 (L, 3), tells the level and the lowest and highest bin number with a value.
     """
 
     counts: Tensor
@@ -43,14 +42,7 @@ class Sketch(NamedTuple):
 
 
 def sketch(projected: Tensor) -> Sketch:
-    """Sketch of projected samples. Time and memory O(L (N + K)), K = 4096.
-
-    Args:
-        projected: Finite values (L, N) in float64, N >= 1.
-
-    Returns:
-        Their sketch.
-    """
+    """Sketch of finite projected samples (L, N) in float64. Time and memory O(L (N + K))."""
     low, high = projected.aminmax(dim=1)
     level = _level(low, high)
     numbers = _numbers(projected, level[:, None])
@@ -59,20 +51,11 @@ def sketch(projected: Tensor) -> Sketch:
 
 
 def merged_sketches(first: Sketch, second: Sketch) -> Sketch:
-    """Sketch of two sets of samples together, equal to the sketch of their union.
-
-    Args:
-        first: Sketch of one set.
-        second: Sketch of the other, along the same directions.
-
-    Returns:
-        Sketch of the union.
-
-    Raises:
-        ValueError: If the union has more samples than a count can hold, 2^31 - 1.
-    """
+    """Sketch of two sets of samples along the same directions, equal to that of their union."""
     if first.num_samples + second.num_samples > _MOST_SAMPLES:
         raise ValueError(f"A sketch holds at most {_MOST_SAMPLES} samples: score in parts.")
+
+    # Coarser, level by level, until the bins of both fit one ring.
     levels = torch.maximum(first.window[:, 0], second.window[:, 0])
     while True:
         (first_low, first_high), (second_low, second_high) = (
@@ -84,6 +67,7 @@ def merged_sketches(first: Sketch, second: Sketch) -> Sketch:
         if not wide.any():
             break
         levels = levels + wide.long()
+
     counts = _coarsen(first, levels) + _coarsen(second, levels)
     return Sketch(counts, torch.stack([levels, low, high], 1))
 
@@ -97,18 +81,9 @@ def sketched_result(real: Sketch, fake: Sketch, order: float, *, block: int = 1)
     the same directions. The true error is far smaller, as the errors of many bins cancel. Time
     O(L K log K).
 
-    Args:
-        real: Sketch along L directions.
-        fake: Sketch along the same directions.
-        order: The order p >= 1.
-        block: Directions that depend on each other; see `directions.block_size`.
-
-    Returns:
-        The plain mean over the directions as cost and its root as value, the standard error of the
-        value over the directions, and the bounds.
-
-    Raises:
-        ValueError: If a cost does not fit float64.
+    Both sketches are along the same L directions, of which those of a `block` depend on each other
+    (see `directions.block_size`). Cost and value are those of the plain mean over the directions,
+    `standard_error` that of the value.
     """
     check_order(order)
     slices = torch.cat([_slice_costs(*pair, order) for pair in _chunks(real, fake)])
@@ -118,11 +93,10 @@ def sketched_result(real: Sketch, fake: Sketch, order: float, *, block: int = 1)
             f"`real` and `fake` must be small enough for |x - y|^{order:g} to fit float64: "
             "scale both clouds down."
         )
-    value = root(cost, order)
-    several = len(slices) > block
-    monte_carlo = (
-        error_of_root(error_of_mean(slices - cost, block), cost, order) if several else None
-    )
+    value, standard_error = root(cost, order), None
+    if len(slices) > block:
+        standard_error = error_of_root(error_of_mean(slices - cost, block), cost, order)
+
     error = sum(
         (_width(one.window[:, 0]).pow(order).mean() / (order + 1)) ** (1 / order)
         for one in (real, fake)
@@ -132,7 +106,7 @@ def sketched_result(real: Sketch, fake: Sketch, order: float, *, block: int = 1)
         cost=cost,
         lower_bound=(value - error).clamp_min(0).pow(order),
         upper_bound=(value + error).pow(order),
-        standard_error=monte_carlo,
+        standard_error=standard_error,
         message=f"mean over {len(slices)} directions, from histograms of {NUM_BINS} bins",
     )
 
@@ -157,6 +131,7 @@ def _level(low: Tensor, high: Tensor) -> Tensor:
     fitting = torch.frexp((high - low) / NUM_BINS).exponent.long() - 1
     level = torch.where(high > low, torch.maximum(finest, fitting), finest)
     level = level.clamp_min(_SMALLEST_LEVEL)
+
     for _ in range(2):  # 2^level is within a factor of 2 of range / K, and may still be too fine
         wide = _numbers(high, level) - _numbers(low, level) >= NUM_BINS
         level = level + wide.long()
@@ -200,10 +175,12 @@ def _chunks(real: Sketch, fake: Sketch) -> Iterator[tuple[Sketch, Sketch]]:
 def _slice_costs(real: Sketch, fake: Sketch, order: float) -> Tensor:
     """W_p^p (L,) between the histograms: both quantile functions are linear between the levels."""
     n, m = real.num_samples, fake.num_samples
+
     # Levels i/N and j/M are i*M and j*N on the lattice of N*M: exact in integers.
     real_levels, fake_levels = _levels(real, m), _levels(fake, n)
     ends = torch.cat([real_levels, fake_levels], 1).sort(dim=1).values
     starts = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], 1)
+
     real_ends = _quantiles(real, real_levels, starts, ends)
     fake_ends = _quantiles(fake, fake_levels, starts, ends)
     left, right = (a - b for a, b in zip(real_ends, fake_ends, strict=True))
@@ -222,6 +199,8 @@ def _quantiles(one: Sketch, levels: Tensor, starts: Tensor, ends: Tensor) -> tup
     bins = torch.searchsorted(levels, starts, right=True).clamp_max(NUM_BINS - 1)
     above = levels.gather(1, bins)
     below = torch.cat([torch.zeros_like(levels[:, :1]), levels], 1).gather(1, bins)
+
+    # Linear within the bin: its mass is spread evenly from one edge to the other.
     mass = (above - below).clamp_min(1).double()
     width = _width(one.window[:, :1])
     edges = (one.window[:, 1:2] + bins).double() * width

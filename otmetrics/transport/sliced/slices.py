@@ -10,8 +10,8 @@ from otmetrics.machine import ieee_float32
 from otmetrics.transport.gradients import constant, detach_weights
 from otmetrics.transport.line import line_costs, mean_square, sorted_values
 
-CHUNK_ELEMENTS = 2**24  # fewer are slower, more not faster
-"""Values that a chunk of directions projects."""
+CHUNK_ELEMENTS = 2**24
+"""Values that a chunk of directions projects: fewer are slower, more not faster."""
 PRODUCT_ELEMENTS = 2**26
 """Values that one product projects for several small chunks of large clouds."""
 _PRODUCT_DIRECTIONS = 64  # with fewer a product waits for its clouds to come from memory
@@ -31,22 +31,12 @@ def measure_along(
     block: int | None = None,
     weights: Weights = (None, None),
 ) -> Tensor:
-    """What a function of the projections says along each direction.
+    """Numbers (..., L, K) in float64 that a measure gives along directions (L, D).
 
-    Memory O((N + M) (D + chunk)) for the numbers and for their gradient, whatever L: the backward
-    pass projects again.
-
-    Args:
-        real: Features (..., N, D).
-        fake: Features (..., M, D).
-        directions: Rows (L, D) in their dtype.
-        measure: The function; no chunk that it gets crosses a multiple of `block`.
-        block: Directions that belong together; None for no such border.
-        weights: Weights of both sides.
-
-    Returns:
-        Numbers (..., L, K) in float64, differentiable once in both clouds and their weights: who
-        differentiates that gradient is told by an error.
+    Clouds are (..., N, D) and (..., M, D) in the dtype of the directions; no chunk that the measure
+    gets crosses a multiple of `block`, the directions that belong together. Differentiable once in
+    both clouds and their weights: who differentiates that gradient is told by an error. Memory
+    O((N + M) (D + chunk)) also with gradient, whatever L: the backward pass projects again.
     """
     return _Measured.apply(real, fake, *weights, directions, measure, block)
 
@@ -72,6 +62,7 @@ class _Measured(torch.autograd.Function):
                 *(one.clone() if one is not None and one.is_inference() else one for one in given)
             )
         ctx.measure, ctx.block = measure, block
+
         weights = detach_weights(real_weights), detach_weights(fake_weights)
         numbers = []
         for parts in _products(real, fake, len(directions), block):
@@ -104,11 +95,13 @@ def _gradients(
     needed = [place for place, _ in given if ctx.needs_input_grad[place]]
     leaves = {place: side.detach() for place, side in given}
     totals = {place: torch.zeros_like(side) for place, side in given if place in needed}
+
     for part in _parts(real, fake, len(directions), ctx.block):
         chunk = directions[part]
         leaves[0], leaves[1] = _project(real, fake, chunk)
         for place in needed:
             leaves[place].requires_grad_()
+        # The projections are leaves: their gradient times the directions is that of the cloud.
         with torch.enable_grad():
             numbers = ctx.measure(leaves[0], leaves[1], (leaves.get(2), leaves.get(3)), part.start)
         along = torch.autograd.grad(
@@ -152,14 +145,7 @@ def _parts(real: Tensor, fake: Tensor, num: int, block: int | None) -> Iterator[
 
 
 def costs_along(order: float) -> Measure:
-    """Measure of the cost W_p^p alone.
-
-    Args:
-        order: The order p.
-
-    Returns:
-        A measure with K = 1.
-    """
+    """Measure of the cost W_p^p alone, K = 1."""
 
     def measure(real: Tensor, fake: Tensor, weights: Weights, start: int) -> Tensor:
         return line_costs(real, fake, order, *weights).unsqueeze(-1)
@@ -168,7 +154,7 @@ def costs_along(order: float) -> Measure:
 
 
 def costs_and_squares_along(order: float) -> Measure:
-    """Measure of the cost W_p^p and of both mean squares, with the argument of `costs_along`."""
+    """Measure of the cost W_p^p and of both mean squares, K = 3."""
 
     def measure(real: Tensor, fake: Tensor, weights: Weights, start: int) -> Tensor:
         costs = line_costs(real, fake, order, *weights)
@@ -179,17 +165,10 @@ def costs_and_squares_along(order: float) -> Measure:
 
 
 def split_costs_along(sizes: tuple[int, int], block: int, seeds: Tensor) -> Measure:
-    """Measure of the split-half cost and of both mean squares; see `sliced_result`.
+    """Measure of the split-half cost of `Sliced(debiased=True)` and of both mean squares, K = 3.
 
-    All four halves have one size, as quantiles of samples of two sizes differ on average.
-
-    Args:
-        sizes: N and M, at least 2.
-        block: Directions that share one split.
-        seeds: Of the split of each block, int64 on the CPU.
-
-    Returns:
-        A measure with K = 3.
+    `sizes` are N and M, at least 2; each block of directions shares one split, by its own seed. All
+    four halves have one size, as quantiles of samples of two sizes differ on average.
     """
     half = min(sizes) // 2
 
@@ -197,12 +176,15 @@ def split_costs_along(sizes: tuple[int, int], block: int, seeds: Tensor) -> Meas
         generator = torch.Generator().manual_seed(int(seeds[start // block]))
         product = torch.ones((), dtype=torch.float64, device=real.device)
         drawn = [torch.randperm(size, generator=generator).to(real.device) for size in sizes]
+
+        # The product of the differences of two independent pairs of halves: no square, no bias.
         for part in (slice(half), slice(half, 2 * half)):
             x, y = (
                 sorted_values(line.index_select(-1, ids[part]))
                 for line, ids in zip((real, fake), drawn, strict=True)
             )
             product = product * (x - y).double()
+
         squares = mean_square(real), mean_square(fake)
         return torch.stack([product.mean(-1), *squares], -1)
 
