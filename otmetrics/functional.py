@@ -11,7 +11,7 @@ from otmetrics.statistics.manifold import (
     precision_recall,
 )
 from otmetrics.transport.costs import cost_matrix
-from otmetrics.transport.exact.exact import exact_result, exact_transport, exact_wasserstein
+from otmetrics.transport.exact.exact import exact_transport, exact_wasserstein
 from otmetrics.transport.line import univariate_cost
 from otmetrics.transport.result import TransportResult, barycentric_projection
 from otmetrics.transport.semidiscrete.extended_map import (
@@ -28,7 +28,6 @@ from otmetrics.transport.semidiscrete.semidiscrete import (
 from otmetrics.transport.sinkhorn.sinkhorn import (
     entropic_cost,
     sinkhorn_divergence,
-    sinkhorn_result,
 )
 from otmetrics.transport.sinkhorn.unrolled import unrolled_sinkhorn_divergence
 from otmetrics.transport.sliced.directions import random_directions
@@ -52,7 +51,6 @@ __all__ = [
     "cost_matrix",
     "density_coverage",
     "entropic_cost",
-    "exact_result",
     "exact_transport",
     "exact_wasserstein",
     "extended_map",
@@ -68,7 +66,6 @@ __all__ = [
     "random_directions",
     "semidiscrete_result",
     "sinkhorn_divergence",
-    "sinkhorn_result",
     "sliced_wasserstein",
     "univariate_cost",
     "unrolled_sinkhorn_divergence",

@@ -18,8 +18,7 @@ from otmetrics.errors import unconverged_untold
 from otmetrics.hashing import hash_counters
 from otmetrics.transport.exact.exact import Exact
 from otmetrics.transport.result import TransportResult
-from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn, divergence_from
-from otmetrics.transport.sinkhorn.terms import SinkhornOptions
+from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
 from otmetrics.transport.sliced.sliced import Sliced
 from otmetrics.unknown_options import ToldOptions
 
@@ -250,7 +249,7 @@ class SinkhornLoss(_TransportLoss):
     """Debiased Sinkhorn divergence S_epsilon, for training.
 
     S = OT(real, fake) - OT(real, real) / 2 - OT(fake, fake) / 2 with the entropic cost OT of
-    |x - y|^p; see `functional.sinkhorn_result`. Its gradient is that of the solved problem, by the
+    |x - y|^p; see `Sinkhorn`. Its gradient is that of the solved problem, by the
     envelope theorem: no iteration is stored. Time O(N M D) once and O(N M) an iteration, memory
     O(N M), or less by the `memory_limit` of the solver. Bounds are not computed.
 
@@ -303,11 +302,10 @@ class SinkhornLoss(_TransportLoss):
 
     def _result(self, real: Tensor, fake: Tensor) -> TransportResult:
         """Without bounds, in training from where the last step ended."""
-        options = SinkhornOptions(**vars(self.solver))
         if not (self.training and self.warm_start):
-            return divergence_from(real, fake, options, None)[0]
+            return self.solver.solve_from(real, fake)[0]
         start = self._start if _fits(self._start, real, fake) else None
-        result, self._start = divergence_from(real, fake, options, start)
+        result, self._start = self.solver.solve_from(real, fake, start)
         return result
 
 
@@ -315,7 +313,7 @@ class ExactWassersteinLoss(_TransportLoss):
     """Exact Wasserstein cost W_p^p = min <P, |x - y|^p>, for training.
 
     Its gradient is that of the cost under the optimal plan, by the envelope theorem. The plan is
-    found on the CPU; time and memory are those of `functional.exact_result`, in training about
+    found on the CPU; time and memory are those of `Exact`, in training about
     those of the other losses up to 1000 samples a side and more beyond. The mean over batches
     exceeds the cost between the laws.
 

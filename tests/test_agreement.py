@@ -16,11 +16,11 @@ from sklearn.neighbors import NearestNeighbors
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
+from otmetrics import Exact
 from otmetrics.functional import (
     cost_matrix,
     density_coverage,
     entropic_cost,
-    exact_result,
     frechet_distance,
     frechet_distance_from_moments,
     kernel_distance,
@@ -39,7 +39,7 @@ FAKE = 0.9 * cloud(M, D, seed=2) + 0.2
 @pytest.mark.parametrize("order", [1.0, 2.0])
 def test_exact_against_pot(order: float) -> None:
     expected = ot.emd2([], [], cost_matrix(REAL, FAKE, order=order).numpy(), numItermax=10**7)
-    result = exact_result(REAL, FAKE, order=order)
+    result = Exact(order=order).solve(REAL, FAKE)
     assert result.cost.item() == pytest.approx(expected, rel=1e-9)
 
 
@@ -126,7 +126,7 @@ def test_radii_against_scikit_learn(k: int) -> None:
 def test_the_orders_of_magnitude_are_those_of_the_problem() -> None:
     """A guard on the data: none of the comparisons above compares two zeros."""
     values = [
-        exact_result(REAL, FAKE).value.item(),
+        Exact().solve(REAL, FAKE).value.item(),
         sliced_wasserstein(REAL, FAKE).item(),
         frechet_distance(REAL, FAKE).item(),
         kernel_distance(REAL, FAKE).item(),

@@ -49,10 +49,9 @@ CALLS: dict[str, Callable[..., Any]] = {
         f(X), f(Y), directions=f(torch.eye(3, dtype=torch.float64))
     ),
     "max-sliced result": lambda f: MaxSliced().solve(f(X), f(Y), fake_weights=f(B)),
-    "exact_result": lambda f: F.exact_result(f(X), f(Y), real_weights=f(A), fake_weights=f(B)),
+    "Exact of all": lambda f: Exact().solve(f(X), f(Y), real_weights=f(A), fake_weights=f(B)),
     "exact_transport": lambda f: F.exact_transport(f(X @ Y.T), f(A), f(B)),
     "barycentric_projection": lambda f: F.barycentric_projection(f(A[:, None] * B), f(Y)),
-    "sinkhorn_result": lambda f: F.sinkhorn_result(f(X), f(Y), real_weights=f(A)),
     "entropic_cost": lambda f: F.entropic_cost(f(X), f(Y), fake_weights=f(B)),
     "unrolled": lambda f: F.unrolled_sinkhorn_divergence(f(X), f(Y), num_iterations=3),
     "mind": lambda f: F.monge_inception_distance(f(X), f(Y), num_projections=9),
@@ -157,11 +156,11 @@ def test_plans_and_potentials_have_the_dtype_of_the_clouds(
     sizes: tuple[int, int], batch: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     x, y = (cloud(*batch, n, 3, seed=n + k, dtype=dtype) for k, n in enumerate(sizes))
-    for result in (F.exact_result(x, y), F.sinkhorn_result(x, y), Exact(max_samples=8).solve(x, y)):
+    for result in (Exact().solve(x, y), Sinkhorn().solve(x, y), Exact(max_samples=8).solve(x, y)):
         for one in (result.plan, *(result.potentials or ())):
             assert one is None or one.dtype == dtype
-    exact = F.exact_result(x, y)
-    fine = F.exact_result(x.double(), y.double())
+    exact = Exact().solve(x, y)
+    fine = Exact().solve(x.double(), y.double())
     torch.testing.assert_close(exact.plan.to_dense().double(), fine.plan.to_dense())
     if not batch:
         assert (exact.plan @ y).dtype == dtype
@@ -176,16 +175,16 @@ def test_sums_of_weights_that_differ_are_told() -> None:
     note = r"weights sum to 8 \(real\) and 3.5 \(fake\): each side was normalised"
     a, b = torch.ones(8), torch.full((7,), 0.5)
     results = [
-        F.exact_result(X, Y, real_weights=a, fake_weights=b),
+        Exact().solve(X, Y, real_weights=a, fake_weights=b),
         F.exact_transport(X @ Y.T, a.numpy(), b.numpy()),
-        F.sinkhorn_result(X, Y, real_weights=a, fake_weights=b),
+        Sinkhorn().solve(X, Y, real_weights=a, fake_weights=b),
         Sliced(num_projections=9).solve(X, Y, real_weights=a, fake_weights=b),
         Sliced().solve(
             X, Y, real_weights=a, fake_weights=b, directions=torch.eye(3, dtype=torch.float64)
         ),
         MaxSliced().solve(X, Y, real_weights=a, fake_weights=b).result,
         Exact(max_samples=5).solve(X, Y, real_weights=a, fake_weights=b),
-        F.exact_result(
+        Exact().solve(
             X.expand(2, 8, 3), Y.expand(2, 7, 3), real_weights=a.expand(2, 8), fake_weights=b
         ),
     ]

@@ -25,7 +25,8 @@ from exact import clouds
 from geomloss import SamplesLoss
 from torch import Tensor
 
-from otmetrics.functional import sinkhorn_divergence, sinkhorn_result
+from otmetrics import Sinkhorn
+from otmetrics.functional import sinkhorn_divergence
 
 EPSILON, LARGE, LIMIT = 0.05, 30_000, 6e9
 SCALINGS = (0.5, 0.9)
@@ -63,8 +64,8 @@ def one(options: argparse.Namespace) -> None:
     real, fake = (cloud.float() for cloud in clouds(options.n, options))
     epsilon = EPSILON * mean_cost(real, fake)
     ours = {"epsilon": epsilon, "relative": False}
-    exact = sinkhorn_result(
-        real.double(), fake.double(), tolerance=1e-10, max_iterations=100_000, **ours
+    exact = Sinkhorn(tolerance=1e-10, max_iterations=100_000, **ours).solve(
+        real.double(), fake.double()
     )
     truth = float(exact.lower_bound + exact.upper_bound) / 2
     print(
@@ -73,7 +74,7 @@ def one(options: argparse.Namespace) -> None:
     )
     calls: dict[str, Callable[[], Tensor]] = {
         "otmetrics": lambda: sinkhorn_divergence(real, fake, **ours),
-        "otmetrics, with bounds": lambda: sinkhorn_result(real, fake, **ours).cost,
+        "otmetrics, with bounds": lambda: Sinkhorn(**ours).solve(real, fake).cost,
     }
     for scaling in SCALINGS:
         loss = peer(epsilon, scaling)
@@ -121,7 +122,7 @@ def large(options: argparse.Namespace) -> None:
     """One divergence whose kernel is never stored."""
     real, fake = (cloud.float() for cloud in clouds(LARGE, options))
     start = time.perf_counter()
-    result = sinkhorn_result(real, fake, epsilon=EPSILON, memory_limit=LIMIT)
+    result = Sinkhorn(epsilon=EPSILON, memory_limit=LIMIT).solve(real, fake)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     gap = float(result.gap / result.cost)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from otmetrics.transport.sinkhorn.terms import SinkhornOptions, entropic_batch
+from otmetrics.transport.sinkhorn.iterations import Measure
+from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn, entropic_batch
 
 _RIDGE = 1e-9  # of a Newton step, as a share of the largest second derivative
 _HALVINGS = 8
@@ -156,15 +157,12 @@ def kl_potentials(
     Returns:
         phi (B, N) and psi (B, M) in float64, whose density has mass one.
     """
-    options = SinkhornOptions(order, lam, False, tolerance, max_iterations)
-    a, b = (
-        torch.full(side.shape[:2], 1 / side.shape[1], dtype=torch.float64, device=side.device)
+    solver = Sinkhorn(order, lam, False, tolerance, max_iterations)
+    measures = (
+        Measure(side, side.new_full(side.shape[:2], 1 / side.shape[1], dtype=torch.float64))
         for side in (real, fake)
     )
-    solved = entropic_batch(
-        real, fake, a, b, options, debiased=False, bounds=False, gradients=(False, False)
-    )
-    return solved.potentials
+    return entropic_batch(solver, *measures, debiased=False).potentials
 
 
 @torch.no_grad()

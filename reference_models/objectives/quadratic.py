@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from otmetrics.checks import check_at_least, check_flag, check_positive
-from otmetrics.transport.exact.exact import exact_in_float64
-from otmetrics.transport.exact.problem import ExactOptions
+from otmetrics.transport.exact.exact import Exact
 
 from .adversarial import ScoreObjective, critic_of, score_logs
 from .base import Loss, check_choices, gradients, lengths, option
@@ -49,7 +48,7 @@ def targets(real: Tensor, fake: Tensor, scale: float) -> Targets:
         Its values, all of which together have mean 0, and its gradients.
     """
     x, y = real.flatten(1), fake.flatten(1)
-    result = exact_in_float64(x, y, None, None, ExactOptions())
+    result = Exact().solve(x.double(), y.double())  # for potentials in float64
     assert result.potentials is not None
     assert result.plan is not None
     # The library's f_i + g_j <= |x_i - y_j|^2: f are the scores of real, -g those of fake.
@@ -57,7 +56,9 @@ def targets(real: Tensor, fake: Tensor, scale: float) -> Targets:
     centre = (f.mean() - g.mean()) / 2
     on_real, on_fake = (f - centre) * scale / 2, (-g - centre) * scale / 2
     matched = x[result.plan.to_dense().argmax(0)]
-    return Targets(on_real.to(x), on_fake.to(x), scale * (matched - y), result.cost * scale / 2)
+    return Targets(
+        on_real.to(x), on_fake.to(x), scale * (matched - y), result.cost.to(x) * scale / 2
+    )
 
 
 @dataclass(frozen=True)

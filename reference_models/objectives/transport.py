@@ -18,8 +18,7 @@ from otmetrics.checks import (
 from otmetrics.errors import unconverged_untold
 from otmetrics.functional import univariate_cost, unrolled_sinkhorn_divergence
 from otmetrics.transport.exact.exact import Exact
-from otmetrics.transport.sinkhorn.sinkhorn import divergence_from
-from otmetrics.transport.sinkhorn.terms import SinkhornOptions
+from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
 from otmetrics.transport.sliced.sliced import Sliced
 
 from ..networks import Critic
@@ -339,8 +338,8 @@ class SinkhornGAN(Objective):
                     num_iterations=self.unrolled,
                 )
                 return Loss(value, {})
-            options = SinkhornOptions(self.order, self.epsilon, tolerance=self.tolerance)
+            solver = Sinkhorn(self.order, self.epsilon, tolerance=self.tolerance)
             with unconverged_untold():  # it would repeat at every step
-                result, _ = divergence_from(real, fake, options, None)
+                result, _ = solver.solve_from(real, fake)
             converged = result.cost.new_tensor(float(result.converged))
             return Loss(result.cost, {"converged": converged})

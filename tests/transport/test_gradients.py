@@ -7,12 +7,18 @@ import torch
 from cases import cloud, weights
 from torch import Tensor
 
-from otmetrics import ExactWassersteinLoss, SinkhornLoss, Sliced, SlicedWassersteinLoss
+from otmetrics import (
+    Exact,
+    ExactWassersteinLoss,
+    Sinkhorn,
+    SinkhornLoss,
+    Sliced,
+    SlicedWassersteinLoss,
+)
 from otmetrics.functional import (
     barycentric_projection,
     cost_matrix,
     entropic_cost,
-    exact_result,
     exact_transport,
     exact_wasserstein,
     frechet_distance,
@@ -22,7 +28,6 @@ from otmetrics.functional import (
     monge_inception_distance,
     random_directions,
     sinkhorn_divergence,
-    sinkhorn_result,
     sliced_wasserstein,
     univariate_cost,
     unrolled_sinkhorn_divergence,
@@ -43,18 +48,18 @@ def moments(points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 TWICE: dict[str, Callable[[Tensor], Tensor]] = {
-    "exact cost": lambda y: exact_result(X, y).cost,
+    "exact cost": lambda y: Exact().solve(X, y).cost,
     "exact": lambda y: exact_wasserstein(X, y),
     "exact of order 1": lambda y: exact_wasserstein(X, y, order=1),
-    "exact with weights": lambda y: exact_result(X, y, fake_weights=B).cost,
-    "exact in batches": lambda y: exact_result(XS, y, order=3).cost,
+    "exact with weights": lambda y: Exact().solve(X, y, fake_weights=B).cost,
+    "exact in batches": lambda y: Exact(order=3).solve(XS, y).cost,
     "exact of a matrix": lambda y: exact_transport(cost_matrix(X, y)).cost,
     "exact loss": lambda y: ExactWassersteinLoss()(X, y),
     "line": lambda y: univariate_cost(X.flatten(), y.flatten()),
     "line with weights": lambda y: univariate_cost(X.T, y.T, order=3, fake_weights=B),
     "line of order 1": lambda y: univariate_cost(X.T, y.T, order=1, fake_weights=B),
     "costs": lambda y: cost_matrix(X, y, order=1),
-    "barycentric map": lambda y: barycentric_projection(exact_result(X, y).plan, y).square(),
+    "barycentric map": lambda y: barycentric_projection(Exact().solve(X, y).plan, y).square(),
     "frechet": lambda y: frechet_distance(X, y),
     "kernel": lambda y: kernel_distance(X, y),
     "kernel of a width": lambda y: kernel_distance(X, y, kernel="rbf", bandwidth=1.0),
@@ -77,7 +82,7 @@ ONCE: dict[str, Callable[[Tensor], Tensor]] = {
     "max-sliced": lambda y: max_sliced_wasserstein(X, y, num_starts=2),
     "max-sliced cost": lambda y: MaxSliced(num_starts=2).solve(X, y).result.cost,
     "sinkhorn": lambda y: sinkhorn_divergence(X, y),
-    "sinkhorn value": lambda y: sinkhorn_result(X, y, **EPSILON).value,
+    "sinkhorn value": lambda y: Sinkhorn(**EPSILON).solve(X, y).value,
     "sinkhorn in batches": lambda y: sinkhorn_divergence(XS, y),
     "richardson": lambda y: sinkhorn_divergence(X, y, richardson=True),
     "entropic": lambda y: entropic_cost(X, y, **EPSILON),
@@ -151,7 +156,7 @@ WEIGHTED: dict[str, Callable[[float], Weighted]] = {
         lambda a, b: exact_wasserstein(X, Y, order=p, real_weights=a, fake_weights=b)
     ),
     "exact on the line": lambda p: (
-        lambda a, b: exact_result(X[:, :1], Y[:, :1], order=p, real_weights=a, fake_weights=b).cost
+        lambda a, b: Exact(order=p).solve(X[:, :1], Y[:, :1], real_weights=a, fake_weights=b).cost
     ),
     "exact in batches": lambda p: (
         lambda a, b: exact_wasserstein(XS, YS, order=p, real_weights=a, fake_weights=b[:4])
@@ -189,7 +194,7 @@ WEIGHTED: dict[str, Callable[[float], Weighted]] = {
         lambda a, b: entropic_cost(X, Y, order=p, **EPSILON, real_weights=a, fake_weights=b)
     ),
     "sinkhorn value": lambda p: (
-        lambda a, b: sinkhorn_result(X, Y, order=p, **EPSILON, real_weights=a, fake_weights=b).value
+        lambda a, b: Sinkhorn(order=p, **EPSILON).solve(X, Y, real_weights=a, fake_weights=b).value
     ),
     "sinkhorn in batches": lambda p: (
         lambda a, b: entropic_cost(XS, YS, order=p, **EPSILON, real_weights=a, fake_weights=b[:4])

@@ -7,10 +7,9 @@ import pytest
 import torch
 from cases import cloud
 
-from otmetrics import Sliced
+from otmetrics import Exact, Sliced
 from otmetrics.functional import (
     entropic_cost,
-    exact_result,
     exact_wasserstein,
     frechet_distance,
     kernel_distance,
@@ -18,7 +17,7 @@ from otmetrics.functional import (
     sinkhorn_divergence,
     sliced_wasserstein,
 )
-from otmetrics.transport.sinkhorn import terms
+from otmetrics.transport.sinkhorn import sinkhorn
 from otmetrics.transport.sliced.max_sliced import MaxSliced
 
 
@@ -176,7 +175,7 @@ def test_autocast_changes_nothing_in_large_problems(
     order: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Large entropic problems stay in float32, where autocast could reach; so do weighted means."""
-    monkeypatch.setattr(terms, "_FEW_PAIRS", 0)
+    monkeypatch.setattr(sinkhorn, "_FEW_PAIRS", 0)
     x, y = cloud(40, 16, seed=1, dtype=torch.float32), cloud(30, 16, seed=2, dtype=torch.float32)
     a = torch.linspace(1, 2, 40)
 
@@ -207,7 +206,7 @@ def test_large_entropic_problems_in_single_precision(
         return cost.detach().double(), torch.autograd.grad(cost.sum(), fake)[0].double()
 
     cost, gradient = found(torch.float64)
-    monkeypatch.setattr(terms, "_FEW_PAIRS", 0)
+    monkeypatch.setattr(sinkhorn, "_FEW_PAIRS", 0)
     single_cost, single_gradient = found(torch.float32)
     torch.testing.assert_close(single_cost, cost, rtol=1e-5, atol=0)
     assert (single_gradient - gradient).norm() < 1e-4 * gradient.norm()
@@ -215,12 +214,12 @@ def test_large_entropic_problems_in_single_precision(
 
 def test_a_far_point_of_little_weight_takes_no_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32, beside a point a million times as far with 1e-7 of the weight."""
-    monkeypatch.setattr(terms, "_FEW_PAIRS", 0)
+    monkeypatch.setattr(sinkhorn, "_FEW_PAIRS", 0)
     x, y = cloud(40, 3, seed=1), cloud(50, 3, seed=2) + 0.5
     x[0] = 1e6
     a = torch.ones(40)
     a[0] = 1e-13
-    monkeypatch.setattr(terms, "_UNEVEN", 0)
+    monkeypatch.setattr(sinkhorn, "_UNEVEN", 0)
     found = sinkhorn_divergence(x.float(), y.float(), real_weights=a)
     expected = sinkhorn_divergence(x, y, real_weights=a)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -230,7 +229,7 @@ def test_a_far_point_of_little_weight_takes_no_digits(monkeypatch: pytest.Monkey
 def test_uneven_weights_overflow_no_kernel(
     exponent: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(terms, "_FEW_PAIRS", 0)
+    monkeypatch.setattr(sinkhorn, "_FEW_PAIRS", 0)
     for seed in range(4):
         x, y = cloud(40, 3, seed=seed), cloud(50, 3, seed=100 + seed)
         random = torch.rand(40, generator=torch.Generator().manual_seed(seed))
@@ -266,8 +265,8 @@ def test_training_after_inference_mode(function: Callable[..., torch.Tensor]) ->
 
 
 RESULTS: list[Callable[..., Any]] = [
-    lambda x, y: exact_result(x, y).cost,
-    lambda x, y: exact_result(x, y, order=1).value,
+    lambda x, y: Exact().solve(x, y).cost,
+    lambda x, y: Exact(order=1).solve(x, y).value,
     lambda x, y: Sliced(num_projections=32).solve(x, y).cost,
     lambda x, y: MaxSliced().solve(x, y).result.cost,
 ]

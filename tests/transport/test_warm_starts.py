@@ -8,9 +8,6 @@ import torch
 from cases import cloud
 
 from otmetrics import Sinkhorn, SinkhornLoss
-from otmetrics import losses as module
-from otmetrics.transport.sinkhorn.sinkhorn import divergence_from
-from otmetrics.transport.sinkhorn.terms import SinkhornOptions
 
 SINKHORN = Sinkhorn(order=1.0, epsilon=0.2, tolerance=1e-4)
 FINE = Sinkhorn(epsilon=0.005)
@@ -19,13 +16,14 @@ FINE = Sinkhorn(epsilon=0.005)
 def flow(loss: SinkhornLoss, monkeypatch: pytest.MonkeyPatch) -> tuple[list[float], list[int]]:
     """Values and iterations of a slow gradient flow."""
     iterations: list[int] = []
+    solve_from = Sinkhorn.solve_from
 
     def watched(*arguments: Any) -> Any:
-        found = divergence_from(*arguments)
+        found = solve_from(*arguments)
         iterations.append(found[0].num_iterations or 0)
         return found
 
-    monkeypatch.setattr(module, "divergence_from", watched)
+    monkeypatch.setattr(Sinkhorn, "solve_from", watched)
     real, fake = cloud(60, 2, seed=1) + 2, cloud(50, 2, seed=2).requires_grad_()
     values = []
     for _ in range(10):
@@ -49,11 +47,10 @@ def test_warm_starts_save_iterations_and_keep_the_answer(
 
 
 def test_the_answer_itself_is_the_best_start() -> None:
-    options = SinkhornOptions(**vars(FINE))
     for shapes in (((30, 2), (20, 2)), ((3, 30, 2), (3, 20, 2))):
         x, y = (cloud(*shape, seed=i) for i, shape in enumerate(shapes))
-        cold, start = divergence_from(x, y, options, None)
-        again, _ = divergence_from(x, y, options, start)
+        cold, start = FINE.solve_from(x, y)
+        again, _ = FINE.solve_from(x, y, start)
         torch.testing.assert_close(again.cost, cold.cost, rtol=1e-4, atol=0)
         assert cold.num_iterations is not None
         assert again.num_iterations is not None

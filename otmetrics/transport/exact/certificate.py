@@ -1,4 +1,4 @@
-"""What proves an optimum: a plan from above, potentials that all pairs respect from below."""
+"""What proves an optimum: a plan from above, potentials that respect all pairs from below."""
 
 import math
 import time
@@ -13,8 +13,24 @@ _EPSILON = torch.finfo(torch.float64).eps
 _ROUNDINGS = 64  # of a product, a difference, and pairwise sums of up to 2^50 weights
 _WORK, _LEAST_STEPS, _MOST_STEPS = 2**30, 4, 50  # pairs, and passes over them, for a better proof
 _FAINT = 1e-6  # of a weight: below it and the rounding of weights, a mass may be rounding itself
-_CLOSE = 64  # pairs a row, on average, that are evaluated exactly for a better proof
-_NEAR = 8  # pairs a row that are evaluated exactly; a row with more is computed again
+_CLOSE = 64  # pairs per row, on average, that are evaluated exactly for a better proof
+_NEAR = 8  # pairs per row that are evaluated exactly; a row with more is computed again
+
+
+class Stop(NamedTuple):
+    """When to be content: with a gap relative to the cost, or when the clock says so."""
+
+    tolerance: float
+    deadline: float
+
+    @classmethod
+    def within(cls, tolerance: float, time_limit: float | None) -> "Stop":
+        """From now on, for so many seconds; None for as long as it takes."""
+        return cls(tolerance, math.inf if time_limit is None else time.monotonic() + time_limit)
+
+    def is_late(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() > self.deadline
 
 
 class Optimum(NamedTuple):
@@ -40,6 +56,17 @@ class Optimum(NamedTuple):
     rounding: Tensor
     noise: Tensor | float = 0.0
 
+    def is_open(self, tolerance: float) -> bool:
+        """Whether the proof falls short of a tolerance."""
+        upper = float(self.upper_bound)
+        return not upper - float(self.lower_bound) <= tolerance * abs(upper)
+
+    def in_units(self, scale: float) -> "Optimum":
+        """The same in other units of cost."""
+        f, g = self.potentials
+        bounds = {name: getattr(self, name) * scale for name in Optimum._fields[4:]}
+        return self._replace(potentials=(f * scale, g * scale), **bounds)
+
 
 class Dual(NamedTuple):
     """What proves a lower bound; fields as those of `Optimum`."""
@@ -50,40 +77,104 @@ class Dual(NamedTuple):
 
 
 def dual(a: Tensor, b: Tensor, f: Tensor, g: Tensor) -> Dual:
-    """The dual value <a, f> + <b, g> less its rounding.
+    """The dual value <a, f> + <b, g> less its rounding, for weights (N,) and (M,) of sum 1.
 
-    Args:
-        a: Weights (N,) of sum 1, up to rounding.
-        b: Weights (M,) of sum 1, up to rounding.
-        f: Potentials (N,) in float64, each the minimum of differences to potentials g.
-        g: Potentials (M,).
-
-    Returns:
-        It, with the potentials.
+    f (N,) has to be the minimum of differences to g (M,), whose rounding is counted here.
     """
     products = a * f, b * g
     value = f.new_tensor(sum(math.fsum(side.tolist()) for side in products))
-    size = products[0].abs().sum() + products[1].abs().sum() + g.abs().amax()
+
     # Of products and differences, and of the weights, which were divided by sums and summed.
+    size = products[0].abs().sum() + products[1].abs().sum() + g.abs().amax()
     rounding = _ROUNDINGS * _EPSILON * size
     return Dual((f, g), value - rounding, rounding)
 
 
 def tighter(one: Optimum, other: Optimum) -> Optimum:
-    """The tighter bound of either side.
+    """The cheaper of two plans with the potentials that prove more."""
+    cheaper = min((one, other), key=lambda each: each.upper_bound)
+    proof = max((one, other), key=lambda each: each.lower_bound)
+    return cheaper._replace(**{name: getattr(proof, name) for name in Dual._fields})
 
-    Args:
-        one: A plan and potentials.
-        other: Others of the same problem.
 
-    Returns:
-        The cheaper plan with the potentials that prove more.
-    """
-    upper = min((one, other), key=lambda each: each.upper_bound)
-    lower = max((one, other), key=lambda each: each.lower_bound)
-    return upper._replace(
-        potentials=lower.potentials, lower_bound=lower.lower_bound, rounding=lower.rounding
+def faint(optimum: Optimum, a: Tensor, b: Tensor) -> Tensor:
+    """Which masses (K,) of a plan are no more than the rounding of weights may have made."""
+    ends = torch.minimum(a[optimum.rows], b[optimum.columns])
+    rounding = 8 * (len(a) + len(b)) * _EPSILON
+    return (optimum.masses <= rounding) & (optimum.masses <= _FAINT * ends)
+
+
+def missed_masses(optimum: Optimum, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """By how much, (N,) and (M,), the masses of a plan miss each weight."""
+    rows, columns, masses = optimum[:3]
+    return (
+        torch.zeros_like(a).index_add_(0, rows, masses).sub_(a).abs_(),
+        torch.zeros_like(b).index_add_(0, columns, masses).sub_(b).abs_(),
     )
+
+
+def is_rounding(
+    missed: tuple[Tensor, Tensor],
+    weights: tuple[Tensor, Tensor],
+    reaches: tuple[Tensor, Tensor],
+) -> bool:
+    """Whether masses miss weights by rounding alone.
+
+    Each is counted with its reach: a cost of the order of those to move a unit of it. A far point
+    with hardly any weight may be most of the cost, and then its rounding matters.
+    """
+    sides = list(zip(missed, weights, reaches, strict=True))
+    rounding = 8 * sum(map(len, missed)) * _EPSILON
+    lost, whole = (sum(float(side[k] @ side[2]) for side in sides) for k in (0, 1))
+    return lost <= rounding * whole
+
+
+def prove_by_paths(
+    optimum: Optimum, pairs: Pairs, weights: tuple[Tensor, Tensor], stop: Stop
+) -> Optimum:
+    """The same plan with a bound by the smallest potentials that fit it, if that proves more.
+
+    Rounding is relative to the potentials, which solvers leave as large as the largest cost. Where
+    clouds are nearly equal the cost is far smaller, and potentials of its size prove it: shortest
+    paths from f = 0 in the graph of the pairs that the plan uses (Ahuja, Magnanti, Orlin, Network
+    Flows, 1993, section 9.2), with one c-transform per step. Whatever they are, the bound holds.
+    """
+    rows, columns, masses = optimum[:3]
+    costs = pairs.exact(rows, columns)
+    upper = masses @ costs
+    n, m = pairs.shape
+
+    # Faint masses may be rounding, and their pairs far too dear; but each column needs one.
+    used = ~faint(optimum, *weights)
+    served = torch.zeros(m, dtype=torch.bool, device=pairs.device)
+    served[columns[used]] = True
+    used |= ~served[columns]
+    rows, columns, costs = rows[used], columns[used], costs[used]
+
+    best = optimum._replace(upper_bound=upper)
+    f, g = torch.zeros_like(weights[0]), optimum.potentials[1]
+    for step in range(1 + max(_LEAST_STEPS, min(_MOST_STEPS, _WORK // (n * m)))):
+        if stop.is_late():
+            break
+
+        if step:  # the first one takes the potentials of the solver
+            g = torch.full_like(g, -torch.inf)
+            g.scatter_reduce_(0, columns, costs - f[rows], "amax")
+        values = c_transform(pairs, g, refined=True).values
+        proof = dual(*weights, values, g)
+        if proof.lower_bound > best.lower_bound:
+            best = best._replace(**proof._asdict())
+        if not best.is_open(stop.tolerance):
+            break
+        if not step:
+            continue
+
+        lower = torch.minimum(f, values)
+        slack = 8 * _EPSILON * (f.abs().amax() + g.abs().amax())
+        if (lower >= f - slack).all():  # they fit the plan: what is left is rounding
+            return best._replace(noise=2 * best.rounding)
+        f = lower
+    return best
 
 
 class Transform(NamedTuple):
@@ -102,203 +193,51 @@ class Transform(NamedTuple):
     costs: Tensor
 
 
-def faint(optimum: Optimum, a: Tensor, b: Tensor) -> Tensor:
-    """Which masses of a plan are no more than the rounding of weights may have made.
-
-    Args:
-        optimum: The plan (K,).
-        a: Weights (N,) of sum 1.
-        b: Weights (M,) of sum 1.
-
-    Returns:
-        Mask (K,).
-    """
-    ends = torch.minimum(a[optimum.rows], b[optimum.columns])
-    rounding = 8 * (len(a) + len(b)) * _EPSILON
-    return (optimum.masses <= rounding) & (optimum.masses <= _FAINT * ends)
-
-
-def both_weights(
-    a: Tensor | None, b: Tensor | None, shape: tuple[int, int], like: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Weights of both sides, uniform where none are given.
-
-    Args:
-        a: Weights (N,) of sum 1, or None.
-        b: Weights (M,) of sum 1, or None.
-        shape: N and M.
-        like: A tensor of their dtype and device.
-
-    Returns:
-        Weights (N,) and (M,).
-    """
-    n, m = shape
-    return (
-        like.new_full((n,), 1 / n) if a is None else a,
-        like.new_full((m,), 1 / m) if b is None else b,
-    )
-
-
-def missed_masses(optimum: Optimum, weights: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """By how much the masses of a plan miss each weight.
-
-    Args:
-        optimum: The plan.
-        weights: Weights (N,) and (M,).
-
-    Returns:
-        Sizes of the differences (N,) and (M,).
-    """
-    rows, columns, masses = optimum[:3]
-    a, b = weights
-    return (
-        torch.zeros_like(a).index_add_(0, rows, masses).sub_(a).abs_(),
-        torch.zeros_like(b).index_add_(0, columns, masses).sub_(b).abs_(),
-    )
-
-
-def is_rounding(
-    missed: tuple[Tensor, Tensor],
-    weights: tuple[Tensor, Tensor],
-    reaches: tuple[Tensor, Tensor],
-) -> bool:
-    """Whether masses miss weights by no more than rounding, each counted with what it may cost.
-
-    Args:
-        missed: What `missed_masses` gives.
-        weights: Weights (N,) and (M,).
-        reaches: Costs (N,) and (M,) of the order of those to move a unit of each.
-
-    Returns:
-        True if so.
-    """
-    sides = list(zip(missed, weights, reaches, strict=True))
-    rounding = 8 * sum(map(len, missed)) * _EPSILON
-    lost, whole = (sum(float(side[k] @ side[2]) for side in sides) for k in (0, 1))
-    return lost <= rounding * whole
-
-
-def proved_anew(
-    optimum: Optimum,
-    pairs: Pairs,
-    weights: tuple[Tensor, Tensor],
-    tolerance: float,
-    deadline: float,
-) -> Optimum:
-    """The same plan with a bound by the smallest potentials that fit it, if that proves more.
-
-    Rounding is relative to the potentials, which solvers leave as large as the largest cost. Where
-    clouds are nearly equal the cost is far smaller, and potentials of its size prove it: shortest
-    paths from f = 0 in the graph of the pairs that the plan uses (Ahuja, Magnanti, Orlin, Network
-    Flows, 1993, section 9.2), a c-transform a step. Whatever they are, the bound holds.
-
-    Args:
-        optimum: A plan and potentials.
-        pairs: The costs.
-        weights: Weights (N,) and (M,) of sum 1.
-        tolerance: Gap relative to the cost at which to stop.
-        deadline: When `time.monotonic` says so, too.
-
-    Returns:
-        The optimum with the better of its old and of the new potentials.
-    """
-    rows, columns, masses = optimum[:3]
-    costs = pairs.exact(rows, columns)
-    upper = masses @ costs
-    n, m = pairs.shape
-    used = ~faint(optimum, *weights)
-    served = torch.zeros(m, dtype=torch.bool, device=pairs.device)
-    served[columns[used]] = True
-    used |= ~served[columns]
-    rows, columns, costs = rows[used], columns[used], costs[used]
-    best = optimum._replace(upper_bound=upper)
-    f, g = torch.zeros_like(weights[0]), optimum.potentials[1]
-    for step in range(1 + max(_LEAST_STEPS, min(_MOST_STEPS, _WORK // (n * m)))):
-        if time.monotonic() > deadline:
-            break
-        if step:
-            g = torch.full_like(g, -torch.inf)
-            g.scatter_reduce_(0, columns, costs - f[rows], "amax")
-        values = c_transform(pairs, g, refined=True).values
-        proof = dual(*weights, values, g)
-        if proof.lower_bound > best.lower_bound:
-            best = best._replace(
-                potentials=proof.potentials, lower_bound=proof.lower_bound, rounding=proof.rounding
-            )
-        gap = float(upper - best.lower_bound)
-        if gap <= tolerance * abs(float(upper)):
-            break
-        if not step:
-            continue
-        lower = torch.minimum(f, values)
-        slack = 8 * _EPSILON * (f.abs().amax() + g.abs().amax())
-        if (lower >= f - slack).all():  # they fit the plan: what is left is rounding
-            return best._replace(noise=2 * best.rounding)
-        f = lower
-    return best
-
-
 def c_transform(pairs: Pairs, g: Tensor, refined: bool = False) -> Transform:
-    """The largest f with f_i + g_j <= C_ij for all pairs, up to float64 rounding.
+    """The largest f with f_i + g_j <= C_ij for all pairs, never above it by more than rounding.
 
     Float32 lower bounds of all costs of a row leave few pairs that may be its minimum, and those
-    are evaluated exactly; where they leave many, the row is computed again in float64. Time
-    O(N M D) or O(N M), memory that of a block.
-
-    Args:
-        pairs: Costs (N, M).
-        g: Potentials (M,) in float64.
-        refined: Whether pairs that a product in float64 does not tell apart are evaluated too.
-
-    Returns:
-        f, never above the minima by more than rounding.
+    are evaluated exactly; where they leave many, the row is computed again in float64, and with
+    `refined` pairs that this does not tell apart are evaluated exactly too. Time O(N M D) or
+    O(N M), memory that of a block.
     """
-    parts = [_c_transform(pairs, g, rows, refined) for rows in blocks(pairs)]
+    parts = [_transform_rows(pairs, g, rows, refined) for rows in blocks(pairs)]
     return Transform(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _c_transform(pairs: Pairs, g: Tensor, rows: slice, refined: bool) -> Transform:
+def _transform_rows(pairs: Pairs, g: Tensor, rows: slice, refined: bool) -> Transform:
     """The c-transform of some rows."""
     lower = pairs.lower(rows)
     lower -= g.to(lower.dtype)
     ids = torch.arange(rows.start, rows.stop, device=g.device)
     lowest = lower.topk(min(_NEAR, lower.shape[1]), dim=1, largest=False)
     bounds, columns = lowest.values.double(), lowest.indices
+
+    # One exact cost per row: only pairs whose bound lies below it can be the minimum.
     sure = 1 - pairs.rounding
     values = pairs.exact(ids, columns[:, 0]) * sure - g[columns[:, 0]]
-    # What the subtraction may have rounded away.
     limits = torch.finfo(lower.dtype)
+    # What the subtraction may have rounded away.
     slack = 4 * limits.eps * (values.abs() + g.abs().amax()) + limits.tiny
     near = bounds <= (values + slack)[:, None]
     i, k = near.nonzero(as_tuple=True)
     j = columns[i, k]
     costs = pairs.exact(ids[i], j)
     values.scatter_reduce_(0, i, costs * sure - g[j], "amin")
+
     many = near[:, -1].nonzero().squeeze(1)
-    if len(many) and lower.shape[1] > _NEAR:
-        for some in many.split(max(1, len(ids) // 2)):  # float64 takes twice the room
-            doubles, above = pairs.lower_in_float64(ids[some]) - g, values[some]
-            values[some], nearest = doubles.min(1)
-            if refined and pairs.rounding:
-                _refine(values, above, doubles, pairs, g, ids, some)
-            i, j = torch.cat([i, some]), torch.cat([j, nearest])
-            costs = torch.cat([costs, pairs.exact(ids[some], nearest)])
+    if not len(many) or lower.shape[1] <= _NEAR:
+        return Transform(values, ids[i], j, costs)
+    for some in many.split(max(1, len(ids) // 2)):  # float64 takes twice the memory
+        doubles, above = pairs.lower_in_float64(ids[some]) - g, values[some]
+        values[some], nearest = doubles.min(1)
+        if refined and pairs.rounding:
+            slack = 4 * _EPSILON * (above.abs() + g.abs().amax())
+            close = doubles <= (above + slack)[:, None]
+            if int(close.sum()) <= _CLOSE * len(some):
+                row, column = close.nonzero(as_tuple=True)
+                exact = pairs.exact(ids[some[row]], column) * sure - g[column]
+                values[some] = above.scatter_reduce(0, row, exact, "amin")
+        i, j = torch.cat([i, some]), torch.cat([j, nearest])
+        costs = torch.cat([costs, pairs.exact(ids[some], nearest)])
     return Transform(values, ids[i], j, costs)
-
-
-def _refine(
-    values: Tensor,
-    above: Tensor,
-    doubles: Tensor,
-    pairs: Pairs,
-    g: Tensor,
-    ids: Tensor,
-    some: Tensor,
-) -> None:
-    """Minima of some rows from the exact costs of all pairs that may be them, if not too many."""
-    slack = 4 * _EPSILON * (above.abs() + g.abs().amax())
-    i, j = (doubles <= (above + slack)[:, None]).nonzero(as_tuple=True)
-    if len(i) > _CLOSE * len(some):
-        return
-    exact = pairs.exact(ids[some[i]], j) * (1 - pairs.rounding) - g[j]
-    values[some] = above.scatter_reduce(0, i, exact, "amin")

@@ -1,20 +1,37 @@
 """Which way an exact problem is solved, and equal points as one place."""
 
-import math
-import time
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from otmetrics.checks import check_order, check_positive, is_uniform
+from otmetrics.checks import is_uniform
 from otmetrics.machine import memory_budget
-from otmetrics.transport.costs import Cloud, CloudPairs, MatrixPairs, power, squared_distances
-from otmetrics.transport.exact.certificate import Optimum, c_transform, proved_anew, tighter
-from otmetrics.transport.exact.large import generated_optimum
+from otmetrics.transport.costs import (
+    Cloud,
+    CloudPairs,
+    MatrixPairs,
+    extended_potential,
+    power,
+    power_of_two,
+    squared_distances,
+)
+from otmetrics.transport.exact.certificate import (
+    Optimum,
+    Stop,
+    c_transform,
+    prove_by_paths,
+    tighter,
+)
+from otmetrics.transport.exact.large import optimum_by_columns
 from otmetrics.transport.exact.simplex import sparse_simplex
 from otmetrics.transport.exact.small import assigned_optimum, dense_optimum
 from otmetrics.transport.line import Units, line_optimum, staircase, units
+
+DENSE = 700**2
+"""Pairs N M up to which a solver of all costs at once is fastest."""
+
+_EPSILON = torch.finfo(torch.float64).eps
 
 
 class Support(NamedTuple):
@@ -40,8 +57,12 @@ class Support(NamedTuple):
         """One point of each place."""
         return points if len(self.ids) == len(points) else points[self.ids]
 
+    def summed(self, weights: Tensor) -> Tensor:
+        """Weights (L,) of points as weights (K,) of places."""
+        return weights.new_zeros(len(self.ids)).index_add_(0, self.places, weights)
+
     def potential(self, of_places: Tensor, of_others: Tensor) -> Tensor:
-        """A potential on all points."""
+        """A potential (N,) on all points."""
         potential = of_places.new_empty(len(self.points) + len(self.others))
         potential[self.points], potential[self.others] = of_places[self.places], of_others
         return potential
@@ -50,16 +71,9 @@ class Support(NamedTuple):
 def supports(
     real: Tensor, fake: Tensor, a: Tensor | None, b: Tensor | None
 ) -> tuple[Support, Support]:
-    """The places of two clouds. Time that of sorting the points.
+    """The places of two clouds, for weights of sum 1 or None. Time that of sorting the points.
 
-    Args:
-        real: Points (N, D); or costs, whose equal rows are interchangeable as equal points are.
-        fake: Points (M, E).
-        a: Non-negative weights (N,) of sum 1; None for uniform.
-        b: Non-negative weights (M,) of sum 1; None for uniform.
-
-    Returns:
-        Those of either cloud.
+    Or of a matrix and its transpose: equal rows are interchangeable as equal points are.
     """
     found = []
     for points, weights in ((real, a), (fake, b)):
@@ -81,6 +95,7 @@ def _support(points: Tensor, positive: Tensor, shares: Tensor, given: Tensor) ->
     # Sums that differ tell points apart much faster; the line needs no places.
     if points.shape[1] == 1 or len(points.sum(1).unique()) == len(points):
         return Support(carriers, carriers, everyone, shares, given, others)
+
     _, labels = points[carriers].unique(dim=0, return_inverse=True)
     first = everyone.new_full(everyone.shape, len(everyone))
     first.scatter_reduce_(0, labels, everyone, "amin")
@@ -89,35 +104,16 @@ def _support(points: Tensor, positive: Tensor, shares: Tensor, given: Tensor) ->
 
 
 def place_weights(rows: Support, columns: Support) -> Units:
-    """Weights of the places of two clouds.
-
-    Args:
-        rows: The places of one.
-        columns: The places of the other.
-
-    Returns:
-        The sums over their points.
-    """
-
-    def summed(side: Support, weights: Tensor) -> Tensor:
-        return weights.new_zeros(len(side.ids)).index_add_(0, side.places, weights)
-
-    real, fake = summed(rows, rows.shares), summed(columns, columns.shares)
-    given = summed(rows, rows.given), summed(columns, columns.given)
-    return Units(real, fake, float(rows.shares.sum()), given)
+    """Weights of the places of two clouds."""
+    given = rows.summed(rows.given), columns.summed(columns.given)
+    total = float(rows.shares.sum())
+    return Units(rows.summed(rows.shares), columns.summed(columns.shares), total, given)
 
 
 def spread(optimum: Optimum, rows: Support, columns: Support, total: float) -> Optimum:
-    """The plan between places as one between points.
+    """The plan between places as one between points; its potentials stay those of places.
 
-    Args:
-        optimum: A plan between the places, in masses of sum 1.
-        rows: The places of the rows.
-        columns: The places of the columns.
-        total: The sum of the shares of either.
-
-    Returns:
-        The optimum with rows, columns and masses of points; its potentials stay those of places.
+    Masses have the sum 1, and `total` is that of the shares of either side.
     """
     i, cells, masses = _split(rows, optimum.rows, optimum.masses, total)
     j, again, masses = _split(columns, optimum.columns[cells], masses, total)
@@ -130,6 +126,7 @@ def _split(
     """Masses at places as masses of their points: the points, the masses they come from, shares."""
     if len(support.ids) == len(support.points):
         return support.points[places], torch.arange(len(places), device=places.device), masses
+
     points, cells = support.places.argsort(stable=True), places.argsort(stable=True)
     flows = (masses[cells] * total).round()
     path = staircase(support.shares[points], flows)
@@ -139,204 +136,60 @@ def _split(
     return support.points[points[here]], cells[here], path.flows[here] / total
 
 
-class Places(NamedTuple):
-    """Different points of a cloud that has each of them many times.
-
-    Attributes:
-        ids: A point of each place (K,).
-        of: The place of each point (N,).
-        weights: Weights (1, K) of the places.
-        shares: What each point has of its place's weight (1, N).
-    """
-
-    ids: Tensor
-    of: Tensor
-    weights: Tensor
-    shares: Tensor
-
-
-def merge_repeated(cloud: Tensor, weights: Tensor) -> Places | None:
-    """Equal points as one place with their whole weight, where that halves a cloud at least.
-
-    Args:
-        cloud: Points (N, D).
-        weights: Non-negative weights (N,) of sum 1.
-
-    Returns:
-        The places, or None where they are more than half as many as the points.
-    """
-    # Sums that differ tell points apart much faster.
-    if 2 * len(cloud.sum(1).unique()) > len(cloud):
-        return None
-    _, of = cloud.unique(dim=0, return_inverse=True)
-    count = int(of.max()) + 1
-    if 2 * count > len(cloud):
-        return None
-    ids = torch.zeros(count, dtype=of.dtype, device=of.device)
-    ids[of] = torch.arange(len(of), device=of.device)
-    total = weights.new_zeros(count).index_add_(0, of, weights)
-    shares = weights / torch.where(total > 0, total, 1.0)[of]
-    return Places(ids, of, total[None], shares[None])
-
-
-DENSE = 700**2
-"""Pairs N M up to which a solver of all costs at once is fastest."""
-
-_LARGEST_ORDER = 256  # above it 4^p and the power of two of the costs leave float64
-_EPSILON = torch.finfo(torch.float64).eps
-
-
-class ExactOptions(NamedTuple):
-    """Options of exact transport, those of `exact_result`."""
-
-    order: float = 2.0
-    tolerance: float = 1e-6
-    memory_limit: float | None = None
-    time_limit: float | None = None
-
-
-def check_exact_options(options: ExactOptions) -> None:
-    """Raise unless all options hold their rules.
-
-    Args:
-        options: The options.
-
-    Raises:
-        ValueError: If one does not.
-    """
-    check_order(options.order)
-    if options.order > _LARGEST_ORDER:
-        raise ValueError(f"`order` must be at most {_LARGEST_ORDER}, got {options.order:g}.")
-    check_positive("tolerance", options.tolerance)
-    for name in ("memory_limit", "time_limit"):
-        if getattr(options, name) is not None:
-            check_positive(name, getattr(options, name))
-
-
 @torch.no_grad()
 def cloud_optimum(
-    real: Tensor, fake: Tensor, a: Tensor | None, b: Tensor | None, options: ExactOptions
+    real: Tensor,
+    fake: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    order: float,
+    stop: Stop,
+    memory_limit: float | None,
 ) -> Optimum:
-    """Plan, potentials and bounds between two clouds, on their device.
+    """Plan, potentials and bounds between two clouds (N, D) and (M, D), on their device.
 
-    Args:
-        real: Features (N, D).
-        fake: Features (M, D).
-        a: Non-negative weights (N,) of sum 1, or None.
-        b: Non-negative weights (M,) of sum 1, or None.
-        options: The options, checked.
-
-    Returns:
-        The optimum, or what was found of it within the time limit.
+    Weights have the sum 1. Potentials of points without weight are the largest that fit.
     """
     rows, columns = supports(real, fake, a, b)
     weights = place_weights(rows, columns)
-    optimum = _between_places(rows.of(real), columns.of(fake), weights, options)
-
-    def transformed(points: Tensor, others: Tensor, potential: Tensor) -> Tensor:
-        if not len(points):
-            return potential[:0]
-        centre = others.mean(0, dtype=torch.float64)
-        clouds = Cloud(points, centre), Cloud(others, centre)
-        pairs = CloudPairs(*clouds, options.order, stored=False)
-        scale = pairs.scale or 1.0  # 0 where no cost fits float64
-        return c_transform(pairs, potential / scale).values * pairs.scale
+    x, y = rows.of(real), columns.of(fake)
+    optimum = _solve_places(x, y, weights, order, stop, memory_limit)
+    long_line = x.shape[1] == 1 and len(x) * len(y) > DENSE  # which has too many pairs
+    if optimum.is_open(stop.tolerance) and not long_line:
+        optimum = _prove_again(optimum, x, y, weights, order, stop, memory_limit)
 
     f, g = optimum.potentials
-    of_row_others = transformed(real[rows.others], columns.of(fake), g)
-    f = rows.potential(f, of_row_others)
-    of_column_others = transformed(fake[columns.others], real, f)
-    g = columns.potential(g, of_column_others)
+    f = rows.potential(f, extended_potential(real[rows.others], y, g, order))
+    g = columns.potential(g, extended_potential(fake[columns.others], real, f, order))
     return spread(optimum, rows, columns, weights.total)._replace(potentials=(f, g))
 
 
 @torch.no_grad()
-def matrix_optimum(
-    cost: Tensor, a: Tensor | None, b: Tensor | None, options: ExactOptions
-) -> Optimum:
-    """Plan, potentials and bounds for a matrix of costs, on its device.
-
-    Args:
-        cost: Costs (N, M) in float64.
-        a: Non-negative weights (N,) of sum 1, or None.
-        b: Non-negative weights (M,) of sum 1, or None.
-        options: The options, checked.
-
-    Returns:
-        The optimum, or what was found of it within the time limit.
-    """
+def matrix_optimum(cost: Tensor, a: Tensor | None, b: Tensor | None, stop: Stop) -> Optimum:
+    """Plan, potentials and bounds for costs (N, M) in float64, on their device."""
     rows, columns = supports(cost, cost.T, a, b)
     weights = place_weights(rows, columns)
-    deadline, places = _deadline(options), columns.of(rows.of(cost).T).T
-    optimum = _of_matrix(places, weights, options, deadline)
-    if _is_open(optimum, options):
-        pairs = MatrixPairs(places)
-        optimum = proved_anew(optimum, pairs, weights.given, options.tolerance, deadline)
+    places = columns.of(rows.of(cost).T).T
+    optimum = _solve_matrix(places, weights, stop)
+    if optimum.is_open(stop.tolerance):
+        optimum = prove_by_paths(optimum, MatrixPairs(places), weights.given, stop)
+
     f, g = optimum.potentials
     f = rows.potential(f, (cost[rows.others][:, columns.ids] - g).amin(1))
     g = columns.potential(g, (cost[:, columns.others] - f[:, None]).amin(0))
     return spread(optimum, rows, columns, weights.total)._replace(potentials=(f, g))
 
 
-def _between_places(x: Tensor, y: Tensor, weights: Units, options: ExactOptions) -> Optimum:
-    """Plan, potentials and bounds of points that all carry weight."""
-    deadline = _deadline(options)
-    optimum = _found_between(x, y, weights, options, deadline)
-    large = len(x) * len(y) > DENSE
-    if not _is_open(optimum, options) or (large and x.shape[1] == 1):  # a long line has no pairs
-        return optimum
-    order, (a, b) = options.order, weights.given
-    centre = (Cloud(x).mean(a) + Cloud(y).mean(b)) / 2
-    stored = 4 * len(x) * len(y) <= memory_budget(x.device, options.memory_limit)
-    pairs = CloudPairs(Cloud(x, centre), Cloud(y, centre), order, stored, plain=True)
-    if not pairs.scale:
-        return optimum
-    proof = weights.given, options.tolerance, deadline
-    scaled = proved_anew(_scale_costs(optimum, 1 / pairs.scale), pairs, *proof)
-    if large and _is_open(scaled, options) and time.monotonic() <= deadline:
-        scaled = proved_anew(_improve(scaled, pairs, weights), pairs, *proof)
-    return _scale_costs(scaled, pairs.scale)
-
-
-def _improve(optimum: Optimum, pairs: CloudPairs, weights: Units) -> Optimum:
-    """A plan from the pairs of a plan and the nearest ones, if it costs less."""
-    # Column generation takes first potentials from all costs, which drowns the small ones.
-    near = c_transform(pairs, torch.zeros_like(weights.given[1]))
-    keys = torch.cat([near.rows, optimum.rows]) * pairs.shape[1]
-    keys = (keys + torch.cat([near.columns, optimum.columns])).unique()
-    rows, columns = keys // pairs.shape[1], keys % pairs.shape[1]
-    costs = pairs.exact(rows, columns)
-    flows, _, _ = sparse_simplex(rows, columns, costs, weights)
-    used = flows > 0
-    masses = flows[used] / weights.total
-    upper = masses @ costs[used]
-    if upper >= optimum.upper_bound:
-        return optimum
-    return optimum._replace(
-        rows=rows[used], columns=columns[used], masses=masses, upper_bound=upper
-    )
-
-
-def _deadline(options: ExactOptions) -> float:
-    """When `time.monotonic` calls a stop."""
-    return math.inf if options.time_limit is None else time.monotonic() + options.time_limit
-
-
-def _is_open(optimum: Optimum, options: ExactOptions) -> bool:
-    """Whether the proof of an optimum falls short of the tolerance."""
-    upper = float(optimum.upper_bound)
-    return not upper - float(optimum.lower_bound) <= options.tolerance * abs(upper)
-
-
-def _found_between(
-    x: Tensor, y: Tensor, weights: Units, options: ExactOptions, deadline: float
+def _solve_places(
+    x: Tensor, y: Tensor, weights: Units, order: float, stop: Stop, memory_limit: float | None
 ) -> Optimum:
-    """The same, with a proof by the potentials that the solver leaves."""
-    order, (a, b) = options.order, weights.given
+    """Plan, potentials and bounds of points that all differ and carry weight."""
+    a, b = weights.given
     if x.shape[1] == 1:
         return line_optimum(x[:, 0].double(), y[:, 0].double(), order, weights)
     if 1 in (len(x), len(y)):
         return _only_plan(x.double(), y.double(), order, a, b)
+
     # Squared costs split into those of centred clouds and the distance of the centres.
     centre_x, centre_y = Cloud(x).mean(a), Cloud(y).mean(b)
     if order != 2:
@@ -344,20 +197,18 @@ def _found_between(
     real, fake, shift = Cloud(x, centre_x), Cloud(y, centre_y), centre_x - centre_y
     size = a @ real.norms().pow(order) + b @ fake.norms().pow(order)
     offset = float(shift.square().sum()) if order == 2 else 0.0
+
     if len(x) * len(y) <= DENSE:
         cost = power(squared_distances(real.whole(), fake.whole()), order)
-        optimum = _of_matrix(cost, weights, options, deadline, offset, dimension=x.shape[1])
+        optimum = _solve_matrix(cost, weights, stop, offset, dimension=x.shape[1])
         # Costs that lost more than six digits to cancellation were computed from differences.
         error = (x.shape[1] + 8) * _EPSILON * size * (1 if order == 2 else 2.0**order * 1000)
     else:
-        pairs = CloudPairs(
-            real, fake, order, 4 * len(x) * len(y) <= memory_budget(x.device, options.memory_limit)
-        )
-        optimum = generated_optimum(
-            pairs, weights, options.tolerance, deadline, offset and offset / pairs.scale
-        )
-        optimum = _scale_costs(optimum, pairs.scale)
+        pairs = CloudPairs(real, fake, order, _fit(x, y, memory_limit))
+        optimum = optimum_by_columns(pairs, weights, stop, offset and offset / pairs.scale)
+        optimum = optimum.in_units(pairs.scale)
         error = order * 4.0**order * _EPSILON * size
+
     if order == 2:
         along_x, along_y = 2 * real.along(shift), 2 * fake.along(shift)
         apart = shift.square().sum()
@@ -384,36 +235,77 @@ def _only_plan(x: Tensor, y: Tensor, order: float, a: Tensor, b: Tensor) -> Opti
     return Optimum(zeros, ids, b, (0 * a, costs), total - rounding, total, rounding)
 
 
-def _of_matrix(
+def _solve_matrix(
     cost: Tensor,
     weights: Units,
-    options: ExactOptions,
-    deadline: float,
+    stop: Stop,
     offset: float = 0.0,
     dimension: int | None = None,
 ) -> Optimum:
     """Plan, potentials and bounds of a matrix of costs, perhaps between points."""
     size = max(map(abs, map(float, cost.aminmax())))
-    unit = 2.0 ** (math.frexp(size)[1] - 1)
-    if not 1e-30 < unit < 1e30 and size > 0:  # squares would leave float64, or costs float32
-        optimum = _of_matrix(cost / unit, weights, options, deadline, offset / unit, dimension)
-        return _scale_costs(optimum, unit)
-    if 1 in cost.shape:
+    if not 1e-30 < size < 1e30 and size > 0:  # squares would leave float64, or costs float32
+        unit = power_of_two(size)
+        scaled = _solve_matrix(cost * unit, weights, stop, offset * unit, dimension)
+        return scaled.in_units(1 / unit)
+
+    if cost.numel() > DENSE and 1 not in cost.shape:
+        return optimum_by_columns(MatrixPairs(cost), weights, stop, offset)
+    one_to_one = cost.shape[0] == cost.shape[1] > 1 and all(map(is_uniform, weights[:2]))
+    if not one_to_one or dimension == 2:  # in the plane scipy's assignment is slow
         return dense_optimum(cost, weights)
-    one_to_one = cost.shape[0] == cost.shape[1] and all(map(is_uniform, weights[:2]))
-    if one_to_one and cost.numel() <= DENSE and dimension != 2:  # in the plane it is slow
-        optimum = assigned_optimum(cost)
-        gap, total = float(optimum.upper_bound - optimum.lower_bound), float(optimum.upper_bound)
-        if gap <= options.tolerance * abs(total + offset) or total <= float(cost.min()):
-            return optimum
-        return tighter(optimum, dense_optimum(cost, weights))
-    if cost.numel() <= DENSE:
-        return dense_optimum(cost, weights)
-    return generated_optimum(MatrixPairs(cost), weights, options.tolerance, deadline, offset)
+
+    optimum = assigned_optimum(cost)
+    gap, total = float(optimum.upper_bound - optimum.lower_bound), float(optimum.upper_bound)
+    if gap <= stop.tolerance * abs(total + offset) or total <= float(cost.min()):
+        return optimum
+    return tighter(optimum, dense_optimum(cost, weights))
 
 
-def _scale_costs(optimum: Optimum, scale: float) -> Optimum:
-    """An optimum in other units of cost."""
-    f, g = optimum.potentials
-    bounds = {name: getattr(optimum, name) * scale for name in Optimum._fields[4:]}
-    return optimum._replace(potentials=(f * scale, g * scale), **bounds)
+def _prove_again(
+    optimum: Optimum,
+    x: Tensor,
+    y: Tensor,
+    weights: Units,
+    order: float,
+    stop: Stop,
+    memory_limit: float | None,
+) -> Optimum:
+    """A tighter proof of a plan, and a cheaper plan if that leaves the gap of many points open."""
+    a, b = weights.given
+    centre = (Cloud(x).mean(a) + Cloud(y).mean(b)) / 2
+    # Exact costs from the points as they are: far from the origin that keeps their digits.
+    clouds = Cloud(x, centre), Cloud(y, centre)
+    pairs = CloudPairs(*clouds, order, _fit(x, y, memory_limit), plain=True)
+    if not pairs.scale:
+        return optimum
+    scaled = prove_by_paths(optimum.in_units(1 / pairs.scale), pairs, weights.given, stop)
+    many = len(x) * len(y) > DENSE
+    if many and scaled.is_open(stop.tolerance) and not stop.is_late():
+        scaled = prove_by_paths(_improve(scaled, pairs, weights), pairs, weights.given, stop)
+    return scaled.in_units(pairs.scale)
+
+
+def _improve(optimum: Optimum, pairs: CloudPairs, weights: Units) -> Optimum:
+    """A plan from the pairs of a plan and the nearest ones, if it costs less."""
+    # Column generation takes first potentials from all costs, which drowns the small ones.
+    near = c_transform(pairs, torch.zeros_like(weights.given[1]))
+    keys = torch.cat([near.rows, optimum.rows]) * pairs.shape[1]
+    keys = (keys + torch.cat([near.columns, optimum.columns])).unique()
+    rows, columns = keys // pairs.shape[1], keys % pairs.shape[1]
+    costs = pairs.exact(rows, columns)
+    flows, _, _ = sparse_simplex(rows, columns, costs, weights)
+
+    used = flows > 0
+    masses = flows[used] / weights.total
+    upper = masses @ costs[used]
+    if upper >= optimum.upper_bound:
+        return optimum
+    return optimum._replace(
+        rows=rows[used], columns=columns[used], masses=masses, upper_bound=upper
+    )
+
+
+def _fit(x: Tensor, y: Tensor, memory_limit: float | None) -> bool:
+    """Whether all costs, in float32, may be kept."""
+    return 4 * len(x) * len(y) <= memory_budget(x.device, memory_limit)

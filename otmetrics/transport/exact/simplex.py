@@ -16,21 +16,11 @@ _OPTIMAL = 1  # POT's code
 _MAX_PIVOTS = 10**9  # POT's default of 1e5 stops large problems on an infeasible plan
 
 
-def dense_simplex(
-    cost: np.ndarray, a: np.ndarray, b: np.ndarray
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Optimal plan and potentials of a small problem.
+def dense_simplex(cost: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Optimal plan (N, M) and potentials (M,) of a small problem.
 
-    Args:
-        cost: Costs (N, M) in float64, of order one: the simplex has absolute tolerances.
-        a: Positive weights (N,).
-        b: Positive weights (M,) of the same sum.
-
-    Returns:
-        The plan (N, M), and POT's log with the potentials `u` and `v`.
-
-    Raises:
-        RuntimeError: If POT does not vouch for its answer.
+    Costs (N, M) have to be of order one, since the simplex has absolute tolerances, weights (N,)
+    and (M,) positive and of one sum.
     """
     import ot  # takes a second, and nothing else here needs it
 
@@ -40,8 +30,8 @@ def dense_simplex(
         )
     except UserWarning as warning:  # what it does not vouch for, where warnings are errors
         log = {"warning": str(warning)}
-    _vouch(log["warning"])
-    return plan, log
+    _refuse(log["warning"])
+    return plan, log["v"]
 
 
 def sparse_simplex(
@@ -49,23 +39,12 @@ def sparse_simplex(
     columns: Tensor,
     costs: Tensor,
     weights: Units,
-    start: tuple[Tensor, Tensor] | None = None,
+    warm: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Optimal plan and potentials of a problem with K of all pairs, which must admit a plan.
+    """Optimal flows (K,) in the units of the weights, and potentials (N,) and (M,).
 
-    Args:
-        rows: Rows (K,) of the pairs, each pair once, in order.
-        columns: Columns (K,) of the pairs, in order within a row.
-        costs: Costs (K,) in float64.
-        weights: Weights of the rows and columns.
-        start: Potentials near the optimal ones, which save most of the time.
-
-    Returns:
-        Flows (K,) in the units of the weights, potentials (N,) and potentials (M,) with
-        f + g <= costs on the pairs.
-
-    Raises:
-        RuntimeError: If POT does not vouch for its answer.
+    The K pairs, each once and sorted by row, then by column, must admit a plan. Potentials `warm`
+    near the optimal ones save most of the time.
     """
     # The public ot.emd ignores initial potentials where the cost is sparse.
     from ot.lp.emd_wrap import emd_c_sparse
@@ -75,34 +54,35 @@ def sparse_simplex(
     i, j = (ids.cpu().numpy().astype(np.uint64) for ids in (rows, columns))
     scaled = (costs / scale).cpu().numpy()
 
-    def solved(*potentials: np.ndarray) -> tuple:
-        return _interruptible(lambda: emd_c_sparse(a, b, i, j, scaled, _MAX_PIVOTS, *potentials))
-
     def is_plan(solution: tuple) -> bool:
         sources, targets, flows = solution[:3]
         moved = np.bincount(sources.astype(np.int64), flows, len(a))
         received = np.bincount(targets.astype(np.int64), flows, len(b))
         return solution[6] == _OPTIMAL and (moved == a).all() and (received == b).all()
 
-    warm = [] if start is None else [tuple((one / scale).cpu().numpy() for one in start)]
-    for potentials in (*warm, ()):  # from potentials POT now and then ends without a plan
-        solution = solved(*potentials)
+    def solve(*potentials: np.ndarray) -> tuple:
+        return _interruptible(lambda: emd_c_sparse(a, b, i, j, scaled, _MAX_PIVOTS, *potentials))
+
+    attempts = [] if warm is None else [tuple((one / scale).cpu().numpy() for one in warm)]
+    for potentials in (*attempts, ()):  # from potentials POT now and then ends without a plan
+        solution = solve(*potentials)
         if is_plan(solution):
             break
     else:
         found = solution[6] == _OPTIMAL
-        _vouch("its plan misses the weights" if found else f"POT's code is {solution[6]}")
+        _refuse("its plan misses the weights" if found else f"POT's code is {solution[6]}")
+
     sources, targets, flows, _, u, v, _ = solution
     moved = torch.zeros(len(costs), dtype=torch.float64)
     places = np.searchsorted(i * len(b) + j, sources * len(b) + targets)
     moved[torch.from_numpy(places)] = torch.from_numpy(flows)
     device = costs.device
     u, v = (torch.from_numpy(one).to(device) * scale for one in (u, v))
-    shift = v.mean()  # potentials from a start come with an offset of thousands
+    shift = v.mean()  # potentials from warm ones come with an offset of thousands
     return moved.to(device), u + shift, v - shift
 
 
-def _vouch(warning: str | None) -> None:
+def _refuse(warning: str | None) -> None:
     """Raise where POT warns of its answer: there is no number without its word."""
     if warning is not None:
         raise RuntimeError(f"The network simplex did not finish: {warning}")

@@ -12,23 +12,20 @@ from otmetrics.transport.exact.simplex import dense_simplex
 from otmetrics.transport.line import Units
 
 _CHUNK = 2**19  # costs of a batch at a time: 4 MB, of the size of a cache
-_NEAR = 16  # pairs a row that settle most potentials
+_NEAR = 16  # pairs per row that settle most potentials
 _MAX_PASSES = 1000
+_RELATIVE_GAP = 1e-6  # of a plan for which the simplex is not run again
+_ATTEMPTS = 3
 _EPSILON = torch.finfo(torch.float64).eps
 
 
 def assigned_optimum(cost: Tensor) -> Optimum:
-    """Optimal assignment, and potentials that prove it, of rows and columns of one weight.
+    """Optimal assignment of rows and columns of one weight, and potentials that prove it.
 
-    Potentials change no optimal assignment, and those of a few steps of Sinkhorn shorten its search
-    where clouds differ. The optimal ones are then distances of shortest paths between the columns,
-    along which an assigned column gives its row to another.
-
-    Args:
-        cost: Costs (N, N) in float64; the assignment runs on the CPU.
-
-    Returns:
-        The optimum; where float64 does not resolve the costs, its bounds stay apart.
+    Potentials change no optimal assignment of costs (N, N) in float64, and those of a few steps of
+    Sinkhorn shorten its search where clouds differ. The optimal ones are then distances of shortest
+    paths between the columns, along which an assigned column gives its row to another. Where
+    float64 does not resolve the costs, the bounds stay apart.
 
     References:
         Crouse, On implementing 2D rectangular assignment algorithms, 2016 (scipy's algorithm);
@@ -45,28 +42,25 @@ def assigned_optimum(cost: Tensor) -> Optimum:
     reduced -= lowest
     found = linear_sum_assignment(reduced.cpu().numpy())
     columns = torch.from_numpy(found[1]).to(cost.device)
-    g += lowest + _distances(reduced, rows, columns)
+
+    g += lowest + _path_lengths(reduced, rows, columns)
     f = torch.sub(cost, g, out=reduced).amin(1)
     masses = cost.new_full((len(cost),), 1 / len(cost))
-    potentials, lower, rounding = dual(masses, masses, f, g)
+    proof = dual(masses, masses, f, g)
     upper = cost[rows, columns].mean()
-    return Optimum(rows, columns, masses, potentials, lower, upper, rounding)
+    return Optimum(rows, columns, masses, upper_bound=upper, **proof._asdict())
 
 
-def _distances(cost: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Lengths d of shortest paths to each column: d_j <= d_k + C_ij - C_ik, row i assigned to k.
+def _path_lengths(cost: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Lengths d (N,) <= 0 of shortest paths to each column of costs (N, N) >= 0.
 
-    Args:
-        cost: Non-negative costs (N, N).
-        rows: 0 to N - 1.
-        columns: Columns (N,) of an optimal assignment.
-
-    Returns:
-        d (N,), at most 0.
+    They solve d_j <= d_k + C_ij - C_ik for all i assigned to k.
     """
     slack = 8 * _EPSILON * cost.amax()
     paid = cost[rows, columns]
     distances = torch.zeros_like(paid)
+
+    # First along the lowest costs of each row alone, which are soon gone through.
     near = cost.topk(min(_NEAR, len(cost)), dim=1, largest=False, sorted=False)
     targets = near.indices.flatten()
     for _ in range(_MAX_PASSES):
@@ -75,6 +69,8 @@ def _distances(cost: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         if (shorter >= distances - slack).all():
             break
         distances = shorter
+
+    # Then along all, from rows whose column has come closer since the last pass.
     room, rows_of, changed = torch.empty_like(cost), columns.argsort(), rows
     for _ in range(_MAX_PASSES):
         starts = (distances[columns] - paid)[changed, None]
@@ -89,15 +85,9 @@ def _distances(cost: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def assignments(real: Tensor, fake: Tensor, order: float) -> Tensor:
-    """Optimal assignments of B pairs of clouds of one size, problem by problem in threads.
+    """Columns (B, N) of optimal assignments of B pairs of clouds (B, N, D) in float64, in threads.
 
-    Args:
-        real: Features (B, N, D) in float64.
-        fake: Features (B, N, D).
-        order: The order p >= 1.
-
-    Returns:
-        The column of each row (B, N), on the device of the clouds.
+    They stay on the device of the clouds.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -105,14 +95,15 @@ def assignments(real: Tensor, fake: Tensor, order: float) -> Tensor:
     size, n, _ = real.shape
     costs = real.new_empty(size, n, n)
     step = max(1, _CHUNK // n**2)
-    for start in range(0, size, step):
-        part = slice(start, start + step)
+    for first in range(0, size, step):
+        part = slice(first, first + step)
         x, y, cost = real[part] - centre[part], fake[part] - centre[part], costs[part]
         with ieee_float32(real.device):
             torch.bmm(x, y.mT, out=cost)
         cost.mul_(-2).add_(y.square().sum(2)[:, None]).add_(x.square().sum(2)[:, :, None])
         if order != 2:
             cost.clamp_min_(0).pow_(order / 2)
+
         # Potentials change no optimum, and these save half of the time.
         cost.sub_(cost.amin(2, keepdim=True))
         cost.sub_(cost.amin(1, keepdim=True))
@@ -120,48 +111,39 @@ def assignments(real: Tensor, fake: Tensor, order: float) -> Tensor:
     return torch.from_numpy(np.stack([columns for _, columns in solved])).to(real.device)
 
 
-_RELATIVE_GAP = 1e-6
-_ATTEMPTS = 3
-
-
 def dense_optimum(cost: Tensor, weights: Units) -> Optimum:
-    """Optimal plan and potentials by the network simplex.
+    """Optimal plan and potentials of costs (N, M) in float64 by the network simplex.
 
     The simplex works in float64 on potentials as large as the largest cost, so that costs far above
     the optimum drown the others. A plan at hand bounds what an optimal one pays for moving its
-    smallest mass, so that costs above that may be cut; the bounds tell if it went wrong.
-
-    Args:
-        cost: Costs (N, M) in float64; the simplex runs on the CPU.
-        weights: Weights of the rows and columns.
-
-    Returns:
-        The optimum; its bounds are those of the matrix as it is given.
+    smallest mass, so that costs above that may be cut; the bounds, which are those of the costs as
+    they are given, tell if it went wrong.
     """
     least, limit = float(cost.min()), float("inf")
     for _ in range(_ATTEMPTS):
-        optimum = _attempt(cost, weights, limit)
+        optimum = _solve_below(cost, weights, limit)
         total = float(optimum.upper_bound)
-        if total - float(optimum.lower_bound) <= _RELATIVE_GAP * abs(total) or total <= least:
+        if not optimum.is_open(_RELATIVE_GAP) or total <= least:
             break
         limit = least + (total - least) / float(optimum.masses.min())
     return optimum
 
 
-def _attempt(cost: Tensor, weights: Units, limit: float) -> Optimum:
+def _solve_below(cost: Tensor, weights: Units, limit: float) -> Optimum:
     """One run of the simplex on costs cut at `limit`, judged on the whole costs."""
     cut = cost if limit == float("inf") else cost.clamp(max=limit)
     # The simplex compares costs with absolute tolerances: give it costs of order one.
     largest = float(cut.abs().amax()) or 1.0
     scale = largest * float((cut / largest).abs().mean()) or 1.0
-    moved = (side.cpu().numpy() for side in weights[:2])
-    plan, log = dense_simplex((cut / scale).cpu().numpy(), *moved)
+    sides = (side.cpu().numpy() for side in weights[:2])
+    plan, potential = dense_simplex((cut / scale).cpu().numpy(), *sides)
+
     support = np.nonzero(plan)
     rows, columns = (torch.from_numpy(index).to(cost.device) for index in support)
     masses = torch.from_numpy(plan[support]).to(cost.device) / weights.total
-    g = torch.from_numpy(log["v"]).to(cost.device) * scale
+    g = torch.from_numpy(potential).to(cost.device) * scale
     f = (cost - g).amin(1)
     g = (cost - f[:, None]).amin(0)
+    proof = dual(*weights.given, f, g)
     upper = masses @ cost[rows, columns]
-    potentials, lower, rounding = dual(*weights.given, f, g)
-    return Optimum(rows, columns, masses, potentials, lower, upper, rounding)
+    return Optimum(rows, columns, masses, upper_bound=upper, **proof._asdict())

@@ -9,8 +9,7 @@ from torch import Tensor
 from otmetrics.checks import check_positive, checked_heights, checked_samples
 from otmetrics.hashing import hash_counters
 from otmetrics.machine import ieee_float32
-from otmetrics.transport.exact.exact import exact_in_float64
-from otmetrics.transport.exact.problem import ExactOptions
+from otmetrics.transport.exact.exact import Exact
 from otmetrics.transport.semidiscrete.sources import sample_parts, source_samples
 from otmetrics.unknown_options import told_options
 
@@ -135,7 +134,8 @@ def first_heights(problem: Problem, generator: torch.Generator) -> tuple[Tensor,
     for _ in range(2):
         samples = source_samples(problem.source, dimension, size, generator=generator)
         samples = samples.to(problem.points)
-        result = exact_in_float64(samples, problem.points, None, problem.weights, ExactOptions())
+        clouds = samples.double(), problem.points.double()  # for potentials in float64
+        result = Exact().solve(*clouds, fake_weights=problem.weights)
         assert result.potentials is not None
         # Of g_i >= |x - p_i|^2 - f(x) with equality on the cell: h_i = (g_i - |p_i|^2) / 2.
         heights = (result.potentials[1].double() - problem.points.double().square().sum(1)) / 2

@@ -146,7 +146,7 @@ def semidiscrete_result(
     each, until the volumes of fresh samples fit, or misfit by no more than noise.
 
     Time O(n M D) for each step on n samples, n from 10 M on, and for the measurement on up to
-    `max_samples`; memory O(M D) and blocks of scores, and at first that of `exact_result` on 4 M
+    `max_samples`; memory O(M D) and blocks of scores, and at first that of `Exact` on 4 M
     samples (M beyond 4096 points), which stores their costs where these fit half of the memory.
 
     Ours: published code steps from equal heights, by Adam and then by averaged steps without it,

@@ -16,40 +16,18 @@ _CANCELLATION = {torch.float32: 1e-5, torch.float64: 1e-9}
 
 
 class Workspace:
-    """Memory for costs and kernels that the problems of one call take in turns.
-
-    Attributes:
-        dtype: Of costs and kernels.
-        device: Where they lie.
-        limit: Bytes for both.
-    """
+    """Memory for costs and kernels, up to `limit` bytes, that the problems of one call share."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device, limit: float) -> None:
         self.dtype, self.device, self.limit = dtype, device, limit
         self._parts: dict[str, Tensor] = {}
 
     def holds(self, num: int, entries: int) -> bool:
-        """Whether so many matrices of so many entries may be kept.
-
-        Args:
-            num: Number of matrices.
-            entries: Entries of each.
-
-        Returns:
-            True if they fit the limit.
-        """
+        """Whether so many matrices of so many entries may be kept."""
         return num * entries * self.dtype.itemsize <= self.limit
 
     def take(self, name: str, *shape: int) -> Tensor:
-        """Memory of a name, with the contents that it last had.
-
-        Args:
-            name: What it is for.
-            *shape: Its shape.
-
-        Returns:
-            A tensor that the next taker of the name overwrites.
-        """
+        """Memory of a name, of any contents, that the next taker of the name overwrites."""
         size = torch.Size(shape).numel()
         part = self._parts.get(name)
         if part is None or part.numel() < size:
@@ -82,15 +60,9 @@ class GibbsKernel:
                 self.kernel = workspace.take("kernel", *self.shape)
 
     def build(self, p: Tensor, q: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor]:
-        """Take potentials up into the kernel.
+        """Take potentials f / epsilon (B, N) and g / epsilon (B, M) up into the kernel.
 
-        Args:
-            p: f / epsilon (B, N).
-            q: g / epsilon (B, M).
-            epsilon: Regularisation (B,).
-
-        Returns:
-            The potentials as the kernel has them, rounded to its dtype.
+        They come back as the kernel has them, rounded to its dtype.
         """
         dtype = self.x.dtype
         self.p, self.q, self.rate = p.to(dtype), q.to(dtype), (1 / epsilon).to(dtype)
@@ -99,25 +71,13 @@ class GibbsKernel:
         return self.p.double(), self.q.double()
 
     def rows(self, v: Tensor) -> Tensor:
-        """K v.
-
-        Args:
-            v: Vectors (B, M).
-
-        Returns:
-            Vectors (B, N).
-        """
+        """K v (B, N), for v (B, M)."""
         return torch.cat([_product(kernel, v) for *_, kernel in self._kernels()], 1)
 
     def sweep(self, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """Both halves of a Sinkhorn iteration in one pass.
 
-        Args:
-            v: Scaled weights of the columns (B, M).
-            a: Weights of the rows (B, N).
-
-        Returns:
-            phi = -log K v (B, N), and -log K' (a exp(phi)) (B, M).
+        For weights v (B, M), scaled, and a (B, N), phi = -log K v and -log K' (a exp(phi)).
         """
         phi, total = [], torch.zeros_like(v)
         for rows, _, kernel in self._kernels():
@@ -127,39 +87,18 @@ class GibbsKernel:
         return torch.cat(phi, 1), -logarithm(total)
 
     def columns(self, u: Tensor) -> Tensor:
-        """K' u.
-
-        Args:
-            u: Vectors (B, N).
-
-        Returns:
-            Vectors (B, M).
-        """
+        """K' u (B, M), for u (B, N)."""
         total = torch.zeros_like(u[:, :1]).expand(-1, self.shape[2])
         for rows, _, kernel in self._kernels():
             total = total + _product(kernel.mT, u[:, rows])
         return total
 
     def costs_times(self, v: Tensor) -> Tensor:
-        """C v.
-
-        Args:
-            v: Vectors (B, M).
-
-        Returns:
-            Vectors (B, N).
-        """
+        """C v (B, N), for v (B, M)."""
         return torch.cat([_product(costs, v) for _, costs in self.cost_blocks()], 1)
 
     def transposed_costs_times(self, u: Tensor) -> Tensor:
-        """C' u.
-
-        Args:
-            u: Vectors (B, N).
-
-        Returns:
-            Vectors (B, M).
-        """
+        """C' u (B, M), for u (B, N)."""
         total = torch.zeros_like(u[:, :1]).expand(-1, self.shape[2])
         for rows, costs in self.cost_blocks():
             total = total + _product(costs.mT, u[:, rows])
@@ -168,17 +107,10 @@ class GibbsKernel:
     def gradients(
         self, a: Tensor, b: Tensor, wanted: tuple[bool, bool]
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of sum_ij P_ij C_ij for the fixed plan P_ij = a_i b_j K_ij.
+        """Gradients of sum_ij P_ij C_ij in rows and columns for the fixed plan P_ij = a_i b_j K_ij.
 
-        Overwrites the kernel, so that it has to be built again.
-
-        Args:
-            a: Weights (B, N).
-            b: Weights (B, M).
-            wanted: Whether those in the rows and in the columns are.
-
-        Returns:
-            Gradients (B, N, D) and (B, M, D) in the dtype of the clouds, None if not wanted.
+        In the dtype of the clouds, None if not wanted. Overwrites the kernel, so that it has to be
+        built again.
         """
         if not any(wanted):
             return None, None
@@ -219,11 +151,7 @@ class GibbsKernel:
             yield rows, costs, kernel
 
     def cost_blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """The costs in blocks of rows.
-
-        Yields:
-            The rows, and their costs (B, rows, M), not to be changed.
-        """
+        """The costs in blocks of rows: the rows, and costs (B, rows, M), not to be changed."""
         for rows in self._row_blocks(self._block):
             if self.costs is not None:
                 yield rows, self.costs[:, rows]
@@ -280,14 +208,7 @@ class GibbsKernel:
 
 
 def logarithm(products: Tensor) -> Tensor:
-    """Logarithms that stay finite where a kernel under- or overflows: later steps mend that.
-
-    Args:
-        products: Products with a kernel, >= 0.
-
-    Returns:
-        Their logarithms, those of float32's range at the most.
-    """
+    """Logarithms within those of float32: later steps mend kernels that under- or overflow."""
     ends = torch.finfo(torch.float32)
     return products.clamp(ends.tiny, ends.max).log()
 

@@ -1,35 +1,15 @@
-"""Entropic costs and Sinkhorn divergences of a batch: scale, epsilon, terms, and back again."""
+"""The terms of a Sinkhorn divergence: scaled clouds, each term, and the units of the data again."""
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from otmetrics.machine import ieee_float32, memory_budget
-from otmetrics.transport.costs import pairwise_costs, row_blocks
-from otmetrics.transport.exact.problem import Places, merge_repeated
+from otmetrics.transport.costs import extended_potential
 from otmetrics.transport.sinkhorn.gibbs import GibbsKernel, Workspace
-from otmetrics.transport.sinkhorn.iterations import Term, Wanted, entropic_term
+from otmetrics.transport.sinkhorn.iterations import Measure, Term, Wanted, entropic_term
 
-_FEW_PAIRS = 2**20  # up to so many float64 costs next to nothing
-# Beyond these float32 does not suffice.
-_FINE = 1e-6  # tolerance
-_HIGH = 4.0  # order
-_WIDE = 10.0  # relative epsilon
-_UNEVEN = 1e-8  # smallest weight
 _SMALLEST = 1e-30  # epsilon, where the largest cost is one
-
-
-class SinkhornOptions(NamedTuple):
-    """Options that every entropic problem shares; see `sinkhorn_result`."""
-
-    order: float = 2.0
-    epsilon: float = 0.05
-    relative: bool = True
-    tolerance: float = 1e-5
-    max_iterations: int = 2000
-    memory_limit: float | None = None
-    richardson: bool = False
 
 
 class Solved(NamedTuple):
@@ -43,7 +23,7 @@ class Solved(NamedTuple):
         error: Largest L1 error of a marginal of any term (B,).
         num_iterations: Most iterations of any term (B,).
         gradients: Gradients of the cost in both clouds, None where not wanted.
-        start: Potentials (B, N) and (B, M) of the cross term, to start a similar problem from.
+        cross_potentials: Those of the cross term, from which a similar problem may begin.
     """
 
     cost: Tensor
@@ -53,166 +33,106 @@ class Solved(NamedTuple):
     error: Tensor
     num_iterations: Tensor
     gradients: tuple[Tensor | None, Tensor | None]
-    start: tuple[Tensor, Tensor]
+    cross_potentials: tuple[Tensor, Tensor]
 
 
-class _Scaled(NamedTuple):
-    """Clouds within a ball of diameter one around the origin, and where they come from."""
+class Places(NamedTuple):
+    """The different points of a measure that has each of them many times.
 
-    x: Tensor
-    y: Tensor
-    a: Tensor
-    b: Tensor
-    unit: Tensor  # of a cost, (B,)
-    length: Tensor  # of a distance, (B,)
-    epsilon: Tensor  # in this unit, (B,)
-    weightless: tuple[Tensor, Tensor] | None  # both clouds in float64, with all points in place
-
-
-@torch.no_grad()
-def entropic_batch(
-    real: Tensor,
-    fake: Tensor,
-    a: Tensor,
-    b: Tensor,
-    options: SinkhornOptions,
-    *,
-    debiased: bool,
-    bounds: bool,
-    gradients: tuple[bool, bool],
-    start: tuple[Tensor, Tensor] | None = None,
-) -> Solved:
-    """Solve a batch, as much of it at once as fits the memory limit.
-
-    Args:
-        real: Clouds (B, N, D), checked.
-        fake: Clouds (B, M, D).
-        a: Weights (B, N) in float64 that sum to one.
-        b: Weights (B, M).
-        options: The options, checked.
-        debiased: Whether to subtract both self terms.
-        bounds: Whether to compute bounds.
-        gradients: Whether to compute those in real and in fake.
-        start: Potentials of the cross term of a similar problem, or None.
-
-    Returns:
-        The solutions.
+    Attributes:
+        measure: A point of each place, with the whole weight there.
+        ids: These points (K,).
+        of: The place of each point (N,).
+        shares: What each point has of its place's weight (1, N); None where each has all.
     """
-    if len(real) == 1:
-        places = merge_repeated(real[0].detach(), a[0]), merge_repeated(fake[0].detach(), b[0])
-        if any(place is not None for place in places):
-            return _solved_at(places, real, fake, a, b, options, debiased, bounds, gradients, start)
-    size = max(real.shape[1], fake.shape[1])
-    dtype = real.dtype if _suffices_in_single(size, a, b, options) else torch.float64
-    limit = memory_budget(real.device, options.memory_limit)
-    workspace = Workspace(dtype, real.device, limit)
-    num = max(1, int(limit / (2 * size**2 * dtype.itemsize)))
-    solved = []
-    for part in (slice(first, first + num) for first in range(0, len(real), num)):
-        group = real[part].detach(), fake[part].detach(), a[part], b[part]
-        warm = None if start is None else (start[0][part], start[1][part])
-        wanted = Wanted(options.tolerance, options.max_iterations, bounds, gradients)
-        with ieee_float32(real.device):
-            solved.append(_group(*group, options, wanted, workspace, debiased, warm))
-    return solved[0] if len(solved) == 1 else _join_groups(solved)
+
+    measure: Measure
+    ids: Tensor | slice
+    of: Tensor | slice
+    shares: Tensor | None
 
 
-def _solved_at(
-    places: tuple[Places | None, Places | None],
-    real: Tensor,
-    fake: Tensor,
-    a: Tensor,
-    b: Tensor,
-    options: SinkhornOptions,
-    debiased: bool,
-    bounds: bool,
-    gradients: tuple[bool, bool],
-    start: tuple[Tensor, Tensor] | None,
-) -> Solved:
-    """Solve between places, and give every point the potential and its share of the gradient."""
-    x, y = (
-        cloud if place is None else cloud[:, place.ids]
-        for cloud, place in zip((real, fake), places, strict=True)
-    )
-    c, d = (
-        weights if place is None else place.weights
-        for weights, place in zip((a, b), places, strict=True)
-    )
-    if start is not None:
-        f, g = (
-            potential if place is None else potential[:, place.ids]
-            for potential, place in zip(start, places, strict=True)
-        )
-        start = f, g
+def merge_repeated(measure: Measure) -> Places:
+    """Equal points of a single problem as one, where that leaves at most half of the points."""
+    alone = Places(measure, slice(None), slice(None), None)
+    if len(measure.points) > 1:
+        return alone
+    cloud, weights = measure.points[0], measure.weights[0]
+    # Sums that differ tell points apart much faster.
+    if 2 * len(cloud.sum(1).unique()) > len(cloud):
+        return alone
+    _, of = cloud.unique(dim=0, return_inverse=True)
+    count = int(of.max()) + 1
+    if 2 * count > len(cloud):
+        return alone
 
-    solved = entropic_batch(
-        x, y, c, d, options, debiased=debiased, bounds=bounds, gradients=gradients, start=start
-    )
+    ids = torch.zeros(count, dtype=of.dtype, device=of.device)
+    ids[of] = torch.arange(len(of), device=of.device)
+    total = weights.new_zeros(count).index_add_(0, of, weights)
+    shares = weights / torch.where(total > 0, total, 1.0)[of]
+    return Places(Measure(cloud[None, ids], total[None]), ids, of, shares[None])
 
-    def spread(values: tuple[Any, Any]) -> tuple[Any, Any]:
-        return tuple(
-            value if place is None or value is None else value[:, place.of]
-            for value, place in zip(values, places, strict=True)
-        )
 
-    slopes = tuple(
-        slope if place is None or slope is None else slope * place.shares[..., None].to(slope.dtype)
-        for slope, place in zip(spread(solved.gradients), places, strict=True)
-    )
+def spread(solved: Solved, places: tuple[Places, Places]) -> Solved:
+    """Give every point the potential of its place, and its share of the gradient."""
+    gradients: list[Tensor | None] = []
+    for gradient, place in zip(solved.gradients, places, strict=True):
+        if gradient is not None and place.shares is not None:
+            gradient = gradient[:, place.of] * place.shares[..., None].to(gradient.dtype)
+        gradients.append(gradient)
+
+    def everywhere(potentials: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return potentials[0][:, places[0].of], potentials[1][:, places[1].of]
+
     return solved._replace(
-        potentials=spread(solved.potentials), gradients=slopes, start=spread(solved.start)
+        potentials=everywhere(solved.potentials),
+        gradients=(gradients[0], gradients[1]),
+        cross_potentials=everywhere(solved.cross_potentials),
     )
 
 
-def _suffices_in_single(size: int, a: Tensor, b: Tensor, options: SinkhornOptions) -> bool:
-    """Whether costs and kernel need no float64, and are too many to have it for nothing."""
-    smallest = min(float(torch.where(w > 0, w, 1.0).min()) for w in (a, b))
-    return (
-        len(a) * size**2 > _FEW_PAIRS
-        and options.tolerance >= _FINE
-        and options.order <= _HIGH
-        and not (options.relative and options.epsilon > _WIDE)
-        and smallest >= _UNEVEN
-    )
+class Problem(NamedTuple):
+    """Measures within a ball of diameter one around the origin, and where they come from.
+
+    Attributes:
+        sides: Real and fake, in the dtype of the workspace; points without weight lie on others.
+        order: The order p.
+        epsilon: Regularisation (B,) in the units of these clouds.
+        unit: That of a cost (B,), in the units of the data.
+        length: That of a distance (B,).
+        places: Both clouds in float64 with points without weight where they are; None if all have.
+        workspace: Memory for costs and kernels.
+    """
+
+    sides: tuple[Measure, Measure]
+    order: float
+    epsilon: Tensor
+    unit: Tensor
+    length: Tensor
+    places: tuple[Tensor, Tensor] | None
+    workspace: Workspace
 
 
-def _group(
-    real: Tensor,
-    fake: Tensor,
-    a: Tensor,
-    b: Tensor,
-    options: SinkhornOptions,
-    wanted: Wanted,
+def scale_problem(
+    real: Measure,
+    fake: Measure,
+    order: float,
+    epsilon: float,
+    relative: bool,
     workspace: Workspace,
-    debiased: bool,
-    warm: tuple[Tensor, Tensor] | None,
-) -> Solved:
-    """Solve problems that fit into memory together."""
-    clouds = _scale_clouds(real, fake, a, b, options, workspace)
-    solved = _solve_terms(clouds, options, wanted, workspace, debiased, warm)
-    if options.richardson and debiased:
-        wider = clouds._replace(epsilon=2**0.5 * clouds.epsilon)
-        solved = _extrapolate(solved, _solve_terms(wider, options, wanted, workspace, True, warm))
-    return solved
-
-
-def _scale_clouds(
-    real: Tensor,
-    fake: Tensor,
-    a: Tensor,
-    b: Tensor,
-    options: SinkhornOptions,
-    workspace: Workspace,
-) -> _Scaled:
-    """Clouds in units in which no cost is above one; points without weight moved onto others."""
-    x, y = _move_weightless(real, a), _move_weightless(fake, b)
-    moved = x is not real or y is not fake
+) -> Problem:
+    """Measures in units in which no cost is above one, and epsilon in these units."""
+    (real_cloud, a), (fake_cloud, b) = real, fake
+    x, y = _move_weightless(*real), _move_weightless(*fake)
+    moved = x is not real_cloud or y is not fake_cloud
     x, y = x.to(workspace.dtype), y.to(workspace.dtype)
     # The weighted mean: a far point of little weight must not take the digits of all others.
     centre = (a.to(x.dtype)[:, None] @ x + b.to(y.dtype)[:, None] @ y) / 2
     x, y = x - centre, y - centre
+
+    # First by the largest coordinate: lengths of its multiples fit any dtype.
     largest = torch.maximum(*(cloud.abs().amax((-2, -1)) for cloud in (x, y)))
-    largest = torch.where(largest > 0, largest, 1.0)  # lengths of its multiples fit any dtype
+    largest = torch.where(largest > 0, largest, 1.0)
     x /= largest[:, None, None]
     y /= largest[:, None, None]
     radii = [torch.linalg.vector_norm(cloud, dim=-1).amax(-1) for cloud in (x, y)]
@@ -220,22 +140,24 @@ def _scale_clouds(
     x /= 2 * radius[:, None, None]
     y /= 2 * radius[:, None, None]
     length = 2 * radius.double() * largest.double()
-    unit = length.pow(options.order)
-    if options.relative:
-        mean = _mean_cost(x, y, a, b, options.order, workspace)
-        epsilon = options.epsilon * torch.where(mean > 0, mean, 1.0)
+    unit = length.pow(order)
+
+    if relative:
+        mean = _mean_cost(x, y, a, b, order, workspace)
+        scaled = epsilon * torch.where(mean > 0, mean, 1.0)
     else:
-        epsilon = options.epsilon / unit
-    weightless = None
+        scaled = epsilon / unit
+    places = None
     if moved:
         scale = length[:, None, None]
-        weightless = (real.double() - centre) / scale, (fake.double() - centre) / scale
-    epsilon = epsilon.clamp_min(_SMALLEST)
-    return _Scaled(x, y, a, b, unit, length, epsilon, weightless)
+        places = (real_cloud.double() - centre) / scale, (fake_cloud.double() - centre) / scale
+    sides, scaled = (Measure(x, a), Measure(y, b)), scaled.clamp_min(_SMALLEST)
+    return Problem(sides, order, scaled, unit, length, places, workspace)
 
 
 def _move_weightless(cloud: Tensor, weights: Tensor) -> Tensor:
     """The cloud with points that carry no weight moved onto one that does."""
+    # To leave them out would give the problems of a batch different sizes.
     weightless = weights == 0
     if not bool(weightless.any()):
         return cloud
@@ -257,84 +179,88 @@ def _mean_cost(
     return (squares - 2 * (means[0] * means[1]).sum(-1)).clamp_min(0)
 
 
-def _solve_terms(
-    clouds: _Scaled,
-    options: SinkhornOptions,
-    wanted: Wanted,
-    workspace: Workspace,
-    debiased: bool,
-    warm: tuple[Tensor, Tensor] | None,
-) -> Solved:
-    """All terms at one epsilon, in the units of the data."""
-    x, y, a, b, unit, length, epsilon, _ = clouds
+def solve_terms(problem: Problem, wanted: Wanted, warm: tuple[Tensor, Tensor] | None) -> Solved:
+    """The terms at one epsilon, in the units of the data."""
+    unit, scale = problem.unit, (problem.epsilon * problem.unit)[:, None]
 
-    def term(
-        u: Tensor, v: Tensor, c: Tensor, d: Tensor, wanted: Wanted, *rivals: tuple[Tensor, Tensor]
-    ) -> Term:
-        return entropic_term(u, v, c, d, epsilon, options.order, workspace, wanted, rivals)
-
-    def own_term(side: int) -> Term:
-        cloud, weights = ((x, a), (y, b))[side]
-        needed = wanted._replace(gradients=(wanted.gradients[side], False))
-        return term(cloud, cloud, weights, weights, needed)
-
-    scale = (epsilon * unit)[:, None]
-    rivals = [] if warm is None else [(warm[0] / scale, warm[1] / scale)]
-    if not debiased:
-        cross = _complete_potentials(term(x, y, a, b, wanted, *rivals), clouds, options.order, 0, 1)
-        start = cross.p * scale, cross.q * scale
-        low, high = cross.value * unit, None if cross.upper is None else cross.upper * unit
-        lower = low if wanted.bounds else None
-        return Solved(
-            low,
-            lower,
-            high,
-            start,
-            cross.error,
-            cross.num_iterations,
-            _gradients(cross, None, unit / length),
-            start,
+    def term(first: int, second: int, wanted: Wanted, *rivals: tuple[Tensor, Tensor]) -> Term:
+        sides = problem.sides[first], problem.sides[second]
+        return entropic_term(
+            *sides, problem.epsilon, problem.order, problem.workspace, wanted, rivals
         )
-    own = own_term(0), own_term(1)
-    cross = term(x, y, a, b, wanted, *rivals, (own[0].p, own[1].q))
-    cross = _complete_potentials(cross, clouds, options.order, 0, 1)
-    own = (
-        _complete_potentials(own[0], clouds, options.order, 0, 0),
-        _complete_potentials(own[1], clouds, options.order, 1, 1),
-    )
+
+    rivals = [] if warm is None else [(warm[0] / scale, warm[1] / scale)]
+    own: list[Term] = []
+    if wanted.debiased:
+        for side, needed in enumerate(wanted.gradients):
+            own.append(term(side, side, wanted._replace(gradients=(needed, False))))
+        rivals.append((own[0].p, own[1].q))
+    cross = _complete_potentials(term(0, 1, wanted, *rivals), problem, 0, 1)
+    own = [_complete_potentials(one, problem, side, side) for side, one in enumerate(own)]
+
+    potentials = cross.p * scale, cross.q * scale
+    gradients = _gradients(cross, own, unit / problem.length)
+    if not own:
+        cost, found = cross.value * unit, (cross.error, cross.num_iterations)
+        return Solved(cost, None, None, potentials, *found, gradients, potentials)
+
     terms = (cross, *own)
-    cost = (cross.value - (own[0].value + own[1].value) / 2) * unit
     lower = upper = None
+    values = (own[0].value + own[1].value) / 2
     if cross.upper is not None and own[0].upper is not None and own[1].upper is not None:
         lower = (cross.value - (own[0].upper + own[1].upper) / 2) * unit
-        upper = (cross.upper - (own[0].value + own[1].value) / 2) * unit
+        upper = (cross.upper - values) * unit
     return Solved(
-        cost,
+        (cross.value - values) * unit,
         lower,
         upper,
         ((cross.p - own[0].p) * scale, (cross.q - own[1].q) * scale),
         torch.stack([one.error for one in terms]).amax(0),
         torch.stack([one.num_iterations for one in terms]).amax(0),
-        _gradients(cross, own, unit / length),
-        (cross.p * scale, cross.q * scale),
+        gradients,
+        potentials,
     )
 
 
-def _gradients(
-    cross: Term, own: tuple[Term, Term] | None, unit: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
+def _complete_potentials(term: Term, problem: Problem, first: int, second: int) -> Term:
+    """The term with the potentials of points without weight, from where these really lie."""
+    if problem.places is None:
+        return term
+    p, q = term.p.clone(), term.q.clone()
+    for potential, opposite, here, there in (
+        (p, term.q, first, second),
+        (q, term.p, second, first),
+    ):
+        others, weights = problem.sides[there]
+        for i, epsilon in enumerate(problem.epsilon.tolist()):
+            missing = problem.sides[here].weights[i] == 0
+            potential[i, missing] = (
+                extended_potential(
+                    problem.places[here][i, missing],
+                    others[i],
+                    epsilon * opposite[i],
+                    problem.order,
+                    weights[i].log(),
+                    epsilon,
+                )
+                / epsilon
+            )
+    return term._replace(p=p, q=q)
+
+
+def _gradients(cross: Term, own: list[Term], unit: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of the cross term less those of the self terms, in the units of the data."""
     found: list[Tensor | None] = []
     for side, gradient in enumerate(cross.gradients):
         if gradient is not None:
-            mine = None if own is None else own[side].gradients[0]
+            mine = own[side].gradients[0] if own else None
             gradient = gradient if mine is None else gradient - mine
             gradient = gradient * unit[:, None, None].to(gradient.dtype)
         found.append(gradient)
     return found[0], found[1]
 
 
-def _extrapolate(near: Solved, wide: Solved) -> Solved:
+def extrapolate(near: Solved, wide: Solved) -> Solved:
     """2 S_epsilon - S_(sqrt(2) epsilon), in which the terms in epsilon^2 cancel."""
 
     def both(one: Any, two: Any) -> Any:
@@ -342,47 +268,27 @@ def _extrapolate(near: Solved, wide: Solved) -> Solved:
             return both(one[0], two[0]), both(one[1], two[1])
         return None if one is None else 2 * one - two
 
-    return Solved(
-        both(near.cost, wide.cost),
-        both(near.lower, wide.upper),
-        both(near.upper, wide.lower),
-        both(near.potentials, wide.potentials),
-        torch.maximum(near.error, wide.error),
-        torch.maximum(near.num_iterations, wide.num_iterations),
-        both(near.gradients, wide.gradients),
-        near.start,
+    return near._replace(
+        cost=both(near.cost, wide.cost),
+        lower=both(near.lower, wide.upper),
+        upper=both(near.upper, wide.lower),
+        potentials=both(near.potentials, wide.potentials),
+        error=torch.maximum(near.error, wide.error),
+        num_iterations=torch.maximum(near.num_iterations, wide.num_iterations),
+        gradients=both(near.gradients, wide.gradients),
     )
 
 
-def _complete_potentials(term: Term, clouds: _Scaled, order: float, side: int, other: int) -> Term:
-    """The term with the potentials of points without weight, from where these really lie."""
-    if clouds.weightless is None:
-        return term
-    sides = (clouds.x, clouds.a), (clouds.y, clouds.b)
-    p, q = term.p.clone(), term.q.clone()
-    for potential, opposite, here, there in ((p, term.q, side, other), (q, term.p, other, side)):
-        cloud, weights = sides[there]
-        for i, epsilon in enumerate(clouds.epsilon):
-            everyone = (sides[here][1][i] == 0).nonzero()[:, 0]
-            for part in row_blocks(len(everyone), cloud.shape[1]):
-                rows = everyone[part]
-                points = clouds.weightless[here][i, rows]
-                costs = pairwise_costs(points, cloud[i].double(), order)
-                exponents = opposite[i] + weights[i].log() - costs / epsilon
-                potential[i, rows] = -exponents.logsumexp(1)
-    return term._replace(p=p, q=q)
-
-
-def _join_groups(parts: list[Solved]) -> Solved:
+def join_groups(groups: list[Solved]) -> Solved:
     """Groups of problems one behind the other."""
+    if len(groups) == 1:
+        return groups[0]
 
-    def cat(name: str) -> Any:
-        values = [getattr(part, name) for part in parts]
+    def joined(values: Any) -> Any:
         if values[0] is None:
             return None
         if isinstance(values[0], tuple):
-            sides = zip(*values, strict=True)
-            return tuple(None if side[0] is None else torch.cat(side) for side in sides)
+            return tuple(map(joined, zip(*values, strict=True)))
         return torch.cat(values)
 
-    return Solved(**{name: cat(name) for name in Solved._fields})
+    return Solved(*map(joined, zip(*groups, strict=True)))

@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from otmetrics.checks import check_at_least, check_flag, check_order, check_positive, checked_clouds
+from otmetrics.checks import check_at_least, checked_clouds
 from otmetrics.transport.costs import cost_matrix
 from otmetrics.transport.gradients import differentiable_once
+from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
 from otmetrics.unknown_options import told_options
 
 
@@ -16,9 +17,9 @@ def unrolled_sinkhorn_divergence(
     real: Tensor,
     fake: Tensor,
     *,
-    order: float = 2.0,
-    epsilon: float = 0.05,
-    relative: bool = True,
+    order: float = Sinkhorn.order,
+    epsilon: float = Sinkhorn.epsilon,
+    relative: bool = Sinkhorn.relative,
     num_iterations: int = 100,
 ) -> Tensor:
     """Sinkhorn divergence after so many plain iterations, differentiated through all of them.
@@ -54,9 +55,7 @@ def unrolled_sinkhorn_divergence(
         >>> abs(unrolled_sinkhorn_divergence(x, x.flip(0), epsilon=1.0).item()) < 1e-9
         True
     """
-    check_order(order)
-    check_positive("epsilon", epsilon)
-    check_flag("relative", relative)
+    Sinkhorn(order=order, epsilon=epsilon, relative=relative)  # their rules
     check_at_least("num_iterations", num_iterations, 1)
     real, fake = checked_clouds(real, fake, order=order)
     pairs = (real, fake), (real, real), (fake, fake)

@@ -18,10 +18,10 @@ from cases import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from otmetrics import Exact
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import (
     TransportResult,
-    exact_result,
     exact_transport,
     exact_wasserstein,
     univariate_cost,
@@ -61,10 +61,9 @@ def check_certificate(
 
 @pytest.mark.parametrize("case", transport_cases(), ids=lambda case: f"{case.name}-{case.order}")
 def test_closed_forms(case: TransportCase, device: torch.device, dtype: torch.dtype) -> None:
-    result = exact_result(
+    result = Exact(order=case.order).solve(
         case.real.to(device, dtype),
         case.fake.to(device, dtype),
-        order=case.order,
         real_weights=case.real_weights,
         fake_weights=case.fake_weights,
     )
@@ -88,7 +87,7 @@ def test_against_linear_programming(
         zeros = weighted == "zeros"
         a = weights(n, seed=3, zeros=n // 3 * zeros)
         b = weights(m, seed=4, zeros=m // 3 * zeros)
-    result = exact_result(x, y, order=order, real_weights=a, fake_weights=b)
+    result = Exact(order=order).solve(x, y, real_weights=a, fake_weights=b)
     mass_a = oracles.uniform(n) if a is None else a.numpy()
     mass_b = oracles.uniform(m) if b is None else b.numpy()
     cost = oracles.costs(x.numpy(), y.numpy(), order)
@@ -124,7 +123,7 @@ def test_a_constant_cost_is_its_own_optimum() -> None:
 def test_bounds_hold_in_the_dtype_of_the_input(dtype: torch.dtype) -> None:
     for seed in range(20):
         x, y = cloud(6, 4, seed=seed, dtype=dtype), cloud(8, 4, seed=99 - seed, dtype=dtype)
-        result = exact_result(x, y)
+        result = Exact().solve(x, y)
         assert result.lower_bound is not None
         assert result.upper_bound is not None
         assert result.lower_bound <= result.cost <= result.upper_bound
@@ -136,9 +135,9 @@ def test_the_certificate_does_not_hide_a_wrong_plan(far: float) -> None:
     """One shared outlier, far beyond the rest: it costs nothing, and all else is what counts."""
     x, y = 1e-3 * cloud(20, 3, seed=1), 1e-3 * cloud(20, 3, seed=2)
     outlier = torch.full((1, 3), far, dtype=torch.float64)
-    truth = exact_result(x, y).cost.item() * 20 / 21
+    truth = Exact().solve(x, y).cost.item() * 20 / 21
     try:
-        result = exact_result(torch.cat([x, outlier]), torch.cat([y, outlier]))
+        result = Exact().solve(torch.cat([x, outlier]), torch.cat([y, outlier]))
     except (RuntimeError, UserWarning):
         return  # it says that it cannot
     assert result.lower_bound is not None
@@ -154,14 +153,12 @@ def test_the_certificate_does_not_hide_a_wrong_plan(far: float) -> None:
 def test_an_open_gap_is_said_aloud(order: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan that is not optimal leaves the gap open: a warning, `converged`, and the message."""
 
-    def worst(
-        cost: np.ndarray, a: np.ndarray, b: np.ndarray
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        return np.outer(a, b), {"u": np.zeros(len(a)), "v": np.zeros(len(b))}
+    def worst(cost: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.outer(a, b), np.zeros(len(b))
 
     monkeypatch.setattr(small, "dense_simplex", worst)
     with pytest.warns(ConvergenceWarning, match="gap") as caught:
-        result = exact_result(cloud(6, 3, seed=1), cloud(5, 3, seed=2), order=order)
+        result = Exact(order=order).solve(cloud(6, 3, seed=1), cloud(5, 3, seed=2))
     assert len(caught) == 1
     assert not result.converged
     assert "gap" in result.message
@@ -175,13 +172,13 @@ def test_batch_equals_loop(weighted: bool, order: float) -> None:
     x, y = cloud(3, 9, 4, seed=1), cloud(3, 6, 4, seed=2)
     a = weights(3, 9, seed=3, zeros=2) if weighted else None
     b = weights(6, seed=4) if weighted else None
-    batch = exact_result(x, y, order=order, real_weights=a, fake_weights=b)
+    batch = Exact(order=order).solve(x, y, real_weights=a, fake_weights=b)
     assert batch.plan is not None
     assert batch.potentials is not None
     assert batch.plan.shape == (3, 9, 6)
     for i in range(3):
-        alone = exact_result(
-            x[i], y[i], order=order, real_weights=None if a is None else a[i], fake_weights=b
+        alone = Exact(order=order).solve(
+            x[i], y[i], real_weights=None if a is None else a[i], fake_weights=b
         )
         assert alone.plan is not None
         assert alone.potentials is not None
@@ -206,7 +203,7 @@ def test_gradient(weighted: bool, order: float) -> None:
 def test_envelope_gradient_is_the_plan() -> None:
     """d W_2^2 / d x_i = sum_j P_ij 2 (x_i - y_j), which is 2 (x_i - y_s(i)) / N for equal sizes."""
     x, y = cloud(7, 4, seed=1).requires_grad_(), cloud(7, 4, seed=2)
-    result = exact_result(x, y)
+    result = Exact().solve(x, y)
     assert result.plan is not None
     assert not result.plan.requires_grad
     (gradient,) = torch.autograd.grad(result.cost, x)
@@ -249,7 +246,7 @@ def test_gradient_with_some_equal_points(order: float) -> None:
 def test_offset_and_scale(scale: float, order: float) -> None:
     x, y = cloud(9, 5, seed=1), cloud(7, 5, seed=2)
     expected = scale * exact_wasserstein(x, y, order=order)
-    moved = exact_result(scale * (x + 1e6), scale * (y + 1e6), order=order)
+    moved = Exact(order=order).solve(scale * (x + 1e6), scale * (y + 1e6))
     # 1e6 rounds to 1e-10 in the input; nothing more is lost.
     torch.testing.assert_close(moved.value, expected, rtol=1e-9, atol=0)
     assert moved.converged
@@ -260,7 +257,7 @@ def test_a_point_without_weight_does_not_exist(place: float) -> None:
     x, y, a = cloud(12, 4, seed=1), cloud(9, 4, seed=2), weights(12, seed=3, zeros=1)
     expected = exact_wasserstein(x[1:], y, real_weights=a[1:])
     padded = torch.cat([torch.full((1, 4), place, dtype=x.dtype), x[1:]])
-    result = exact_result(padded, y, real_weights=a)
+    result = Exact().solve(padded, y, real_weights=a)
     torch.testing.assert_close(result.value, expected, rtol=1e-6, atol=0)
     assert result.plan is not None
     assert result.plan.to_dense()[0].sum() == 0
@@ -270,7 +267,7 @@ def test_tiny_weights_count() -> None:
     """A billionth of the mass, a million away: it is most of the cost."""
     x = torch.tensor([[0.0], [1e6]], dtype=torch.float64)
     weight = torch.tensor([1 - 1e-9, 1e-9], dtype=torch.float64)
-    result = exact_result(x, x[:1], real_weights=weight)
+    result = Exact().solve(x, x[:1], real_weights=weight)
     # Masses are good to a rounding of the whole, 1e-16, which is 1e-7 of this share.
     assert result.cost.item() == pytest.approx(1e3, rel=1e-6)
 
@@ -282,7 +279,7 @@ def test_lattices(order: float) -> None:
         x, y = cloud(8, 2, seed=seed).round(), cloud(11, 2, seed=50 + seed).round()
         cost = oracles.costs(x.numpy(), y.numpy(), order)
         truth, _ = oracles.transport(cost)
-        result = exact_result(x, y, order=order)
+        result = Exact(order=order).solve(x, y)
         check_certificate(result, cost, oracles.uniform(8), oracles.uniform(11), truth)
 
 
@@ -290,7 +287,7 @@ def test_ctrl_c_does_not_wait_for_the_solver() -> None:
     # In a process of its own, whose main thread takes the interrupt.
     code = """
 import os, signal, threading
-from otmetrics.functional.simplex import _interruptible
+from otmetrics.transport.exact.simplex import _interruptible
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 never = threading.Event()
@@ -319,7 +316,7 @@ def test_on_the_line(shape: tuple[int, int], weighted: bool, order: float) -> No
     x[: shape[0] // 2] = x[: shape[0] // 2].round()  # with ties
     a = weights(shape[0], seed=3, zeros=shape[0] // 4) if weighted else None
     b = weights(shape[1], seed=4, zeros=shape[1] // 4) if weighted else None
-    result = exact_result(x, y, order=order, real_weights=a, fake_weights=b)
+    result = Exact(order=order).solve(x, y, real_weights=a, fake_weights=b)
     masses = [
         oracles.uniform(size) if given is None else given.numpy()
         for size, given in zip(shape, (a, b), strict=True)
@@ -332,7 +329,7 @@ def test_on_the_line(shape: tuple[int, int], weighted: bool, order: float) -> No
 def test_a_long_line() -> None:
     """Between two sorted samples of a hundred thousand: no matrix fits, none is needed."""
     x, y = cloud(100_000, 1, seed=1), cloud(80_000, 1, seed=2) + 1
-    result = exact_result(x, y)
+    result = Exact().solve(x, y)
     expected = univariate_cost(x[:, 0], y[:, 0])
     assert result.cost.item() == pytest.approx(expected.item(), rel=1e-12)
     assert result.converged
@@ -352,7 +349,7 @@ def test_a_long_line() -> None:
 )
 def test_bad_options(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        exact_result(cloud(3, 2), cloud(3, 2), **options)
+        Exact(**options).solve(cloud(3, 2), cloud(3, 2))
 
 
 @pytest.mark.filterwarnings("ignore:The duality gap:otmetrics.ConvergenceWarning")
@@ -368,7 +365,7 @@ def test_masses_below_the_rounding_open_the_gap(
     x[0] = torch.tensor([far, 0, 0])
     a = torch.ones(20, dtype=torch.float64)
     a[0] = weight
-    result = exact_result(x, y, real_weights=a)
+    result = Exact().solve(x, y, real_weights=a)
     truth = weight / a.sum().item() * far**2  # all else is a millionth of it
     assert result.lower_bound.item() <= truth * (1 + 1e-3)
     assert result.upper_bound.item() >= truth * (1 - 1e-3)
@@ -379,8 +376,8 @@ def test_masses_below_the_rounding_open_the_gap(
 def test_an_outlier_on_both_sides_is_proved_to_cost_nothing() -> None:
     x, y = 1e-3 * cloud(63, 3, seed=1), 1e-3 * cloud(63, 3, seed=2)
     outlier = torch.full((1, 3), 1e8, dtype=torch.float64)
-    result = exact_result(torch.cat([x, outlier]), torch.cat([y, outlier]))
-    truth = exact_result(x, y).cost.item() * 63 / 64
+    result = Exact().solve(torch.cat([x, outlier]), torch.cat([y, outlier]))
+    truth = Exact().solve(x, y).cost.item() * 63 / 64
     assert result.converged
     assert result.lower_bound.item() <= truth * (1 + 1e-12)
     assert result.cost.item() == pytest.approx(truth, rel=1e-9)
@@ -428,7 +425,7 @@ def nearest_cost(x: torch.Tensor, y: torch.Tensor, a: torch.Tensor | None, order
 def test_nearly_equal_clouds_are_proved(kind: str, noise: float, far: float, order: float) -> None:
     """Features of the same images by two runtimes: the gap is relative to the small cost."""
     x, y, masses = near_pair(kind, 40, 6, noise, far, torch.float64)
-    result = exact_result(x, y, order=order, **masses)
+    result = Exact(order=order).solve(x, y, **masses)
     if kind == "twice":
         y = y[: len(x)]
     truth = nearest_cost(x, y, masses.get("real_weights"), order)
@@ -450,7 +447,7 @@ def test_larger_nearly_equal_clouds_are_proved(
     n: int, d: int, order: float, noise: float, dtype: torch.dtype
 ) -> None:
     x, y, _ = near_pair("shuffled", n, d, noise, 0.0, dtype)
-    result = exact_result(x, y, order=order)
+    result = Exact(order=order).solve(x, y)
     assert result.converged
     truth = nearest_cost(x, y, None, order)
     assert result.cost.item() == pytest.approx(truth, rel=1e-6)
@@ -466,7 +463,7 @@ def test_tight_clusters_that_move_a_little_are_paired(
     monkeypatch.setattr(problem, "DENSE", 0)
     x = cloud(10, 3, seed=1)[torch.arange(200) % 10] + 1e-4 * cloud(200, 3, seed=2)
     y = x + noise * cloud(200, 3, seed=3)
-    result = exact_result(x, y, order=order)
+    result = Exact(order=order).solve(x, y)
     truth = nearest_cost(x, y, None, order)
     assert result.converged
     assert result.cost.item() == pytest.approx(truth, rel=1e-6)
@@ -483,7 +480,7 @@ def test_tight_clusters_that_move_a_little_are_paired(
 def test_a_cloud_and_itself_with_weights(seed: int, n: int, d: int, order: float) -> None:
     x, w = cloud(n, d, seed=seed), weights(n, seed=seed + 1, zeros=n // 4) ** 2
     for other in (w, w / 3):
-        result = exact_result(x, x, order=order, real_weights=w, fake_weights=other)
+        result = Exact(order=order).solve(x, x, real_weights=w, fake_weights=other)
         assert result.converged
         assert result.lower_bound.item() <= 1e-300
         assert result.cost.item() <= 1e-13
@@ -536,14 +533,12 @@ def test_a_wrong_plan_between_near_clouds_stays_open(
 ) -> None:
     """Two points that have changed places cost a millionth of the cloud, and far more than it."""
 
-    def swapped(
-        cost: np.ndarray, a: np.ndarray, b: np.ndarray
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def swapped(cost: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         plan = np.diag(a)
         mass = min(a[0], a[1])
         plan[[0, 1], [0, 1]] -= mass
         plan[[0, 1], [1, 0]] += mass
-        return plan, {"u": np.zeros(len(a)), "v": np.zeros(len(b))}
+        return plan, np.zeros(len(b))
 
     monkeypatch.setattr(small, "dense_simplex", swapped)
     uniform = torch.full((30,), 1 / 30, dtype=torch.float64)
@@ -554,7 +549,7 @@ def test_a_wrong_plan_between_near_clouds_stays_open(
     w = weights(30, seed=2) if weighted else None
     y = x + noise * 1e-3 * cloud(30, 4, seed=3)
     with pytest.warns(ConvergenceWarning, match="gap"):
-        result = exact_result(x, y, real_weights=w, fake_weights=w)
+        result = Exact().solve(x, y, real_weights=w, fake_weights=w)
     assert not result.converged
     assert result.lower_bound < result.cost
 
@@ -563,11 +558,11 @@ def test_the_advice_names_a_limit_only_where_there_is_one(monkeypatch: pytest.Mo
     monkeypatch.setattr(
         small,
         "dense_simplex",
-        lambda cost, a, b: (np.outer(a, b), {"u": np.zeros(len(a)), "v": np.zeros(len(b))}),
+        lambda cost, a, b: (np.outer(a, b), np.zeros(len(b))),
     )
     for limit in (None, 60.0):
         with pytest.warns(ConvergenceWarning, match="stays open") as caught:
-            exact_result(cloud(6, 3, seed=1), cloud(5, 3, seed=2), time_limit=limit)
+            Exact(time_limit=limit).solve(cloud(6, 3, seed=1), cloud(5, 3, seed=2))
         assert ("`time_limit` (60 s)" in str(caught[0].message)) == (limit is not None)
         assert "`tolerance`" not in str(caught[0].message)
 
@@ -578,7 +573,7 @@ def test_precision_comes_back_from_threads() -> None:
     try:
         x, y = cloud(8, 60, 4, dtype=torch.float32), cloud(8, 70, 4, dtype=torch.float32)
         for _ in range(5):
-            exact_result(x, y)
+            Exact().solve(x, y)
             assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = before

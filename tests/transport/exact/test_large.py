@@ -8,10 +8,11 @@ from cases import ORDERS, cloud, weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from otmetrics import Exact
 from otmetrics.errors import ConvergenceWarning
-from otmetrics.functional import exact_result, exact_transport
+from otmetrics.functional import exact_transport
 from otmetrics.transport.costs import Cloud, CloudPairs
-from otmetrics.transport.exact import large, problem
+from otmetrics.transport.exact import certificate, large, problem
 from otmetrics.transport.exact.certificate import c_transform
 from otmetrics.transport.exact.simplex import sparse_simplex
 from otmetrics.transport.line import staircase, units
@@ -53,7 +54,7 @@ def solved(
         cost = torch.from_numpy(oracles.costs(x.numpy(), y.numpy(), order))
         return exact_transport(cost, **weights, time_limit=time_limit)
     limit = 1.0 if way == "blocks" else None
-    return exact_result(x, y, order=order, memory_limit=limit, time_limit=time_limit, **weights)
+    return Exact(order=order, memory_limit=limit, time_limit=time_limit).solve(x, y, **weights)
 
 
 def check(
@@ -130,7 +131,7 @@ def test_a_stop_leaves_an_interval(way: str, order: float, weighted: bool, monke
     gaps = []
     for readings in range(40):
         ticks = iter([0.0] * (readings + 1) + [1e9] * 1000)
-        monkeypatch.setattr(large.time, "monotonic", lambda ticks=ticks: next(ticks))
+        monkeypatch.setattr(certificate.time, "monotonic", lambda ticks=ticks: next(ticks))
         result = solved(way, x, y, order, 1.0, real_weights=a, fake_weights=b)
         check(result, cost, *masses)
         gaps.append(float(result.gap))
@@ -144,7 +145,7 @@ def test_a_stop_leaves_an_interval(way: str, order: float, weighted: bool, monke
 @pytest.mark.usefixtures("forced")
 def test_a_stop_is_said() -> None:
     with pytest.warns(ConvergenceWarning, match=r"gap .* stays open: raise `time_limit`"):
-        result = exact_result(cloud(300, 3, seed=1), cloud(300, 3, seed=2), time_limit=1e-9)
+        result = Exact(time_limit=1e-9).solve(cloud(300, 3, seed=1), cloud(300, 3, seed=2))
     assert not result.converged
 
 
@@ -159,7 +160,7 @@ def test_larger_problems_as_they_are(shape: tuple[int, int], order: float) -> No
     a, b = oracles.uniform(shape[0]), oracles.uniform(shape[1])
     truth = ot.emd2(a, b, cost, numItermax=10**8)
     for options in ({}, {"memory_limit": 1.0}):
-        result = exact_result(x, y, order=order, **options)
+        result = Exact(order=order, **options).solve(x, y)
         assert result.cost.item() == pytest.approx(truth, rel=1e-6)
         assert result.converged
         assert result.gap.item() <= 1e-6 * truth
@@ -174,7 +175,7 @@ def test_kept_costs_and_blocks_agree_with_the_matrix() -> None:
     y = y.float()
     expected = exact_transport(torch.from_numpy(oracles.costs(x.numpy(), y.numpy(), 2.0)).float())
     for limit in (None, 1.0):
-        result = exact_result(x, y, memory_limit=limit)
+        result = Exact(memory_limit=limit).solve(x, y)
         torch.testing.assert_close(result.cost, expected.cost, rtol=1e-6, atol=0)
         assert result.converged
 
@@ -182,7 +183,7 @@ def test_kept_costs_and_blocks_agree_with_the_matrix() -> None:
 def test_a_collapsed_generator() -> None:
     """All fake points in one place: every plan is optimal."""
     x, y = cloud(1000, 8, seed=1), cloud(1, 8, seed=2).repeat(950, 1)
-    result = exact_result(x, y)
+    result = Exact().solve(x, y)
     assert result.cost.item() == pytest.approx((x - y[0]).square().sum(1).mean().item(), rel=1e-12)
     assert result.converged
 
@@ -284,8 +285,8 @@ def test_given_costs_of_other_shapes() -> None:
 def test_faint_weights() -> None:
     x, y = cloud(950, 3, seed=1), cloud(960, 3, seed=2)
     a = torch.logspace(-60, 0, 950, dtype=torch.float64)
-    result = exact_result(x, y, real_weights=a)
+    result = Exact().solve(x, y, real_weights=a)
     kept = a > 1e-9
-    expected = exact_result(x[kept], y, real_weights=a[kept])
+    expected = Exact().solve(x[kept], y, real_weights=a[kept])
     assert result.cost.item() == pytest.approx(expected.cost.item(), rel=1e-5)
     assert result.converged

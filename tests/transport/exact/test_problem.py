@@ -8,7 +8,8 @@ from cases import ORDERS, cloud, weights
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otmetrics.functional import exact_result, exact_transport
+from otmetrics import Exact
+from otmetrics.functional import exact_transport
 from otmetrics.transport.exact import problem
 from otmetrics.transport.exact.problem import place_weights, spread, supports
 from otmetrics.transport.line import Units
@@ -44,7 +45,7 @@ def test_repeated_points(
 ) -> None:
     x, y = (repeated(places[k], sizes[k], 2, seed + k) for k in (0, 1))
     a, b = (weights(len(side), seed=seed) if weighted else None for side in (x, y))
-    result = exact_result(x, y, order=order, real_weights=a, fake_weights=b)
+    result = Exact(order=order).solve(x, y, real_weights=a, fake_weights=b)
     masses = [
         oracles.uniform(len(side)) if given is None else (given / given.sum()).numpy()
         for side, given in ((x, a), (y, b))
@@ -66,7 +67,7 @@ def test_repeated_points(
 @pytest.mark.parametrize("size", [40, 1000])
 def test_repeated_points_are_assigned_one_to_one(size: int) -> None:
     x, y = repeated(7, size, 3, 1), repeated(5, size, 3, 2)
-    columns = exact_result(x, y).assignment
+    columns = Exact().solve(x, y).assignment
     assert columns is not None
     assert columns.sort().values.tolist() == list(range(size))
 
@@ -81,7 +82,7 @@ def test_repeated_points_are_one_point_to_the_solver(monkeypatch: pytest.MonkeyP
 
     real_solver = problem.dense_optimum
     monkeypatch.setattr(problem, "dense_optimum", solve)
-    exact_result(repeated(7, 1000, 3, 1), repeated(5, 1000, 3, 2))
+    Exact().solve(repeated(7, 1000, 3, 1), repeated(5, 1000, 3, 2))
     assert shapes == [(7, 5)]
 
 

@@ -9,7 +9,8 @@ from cases import cloud
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otmetrics.functional import exact_result, exact_transport
+from otmetrics import Exact
+from otmetrics.functional import exact_transport
 from otmetrics.transport.costs import Cloud, CloudPairs
 from otmetrics.transport.exact import problem
 from otmetrics.transport.exact.certificate import c_transform
@@ -38,7 +39,7 @@ def test_assignments(way: str, n: int, d: int, far: float, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if way != "few":
             patch.setattr(problem, "DENSE", 0)
-        result = exact_result(x, y, memory_limit=1.0 if way == "blocks" else None)
+        result = Exact(memory_limit=1.0 if way == "blocks" else None).solve(x, y)
     assert Fraction(result.lower_bound.item()) <= truth <= Fraction(result.upper_bound.item())
     assert result.converged
 
@@ -61,7 +62,7 @@ def test_many_faint_weights_and_a_heavy_one_far_away(size: int, places: int) -> 
             moved = min(left, Fraction(weight))
             first, left = first + moved * gain, left - moved
     truth = first / total
-    result = exact_result(x, y, real_weights=weights)
+    result = Exact().solve(x, y, real_weights=weights)
     assert Fraction(result.lower_bound.item()) <= truth <= Fraction(result.upper_bound.item())
     assert result.converged
     moved = result.plan.to_dense().sum(1) * total
@@ -97,9 +98,7 @@ def test_costs_over_many_orders_of_magnitude(seed: int) -> None:
 @pytest.mark.parametrize("size", [40, 720])
 @pytest.mark.filterwarnings("ignore:The duality gap:otmetrics.ConvergenceWarning")
 def test_costs_at_the_edge_of_float64(order: float, scale: float, size: int) -> None:
-    result = exact_result(
-        cloud(size, 2, seed=1) * scale, cloud(700, 2, seed=2) * scale, order=order
-    )
+    result = Exact(order=order).solve(cloud(size, 2, seed=1) * scale, cloud(700, 2, seed=2) * scale)
     assert 0 <= result.lower_bound <= result.cost <= result.upper_bound
     assert not result.potentials[0].isnan().any()
 
@@ -114,5 +113,5 @@ def test_a_cost_near_the_largest_float() -> None:
 def test_costs_below_float64_are_refused(order: float, scale: float) -> None:
     x, y = cloud(5, 2, seed=1) * scale, cloud(4, 2, seed=2) * scale
     with pytest.raises(ValueError, match=r"large enough for .* scale both clouds up"):
-        exact_result(x, y, order=order)
-    assert exact_result(0 * x, 0 * y, order=order).value == 0
+        Exact(order=order).solve(x, y)
+    assert Exact(order=order).solve(0 * x, 0 * y).value == 0

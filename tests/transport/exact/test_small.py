@@ -8,11 +8,11 @@ from cases import ORDERS, cloud, weights
 from hypothesis import given
 from hypothesis import strategies as st
 
+from otmetrics import Exact
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import (
     TransportResult,
     barycentric_projection,
-    exact_result,
     exact_wasserstein,
 )
 from otmetrics.transport.exact.small import assigned_optimum
@@ -29,10 +29,10 @@ def test_batches_of_one_size_are_assignments(kind: str, order: float) -> None:
     if kind == "same":
         y = x.flip(1)
     x.requires_grad_()
-    batch = exact_result(x, y, order=order)
+    batch = Exact(order=order).solve(x, y)
     assert batch.assignment is not None
     for i in range(6):
-        alone = exact_result(x[i], y[i], order=order)
+        alone = Exact(order=order).solve(x[i], y[i])
         torch.testing.assert_close(batch.cost[i], alone.cost, rtol=1e-9, atol=1e-14)
         torch.testing.assert_close(batch.value[i], alone.value, rtol=1e-9, atol=1e-14)
         assert batch.assignment[i].sort().values.tolist() == list(range(15))
@@ -78,22 +78,22 @@ def test_an_assignment_is_proved(n: int, kind: str, seed: int) -> None:
 def test_a_batch_in_no_grad_mode_has_no_graph() -> None:
     x, y = cloud(3, 8, 2, seed=1).requires_grad_(), cloud(3, 5, 2, seed=2)
     with torch.no_grad():
-        assert not exact_result(x, y).cost.requires_grad
-    assert exact_result(x, y).cost.requires_grad
+        assert not Exact().solve(x, y).cost.requires_grad
+    assert Exact().solve(x, y).cost.requires_grad
 
 
 def test_assignment() -> None:
     x = cloud(6, 3, seed=1)
     order = torch.tensor([3, 1, 0, 5, 4, 2])
-    assert torch.equal(exact_result(x[order], x).assignment, order)
-    assert exact_result(x, x[:4]).assignment is None
-    assert exact_result(x, cloud(6, 3), real_weights=weights(6)).assignment is None
+    assert torch.equal(Exact().solve(x[order], x).assignment, order)
+    assert Exact().solve(x, x[:4]).assignment is None
+    assert Exact().solve(x, cloud(6, 3), real_weights=weights(6)).assignment is None
     assert TransportResult(torch.ones(()), torch.ones(())).assignment is None
 
 
 def test_barycentric_projection() -> None:
     real, fake = cloud(5, 3, seed=1), cloud(8, 3, seed=2).requires_grad_()
-    plan = exact_result(real, fake, fake_weights=weights(8, seed=3)).plan
+    plan = Exact().solve(real, fake, fake_weights=weights(8, seed=3)).plan
     dense = plan.to_dense()
     expected = dense @ fake / dense.sum(1, keepdim=True)
     for form in (plan, dense):
@@ -116,7 +116,7 @@ def test_a_translation_is_its_own_barycentric_projection() -> None:
     real = cloud(40, 5, seed=1)
     fake = real.flip(0) + 3
     torch.testing.assert_close(
-        barycentric_projection(exact_result(real, fake).plan, fake), real + 3
+        barycentric_projection(Exact().solve(real, fake).plan, fake), real + 3
     )
 
 
@@ -125,9 +125,9 @@ def test_a_translation_is_its_own_barycentric_projection() -> None:
 def test_a_batch_with_an_outlier(far: float, order: float) -> None:
     x, y = 1e-3 * cloud(3, 40, 3, seed=1), 1e-3 * cloud(3, 40, 3, seed=2)
     x[1, 0] = y[1, 7] = far
-    batch = exact_result(x, y, order=order)
+    batch = Exact(order=order).solve(x, y)
     for i in range(3):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            alone = exact_result(x[i], y[i], order=order)
+            alone = Exact(order=order).solve(x[i], y[i])
         assert batch.cost[i].item() == pytest.approx(alone.cost.item(), rel=1e-6)

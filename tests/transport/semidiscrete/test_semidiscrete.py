@@ -11,10 +11,10 @@ import torch
 from cases import cloud
 from torch import Tensor
 
+from otmetrics import Exact
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import (
     SemiDiscreteStart,
-    exact_result,
     laguerre_cells,
     semidiscrete_result,
 )
@@ -118,7 +118,7 @@ def test_it_is_the_limit_of_exact_transport(source: str) -> None:
     points, weights = 2 * cloud(30, 3, seed=1) + 1, shares(30)
     found = semidiscrete_result(points, weights=weights, source=source, tolerance=0.1)
     samples = source_samples(source, 3, 8192, generator=seeded(9))
-    dense = exact_result(samples, points, fake_weights=weights).cost.item()
+    dense = Exact().solve(samples, points, fake_weights=weights).cost.item()
     assert found.cost.item() == pytest.approx(dense, rel=5e-3)
     # No heights have a larger dual value; those found are near it.
     assert found.cost.item() <= dense * (1 + 2e-3) + 4 * found.standard_error.item()

@@ -11,7 +11,8 @@ from cases import ORDERS, cloud, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otmetrics.functional import cost_matrix, sinkhorn_result
+from otmetrics import Sinkhorn
+from otmetrics.functional import cost_matrix
 from otmetrics.transport.sinkhorn import gibbs
 from otmetrics.transport.sinkhorn.gibbs import GibbsKernel, Workspace
 
@@ -103,12 +104,11 @@ def test_memory_changes_nothing(weighted: bool, limit: float, order: float, bloc
     """Value, bounds, potentials and gradient, with costs and kernel stored or not."""
     x, y = cloud(3, 15, 3, seed=1), cloud(3, 11, 3, seed=2)
     options: dict[str, Any] = {"order": order, "epsilon": 0.1, "tolerance": 1e-10}
-    if weighted:
-        options["real_weights"] = weights(3, 15, seed=3, zeros=4)
+    a = weights(3, 15, seed=3, zeros=4) if weighted else None
     results = []
     for memory_limit in (None, limit):
         clouds = x.clone().requires_grad_(), y.clone().requires_grad_()
-        result = sinkhorn_result(*clouds, memory_limit=memory_limit, **options)
+        result = Sinkhorn(memory_limit=memory_limit, **options).solve(*clouds, real_weights=a)
         assert result.lower_bound is not None
         assert result.potentials is not None
         gradient = torch.autograd.grad(result.cost.sum(), clouds)
@@ -129,7 +129,7 @@ def test_peak_memory_is_that_of_the_blocks(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Workspace, "take", counted)
     x = cloud(100, 3, seed=1).requires_grad_()
-    sinkhorn_result(x, cloud(80, 3, seed=2), memory_limit=1000.0).cost.backward()
+    Sinkhorn(memory_limit=1000.0).solve(x, cloud(80, 3, seed=2)).cost.backward()
     assert max(taken) <= 500
 
 
@@ -162,15 +162,13 @@ def test_against_log_domain_loops(
         y[: min(n, m)] = x[: min(n, m)]
     mean = cost_matrix(x, y, order=order).mean().item()
     absolute = epsilon * mean if mean > 0 else epsilon
-    result = sinkhorn_result(
-        scale * x,
-        scale * y,
+    result = Sinkhorn(
         order=order,
         epsilon=absolute * scale**order,
         relative=False,
         tolerance=1e-8,
         max_iterations=20_000,
-    )
+    ).solve(scale * x, scale * y)
 
     def term(u: torch.Tensor, v: torch.Tensor) -> float:
         a, b = oracles.uniform(len(u)), oracles.uniform(len(v))

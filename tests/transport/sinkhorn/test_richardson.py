@@ -7,7 +7,8 @@ import pytest
 import torch
 from cases import cloud, gaussian_grid
 
-from otmetrics.functional import sinkhorn_divergence, sinkhorn_result
+from otmetrics import Sinkhorn
+from otmetrics.functional import sinkhorn_divergence
 
 TIGHT: dict[str, Any] = {"relative": False, "tolerance": 1e-12, "max_iterations": 20_000}
 
@@ -39,9 +40,9 @@ def test_its_error_is_of_fourth_order_in_epsilon() -> None:
 
 def test_it_is_the_combination_of_two_divergences() -> None:
     x, y = cloud(2, 9, 3, seed=1).requires_grad_(), cloud(2, 7, 3, seed=2).requires_grad_()
-    found = sinkhorn_result(x, y, epsilon=0.5, richardson=True, **TIGHT)
-    near = sinkhorn_result(x, y, epsilon=0.5, **TIGHT)
-    wide = sinkhorn_result(x, y, epsilon=0.5 * 2**0.5, **TIGHT)
+    found = Sinkhorn(epsilon=0.5, richardson=True, **TIGHT).solve(x, y)
+    near = Sinkhorn(epsilon=0.5, **TIGHT).solve(x, y)
+    wide = Sinkhorn(epsilon=0.5 * 2**0.5, **TIGHT).solve(x, y)
     torch.testing.assert_close(found.cost, 2 * near.cost - wide.cost, rtol=1e-12, atol=1e-12)
     assert found.potentials is not None
     assert near.potentials is not None
@@ -59,7 +60,7 @@ def test_its_bounds_hold_the_limit() -> None:
     options: dict[str, Any] = {"epsilon": 0.2, "relative": False, "richardson": True}
     truth = sinkhorn_divergence(x, y, tolerance=1e-12, **options)
     for tolerance in (0.3, 0.01, 1e-5):
-        result = sinkhorn_result(x, y, tolerance=tolerance, **options)
+        result = Sinkhorn(tolerance=tolerance, **options).solve(x, y)
         assert result.lower_bound is not None
         assert result.upper_bound is not None
         assert result.lower_bound - 1e-12 <= truth <= result.upper_bound + 1e-12
@@ -84,11 +85,10 @@ def test_bounds_of_the_divergence_hold_when_stopped_early(
     """Whatever the tolerance, the converged divergence lies between the bounds."""
     x, y = cloud(40, 3, seed=1), cloud(30, 3, seed=2)
     options: dict[str, Any] = {"order": order, "epsilon": epsilon, "max_iterations": 50_000}
-    if weighted:
-        options["real_weights"] = torch.linspace(0, 1, 40)
-    truth = sinkhorn_divergence(x, y, tolerance=1e-11, **options)
+    a = torch.linspace(0, 1, 40) if weighted else None
+    truth = sinkhorn_divergence(x, y, real_weights=a, tolerance=1e-11, **options)
     for tolerance in (0.5, 0.05, 1e-3):
-        result = sinkhorn_result(x, y, tolerance=tolerance, **options)
+        result = Sinkhorn(tolerance=tolerance, **options).solve(x, y, real_weights=a)
         assert result.lower_bound is not None
         assert result.upper_bound is not None
         slack = 1e-9 * truth.abs()

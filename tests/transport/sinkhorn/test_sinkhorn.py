@@ -20,17 +20,18 @@ from cases import (
     weights,
 )
 
+from otmetrics import Exact, Sinkhorn
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import (
     cost_matrix,
     entropic_cost,
-    exact_result,
     sinkhorn_divergence,
-    sinkhorn_result,
 )
-from otmetrics.transport.sinkhorn import terms
+from otmetrics.transport.sinkhorn import sinkhorn
 from otmetrics.transport.sinkhorn.gibbs import GibbsKernel, Workspace
-from otmetrics.transport.sinkhorn.terms import SinkhornOptions, entropic_batch
+from otmetrics.transport.sinkhorn.iterations import Measure
+from otmetrics.transport.sinkhorn.sinkhorn import entropic_batch
+from otmetrics.transport.sinkhorn.terms import Places
 
 SHAPES = [(1, 1, 2), (1, 6, 3), (5, 1, 3), (6, 6, 1), (9, 4, 5)]
 NOTHING = [case for case in transport_cases() if case.cost == 0]
@@ -80,9 +81,9 @@ def test_divergence_against_loops(shape: tuple[int, int, int], order: float) -> 
     n, m, d = shape
     x, y = cloud(n, d, seed=1), cloud(m, d, seed=2)
     epsilon = 0.5 * cost_matrix(x, y, order=order).mean().item()
-    result = sinkhorn_result(
-        x, y, order=order, epsilon=epsilon, relative=False, tolerance=1e-8, max_iterations=20_000
-    )
+    result = Sinkhorn(
+        order=order, epsilon=epsilon, relative=False, tolerance=1e-8, max_iterations=20_000
+    ).solve(x, y)
     expected = oracles.sinkhorn_divergence(x.numpy(), y.numpy(), order, epsilon)
     assert result.cost.item() == pytest.approx(expected, rel=1e-6)
     assert result.value.item() == pytest.approx(expected ** (1 / order), rel=1e-6)
@@ -154,7 +155,7 @@ def test_small_epsilon_approaches_exact_transport(order: float) -> None:
         x, y, order=order, epsilon=1e-3, tolerance=1e-4, max_iterations=100_000
     ).item()
     mean = cost_matrix(x, y, order=order).mean().item()
-    truth = exact_result(x, y, order=order).cost.item()
+    truth = Exact(order=order).solve(x, y).cost.item()
     assert abs(cost - truth) <= 1e-3 * mean * math.log(12) + 1e-4 * mean * 10
 
 
@@ -169,7 +170,7 @@ def test_large_epsilon_approaches_the_product_plan() -> None:
 @pytest.mark.parametrize("epsilon", [0.02, 0.05, 0.5])
 def test_equal_laws(case: TransportCase, epsilon: float) -> None:
     """With the default tolerance, and quietly: this is the question every user asks first."""
-    result = sinkhorn_result(case.real, case.fake, order=case.order, epsilon=epsilon)
+    result = Sinkhorn(order=case.order, epsilon=epsilon).solve(case.real, case.fake)
     scale = cost_matrix(case.real, case.fake, order=case.order).mean().item()
     assert result.cost.item() == pytest.approx(0, abs=1e-9 * scale)
     assert result.converged
@@ -202,7 +203,7 @@ def test_debiased_potentials_are_the_first_variation() -> None:
     x, y, a = cloud(6, 3, seed=1), cloud(7, 3, seed=2), weights(6, seed=3)
     a = a / a.sum()
     options: dict[str, Any] = {"epsilon": 0.5, "relative": False} | TIGHT
-    result = sinkhorn_result(x, y, real_weights=a, **options)
+    result = Sinkhorn(**options).solve(x, y, real_weights=a)
     assert result.potentials is not None
     f, g = result.potentials
     assert f.shape == (6,)
@@ -223,13 +224,13 @@ def test_small_epsilon_stays_finite(scale: float, epsilon: float, order: float) 
     y = cloud(15, 3, seed=2) * scale
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 50 steps: only overflow matters
-        result = sinkhorn_result(x, y, order=order, epsilon=epsilon, max_iterations=50)
+        result = Sinkhorn(order=order, epsilon=epsilon, max_iterations=50).solve(x, y)
     assert result.potentials is not None
     (gradient,) = torch.autograd.grad(result.value, x)
     for tensor in (result.value, result.cost, *result.potentials, gradient):
         assert tensor.isfinite().all()
     # Whatever the number of steps, the dual value lies below its optimum.
-    exact = exact_result(x.detach(), y, order=order)
+    exact = Exact(order=order).solve(x.detach(), y)
     bound = epsilon * cost_matrix(x.detach(), y, order=order).mean() * math.log(20)
     assert result.cost <= exact.cost + bound
 
@@ -239,7 +240,7 @@ def test_long_runs_at_small_epsilon_stay_finite() -> None:
     x, y = cloud(20, 3, seed=1), cloud(15, 3, seed=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # only overflow matters
-        result = sinkhorn_result(x, y, epsilon=1e-5, max_iterations=20_000)
+        result = Sinkhorn(epsilon=1e-5, max_iterations=20_000).solve(x, y)
     assert result.potentials is not None
     assert all(t.isfinite().all() for t in (result.cost, *result.potentials))
 
@@ -248,7 +249,7 @@ def test_long_runs_at_small_epsilon_stay_finite() -> None:
 def test_tight_clusters_stay_finite(epsilon: float) -> None:
     x = torch.cat([cloud(9, 3, seed=1) * 1e-3 + 100, cloud(9, 3, seed=2) * 1e-3 - 100])
     y = torch.cat([cloud(5, 3, seed=3) * 1e-3 + 100, cloud(13, 3, seed=4) * 1e-3 - 100])
-    result = sinkhorn_result(x, y, epsilon=epsilon)
+    result = Sinkhorn(epsilon=epsilon).solve(x, y)
     # 4 of 18 parts cross a distance of 200 in each coordinate.
     assert result.cost.item() == pytest.approx(4 / 18 * 3 * 200**2, rel=0.3)
 
@@ -260,7 +261,7 @@ def test_a_point_without_weight_does_not_exist(far: float, epsilon: float) -> No
     a, b = weights(10, seed=3, zeros=1), weights(8, seed=4, zeros=1)
     x[0], y[0] = far, -far
     options: dict[str, Any] = {"epsilon": epsilon, "tolerance": 1e-4, "max_iterations": 50_000}
-    result = sinkhorn_result(x, y, real_weights=a, fake_weights=b, **options)
+    result = Sinkhorn(**options).solve(x, y, real_weights=a, fake_weights=b)
     expected = sinkhorn_divergence(x[1:], y[1:], real_weights=a[1:], fake_weights=b[1:], **options)
     # Both stop within 1e-4 of the marginals.
     assert result.cost.item() == pytest.approx(expected.item(), rel=1e-3)
@@ -281,11 +282,11 @@ def test_stopping_early_warns_once(function: Callable[..., torch.Tensor]) -> Non
 def test_stopping_early_shows_in_the_result() -> None:
     x, y = cloud(12, 3, seed=1), cloud(12, 3, seed=2)
     with pytest.warns(ConvergenceWarning):
-        result = sinkhorn_result(x, y, epsilon=1e-3, max_iterations=3)
+        result = Sinkhorn(epsilon=1e-3, max_iterations=3).solve(x, y)
     assert not result.converged
     assert result.num_iterations == 3
     assert "marginal error" in result.message
-    assert sinkhorn_result(x, y, epsilon=0.5).converged
+    assert Sinkhorn(epsilon=0.5).solve(x, y).converged
 
 
 def test_one_failure_marks_the_batch() -> None:
@@ -293,7 +294,7 @@ def test_one_failure_marks_the_batch() -> None:
     x = torch.cat([easy * 0, easy])
     y = torch.cat([easy * 0, cloud(1, 12, 3, seed=2)])
     with pytest.warns(ConvergenceWarning):
-        result = sinkhorn_result(x, y, epsilon=1e-3, max_iterations=3)
+        result = Sinkhorn(epsilon=1e-3, max_iterations=3).solve(x, y)
     assert not result.converged
 
 
@@ -303,9 +304,10 @@ def test_convergence_means_the_marginals(tolerance: float) -> None:
     x, y, a = cloud(9, 3, seed=1), cloud(7, 3, seed=2), weights(9, seed=3)
     a = a / a.sum()
     epsilon = 0.3
-    options = SinkhornOptions(2.0, epsilon, False, tolerance, 10_000)
-    batch = x[None], y[None], a[None], torch.full((1, 7), 1 / 7, dtype=torch.float64)
-    solved = entropic_batch(*batch, options, debiased=False, bounds=False, gradients=(False, False))
+    solver = Sinkhorn(2.0, epsilon, False, tolerance, 10_000)
+    uniform = torch.full((1, 7), 1 / 7, dtype=torch.float64)
+    measures = Measure(x[None], a[None]), Measure(y[None], uniform)
+    solved = entropic_batch(solver, *measures, debiased=False)
     f, g = (potential[0] for potential in solved.potentials)
     plan = ((f[:, None] + g - cost_matrix(x, y)) / epsilon).exp() * a[:, None] / 7
     assert (plan.sum(1) - a).abs().sum().item() <= tolerance
@@ -346,7 +348,7 @@ def test_relative_epsilon_is_a_constant_for_the_gradient() -> None:
 @pytest.mark.parametrize("rooted", [False, True])
 def test_gradient_at_equal_laws_is_finite(rooted: bool, copies: int, order: float) -> None:
     x = cloud(7, 4).requires_grad_()
-    result = sinkhorn_result(x, x.detach().repeat(copies, 1), order=order, epsilon=0.5)
+    result = Sinkhorn(order=order, epsilon=0.5).solve(x, x.detach().repeat(copies, 1))
     (gradient,) = torch.autograd.grad(result.value if rooted else result.cost, x)
     assert gradient.isfinite().all()
     if not rooted:
@@ -357,7 +359,7 @@ def test_gradient_at_equal_laws_is_finite(rooted: bool, copies: int, order: floa
 @pytest.mark.parametrize("order", [1.0, 2.0])
 def test_constant_features(order: float) -> None:
     x = torch.ones(6, 3, dtype=torch.float64, requires_grad=True)
-    result = sinkhorn_result(x, torch.ones(4, 3, dtype=torch.float64), order=order)
+    result = Sinkhorn(order=order).solve(x, torch.ones(4, 3, dtype=torch.float64))
     (gradient,) = torch.autograd.grad(result.value, x)
     assert result.cost.item() == pytest.approx(0, abs=1e-15)
     assert (gradient == 0).all()
@@ -370,11 +372,11 @@ def test_batch_equals_loop(weighted: bool, order: float) -> None:
     a = weights(3, 9, seed=3) if weighted else None
     b = weights(6, seed=4) if weighted else None
     options: dict[str, Any] = {"order": order, "epsilon": 0.3}
-    batch = sinkhorn_result(x, y, real_weights=a, fake_weights=b, **options)
+    batch = Sinkhorn(**options).solve(x, y, real_weights=a, fake_weights=b)
     assert batch.potentials is not None
     alone = [
-        sinkhorn_result(
-            x[i], y[i], real_weights=None if a is None else a[i], fake_weights=b, **options
+        Sinkhorn(**options).solve(
+            x[i], y[i], real_weights=None if a is None else a[i], fake_weights=b
         )
         for i in range(3)
     ]
@@ -420,20 +422,23 @@ def test_repeated_points_are_solved_as_one(
     if sides != "real":
         y[3:] = y[0].clone()
     options = {"order": order, "epsilon": 0.1, **TIGHT}
+    masses = {}
     if weighted:
-        options |= {
-            "real_weights": weights(40, seed=4, zeros=9),
-            "fake_weights": weights(30, seed=5),
-        }
+        masses = {"real_weights": weights(40, seed=4, zeros=9), "fake_weights": weights(30, seed=5)}
     found = []
     for merged in (True, False):
         if not merged:
-            monkeypatch.setattr(terms, "merge_repeated", lambda cloud, weights: None)
+            monkeypatch.setattr(
+                sinkhorn,
+                "merge_repeated",
+                lambda measure: Places(measure, slice(None), slice(None), None),
+            )
         x, y = (side.detach().requires_grad_() for side in (x, y))
-        result = sinkhorn_result(x, y, **options)
+        result = Sinkhorn(**options).solve(x, y, **masses)
         slopes = torch.autograd.grad(result.cost, (x, y))
         assert result.potentials is not None
-        found.append((result.cost, entropic_cost(x, y, **options), *result.potentials, *slopes))
+        plain = entropic_cost(x, y, **options, **masses)
+        found.append((result.cost, plain, *result.potentials, *slopes))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)
 
@@ -453,12 +458,12 @@ def test_hardly_any_different_points_take_hardly_any_time(
     monkeypatch.setattr(GibbsKernel, "__init__", watched)
     x, y = cloud(20_000, 8, seed=1).float(), cloud(50, 8, seed=2).float() + 0.5
     x[200:] = x[0].clone()
-    result = sinkhorn_result(x, y, order=order)
+    result = Sinkhorn(order=order).solve(x, y)
     assert result.converged
     assert max(largest) == 200
     a = torch.ones(200)
     a[0] += len(x) - 200
-    expected = sinkhorn_result(x[:200], y, order=order, real_weights=a)
+    expected = Sinkhorn(order=order).solve(x[:200], y, real_weights=a)
     torch.testing.assert_close(result.cost, expected.cost, rtol=1e-5, atol=0)
 
 
