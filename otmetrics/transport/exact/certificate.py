@@ -34,27 +34,16 @@ class Stop(NamedTuple):
 
 
 class Optimum(NamedTuple):
-    """A plan as its support and masses, and feasible potentials.
+    """A plan as its support and masses, and feasible potentials."""
 
-    Attributes:
-        rows: Rows (K,) of the support.
-        columns: Columns (K,) of the support.
-        masses: Its masses (K,) in float64.
-        potentials: f (N,) and g (M,) with f + g <= C.
-        lower_bound: <a, f> + <b, g> less its rounding.
-        upper_bound: Cost of the plan.
-        rounding: What the lower bound was lowered by for rounding.
-        noise: A gap that rounding leaves with any potentials, 0 where that is not known.
-    """
-
-    rows: Tensor
-    columns: Tensor
-    masses: Tensor
-    potentials: tuple[Tensor, Tensor]
-    lower_bound: Tensor
-    upper_bound: Tensor
-    rounding: Tensor
-    noise: Tensor | float = 0.0
+    rows: Tensor  # (K,) of the support
+    columns: Tensor  # (K,)
+    masses: Tensor  # (K,) in float64
+    potentials: tuple[Tensor, Tensor]  # f (N,) and g (M,) with f + g <= C
+    lower_bound: Tensor  # <a, f> + <b, g> less its rounding
+    upper_bound: Tensor  # the cost of the plan
+    rounding: Tensor  # that the lower bound was lowered by
+    noise: Tensor | float = 0.0  # a gap that rounding leaves with any potentials, where known
 
     def is_open(self, tolerance: float) -> bool:
         """Whether the proof falls short of a tolerance."""
@@ -178,19 +167,12 @@ def prove_by_paths(
 
 
 class Transform(NamedTuple):
-    """The c-transform f_i = min_j (C_ij - g_j), and the pairs near those minima, exactly.
+    """The c-transform f_i = min_j (C_ij - g_j), and the pairs near those minima, exactly."""
 
-    Attributes:
-        values: f (N,) in float64, from costs less their rounding.
-        rows: Rows (K,) of the pairs.
-        columns: Their columns.
-        costs: Their costs in float64.
-    """
-
-    values: Tensor
-    rows: Tensor
-    columns: Tensor
-    costs: Tensor
+    values: Tensor  # f (N,) in float64, from costs less their rounding
+    rows: Tensor  # (K,) of the pairs
+    columns: Tensor  # (K,)
+    costs: Tensor  # (K,) in float64
 
 
 def c_transform(pairs: Pairs, g: Tensor, refined: bool = False) -> Transform:

@@ -24,7 +24,7 @@ from otmetrics.transport.exact.problem import DENSE, cloud_optimum, matrix_optim
 from otmetrics.transport.exact.small import assignments
 from otmetrics.transport.gradients import differentiable_once, with_gradient
 from otmetrics.transport.result import TransportResult, outward, root, round_result, stack_results
-from otmetrics.transport.solver import Solver
+from otmetrics.transport.solver import Solver, filled_weights
 from otmetrics.unknown_options import options_of, told_options
 
 _EPSILON = torch.finfo(torch.float64).eps
@@ -106,61 +106,48 @@ class Exact(Solver):
             ValueError: If a shape or a weight breaks its rule.
         """
         real, fake = checked_clouds(real, fake, order=self.order)
-        a = checked_weights("real_weights", real_weights, real)
-        b = checked_weights("fake_weights", fake_weights, fake)
-        note = weights_note(real_weights, fake_weights)
-        if self.max_samples is not None:
-            sizes = real.shape[-2], fake.shape[-2]
-            generator = torch.Generator().manual_seed(self.seed)
-            real, a = self._subset("real_weights", real, a, generator)
-            fake, b = self._subset("fake_weights", fake, b, generator)
-            sides = (real, sizes[0], "real"), (fake, sizes[1], "fake")
-            if sizes != (real.shape[-2], fake.shape[-2]):
-                kept = [f"{cloud.shape[-2]} of {size} {side}" for cloud, size, side in sides]
-                note += f"; {', '.join(kept)} samples"
+        generator = torch.Generator().manual_seed(self.seed)
+        x, a = self._subset("real_weights", real, real_weights, generator)
+        y, b = self._subset("fake_weights", fake, fake_weights, generator)
+        n, uniform = x.shape[-2], real_weights is None and fake_weights is None
+        if x.ndim == 2:
+            result = self._evaluate(x, y, a, b, self._optimum(x, y, a, b))
+        elif uniform and y.shape[1] == n and n**2 <= DENSE:
+            result = _solve_assignments(x, y, self.order)
+        else:
+            problems = list(zip(x, y, a, b, strict=True))
+            optima = in_threads(lambda problem: self._optimum(*problem), problems)
+            pairs = zip(problems, optima, strict=True)
+            result = stack_results([self._evaluate(*problem, one) for problem, one in pairs])
 
-        result = self._solve_checked(real, fake, a, b)
+        message = result.message + weights_note(real_weights, fake_weights)
+        if x is not real or y is not fake:
+            kept = [f"{p.shape[-2]} of {q.shape[-2]}" for p, q in ((x, real), (y, fake))]
+            message += f"; {kept[0]} real, {kept[1]} fake samples"
         if not result.converged:
             warn_unconverged(result.message)
-        return round_result(result, real.dtype)._replace(message=result.message + note)
+        return round_result(result, real.dtype)._replace(message=message)
 
     def _subset(
         self, name: str, cloud: Tensor, weights: Tensor | None, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor]:
         """At most `max_samples` points, the same of each problem of a batch, and their weights."""
-        size = cloud.shape[-2]
-        if self.max_samples is not None and size > self.max_samples:
+        if self.max_samples is None:
+            return cloud, filled_weights(name, weights, cloud)
+        weights, size = checked_weights(name, weights, cloud), cloud.shape[-2]
+        if size > self.max_samples:
             ids = torch.randperm(size, generator=generator)[: self.max_samples].sort().values
             ids = ids.to(cloud.device)
             cloud, weights = cloud[..., ids, :], None if weights is None else weights[..., ids]
-        return cloud, checked_weights(name, weights, cloud)
+        return cloud, filled_weights(name, weights, cloud)
 
-    def _solve_checked(
-        self, real: Tensor, fake: Tensor, a: Tensor | None, b: Tensor | None
-    ) -> TransportResult:
-        """The result with plan and potentials in float64, of one problem or of a batch."""
-        if real.ndim == 2:
-            return self._evaluate(real, fake, a, b, self._optimum(real, fake, a, b))
-        n = real.shape[1]
-        if a is None and b is None and fake.shape[1] == n and n**2 <= DENSE:
-            return _solve_assignments(real, fake, self.order)
-
-        problems = [
-            (real[i], fake[i], None if a is None else a[i], None if b is None else b[i])
-            for i in range(len(real))
-        ]
-        optima = in_threads(lambda problem: self._optimum(*problem), problems)
-        pairs = zip(problems, optima, strict=True)
-        return stack_results([self._evaluate(*problem, optimum) for problem, optimum in pairs])
-
-    def _optimum(self, real: Tensor, fake: Tensor, a: Tensor | None, b: Tensor | None) -> Optimum:
+    def _optimum(self, real: Tensor, fake: Tensor, a: Tensor, b: Tensor) -> Optimum:
         """Plan, potentials and bounds of one problem."""
         stop = Stop.within(self.tolerance, self.time_limit)
-        a, b = _detach(a), _detach(b)
         return cloud_optimum(real, fake, a, b, self.order, stop, self.memory_limit)
 
     def _evaluate(
-        self, real: Tensor, fake: Tensor, a: Tensor | None, b: Tensor | None, optimum: Optimum
+        self, real: Tensor, fake: Tensor, a: Tensor, b: Tensor, optimum: Optimum
     ) -> TransportResult:
         """The cost of a plan from the differences of its points, and the certificate."""
         order, parts = self.order, []
@@ -176,10 +163,8 @@ class Exact(Solver):
         cost = total.detach()
         rounding = (order * (real.shape[1] + 8) + len(optimum.masses)) * _EPSILON * cost
         with torch.no_grad():
-            sides = (real, a), (fake, b)
-            x, y = (side if w is None else side[w > 0] for side, w in sides)
-            weights = _fill_weights(a, real), _fill_weights(b, fake)
-            missed, weighed = missed_masses(optimum, *weights), True
+            x, y = (side if (w > 0).all() else side[w > 0] for side, w in ((real, a), (fake, b)))
+            missed, weighed = missed_masses(optimum, a, b), True
             missing = missed[0].sum() + missed[1].sum()
             if missing > 0:
                 # No mass is farther from where it belongs than the clouds are long.
@@ -187,15 +172,14 @@ class Exact(Solver):
                 apart = sum(Cloud(side, centre).norms().amax() for side in (x, y))
                 missing *= apart**order
                 reaches = (Cloud(side, centre).norms() ** order for side in (real, fake))
-                weighed = is_rounding(missed, weights, (next(reaches), next(reaches)))
+                weighed = is_rounding(missed, (a, b), (next(reaches), next(reaches)))
 
             # What the coordinates, and masses made of rounding, leave unknown.
             known = sum(Cloud(side).norms().amax() for side in (x, y))
             noise = (64 * _EPSILON * known) ** order
-            if a is not None or b is not None:
-                rows, columns, masses = (part[faint(optimum, *weights)] for part in optimum[:3])
-                difference = real[rows].double() - fake[columns].double()
-                noise = noise + masses @ power(difference.square().sum(-1), order)
+            rows, columns, masses = (part[faint(optimum, a, b)] for part in optimum[:3])
+            difference = real[rows].double() - fake[columns].double()
+            noise = noise + masses @ power(difference.square().sum(-1), order)
         enclosure = _Enclosure(rounding, missing, torch.zeros_like(cost), float(noise), weighed)
         return _result(root(total, order), total, enclosure, optimum, real, self)
 
@@ -284,23 +268,21 @@ def exact_transport(
             "forbidden give a large cost, such as 1000 times the largest other one, and check "
             "whether the plan has mass there."
         )
-    a = checked_weights("real_weights", real_weights, cost)
-    b = checked_weights("fake_weights", fake_weights, cost.T)
+    a = filled_weights("real_weights", real_weights, cost)
+    b = filled_weights("fake_weights", fake_weights, cost.T)
 
     costs = cost.detach().double()
-    optimum = matrix_optimum(costs, _detach(a), _detach(b), Stop.within(tolerance, time_limit))
+    optimum = matrix_optimum(costs, a, b, Stop.within(tolerance, time_limit))
     paid = optimum.masses * cost[optimum.rows, optimum.columns].double()
     total = _attach_weight_gradient(paid.sum(), optimum, (a, b), cost)
 
     paid, sizes = paid.detach().abs(), costs.abs()
     rounding = (len(optimum.masses) + 8) * _EPSILON * paid.sum()
-    weights = _fill_weights(_detach(a), cost), _fill_weights(_detach(b), cost.T)
-    missed = missed_masses(optimum, *weights)
-    repair = (missed[0].sum() + missed[1].sum()) * 2 * sizes.amax()
-    weighed = is_rounding(missed, weights, (sizes.amax(1), sizes.amax(0)))
-    noise = 4 * rounding + optimum.noise
-    if a is not None or b is not None:
-        noise = noise + paid[faint(optimum, *weights)].sum()
+    with torch.no_grad():
+        missed = missed_masses(optimum, a, b)
+        repair = (missed[0].sum() + missed[1].sum()) * 2 * sizes.amax()
+        weighed = is_rounding(missed, (a, b), (sizes.amax(1), sizes.amax(0)))
+        noise = 4 * rounding + optimum.noise + paid[faint(optimum, a, b)].sum()
     enclosure = _Enclosure(rounding, repair, costs.amin(), float(noise), weighed)
     result = _result(total, total, enclosure, optimum, cost, solver)
     if not result.converged:
@@ -310,22 +292,13 @@ def exact_transport(
 
 
 class _Enclosure(NamedTuple):
-    """What turns the cost of a plan and a dual value into bounds.
+    """What turns the cost of a plan and a dual value into bounds."""
 
-    Attributes:
-        above: What the optimum may cost more than the plan: rounding of its sum.
-        repair: The same for what its masses miss of the weights.
-        floor: What no plan can cost less than.
-        noise: A gap that says nothing, as the input is not known better.
-        weighed: Whether the masses miss the weights by rounding alone, which then says nothing
-            either.
-    """
-
-    above: Tensor
-    repair: Tensor
-    floor: Tensor
-    noise: float
-    weighed: bool
+    above: Tensor  # what the optimum may cost more than the plan: rounding of its sum
+    repair: Tensor  # the same for what its masses miss of the weights
+    floor: Tensor  # what no plan can cost less than
+    noise: float  # a gap that says nothing, as the input is not known better
+    weighed: bool  # whether masses miss weights by rounding alone, which says nothing either
 
 
 def _result(
@@ -375,11 +348,11 @@ def _advice(gap: float, time_limit: float | None) -> str:
 def _solve_assignments(real: Tensor, fake: Tensor, order: float) -> TransportResult:
     """A batch of assignment problems."""
     x, y = real.double(), fake.double()
+    uniform = x.new_full((x.shape[1],), 1 / x.shape[1])
     columns = assignments(x.detach(), y.detach(), order)
     for problem in _doubtful(x.detach(), y.detach(), columns):
-        stop = Stop.within(Exact.tolerance, None)
         clouds = x[problem].detach(), y[problem].detach()
-        optimum = cloud_optimum(*clouds, None, None, order, stop, None)
+        optimum = Exact(order)._optimum(*clouds, uniform, uniform)
         if torch.equal(optimum.rows, torch.arange(len(columns[problem]), device=x.device)):
             columns[problem] = optimum.columns
 
@@ -407,29 +380,17 @@ def _doubtful(real: Tensor, fake: Tensor, columns: Tensor) -> list[int]:
 
 
 def _attach_weight_gradient(
-    total: Tensor, optimum: Optimum, weights: tuple[Tensor | None, Tensor | None], *costs: Tensor
+    total: Tensor, optimum: Optimum, weights: tuple[Tensor, Tensor], *costs: Tensor
 ) -> Tensor:
     """The cost of a plan with its gradient in the weights, the potentials."""
-    if not any(w is not None and w.requires_grad for w in weights):
+    if not any(side.requires_grad for side in weights):
         return total
     # The masses of the plan depend on the weights too, without a graph.
     total = differentiable_once(total, *weights)
     for one, potential in zip(weights, optimum.potentials, strict=True):
-        if one is not None and one.requires_grad:
+        if one.requires_grad:
             total = with_gradient(total, one, potential, *costs, *weights)
     return total
-
-
-def _fill_weights(weights: Tensor | None, points: Tensor) -> Tensor:
-    """Weights (N,) in float64, uniform where none are given."""
-    if weights is not None:
-        return weights
-    return points.new_full((len(points),), 1 / len(points), dtype=torch.float64)
-
-
-def _detach(weights: Tensor | None) -> Tensor | None:
-    """Weights without their graph."""
-    return None if weights is None else weights.detach()
 
 
 def _sorted_plan(indices: Tensor, masses: Tensor, shape: tuple[int, ...]) -> Tensor:

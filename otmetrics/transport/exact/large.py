@@ -144,17 +144,11 @@ def optimum_by_columns(pairs: Pairs, weights: Units, stop: Stop, offset: float =
 
 
 class _Solved(NamedTuple):
-    """A solution on some pairs, in which masses may stay idle at a price.
+    """A solution on some pairs, in which masses may stay idle at a price."""
 
-    Attributes:
-        masses: Masses (K,) of the pairs.
-        idle: A plan of the masses that stayed idle.
-        potentials: Potentials (N + 1,) and (M + 1,), the last those of staying idle.
-    """
-
-    masses: Tensor
-    idle: Staircase
-    potentials: tuple[Tensor, Tensor]
+    masses: Tensor  # (K,) of the pairs
+    idle: Staircase  # a plan of the masses that stayed idle
+    potentials: tuple[Tensor, Tensor]  # (N + 1,) and (M + 1,), the last those of staying idle
 
 
 def _idle_price(costs: Tensor) -> float:

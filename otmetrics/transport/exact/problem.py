@@ -35,23 +35,14 @@ _EPSILON = torch.finfo(torch.float64).eps
 
 
 class Support(NamedTuple):
-    """The places of one cloud.
+    """The places of one cloud: points that are equal, and carry weight, as one."""
 
-    Attributes:
-        ids: A point of each place (K,).
-        points: The points that carry weight (L,).
-        places: Their places (L,).
-        shares: Their weights (L,) in whole units.
-        given: Their weights (L,) of sum 1.
-        others: The points that carry none (N - L,).
-    """
-
-    ids: Tensor
-    points: Tensor
-    places: Tensor
-    shares: Tensor
-    given: Tensor
-    others: Tensor
+    ids: Tensor  # a point of each place (K,)
+    points: Tensor  # the points that carry weight (L,)
+    places: Tensor  # their places (L,)
+    shares: Tensor  # their weights (L,) in whole units
+    given: Tensor  # their weights (L,) of sum 1
+    others: Tensor  # the points that carry none (N - L,)
 
     def of(self, points: Tensor) -> Tensor:
         """One point of each place."""
@@ -68,28 +59,19 @@ class Support(NamedTuple):
         return potential
 
 
-def supports(
-    real: Tensor, fake: Tensor, a: Tensor | None, b: Tensor | None
-) -> tuple[Support, Support]:
-    """The places of two clouds, for weights of sum 1 or None. Time that of sorting the points.
+def supports(real: Tensor, fake: Tensor, a: Tensor, b: Tensor) -> tuple[Support, Support]:
+    """The places of two clouds, for weights of sum 1. Time that of sorting the points.
 
     Or of a matrix and its transpose: equal rows are interchangeable as equal points are.
     """
-    found = []
-    for points, weights in ((real, a), (fake, b)):
-        if weights is None:
-            weights = points.new_full((len(points),), 1 / len(points), dtype=torch.float64)
-        found.append((points, weights, weights > 0))
-    shares = units(*(weights[positive] for _, weights, positive in found))
-    row, column = (
-        _support(points, positive, side, weights[positive])
-        for (points, weights, positive), side in zip(found, shares[:2], strict=True)
-    )
-    return row, column
+    whole = units(a[a > 0], b[b > 0])
+    return _support(real, a, whole.real), _support(fake, b, whole.fake)
 
 
-def _support(points: Tensor, positive: Tensor, shares: Tensor, given: Tensor) -> Support:
+def _support(points: Tensor, weights: Tensor, shares: Tensor) -> Support:
     """The places of one cloud, in the order of their first points."""
+    positive = weights > 0
+    given = weights[positive]
     carriers, others = (mask.nonzero().squeeze(1) for mask in (positive, ~positive))
     everyone = torch.arange(len(carriers), device=points.device)
     # Sums that differ tell points apart much faster; the line needs no places.
@@ -140,8 +122,8 @@ def _split(
 def cloud_optimum(
     real: Tensor,
     fake: Tensor,
-    a: Tensor | None,
-    b: Tensor | None,
+    a: Tensor,
+    b: Tensor,
     order: float,
     stop: Stop,
     memory_limit: float | None,
@@ -165,7 +147,7 @@ def cloud_optimum(
 
 
 @torch.no_grad()
-def matrix_optimum(cost: Tensor, a: Tensor | None, b: Tensor | None, stop: Stop) -> Optimum:
+def matrix_optimum(cost: Tensor, a: Tensor, b: Tensor, stop: Stop) -> Optimum:
     """Plan, potentials and bounds for costs (N, M) in float64, on their device."""
     rows, columns = supports(cost, cost.T, a, b)
     weights = place_weights(rows, columns)

@@ -13,7 +13,6 @@ from otmetrics.checks import (
     check_positive,
     check_share,
     checked_clouds,
-    checked_weights,
     weights_note,
 )
 from otmetrics.errors import warn_unconverged
@@ -32,7 +31,7 @@ from otmetrics.transport.sinkhorn.terms import (
     solve_terms,
     spread,
 )
-from otmetrics.transport.solver import Solver
+from otmetrics.transport.solver import Solver, filled_weights
 from otmetrics.unknown_options import options_of, told_options
 
 _FEW_PAIRS = 2**20  # up to so many float64 costs next to nothing
@@ -161,8 +160,8 @@ class Sinkhorn(Solver):
     ) -> tuple[TransportResult, tuple[Tensor, Tensor]]:
         """Check, solve, warn once, and attach the gradient; the cross potentials come along."""
         real, fake = checked_clouds(real, fake, order=self.order)
-        a = _fill_weights("real_weights", real_weights, real)
-        b = _fill_weights("fake_weights", fake_weights, fake)
+        a = filled_weights("real_weights", real_weights, real)
+        b = filled_weights("fake_weights", fake_weights, fake)
         sources = x, y, a, b = [t if real.ndim == 3 else t[None] for t in (real, fake, a, b)]
         grad = torch.is_grad_enabled()
         solved = entropic_batch(
@@ -340,12 +339,3 @@ def _suffices_in_single(solver: Sinkhorn, size: int, a: Tensor, b: Tensor) -> bo
         and not (solver.relative and solver.epsilon > _WIDE)
         and smallest >= _UNEVEN
     )
-
-
-def _fill_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor:
-    """Checked weights, uniform where none are given."""
-    checked = checked_weights(name, weights, cloud)
-    if checked is not None:
-        return checked
-    size = cloud.shape[-2]
-    return torch.full(cloud.shape[:-1], 1 / size, dtype=torch.float64, device=cloud.device)

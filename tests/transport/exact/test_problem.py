@@ -23,7 +23,7 @@ def repeated(places: int, size: int, d: int, seed: int) -> torch.Tensor:
 def test_places_and_their_weights() -> None:
     points = torch.tensor([[1.0, 2.0], [3.0, 0.0], [1.0, 2.0], [0.0, 3.0], [-0.0, 3.0], [9.0, 9.0]])
     a = torch.tensor([1, 2, 3, 1, 1, 0], dtype=torch.float64) / 8
-    rows, columns = supports(points, points[:2], a, None)
+    rows, columns = supports(points, points[:2], a, torch.full((2,), 0.5).double())
     assert rows.ids.tolist() == [0, 1, 3]
     assert rows.places.tolist() == [0, 1, 0, 2, 2]
     assert (rows.points.tolist(), rows.others.tolist()) == ([0, 1, 2, 3, 4], [5])
@@ -89,7 +89,9 @@ def test_repeated_points_are_one_point_to_the_solver(monkeypatch: pytest.MonkeyP
 def test_masses_that_rounding_changed_stay_at_their_places() -> None:
     """A plan that is off by some 1e-13 pairs no point with the points of another place."""
     x, y = repeated(3, 9, 2, 1), repeated(4, 9, 2, 2)
-    rows, columns = supports(x, y, weights(9, seed=1) / weights(9, seed=1).sum(), None)
+    rows, columns = supports(
+        x, y, weights(9, seed=1) / weights(9, seed=1).sum(), torch.full((9,), 1 / 9).double()
+    )
     found = place_weights(rows, columns)
     moved = problem.dense_optimum(cloud(3, 4, seed=3), found)
     noise = 1 + 1e-13 * cloud(len(moved.masses), 1, seed=4)[:, 0]
