@@ -17,16 +17,20 @@ _CLOSE = 64  # pairs per row, on average, that are evaluated exactly for a bette
 _NEAR = 8  # pairs per row that are evaluated exactly; a row with more is computed again
 
 
-class Stop(NamedTuple):
-    """When to be content: with a gap relative to the cost, or when the clock says so."""
+class Limits(NamedTuple):
+    """How far to go: to a gap relative to the cost, until a time, with so many bytes of costs."""
 
     tolerance: float
     deadline: float
+    memory: float | None  # None for half of that of the device
 
     @classmethod
-    def within(cls, tolerance: float, time_limit: float | None) -> "Stop":
-        """From now on, for so many seconds; None for as long as it takes."""
-        return cls(tolerance, math.inf if time_limit is None else time.monotonic() + time_limit)
+    def from_now(
+        cls, tolerance: float, seconds: float | None, memory: float | None = None
+    ) -> "Limits":
+        """With the clock running; None for as long as it takes."""
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        return cls(tolerance, deadline, memory)
 
     def is_late(self) -> bool:
         """Whether the time is over."""
@@ -103,9 +107,7 @@ def missed_masses(optimum: Optimum, a: Tensor, b: Tensor) -> tuple[Tensor, Tenso
 
 
 def is_rounding(
-    missed: tuple[Tensor, Tensor],
-    weights: tuple[Tensor, Tensor],
-    reaches: tuple[Tensor, Tensor],
+    missed: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor], reaches: tuple[Tensor, Tensor]
 ) -> bool:
     """Whether masses miss weights by rounding alone.
 
@@ -119,7 +121,7 @@ def is_rounding(
 
 
 def prove_by_paths(
-    optimum: Optimum, pairs: Pairs, weights: tuple[Tensor, Tensor], stop: Stop
+    optimum: Optimum, pairs: Pairs, weights: tuple[Tensor, Tensor], limits: Limits
 ) -> Optimum:
     """The same plan with a bound by the smallest potentials that fit it, if that proves more.
 
@@ -143,7 +145,7 @@ def prove_by_paths(
     best = optimum._replace(upper_bound=upper)
     f, g = torch.zeros_like(weights[0]), optimum.potentials[1]
     for step in range(1 + max(_LEAST_STEPS, min(_MOST_STEPS, _WORK // (n * m)))):
-        if stop.is_late():
+        if limits.is_late():
             break
 
         if step:  # the first one takes the potentials of the solver
@@ -153,7 +155,7 @@ def prove_by_paths(
         proof = dual(*weights, values, g)
         if proof.lower_bound > best.lower_bound:
             best = best._replace(**proof._asdict())
-        if not best.is_open(stop.tolerance):
+        if not best.is_open(limits.tolerance):
             break
         if not step:
             continue
@@ -198,9 +200,9 @@ def _transform_rows(pairs: Pairs, g: Tensor, rows: slice, refined: bool) -> Tran
     # One exact cost per row: only pairs whose bound lies below it can be the minimum.
     sure = 1 - pairs.rounding
     values = pairs.exact(ids, columns[:, 0]) * sure - g[columns[:, 0]]
-    limits = torch.finfo(lower.dtype)
+    rounding = torch.finfo(lower.dtype)
     # What the subtraction may have rounded away.
-    slack = 4 * limits.eps * (values.abs() + g.abs().amax()) + limits.tiny
+    slack = 4 * rounding.eps * (values.abs() + g.abs().amax()) + rounding.tiny
     near = bounds <= (values + slack)[:, None]
     i, k = near.nonzero(as_tuple=True)
     j = columns[i, k]

@@ -19,7 +19,7 @@ from otmetrics.checks import (
 from otmetrics.errors import warn_unconverged
 from otmetrics.machine import in_threads
 from otmetrics.transport.costs import Cloud, held, power
-from otmetrics.transport.exact.certificate import Optimum, Stop, faint, is_rounding, missed_masses
+from otmetrics.transport.exact.certificate import Limits, Optimum, faint, is_rounding, missed_masses
 from otmetrics.transport.exact.problem import DENSE, cloud_optimum, matrix_optimum
 from otmetrics.transport.exact.small import assignments
 from otmetrics.transport.gradients import differentiable_once, with_gradient
@@ -143,8 +143,8 @@ class Exact(Solver):
 
     def _optimum(self, real: Tensor, fake: Tensor, a: Tensor, b: Tensor) -> Optimum:
         """Plan, potentials and bounds of one problem."""
-        stop = Stop.within(self.tolerance, self.time_limit)
-        return cloud_optimum(real, fake, a, b, self.order, stop, self.memory_limit)
+        limits = Limits.from_now(self.tolerance, self.time_limit, self.memory_limit)
+        return cloud_optimum(real, fake, a, b, self.order, limits)
 
     def _evaluate(
         self, real: Tensor, fake: Tensor, a: Tensor, b: Tensor, optimum: Optimum
@@ -272,7 +272,7 @@ def exact_transport(
     b = filled_weights("fake_weights", fake_weights, cost.T)
 
     costs = cost.detach().double()
-    optimum = matrix_optimum(costs, a, b, Stop.within(tolerance, time_limit))
+    optimum = matrix_optimum(costs, a, b, Limits.from_now(tolerance, time_limit))
     paid = optimum.masses * cost[optimum.rows, optimum.columns].double()
     total = _attach_weight_gradient(paid.sum(), optimum, (a, b), cost)
 

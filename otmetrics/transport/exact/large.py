@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from otmetrics.transport.costs import MatrixPairs, Pairs, block_room, blocks
-from otmetrics.transport.exact.certificate import Dual, Optimum, Stop, c_transform, dual, tighter
+from otmetrics.transport.exact.certificate import Dual, Limits, Optimum, c_transform, dual, tighter
 from otmetrics.transport.exact.simplex import sparse_simplex
 from otmetrics.transport.line import Staircase, Units, staircase
 
@@ -78,7 +78,9 @@ class _Arcs(NamedTuple):
     costs: Tensor
 
 
-def optimum_by_columns(pairs: Pairs, weights: Units, stop: Stop, offset: float = 0.0) -> Optimum:
+def optimum_by_columns(
+    pairs: Pairs, weights: Units, limits: Limits, offset: float = 0.0
+) -> Optimum:
     """Optimal plan and potentials of a large problem, by column generation.
 
     An optimal plan uses at most N + M - 1 of the N M pairs, which are the columns of the linear
@@ -109,11 +111,11 @@ def optimum_by_columns(pairs: Pairs, weights: Units, stop: Stop, offset: float =
         idle = len(solved.idle.rows) > 0
         if idle and rounds_left < _MAX_ROUNDS - 2:
             idle_price *= 4
-        late = stop.is_late() or not rounds_left
+        late = limits.is_late() or not rounds_left
 
         if rough and not late:
             cost = float(solved.masses @ (arcs.costs + f[arcs.rows] + g[arcs.columns]))
-            below = -stop.tolerance * abs(cost + offset)
+            below = -limits.tolerance * abs(cost + offset)
             missing, value = _price_pairs(pairs, weights.given, first, (u, v), _MORE, below)
             if value >= bound:
                 bound, prices = value, v
@@ -131,7 +133,7 @@ def optimum_by_columns(pairs: Pairs, weights: Units, stop: Stop, offset: float =
         plan, optimum, near = _prove_plan(pairs, weights.given, arcs, solved, first, g + prices)
         best = optimum if best is None else tighter(optimum, best)
         gap, cost = float(best.upper_bound - best.lower_bound), float(best.upper_bound)
-        if late or gap <= stop.tolerance * abs(cost + offset) + 2 * float(best.rounding):
+        if late or gap <= limits.tolerance * abs(cost + offset) + 2 * float(best.rounding):
             break
 
         # Pairs near the row minima join with float64 costs, which replace those of float32.

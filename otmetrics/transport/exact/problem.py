@@ -17,8 +17,8 @@ from otmetrics.transport.costs import (
     squared_distances,
 )
 from otmetrics.transport.exact.certificate import (
+    Limits,
     Optimum,
-    Stop,
     c_transform,
     prove_by_paths,
     tighter,
@@ -120,13 +120,7 @@ def _split(
 
 @torch.no_grad()
 def cloud_optimum(
-    real: Tensor,
-    fake: Tensor,
-    a: Tensor,
-    b: Tensor,
-    order: float,
-    stop: Stop,
-    memory_limit: float | None,
+    real: Tensor, fake: Tensor, a: Tensor, b: Tensor, order: float, limits: Limits
 ) -> Optimum:
     """Plan, potentials and bounds between two clouds (N, D) and (M, D), on their device.
 
@@ -135,10 +129,10 @@ def cloud_optimum(
     rows, columns = supports(real, fake, a, b)
     weights = place_weights(rows, columns)
     x, y = rows.of(real), columns.of(fake)
-    optimum = _solve_places(x, y, weights, order, stop, memory_limit)
+    optimum = _solve_places(x, y, weights, order, limits)
     long_line = x.shape[1] == 1 and len(x) * len(y) > DENSE  # which has too many pairs
-    if optimum.is_open(stop.tolerance) and not long_line:
-        optimum = _prove_again(optimum, x, y, weights, order, stop, memory_limit)
+    if optimum.is_open(limits.tolerance) and not long_line:
+        optimum = _prove_again(optimum, x, y, weights, order, limits)
 
     f, g = optimum.potentials
     f = rows.potential(f, extended_potential(real[rows.others], y, g, order))
@@ -147,14 +141,14 @@ def cloud_optimum(
 
 
 @torch.no_grad()
-def matrix_optimum(cost: Tensor, a: Tensor, b: Tensor, stop: Stop) -> Optimum:
+def matrix_optimum(cost: Tensor, a: Tensor, b: Tensor, limits: Limits) -> Optimum:
     """Plan, potentials and bounds for costs (N, M) in float64, on their device."""
     rows, columns = supports(cost, cost.T, a, b)
     weights = place_weights(rows, columns)
     places = columns.of(rows.of(cost).T).T
-    optimum = _solve_matrix(places, weights, stop)
-    if optimum.is_open(stop.tolerance):
-        optimum = prove_by_paths(optimum, MatrixPairs(places), weights.given, stop)
+    optimum = _solve_matrix(places, weights, limits)
+    if optimum.is_open(limits.tolerance):
+        optimum = prove_by_paths(optimum, MatrixPairs(places), weights.given, limits)
 
     f, g = optimum.potentials
     f = rows.potential(f, (cost[rows.others][:, columns.ids] - g).amin(1))
@@ -162,9 +156,7 @@ def matrix_optimum(cost: Tensor, a: Tensor, b: Tensor, stop: Stop) -> Optimum:
     return spread(optimum, rows, columns, weights.total)._replace(potentials=(f, g))
 
 
-def _solve_places(
-    x: Tensor, y: Tensor, weights: Units, order: float, stop: Stop, memory_limit: float | None
-) -> Optimum:
+def _solve_places(x: Tensor, y: Tensor, weights: Units, order: float, limits: Limits) -> Optimum:
     """Plan, potentials and bounds of points that all differ and carry weight."""
     a, b = weights.given
     if x.shape[1] == 1:
@@ -182,12 +174,12 @@ def _solve_places(
 
     if len(x) * len(y) <= DENSE:
         cost = power(squared_distances(real.whole(), fake.whole()), order)
-        optimum = _solve_matrix(cost, weights, stop, offset, dimension=x.shape[1])
+        optimum = _solve_matrix(cost, weights, limits, offset, dimension=x.shape[1])
         # Costs that lost more than six digits to cancellation were computed from differences.
         error = (x.shape[1] + 8) * _EPSILON * size * (1 if order == 2 else 2.0**order * 1000)
     else:
-        pairs = CloudPairs(real, fake, order, _fit(x, y, memory_limit))
-        optimum = optimum_by_columns(pairs, weights, stop, offset and offset / pairs.scale)
+        pairs = CloudPairs(real, fake, order, _fit(x, y, limits))
+        optimum = optimum_by_columns(pairs, weights, limits, offset and offset / pairs.scale)
         optimum = optimum.in_units(pairs.scale)
         error = order * 4.0**order * _EPSILON * size
 
@@ -218,53 +210,43 @@ def _only_plan(x: Tensor, y: Tensor, order: float, a: Tensor, b: Tensor) -> Opti
 
 
 def _solve_matrix(
-    cost: Tensor,
-    weights: Units,
-    stop: Stop,
-    offset: float = 0.0,
-    dimension: int | None = None,
+    cost: Tensor, weights: Units, limits: Limits, offset: float = 0.0, dimension: int | None = None
 ) -> Optimum:
     """Plan, potentials and bounds of a matrix of costs, perhaps between points."""
     size = max(map(abs, map(float, cost.aminmax())))
     if not 1e-30 < size < 1e30 and size > 0:  # squares would leave float64, or costs float32
         unit = power_of_two(size)
-        scaled = _solve_matrix(cost * unit, weights, stop, offset * unit, dimension)
+        scaled = _solve_matrix(cost * unit, weights, limits, offset * unit, dimension)
         return scaled.in_units(1 / unit)
 
     if cost.numel() > DENSE and 1 not in cost.shape:
-        return optimum_by_columns(MatrixPairs(cost), weights, stop, offset)
+        return optimum_by_columns(MatrixPairs(cost), weights, limits, offset)
     one_to_one = cost.shape[0] == cost.shape[1] > 1 and all(map(is_uniform, weights[:2]))
     if not one_to_one or dimension == 2:  # in the plane scipy's assignment is slow
         return dense_optimum(cost, weights)
 
     optimum = assigned_optimum(cost)
     gap, total = float(optimum.upper_bound - optimum.lower_bound), float(optimum.upper_bound)
-    if gap <= stop.tolerance * abs(total + offset) or total <= float(cost.min()):
+    if gap <= limits.tolerance * abs(total + offset) or total <= float(cost.min()):
         return optimum
     return tighter(optimum, dense_optimum(cost, weights))
 
 
 def _prove_again(
-    optimum: Optimum,
-    x: Tensor,
-    y: Tensor,
-    weights: Units,
-    order: float,
-    stop: Stop,
-    memory_limit: float | None,
+    optimum: Optimum, x: Tensor, y: Tensor, weights: Units, order: float, limits: Limits
 ) -> Optimum:
     """A tighter proof of a plan, and a cheaper plan if that leaves the gap of many points open."""
     a, b = weights.given
     centre = (Cloud(x).mean(a) + Cloud(y).mean(b)) / 2
     # Exact costs from the points as they are: far from the origin that keeps their digits.
     clouds = Cloud(x, centre), Cloud(y, centre)
-    pairs = CloudPairs(*clouds, order, _fit(x, y, memory_limit), plain=True)
+    pairs = CloudPairs(*clouds, order, _fit(x, y, limits), plain=True)
     if not pairs.scale:
         return optimum
-    scaled = prove_by_paths(optimum.in_units(1 / pairs.scale), pairs, weights.given, stop)
+    scaled = prove_by_paths(optimum.in_units(1 / pairs.scale), pairs, weights.given, limits)
     many = len(x) * len(y) > DENSE
-    if many and scaled.is_open(stop.tolerance) and not stop.is_late():
-        scaled = prove_by_paths(_improve(scaled, pairs, weights), pairs, weights.given, stop)
+    if many and scaled.is_open(limits.tolerance) and not limits.is_late():
+        scaled = prove_by_paths(_improve(scaled, pairs, weights), pairs, weights.given, limits)
     return scaled.in_units(pairs.scale)
 
 
@@ -288,6 +270,6 @@ def _improve(optimum: Optimum, pairs: CloudPairs, weights: Units) -> Optimum:
     )
 
 
-def _fit(x: Tensor, y: Tensor, memory_limit: float | None) -> bool:
+def _fit(x: Tensor, y: Tensor, limits: Limits) -> bool:
     """Whether all costs, in float32, may be kept."""
-    return 4 * len(x) * len(y) <= memory_budget(x.device, memory_limit)
+    return 4 * len(x) * len(y) <= memory_budget(x.device, limits.memory)

@@ -35,26 +35,17 @@ class Wanted(NamedTuple):
 
 
 class Term(NamedTuple):
-    """An entropic cost min <P, C> + epsilon KL(P | a x b), and what is known of it.
+    """An entropic cost min <P, C> + epsilon KL(P | a x b), and what is known of it."""
 
-    Attributes:
-        value: Dual value (B,) in float64, a lower bound up to the rounding of the kernel.
-        upper: Primal value (B,) of a plan with the right marginals, or None.
-        p: Potentials f / epsilon (B, N).
-        q: Potentials g / epsilon (B, M).
-        error: L1 error of a marginal (B,).
-        num_iterations: Iterations (B,).
-        gradients: Gradients of the value in both clouds for the plan fixed, None where not wanted.
-            That of a self term is half of its gradient in the one cloud that it has.
-    """
-
-    value: Tensor
-    upper: Tensor | None
-    p: Tensor
-    q: Tensor
-    error: Tensor
-    num_iterations: Tensor
-    gradients: tuple[Tensor | None, Tensor | None]
+    value: Tensor  # dual value (B,) in float64, a lower bound up to the rounding of the kernel
+    upper: Tensor | None  # primal value (B,) of a plan with the right marginals, or None
+    p: Tensor  # potentials f / epsilon (B, N)
+    q: Tensor  # potentials g / epsilon (B, M)
+    error: Tensor  # L1 error of a marginal (B,)
+    num_iterations: Tensor  # (B,)
+    gradients: tuple[
+        Tensor | None, Tensor | None
+    ]  # for the plan fixed; half of that of a self term
 
 
 def entropic_term(

@@ -1,5 +1,6 @@
 """The terms of a Sinkhorn divergence: scaled clouds, each term, and the units of the data again."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,43 +14,27 @@ _SMALLEST = 1e-30  # epsilon, where the largest cost is one
 
 
 class Solved(NamedTuple):
-    """A batch of problems in the units of its clouds, in float64 but for the gradients.
+    """A batch of problems in the units of its clouds, in float64 but for the gradients."""
 
-    Attributes:
-        cost: Entropic cost or divergence (B,).
-        lower: Lower bound on it (B,), or None.
-        upper: Upper bound on it (B,), or None.
-        potentials: f (B, N) and g (B, M), the first variations of the cost in the weights.
-        error: Largest L1 error of a marginal of any term (B,).
-        num_iterations: Most iterations of any term (B,).
-        gradients: Gradients of the cost in both clouds, None where not wanted.
-        cross_potentials: Those of the cross term, from which a similar problem may begin.
-    """
-
-    cost: Tensor
-    lower: Tensor | None
+    cost: Tensor  # entropic cost or divergence (B,)
+    lower: Tensor | None  # bounds on it (B,), or None
     upper: Tensor | None
-    potentials: tuple[Tensor, Tensor]
-    error: Tensor
-    num_iterations: Tensor
-    gradients: tuple[Tensor | None, Tensor | None]
-    cross_potentials: tuple[Tensor, Tensor]
+    potentials: tuple[Tensor, Tensor]  # f (B, N) and g (B, M), the first variations in the weights
+    error: Tensor  # largest L1 error of a marginal of any term (B,)
+    num_iterations: Tensor  # most iterations of any term (B,)
+    gradients: tuple[
+        Tensor | None, Tensor | None
+    ]  # of the cost in both clouds, None where not wanted
+    cross_potentials: tuple[Tensor, Tensor]  # from which a similar problem may begin
 
 
 class Places(NamedTuple):
-    """The different points of a measure that has each of them many times.
+    """The different points of a measure that has each of them many times."""
 
-    Attributes:
-        measure: A point of each place, with the whole weight there.
-        ids: These points (K,).
-        of: The place of each point (N,).
-        shares: What each point has of its place's weight (1, N); None where each has all.
-    """
-
-    measure: Measure
-    ids: Tensor | slice
-    of: Tensor | slice
-    shares: Tensor | None
+    measure: Measure  # a point of each place, with the whole weight there
+    ids: Tensor | slice  # these points (K,)
+    of: Tensor | slice  # the place of each point (N,)
+    shares: Tensor | None  # of each point in the weight of its place (1, N); None for all of it
 
 
 def merge_repeated(measure: Measure) -> Places:
@@ -92,34 +77,21 @@ def spread(solved: Solved, places: tuple[Places, Places]) -> Solved:
 
 
 class Problem(NamedTuple):
-    """Measures within a ball of diameter one around the origin, and where they come from.
+    """Measures within a ball of diameter one around the origin, and where they come from."""
 
-    Attributes:
-        sides: Real and fake, in the dtype of the workspace; points without weight lie on others.
-        order: The order p.
-        epsilon: Regularisation (B,) in the units of these clouds.
-        unit: That of a cost (B,), in the units of the data.
-        length: That of a distance (B,).
-        places: Both clouds in float64 with points without weight where they are; None if all have.
-        workspace: Memory for costs and kernels.
-    """
-
-    sides: tuple[Measure, Measure]
+    sides: tuple[Measure, Measure]  # real and fake; points without weight lie on others
     order: float
-    epsilon: Tensor
-    unit: Tensor
-    length: Tensor
-    places: tuple[Tensor, Tensor] | None
+    epsilon: Tensor  # (B,) in the units of these clouds
+    unit: Tensor  # that of a cost (B,), in the units of the data
+    length: Tensor  # that of a distance (B,)
+    places: (
+        tuple[Tensor, Tensor] | None
+    )  # both clouds in float64 with all points in place; None if no weight is 0
     workspace: Workspace
 
 
 def scale_problem(
-    real: Measure,
-    fake: Measure,
-    order: float,
-    epsilon: float,
-    relative: bool,
-    workspace: Workspace,
+    real: Measure, fake: Measure, order: float, epsilon: float, relative: bool, workspace: Workspace
 ) -> Problem:
     """Measures in units in which no cost is above one, and epsilon in these units."""
     (real_cloud, a), (fake_cloud, b) = real, fake
@@ -262,33 +234,28 @@ def _gradients(cross: Term, own: list[Term], unit: Tensor) -> tuple[Tensor | Non
 
 def extrapolate(near: Solved, wide: Solved) -> Solved:
     """2 S_epsilon - S_(sqrt(2) epsilon), in which the terms in epsilon^2 cancel."""
-
-    def both(one: Any, two: Any) -> Any:
-        if isinstance(one, tuple):
-            return both(one[0], two[0]), both(one[1], two[1])
-        return None if one is None else 2 * one - two
-
-    return near._replace(
-        cost=both(near.cost, wide.cost),
-        lower=both(near.lower, wide.upper),
-        upper=both(near.upper, wide.lower),
-        potentials=both(near.potentials, wide.potentials),
+    extrapolated = _fieldwise(lambda pair: 2 * pair[0] - pair[1], [near, wide])
+    return extrapolated._replace(
+        # The lowest that it can be takes the highest of what is subtracted.
+        lower=None if near.lower is None or wide.upper is None else 2 * near.lower - wide.upper,
+        upper=None if near.upper is None or wide.lower is None else 2 * near.upper - wide.lower,
         error=torch.maximum(near.error, wide.error),
         num_iterations=torch.maximum(near.num_iterations, wide.num_iterations),
-        gradients=both(near.gradients, wide.gradients),
+        cross_potentials=near.cross_potentials,
     )
 
 
 def join_groups(groups: list[Solved]) -> Solved:
     """Groups of problems one behind the other."""
-    if len(groups) == 1:
-        return groups[0]
+    return groups[0] if len(groups) == 1 else _fieldwise(torch.cat, groups)
 
-    def joined(values: Any) -> Any:
-        if values[0] is None:
-            return None
+
+def _fieldwise(work: Callable[[list[Tensor]], Tensor], solved: list[Solved]) -> Solved:
+    """What work makes of each tensor of several solutions."""
+
+    def made(values: list[Any]) -> Any:
         if isinstance(values[0], tuple):
-            return tuple(map(joined, zip(*values, strict=True)))
-        return torch.cat(values)
+            return tuple(made(list(side)) for side in zip(*values, strict=True))
+        return None if values[0] is None else work(values)
 
-    return Solved(*map(joined, zip(*groups, strict=True)))
+    return Solved(*(made(list(field)) for field in zip(*solved, strict=True)))
