@@ -256,9 +256,7 @@ def exact_transport(
         tensor(0.5000)
     """
     solver = Exact(tolerance=tolerance, time_limit=time_limit)
-    cost = as_tensor("cost", cost)
-    if not cost.is_floating_point():
-        raise TypeError(f"`cost` must be floating, got {cost.dtype}: convert it first.")
+    cost = as_tensor("cost", cost, floating=True)
     if cost.ndim != 2 or 0 in cost.shape:
         raise ValueError(f"`cost` must have shape (N, M), got {tuple(cost.shape)}.")
     infinite = cost.numel() - int(torch.isfinite(cost.detach()).sum())

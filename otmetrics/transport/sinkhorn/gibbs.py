@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from otmetrics.machine import ieee_float32
-from otmetrics.transport.costs import power
+from otmetrics.transport.costs import refine_cancelled, row_blocks
 
 _CACHED = 2**19  # entries that one step of elementwise work takes, so that they stay in the cache
 _BLOCK = 2**25  # most entries of a block of rows where costs or kernel are not stored
-_MANY = 0.05  # share of pairs whose distances are computed faster with all others of their block
 # Below this share of |x|^2 + |y|^2 a squared distance has too few digits left for its root.
-_CANCELLATION = {torch.float32: 1e-5, torch.float64: 1e-9}
+_CANCELLED = {torch.float32: 1e-5, torch.float64: 1e-9}
 
 
 class Workspace:
@@ -54,7 +53,7 @@ class GibbsKernel:
         self.costs = self.kernel = None
         if workspace.holds(1, entries):
             self.costs = workspace.take("costs", *self.shape)
-            for rows in self._row_blocks(self._block):
+            for rows in self._row_blocks():
                 self._costs_into(self.costs[:, rows], rows)
             if workspace.holds(2, entries):
                 self.kernel = workspace.take("kernel", *self.shape)
@@ -134,8 +133,7 @@ class GibbsKernel:
 
     def _times_slopes(self, kernel: Tensor, costs: Tensor) -> None:
         """Multiply a kernel by |x - y|^(p - 2), and by 0 where points meet, piece by piece."""
-        step = max(1, _CACHED // (costs.shape[0] * costs.shape[2]))
-        for part in _pieces(costs.shape[1], step):
+        for part in _pieces(costs):
             apart = costs[:, part] > 0
             slopes = torch.where(apart, costs[:, part], 1.0).pow_((self.order - 2) / self.order)
             kernel[:, part].mul_(slopes.mul_(apart))
@@ -152,7 +150,7 @@ class GibbsKernel:
 
     def cost_blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """The costs in blocks of rows: the rows, and costs (B, rows, M), not to be changed."""
-        for rows in self._row_blocks(self._block):
+        for rows in self._row_blocks():
             if self.costs is not None:
                 yield rows, self.costs[:, rows]
             else:
@@ -162,47 +160,32 @@ class GibbsKernel:
         """Memory of a block of rows."""
         return self.workspace.take(name, self.shape[0], rows.stop - rows.start, self.shape[2])
 
-    def _row_blocks(self, entries: int) -> Iterator[slice]:
-        """Cut the rows into blocks of about so many entries."""
+    def _row_blocks(self) -> Iterator[slice]:
+        """The rows in blocks that keep to the limit."""
         batch, n, m = self.shape
-        return _pieces(n, max(1, entries // (batch * m)))
+        return row_blocks(n, batch * m, self._block)
 
     def _costs_into(self, out: Tensor, rows: slice) -> Tensor:
         """Costs of some rows."""
         x, squares = self.x[:, rows], (self.norms[0][:, rows], self.norms[1])
         with ieee_float32(x.device):
             torch.bmm(x, self.y.mT, out=out)
-        step = max(1, _CACHED // (out.shape[0] * out.shape[2]))
-        for part in _pieces(out.shape[1], step):
-            piece = out[:, part]
-            piece.mul_(-2).add_(squares[0][:, part, None]).add_(squares[1][:, None, :])
-            if self.order != 2:
-                piece.copy_(power(self._refine(piece, x[:, part], squares[0][:, part]), self.order))
+        for part in _pieces(out):
+            piece, lengths = out[:, part], squares[0][:, part]
+            piece.mul_(-2).add_(lengths[..., None]).add_(squares[1][:, None, :])
+            if self.order != 2:  # a root asks for more digits than the product leaves
+                norms = lengths, squares[1]
+                refine_cancelled(piece, x[:, part], self.y, norms, _CANCELLED[x.dtype])
+                piece.pow_(self.order / 2)
             piece.clamp_(min=0)
         if self.x is self.y:
             out.diagonal(rows.start, -2, -1).zero_()
         return out
 
-    def _refine(self, squared: Tensor, x: Tensor, squares: Tensor) -> Tensor:
-        """Squared distances with those recomputed that cancellation took the digits from."""
-        limit = _CANCELLATION[x.dtype]
-        close = squared <= (squares[..., None] + self.norms[1][:, None, :]) * limit
-        if int(close.sum()) > _MANY * close.numel():  # one by one they would take all the time
-            exact = "donot_use_mm_for_euclid_dist"
-            distances = torch.cdist(x, self.y, compute_mode=exact).square_()
-            return squared.copy_(torch.where(close, distances, squared)).clamp_(min=0)
-        problem, row, column = close.nonzero(as_tuple=True)
-        for part in _pieces(len(problem), max(1, _CACHED // x.shape[-1])):
-            where = problem[part], row[part], column[part]
-            difference = x[where[0], where[1]] - self.y[where[0], where[2]]
-            squared[where] = difference.square().sum(-1)
-        return squared.clamp_(min=0)
-
     def _exponentiate(self, costs: Tensor, kernel: Tensor, rows: slice) -> None:
         """Write exp(p + q - C / epsilon) of some rows, piece by piece."""
-        step = max(1, _CACHED // (costs.shape[0] * costs.shape[2]))
         p, rate = self.p[:, rows, None], self.rate[:, None, None]
-        for part in _pieces(costs.shape[1], step):
+        for part in _pieces(costs):
             piece = torch.mul(costs[:, part], -rate, out=kernel[:, part])
             piece.add_(p[:, part]).add_(self.q[:, None, :]).exp_()
 
@@ -213,10 +196,9 @@ def logarithm(products: Tensor) -> Tensor:
     return products.clamp(ends.tiny, ends.max).log()
 
 
-def _pieces(num: int, step: int) -> Iterator[slice]:
-    """Cut a range into slices."""
-    for start in range(0, num, step):
-        yield slice(start, min(start + step, num))
+def _pieces(costs: Tensor) -> Iterator[slice]:
+    """Rows of costs (B, N, M) in pieces that stay in the cache."""
+    return row_blocks(costs.shape[1], costs.shape[0] * costs.shape[2], _CACHED)
 
 
 def _squares(cloud: Tensor) -> Tensor:
