@@ -151,6 +151,15 @@ def checked_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor 
     return weights / total
 
 
+def filled_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor:
+    """Checked weights (N,) or (B, N) in float64 of sum 1, uniform where none are given."""
+    checked = checked_weights(name, weights, cloud)
+    if checked is not None:
+        return checked
+    size = cloud.shape[-2]
+    return torch.full(cloud.shape[:-1], 1 / size, dtype=torch.float64, device=cloud.device)
+
+
 def _way_to_weights(name: str, given: torch.Size, shape: torch.Size) -> str:
     """How weights with an axis of one too many become weights (N,) or (B, N)."""
     if given[-1:] == (1,) and given[:-1] in (shape, shape[-1:]):

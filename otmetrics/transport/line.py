@@ -12,7 +12,7 @@ from torch import Tensor
 from otmetrics.checks import as_tensor, check_order, checked_clouds, checked_weights, is_uniform
 from otmetrics.machine import in_threads
 from otmetrics.transport.costs import power
-from otmetrics.transport.exact.certificate import Optimum
+from otmetrics.transport.exact.certificate import Optimum, Units
 from otmetrics.unknown_options import told_options
 
 _CACHED = 2**16  # values per side of a piece that stays in the cache
@@ -291,39 +291,6 @@ class Staircase(NamedTuple):
     rows: Tensor
     columns: Tensor
     flows: Tensor
-
-
-class Units(NamedTuple):
-    """Weights (N,), (M,) as whole numbers in float64, whose sums and differences are not rounded.
-
-    Both sum to `total`; `given` are the weights of sum 1 that they stand for, to which the bounds
-    belong.
-    """
-
-    real: Tensor
-    fake: Tensor
-    total: float
-    given: tuple[Tensor, Tensor]
-
-
-def units(a: Tensor, b: Tensor) -> Units:
-    """Positive weights (N,), (M,) of sum 1 in a common unit, at least one each.
-
-    Exactly for uniform ones, else in parts of 2^52.
-    """
-    n, m = len(a), len(b)
-    if is_uniform(a) and is_uniform(b):
-        common = math.gcd(n, m)
-        real, fake = a.new_full((n,), m // common), b.new_full((m,), n // common)
-        return Units(real, fake, n * m // common, (a, b))
-
-    real, fake = ((weights * 2.0**52).round().clamp_min(1) for weights in (a, b))
-    for weights in (real, fake):  # what rounding took is shared among those that hardly feel it
-        heavy = (weights >= 2.0**51 / len(weights)).nonzero().squeeze(1)
-        each, rest = divmod(int(2.0**52 - weights.sum()), len(heavy))
-        weights[heavy] += each
-        weights[heavy[:rest]] += 1
-    return Units(real, fake, 2.0**52, (a, b))
 
 
 def staircase(a: Tensor, b: Tensor) -> Staircase:

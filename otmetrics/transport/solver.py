@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from otmetrics.checks import checked_weights
 from otmetrics.unknown_options import ToldOptions
 
 
@@ -24,12 +22,3 @@ class Solver(ToldOptions):
         """`value` of `solve` with the same arguments, differentiable as that is."""
         value: Tensor = self.solve(*clouds, **call).value
         return value
-
-
-def filled_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor:
-    """Checked weights (N,) or (B, N) in float64 of sum 1, uniform where none are given."""
-    checked = checked_weights(name, weights, cloud)
-    if checked is not None:
-        return checked
-    size = cloud.shape[-2]
-    return torch.full(cloud.shape[:-1], 1 / size, dtype=torch.float64, device=cloud.device)

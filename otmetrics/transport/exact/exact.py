@@ -14,6 +14,7 @@ from otmetrics.checks import (
     check_seed,
     checked_clouds,
     checked_weights,
+    filled_weights,
     weights_note,
 )
 from otmetrics.errors import warn_unconverged
@@ -24,7 +25,7 @@ from otmetrics.transport.exact.problem import DENSE, cloud_optimum, matrix_optim
 from otmetrics.transport.exact.small import assignments
 from otmetrics.transport.gradients import differentiable_once, with_gradient
 from otmetrics.transport.result import TransportResult, outward, root, round_result, stack_results
-from otmetrics.transport.solver import Solver, filled_weights
+from otmetrics.transport.solver import Solver
 from otmetrics.unknown_options import options_of, told_options
 
 _EPSILON = torch.finfo(torch.float64).eps

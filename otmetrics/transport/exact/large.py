@@ -6,9 +6,17 @@ import torch
 from torch import Tensor
 
 from otmetrics.transport.costs import MatrixPairs, Pairs, block_room, blocks
-from otmetrics.transport.exact.certificate import Dual, Limits, Optimum, c_transform, dual, tighter
+from otmetrics.transport.exact.certificate import (
+    Dual,
+    Limits,
+    Optimum,
+    Units,
+    c_transform,
+    dual,
+    tighter,
+)
 from otmetrics.transport.exact.simplex import sparse_simplex
-from otmetrics.transport.line import Staircase, Units, staircase
+from otmetrics.transport.line import Staircase, staircase
 
 _COARSE, _LEAST = 1500, 300  # points per side of a first, smaller problem, half of all
 _WIDEST, _FINEST, _STEPS, _REPEATS = 2.0, 0.05, 8, 2  # epsilon, in standard deviations of the cost

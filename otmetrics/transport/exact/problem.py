@@ -19,14 +19,16 @@ from otmetrics.transport.costs import (
 from otmetrics.transport.exact.certificate import (
     Limits,
     Optimum,
+    Units,
     c_transform,
     prove_by_paths,
     tighter,
+    units,
 )
 from otmetrics.transport.exact.large import optimum_by_columns
 from otmetrics.transport.exact.simplex import sparse_simplex
 from otmetrics.transport.exact.small import assigned_optimum, dense_optimum
-from otmetrics.transport.line import Units, line_optimum, staircase, units
+from otmetrics.transport.line import line_optimum, staircase
 
 DENSE = 700**2
 """Pairs N M up to which a solver of all costs at once is fastest."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmetrics.transport.line import Units
+from otmetrics.transport.exact.certificate import Units
 
 _T = TypeVar("_T")
 _OPTIMAL = 1  # POT's code

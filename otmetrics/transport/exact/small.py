@@ -6,10 +6,9 @@ from torch import Tensor
 
 from otmetrics.machine import ieee_float32, in_threads
 from otmetrics.transport.costs import MatrixPairs
-from otmetrics.transport.exact.certificate import Optimum, dual
+from otmetrics.transport.exact.certificate import Optimum, Units, dual
 from otmetrics.transport.exact.large import near_potentials
 from otmetrics.transport.exact.simplex import dense_simplex
-from otmetrics.transport.line import Units
 
 _CHUNK = 2**19  # costs of a batch at a time: 4 MB, of the size of a cache
 _NEAR = 16  # pairs per row that settle most potentials

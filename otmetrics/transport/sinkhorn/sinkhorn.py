@@ -13,6 +13,7 @@ from otmetrics.checks import (
     check_positive,
     check_share,
     checked_clouds,
+    filled_weights,
     weights_note,
 )
 from otmetrics.errors import warn_unconverged
@@ -31,7 +32,7 @@ from otmetrics.transport.sinkhorn.terms import (
     solve_terms,
     spread,
 )
-from otmetrics.transport.solver import Solver, filled_weights
+from otmetrics.transport.solver import Solver
 from otmetrics.unknown_options import options_of, told_options
 
 _FEW_PAIRS = 2**20  # up to so many float64 costs next to nothing

@@ -26,8 +26,7 @@ from otmetrics.functional import (
     exact_wasserstein,
     univariate_cost,
 )
-from otmetrics.transport import line
-from otmetrics.transport.exact import problem, simplex, small
+from otmetrics.transport.exact import certificate, problem, simplex, small
 
 SHAPES = [(1, 1, 2), (1, 6, 3), (5, 1, 3), (6, 6, 1), (9, 4, 5), (12, 15, 8)]
 
@@ -542,7 +541,7 @@ def test_a_wrong_plan_between_near_clouds_stays_open(
 
     monkeypatch.setattr(small, "dense_simplex", swapped)
     uniform = torch.full((30,), 1 / 30, dtype=torch.float64)
-    units = line.units(uniform, uniform)
+    units = certificate.units(uniform, uniform)
     monkeypatch.setattr(problem, "assigned_optimum", lambda cost: small.dense_optimum(cost, units))
     x = cloud(30, 4, seed=1)
     x[1] = x[0] + 1e-3

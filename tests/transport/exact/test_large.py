@@ -13,9 +13,9 @@ from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import exact_transport
 from otmetrics.transport.costs import Cloud, CloudPairs
 from otmetrics.transport.exact import certificate, large, problem
-from otmetrics.transport.exact.certificate import c_transform
+from otmetrics.transport.exact.certificate import c_transform, units
 from otmetrics.transport.exact.simplex import sparse_simplex
-from otmetrics.transport.line import staircase, units
+from otmetrics.transport.line import staircase
 from otmetrics.transport.result import TransportResult
 
 KINDS = ["normal", "lattice", "duplicates", "offset", "tiny", "huge", "same", "outlier"]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from otmetrics import Exact
 from otmetrics.functional import exact_transport
 from otmetrics.transport.exact import problem
+from otmetrics.transport.exact.certificate import Units
 from otmetrics.transport.exact.problem import place_weights, spread, supports
-from otmetrics.transport.line import Units
 
 
 def repeated(places: int, size: int, d: int, seed: int) -> torch.Tensor:
