@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from otmetrics.errors import Argument, OptionError
+
 # Powers of distances up to this one fit float64, with room for sums over samples.
 _LARGEST_POWER, _SMALLEST_POWER = 1e290, 1e-290
 _DRAW = "give torch.Generator().manual_seed(0)"
@@ -216,55 +218,57 @@ def check_generator(generator: torch.Generator) -> None:
 def check_order(order: float) -> None:
     """Raise unless the order p of a distance is a finite number of at least 1."""
     if not _is_number(order) or order < 1:
-        raise ValueError(f"`order` must be a finite number >= 1, got {order!r}.")
+        raise OptionError(Argument("order"), f" must be a finite number >= 1, got {order!r}.")
 
 
 def check_positive(name: str, value: float) -> None:
     """Raise unless an option is a positive finite number."""
     if not _is_number(value) or value <= 0:
-        raise ValueError(f"`{name}` must be a positive finite number, got {value!r}.")
+        raise OptionError(Argument(name), f" must be a positive finite number, got {value!r}.")
 
 
 def check_not_negative(name: str, value: float) -> None:
     """Raise unless an option is a finite number of at least 0."""
     if not _is_number(value) or value < 0:
-        raise ValueError(f"`{name}` must be a finite number >= 0, got {value!r}.")
+        raise OptionError(Argument(name), f" must be a finite number >= 0, got {value!r}.")
 
 
 def check_share(name: str, value: float) -> None:
     """Raise unless an option is a number in (0, 1)."""
     if not _is_number(value) or not 0 < value < 1:
-        raise ValueError(f"`{name}` must be in (0, 1), got {value!r}.")
+        raise OptionError(Argument(name), f" must be in (0, 1), got {value!r}.")
 
 
 def check_at_least(name: str, value: int, minimum: int) -> None:
     """Raise unless an option is an integer that reaches its minimum."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
-        raise ValueError(f"`{name}` must be an integer >= {minimum}, got {value!r}.")
+        raise OptionError(Argument(name), f" must be an integer >= {minimum}, got {value!r}.")
 
 
 def check_seed(seed: int) -> None:
     """Raise unless a seed is one that torch takes, an integer in [0, 2^63)."""
     check_at_least("seed", seed, 0)
     if seed >= 2**63:
-        raise ValueError(f"`seed` must be below 2^63, got {seed}.")
+        raise OptionError(Argument("seed"), f" must be below 2^63, got {seed}.")
 
 
 def check_flag(name: str, value: bool) -> None:
     """Raise unless an option is True or False."""
     if not isinstance(value, bool):
-        raise ValueError(f"`{name}` must be True or False, got {value!r}.")
+        raise OptionError(Argument(name), f" must be True or False, got {value!r}.")
 
 
 def check_device(device: str | torch.device) -> None:
     """Raise unless an option `device` names a place where tensors can be on this machine."""
-    rule = '`device` must be "cpu", "cuda" or "cuda:i"'
+    rule = ' must be "cpu", "cuda" or "cuda:i"'
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f'{rule}, got {device!r}: give "cpu".') from error
+        raise OptionError(Argument("device"), f'{rule}, got {device!r}: give "cpu".') from error
     if found.type == "meta":
-        raise ValueError(f'{rule}, got {device!r}, where tensors have no values: give "cpu".')
+        raise OptionError(
+            Argument("device"), f'{rule}, got {device!r}, where tensors have no values: give "cpu".'
+        )
     if found.type == "cpu":
         return
 
@@ -273,7 +277,7 @@ def check_device(device: str | torch.device) -> None:
     count = backend.device_count() if there and hasattr(backend, "device_count") else int(there)
     if (found.index or 0) >= count:
         reason = f"which is not on this machine ({count} of this kind are)"
-        raise ValueError(f'{rule}, got {device!r}, {reason}: give "cpu".')
+        raise OptionError(Argument("device"), f'{rule}, got {device!r}, {reason}: give "cpu".')
 
 
 def _is_number(value: object) -> bool:

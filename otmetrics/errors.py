@@ -3,7 +3,7 @@
 import inspect
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -15,30 +15,55 @@ def printable(text: str) -> str:
     r"""Show characters that would move a cursor, colour a terminal or forge a line as escapes.
 
     Names of files, members of archives and extractors are other people's text: `a\nerror: ...`
-    must not look like a second line, nor may an escape sequence reach the terminal.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        The text with control characters, line ends, marks that reverse the direction of writing
-        and lone surrogates written as Python writes them, such as `\n` and `\x1b`. On one line.
+    must not look like a second line, nor may an escape sequence reach the terminal. Marks that
+    reverse the direction of writing and lone surrogates are escaped too.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-class DataError(ValueError):
+class Argument(str):
+    """The name of an argument inside a message: its part that other callers write otherwise.
+
+    Python shows `num`, or what `in_python` says, in backticks; the command line shows `--num`. A
+    part of its own, because a file may be called `num` too, and is in backticks as well:
+    `DataError(f"`{path}` holds 5 samples: lower ", Argument("num"), ".")`.
+    """
+
+    in_python: str
+
+    def __new__(cls, name: str, in_python: str = "") -> "Argument":
+        """`in_python` such as `scoring=Scoring(metrics=...)`, for what lies inside an object."""
+        argument = super().__new__(cls, name)
+        argument.in_python = in_python or name
+        return argument
+
+
+def tell(error: BaseException, flag: Callable[[str], str] | None = None) -> str:
+    """The message of an error on one line, its arguments in backticks or as their flags."""
+    parts = []
+    for part in error.args:
+        if isinstance(part, Argument):
+            part = flag(part) if flag else f"`{part.in_python}`"
+        parts.append(str(part))
+    return printable("".join(parts))
+
+
+class _ToldError(ValueError):
+    """An error whose message is the sum of its parts."""
+
+    def __init__(self, *parts: str) -> None:
+        super().__init__(*parts)
+
+    def __str__(self) -> str:
+        return tell(self)
+
+
+class DataError(_ToldError):
     """The input cannot be scored; the message names the file, the rule and the remedy."""
 
-    def __str__(self) -> str:
-        return printable(super().__str__())
 
-
-class OptionError(ValueError):
+class OptionError(_ToldError):
     """An option does not fit the others or does not exist; the message names it and the rule."""
-
-    def __str__(self) -> str:
-        return printable(super().__str__())
 
 
 class ConvergenceWarning(UserWarning):
@@ -74,9 +99,6 @@ def unconverged_untold() -> Iterator[None]:
 
     Filters of warnings belong to all threads: two that swap them in the wrong order leave the
     program silent for good.
-
-    Yields:
-        Nothing.
     """
     token = _UNTOLD.set(True)
     try:
@@ -89,11 +111,7 @@ def unconverged_untold() -> Iterator[None]:
 def ignored_warnings(message: str = "") -> Iterator[None]:
     """Ignore warnings of other packages, one thread at a time, so that all filters come back.
 
-    Args:
-        message: How they begin, as a regular expression.
-
-    Yields:
-        Nothing.
+    `message` is a regular expression that they begin with.
     """
     with _FILTERS, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message)
