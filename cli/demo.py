@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from .options import INPUT, Command
-from .score import run_score
+from .score import score
 from .terminal import echo
 
 _STORY = """\
@@ -42,7 +42,10 @@ def demo(out: Path, quiet: bool) -> None:
         counts = {"num_real": _count(real), "num_fake": _count(fake)}
         for line in _STORY.split("\n"):
             echo(line.format(real=real, fake=fake, **counts), err=True)
-    run_score(real, fake, None, quiet=quiet, no_cache=True)
+    arguments = [str(real), str(fake), "--no-cache", *(["--quiet"] if quiet else [])]
+    code = score.main(arguments, "otmetrics score", standalone_mode=False)
+    if code:
+        raise click.exceptions.Exit(code)
     if not quiet:
         for line in _MORAL.split("\n"):
             echo(line, err=True)

@@ -5,12 +5,13 @@ import sys
 
 import click
 
-from otmetrics.errors import DataError, DivergedError, OptionError, printable
+from otmetrics.errors import DataError, DivergedError, OptionError, printable, tell
 
 from .cache import cache
 from .demo import demo
 from .extract import extract
 from .features import features
+from .options import flag
 from .runs import evaluate, models, sample
 from .score import NOT_CONVERGED, score
 from .terminal import NO_ROOM, echo, give_up_stdout, prepare
@@ -18,6 +19,11 @@ from .train import train
 
 BAD_DATA = 3
 INTERRUPTED = 130
+_CODES = {
+    DataError: BAD_DATA,
+    DivergedError: NOT_CONVERGED,
+    OptionError: click.UsageError.exit_code,
+}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -59,7 +65,7 @@ def main() -> None:
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         # What the trainer says of its checkpoint; click wraps it.
-        kept = str(error.__cause__ or error)
+        kept = tell(error.__cause__ or error, flag)
         echo(f"interrupted: {kept}" if kept else "interrupted", err=True)
         code = INTERRUPTED
     except BrokenPipeError:
@@ -72,13 +78,7 @@ def main() -> None:
         where = f"`{error.filename}`" if error.filename else "the output"
         echo(f"error: no room is left for {where} ({error.strerror}): free some.", err=True)
         code = BAD_DATA
-    except DataError as error:
-        echo(f"error: {error}", err=True)
-        code = BAD_DATA
-    except DivergedError as error:
-        echo(f"error: {error}", err=True)
-        code = NOT_CONVERGED
-    except OptionError as error:
-        echo(f"error: {error}", err=True)
-        code = click.UsageError.exit_code
+    except (DataError, DivergedError, OptionError) as error:
+        echo(f"error: {tell(error, flag)}", err=True)
+        code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
     sys.exit(code if isinstance(code, int) else 0)

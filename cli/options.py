@@ -1,20 +1,47 @@
-"""Options that several commands share, and how their text becomes the library's objects."""
+"""Options that several commands share, made of the fields of the library's option objects."""
 
+import dataclasses
+import inspect
 import os
-import re
-from collections.abc import Callable, Iterator
+import typing
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from otmetrics.errors import DataError, OptionError
+from otmetrics.errors import Argument, DataError, OptionError, tell
 
 if TYPE_CHECKING:
+    from otmetrics.scoring.options import Extraction
     from otmetrics.scoring.ranks import Ranks
 
-_Function = Callable[..., Any]
+_LONGEST_TIMEOUT = 1e8  # seconds
+# In which processes that share their work may differ.
+_OWN_OPTIONS = {"device", "num_workers", "timeout", "memory_limit", "overwrite", "quiet", "verbose"}
+_EXTRACTION_FIELDS = (
+    *("features", "weights", "download", "resize", "num", "dtype", "runtime"),
+    *("batch_size", "cache_verify", "skip_corrupt"),
+)
+
+INPUTS = """
+\b
+a folder                       its images, searched recursively; its .tar, .zip or .parquet
+                               files, or the Hugging Face dataset that it is
+.zip, .tar, 'a-{00..12}.tar'   images in archives, read in place (webdataset shards too)
+.parquet                       a column of encoded images
+.txt                           the image files that it names, one per line
+.npy, .npz                     images (N, H, W, C) in uint8, or features (N, D), such as
+                               `otmetrics extract` writes
+cifar10:test                   a data set that torchvision reads (also mnist, fashion_mnist,
+                               kmnist, cifar100, svhn, stl10), in the folder that the
+                               environment variable OTMETRICS_DATA names, else data/
+python:package.module:function batches of uint8 images that the function yields
+"""
+
+
+# --- types -----------------------------------------------------------------------------------
 
 
 class _Path(click.Path):
@@ -30,12 +57,6 @@ class _Path(click.Path):
         return super().convert(value, param, ctx)
 
 
-_LEAST_SIZE = 1e6
-_LONGEST_TIMEOUT = 1e8  # seconds
-# In which processes that share their work may differ.
-_OWN_OPTIONS = {"device", "num_workers", "timeout", "memory_limit", "overwrite", "quiet", "verbose"}
-
-
 class _Size(click.ParamType):
     """Bytes, as people write them: 800M, 4G, 1.5e9."""
 
@@ -45,154 +66,225 @@ class _Size(click.ParamType):
         """The number of bytes."""
         if isinstance(value, float):
             return value
-        found = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)([kmgt]?)(?:i?b)?", value.strip().lower())
+        text = value.strip().lower().removesuffix("b").removesuffix("i")
+        unit = text[-1:] if text[-1:] in ("k", "m", "g", "t") else ""
         try:
-            size = float(found[1]) * 1000 ** " kmgt".index(found[2] or " ") if found else 0.0
+            size = float(text.removesuffix(unit)) * 1000.0 ** " kmgt".index(unit or " ")
         except ValueError:
             size = 0.0
-        if size < _LEAST_SIZE:
-            self.fail(f"{value!r} is no size of 1M or more: give bytes, or 800M, 4G", param, ctx)
+        if not 1e6 <= size < float("inf"):
+            self.fail(f"{value!r} is not a size of 1M or more: give bytes, or 800M, 4G", param, ctx)
         return size
 
 
+class _Names(click.ParamType):
+    """A list separated by commas."""
+
+    name = "a,b,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The names."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(name.strip() for name in value.split(","))
+
+
 INPUT = _Path(path_type=Path)
-SIZE = _Size()
-
-DEVICE = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="auto|cpu|cuda[:i]|mps",
-    help="Where network and maths run; auto takes CUDA, else MPS, else the CPU. MPS, which has no "
-    "float64, runs the network only.",
-)
-
-WHAT_INPUTS_ARE = """
-    \b
-    a folder                       its images, searched recursively; its .tar, .zip or .parquet
-                                   files, or the Hugging Face dataset that it is
-    .zip, .tar, 'a-{00..12}.tar'   images in archives, read in place (webdataset shards too)
-    .parquet                       a column of encoded images
-    .txt                           the image files that it names, one a line
-    .npy, .npz                     images (N, H, W, C) in uint8, or features (N, D), such as
-                                   `otmetrics extract` writes
-    cifar10:test                   a data set that torchvision reads (also mnist, fashion_mnist,
-                                   kmnist, cifar100, svhn, stl10), in the folder that the
-                                   environment variable OTMETRICS_DATA names, else data/
-    python:package.module:function batches of uint8 images that the function yields
-"""
-
-_EXTRACTION = (
-    click.option(
-        "--features",
-        metavar="NAME",
-        help="Extractor; `otmetrics features` lists them. Default: efficientnet_lite0, or the one "
-        "that made a feature file among the inputs, if it is installed with otmetrics.",
-    ),
-    click.option("--weights", type=INPUT, help="Weights file for the extractor."),
-    click.option(
-        "--download",
-        is_flag=True,
-        help="Fetch the published weights of inception or timm:MODEL if they are not on this "
-        "machine. Nothing is fetched without it.",
-    ),
-    click.option(
-        "--resize",
-        type=click.Choice(["bicubic", "bilinear", "tf1"]),
-        help="How images reach the extractor's size: antialiased bicubic (default) or bilinear in "
-        "float, or tf1, the aliased filter behind published FIDs.",
-    ),
-    click.option(
-        "--num", type=int, metavar="N", help="Use N samples of each input, drawn with --seed."
-    ),
-    click.option(
-        "--seed",
-        type=int,
-        default=0,
-        show_default=True,
-        help="Decides every draw: samples, floors, directions.",
-    ),
-    DEVICE,
-    click.option(
-        "--dtype",
-        type=click.Choice(["float32", "bfloat16"]),
-        default="float32",
-        show_default=True,
-        help="In what the network computes. bfloat16 is faster on a GPU and moves features by "
-        "percents, so it does not compare with float32.",
-    ),
-    click.option(
-        "--runtime",
-        type=click.Choice(["auto", "openvino", "torch"]),
-        help="What runs the network on a CPU. auto: OpenVINO, in float32, if it agrees with torch.",
-    ),
-    click.option("--batch-size", type=int, default=32, show_default=True, help="Images per batch."),
-    click.option(
-        "--workers",
-        "num_workers",
-        type=int,
-        metavar="N",
-        help="Processes that read images. Default: one a core for a GPU, at most 16; else 0, which "
-        "means threads.",
-    ),
-    click.option(
-        "--no-cache",
-        is_flag=True,
-        help="Compute all features, and keep none. Without it features of images are kept, and "
-        "those of files that have not changed are not computed again: `otmetrics cache info`.",
-    ),
-    click.option(
-        "--cache-verify",
-        is_flag=True,
-        help="Know files by their content instead of path, size, number and times of change.",
-    ),
-    click.option(
-        "--skip-corrupt",
-        is_flag=True,
-        help="Leave out images that cannot be read, and name them, instead of stopping.",
-    ),
-    click.option(
-        "--timeout",
-        type=float,
-        default=600.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="Among several processes (torchrun): give one up that shows no sign of life so long.",
-    ),
-    click.option(
-        "--memory-limit",
-        type=SIZE,
-        metavar="SIZE",
-        help="Memory beside the program itself and its batches, such as 4G. Features beyond half "
-        "of it stay in files, mapped; a score that cannot keep to the other half is refused. "
-        "Default: the machine's.",
-    ),
-    click.option("--quiet", "-q", is_flag=True, help="No progress and no notes on stderr."),
-    click.option(
-        "--verbose", "-v", is_flag=True, help="Name every image that was left out, not five only."
-    ),
-)
 
 
-@contextmanager
-def checked_options() -> Iterator[None]:
-    """Turn a rule that an option breaks into an error of usage."""
-    try:
-        yield
-    except DataError:
-        raise
-    except ValueError as error:
-        raise OptionError(str(error)) from error
+# --- options of fields ------------------------------------------------------------------------
 
 
-def extraction_options(command: _Function) -> _Function:
-    """Add the options of feature extraction to a command, and what its inputs may be."""
-    command.__doc__ = (command.__doc__ or "").replace(
-        "INPUTS\n", WHAT_INPUTS_ARE.strip("\n") + "\n"
+def flag(name: str) -> str:
+    """An option as the command line writes it: the one place where names become flags."""
+    name = {"num_workers": "workers", "json_targets": "json"}.get(name, name)
+    return "--" + name.replace("_", "-")
+
+
+def field_options(kind: type, names: Sequence[str]) -> list[click.Option]:
+    """Options of some fields of a dataclass: type, choices, default and help are the field's.
+
+    A field that documents itself by metadata has a default that depends on what is trained.
+    """
+    documented = _field_docs(kind)
+    hints = typing.get_type_hints(kind)
+    fields = {item.name: item for item in dataclasses.fields(kind)}
+    return [_field_option(fields[name], hints[name], documented) for name in names]
+
+
+def _field_option(item: dataclasses.Field, hint: Any, documented: dict[str, str]) -> click.Option:
+    """The option of one field; None stands for one that was not given."""
+    name, flags = item.name, [flag(item.name), item.name]
+    text, choices = item.metadata.get("help"), item.metadata.get("choices")
+    fixed = text is None
+    if text is None:
+        text = _with_flags(documented[name], set(documented))
+    kinds = typing.get_args(hint) or (hint,)
+    if bool in kinds:
+        if item.default is False and fixed:
+            return click.Option(flags, is_flag=True, default=None, help=text)
+        both = f"{flag(name)}/--no-{flag(name)[2:]}"
+        return click.Option([both, name], default=None, help=text)
+
+    kind: Any = next((one for one in (Path, float, int) if one in kinds), str)
+    if kind is Path:
+        kind = INPUT
+    if typing.get_origin(hint) is tuple:
+        kind, text = _Names(), f"{text} They are {', '.join(choices)}."
+    elif choices:
+        kind = click.Choice(choices)
+    if fixed and isinstance(item.default, int | float | str):
+        text += f" Default: {item.default}."
+    return click.Option(flags, type=kind, default=None, help=text)
+
+
+def _field_docs(kind: type) -> dict[str, str]:
+    """What the docstrings of a class and its bases say of each field."""
+    found: dict[str, str] = {}
+    for cls in reversed(kind.__mro__):
+        name = ""
+        _, _, attributes = (inspect.cleandoc(cls.__doc__ or "")).partition("Attributes:\n")
+        for line in attributes.partition("\n\n")[0].splitlines():
+            if line.startswith("     "):  # goes on
+                found[name] += " " + line.strip()
+            else:
+                name, _, found[name] = line.strip().partition(": ")
+                found[name] = found[name].strip()
+    return found
+
+
+def _with_flags(text: str, names: set[str]) -> str:
+    """Documentation in which other fields are named as their flags."""
+    words = text.split("`")
+    return "".join(
+        word if index % 2 == 0 else flag(word) if word in names else f"`{word}`"
+        for index, word in enumerate(words)
     )
-    for option in reversed(_EXTRACTION):
-        command = option(command)
-    return command
+
+
+def given_fields(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """What was given of some fields; the library knows the defaults of the others."""
+    return {name: given[name] for name in names if given.get(name) is not None}
+
+
+DEVICE: dict[str, Any] = {
+    "default": "auto",
+    "show_default": True,
+    "metavar": "auto|cpu|cuda[:i]|mps",
+    "help": "Where network and maths run; auto takes CUDA, else MPS, else the CPU. MPS, which has "
+    "no float64, runs the network only.",
+}
+
+
+def _json_targets(
+    context: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Keep `--json REAL FAKE` from taking REAL for the file to write."""
+    for value in values:
+        if value != "-" and not value.lower().endswith(".json"):
+            raise click.BadParameter(
+                f"the next word is taken for FILE, which must end in .json, got {value!r}; for "
+                "JSON on stdout put --json last.",
+                context,
+                option,
+            )
+    return values
+
+
+JSON = click.option(
+    "--json",
+    "json_targets",
+    multiple=True,
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    callback=_json_targets,
+    help="JSON on stdout instead of the table. If the next word is a FILE that ends in .json, JSON "
+    "into it, next to the table; give --json twice for both.",
+)
+
+
+def extraction_options() -> list[click.Option]:
+    """The options of extraction, and those that differ from the library's."""
+    from otmetrics.scoring.options import Extraction
+    from otmetrics.scoring.ranks import TIMEOUT_SECONDS
+
+    return [
+        *field_options(Extraction, _EXTRACTION_FIELDS),
+        click.Option(
+            ["--seed"],
+            type=int,
+            help=f"Decides every draw: samples, floors, directions. Default: {Extraction.seed}.",
+        ),
+        click.Option(["--device"], **DEVICE),
+        click.Option(
+            ["--workers", "num_workers"],
+            type=int,
+            metavar="N",
+            help="Processes that read images. Default: one per core for a GPU, at most 16; else 0, "
+            "which means threads.",
+        ),
+        click.Option(
+            ["--no-cache"],
+            is_flag=True,
+            help="Compute all features, and keep none. Without it features of images are kept, and "
+            "those of files that have not changed are not computed again: `otmetrics cache info`.",
+        ),
+        click.Option(
+            ["--timeout"],
+            type=float,
+            default=TIMEOUT_SECONDS,
+            show_default=True,
+            metavar="SECONDS",
+            help="Among several processes (torchrun): give one up that shows no sign of life for "
+            "so long.",
+        ),
+        click.Option(
+            ["--memory-limit"],
+            type=_Size(),
+            metavar="SIZE",
+            help="Memory for features and solvers, half for each, such as 4G: more features stay "
+            "in files, mapped, and solvers work in blocks. Default: the machine's.",
+        ),
+        click.Option(["--quiet", "-q"], is_flag=True, help="No progress and no notes on stderr."),
+        click.Option(
+            ["--verbose", "-v"],
+            is_flag=True,
+            help="Name every image that was left out, not five only.",
+        ),
+    ]
+
+
+def make_extraction(given: dict[str, Any], device: str) -> "Extraction":
+    """The library's options; a GPU needs more images than threads of one process read."""
+    from otmetrics.scoring.options import Extraction
+    from otmetrics.scoring.ranks import number_in_environment
+
+    num_workers = given["num_workers"]
+    if num_workers is None:
+        affinity = getattr(os, "sched_getaffinity", lambda process: range(os.cpu_count() or 1))
+        beside = number_in_environment("LOCAL_WORLD_SIZE", 1, least=1)  # they share the cores
+        cores = max(1, len(affinity(0)) // beside)
+        num_workers = min(16, cores) if device.startswith("cuda") else 0
+    if given["no_cache"] and given["cache_verify"]:
+        raise OptionError(
+            Argument("cache_verify"), " needs the cache: leave out ", Argument("no_cache"), "."
+        )
+    return Extraction(
+        device=device,
+        num_workers=num_workers,
+        cache=not given["no_cache"],
+        memory_limit=half(given["memory_limit"]),
+        **given_fields(given, (*_EXTRACTION_FIELDS, "seed")),
+    )
+
+
+def half(memory_limit: float | None) -> float | None:
+    """What features, and what solvers, have of the memory."""
+    return None if memory_limit is None else memory_limit / 2
+
+
+# --- devices and processes -------------------------------------------------------------------
 
 
 def resolved_device(name: str, *, mps: bool = True) -> str:
@@ -201,71 +293,28 @@ def resolved_device(name: str, *, mps: bool = True) -> str:
 
     from otmetrics.scoring.ranks import number_in_environment
 
-    number_in_environment("LOCAL_RANK", 0)  # also where no GPU asks which one it is
+    local = number_in_environment("LOCAL_RANK", 0)  # also where no GPU asks which one it is
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    has_mps = mps and torch.backends.mps.is_available()
     if name == "auto":
-        if torch.cuda.is_available():
-            return _own_gpu()
-        return "mps" if mps and torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and torch.cuda.is_available():
-        return _own_gpu()
+        name = "cuda" if gpus else "mps" if has_mps else "cpu"
+    if name == "cuda" and gpus:  # of those that torchrun started on the machine, each its own
+        return f"cuda:{local % gpus}" if local else "cuda"
     try:
         device = torch.device(name)
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda", "mps"):
         raise click.UsageError(f"--device must be auto, cpu, cuda, cuda:i or mps, got {name!r}.")
-    if device.type == "mps" and not (mps and torch.backends.mps.is_available()):
+    if device.type == "mps" and not has_mps:
         reason = "is not on this machine" if mps else "has no float64, which this command needs"
         raise click.UsageError(f"--device {name} {reason}: use --device cpu.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and (device.index or 0) >= gpus:
         raise click.UsageError(
-            f"--device {name} is not on this machine "
-            f"({torch.cuda.device_count()} CUDA device(s)): use --device cpu."
+            f"--device {name} is not on this machine ({gpus} CUDA device(s), as torch sees it): "
+            "use --device cpu."
         )
     return name
-
-
-def _own_gpu() -> str:
-    """The GPU of this process among those that torchrun started on the machine."""
-    import torch
-
-    from otmetrics.scoring.ranks import number_in_environment
-
-    local = number_in_environment("LOCAL_RANK", 0)
-    return f"cuda:{local % torch.cuda.device_count()}" if local else "cuda"
-
-
-def maths_device(device: str) -> str:
-    """Where the scores are computed, in float64, which MPS does not have."""
-    return "cpu" if device == "mps" else device
-
-
-def extraction_of(
-    device: str,
-    *,
-    num_workers: int | None = None,
-    no_cache: bool = False,
-    memory_limit: float | None = None,
-    **options: Any,
-) -> Any:
-    """The library's options; a GPU needs more images than threads of one process read."""
-    from otmetrics.scoring.extraction import Extraction
-    from otmetrics.scoring.ranks import number_in_environment
-
-    if num_workers is None:
-        affinity = getattr(os, "sched_getaffinity", lambda process: range(os.cpu_count() or 1))
-        beside = number_in_environment("LOCAL_WORLD_SIZE", 1, least=1)  # they share the cores
-        cores = max(1, len(affinity(0)) // beside)
-        num_workers = min(16, cores) if device.startswith("cuda") else 0
-    if no_cache and options.get("cache_verify"):
-        raise OptionError("`cache_verify` needs the cache: leave out --no-cache.")
-    return Extraction(
-        device=device,
-        num_workers=num_workers,
-        cache=not no_cache,
-        memory_limit=None if memory_limit is None else memory_limit / 2,
-        **options,
-    )
 
 
 @contextmanager
@@ -274,7 +323,9 @@ def ranks_here(timeout: float) -> Iterator["Ranks"]:
     from otmetrics.scoring.ranks import RankError, ranks_of_environment
 
     if not 1 <= timeout <= _LONGEST_TIMEOUT:
-        raise OptionError(f"`timeout` must be from 1 to {_LONGEST_TIMEOUT:g}, got {timeout:g}.")
+        raise OptionError(
+            Argument("timeout"), f" must be from 1 to {_LONGEST_TIMEOUT:g}, got {timeout:g}."
+        )
     ranks = ranks_of_environment(timeout, _task())
     try:
         yield ranks
@@ -284,9 +335,8 @@ def ranks_here(timeout: float) -> Iterator["Ranks"]:
     except (DataError, OptionError) as error:
         if ranks.first:
             raise
-        told = name_flags(str(error)) if isinstance(error, OptionError) else str(error)
         with suppress(Exception):  # the first one may be gone
-            ranks.report_failure(told)
+            ranks.report_failure(tell(error, flag))
         raise click.exceptions.Exit(0) from error  # torchrun would end the first one
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
@@ -308,35 +358,44 @@ def _task() -> dict[str, str]:
     return asked
 
 
-def name_flags(message: str) -> str:
-    """A message about options, with those of this command named as they are given."""
-    context = click.get_current_context(silent=True)
-    if context is None:
-        return message
-    flags = dict(_flags(context.command))
-    # A file of the user may be called as an option is: messages have either in backticks.
-    for value in context.params.values():
-        flags.pop(str(value), None)
-    return re.sub(r"`([a-z_]+)`", lambda found: flags.get(found[1], found[0]), message)
-
-
-def _flags(command: click.Command) -> Iterator[tuple[str, str]]:
-    """Options of a command: their names in Python, and as they are given."""
-    for item in command.params:
-        flag = max(item.opts, key=len)
-        if flag.startswith("--"):
-            yield flag[2:].replace("-", "_"), flag
-            if item.name is not None:
-                yield item.name, flag
+# --- the command -----------------------------------------------------------------------------
 
 
 class Command(click.Command):
-    """A command whose errors name its options, and do not list what a shell made of a pattern."""
+    """A command that makes the options of the library when it is asked for them.
+
+    The library, with torch, takes seconds to load: `otmetrics --help` does without.
+
+    Args:
+        args: Arguments of `click.Command`.
+        more: Makes the options that the command has besides those it declares.
+        options: Options of `click.Command`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        more: Callable[[], Sequence[click.Parameter]] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, **options)
+        self._more = more
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """All arguments and options."""
+        if self._more is not None:
+            more, self._more = self._more, None
+            self.params = [*more(), *self.params]
+        return super().get_params(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse more arguments than there are by their number."""
+        """Refuse more arguments than there are by their number, and suggest one option at most."""
         ctx.allow_extra_args = True
-        rest = super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            del (error.possibilities or [])[1:]  # the closest comes first; click sorts by name
+            raise
         if rest and not ctx.resilient_parsing:
             arguments = [item for item in self.params if isinstance(item, click.Argument)]
             names = " ".join(item.human_readable_name for item in arguments) or "none"
@@ -345,15 +404,8 @@ class Command(click.Command):
                 "shell makes many of a pattern such as real/*.png: give the folder instead, or "
                 "quote the pattern where archives have one, as in 'a-{00..12}.tar'."
             )
-        return rest
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run, with the options in errors named as they are given."""
         try:
             Path.cwd()
         except OSError as error:
             raise DataError("the working folder is gone: change to one that exists.") from error
-        try:
-            return super().invoke(ctx)
-        except (OptionError, KeyboardInterrupt) as error:
-            raise type(error)(name_flags(str(error))) from error
+        return rest

@@ -1,26 +1,42 @@
 """Progress of long work, on stderr."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from otmetrics.errors import printable
-from otmetrics.scoring.extraction import Progress
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from otmetrics.scoring.extraction import Progress as Told
+
+
+def _terminal() -> "Console":
+    """The stderr, whose reader may go: the work does not end with it, as rich would have it."""
+    from rich.console import Console
+
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+
+    return Terminal(stderr=True)
 
 
 @contextmanager
-def progress_bars(quiet: bool) -> Iterator[Progress | None]:
+def progress_bars(quiet: bool) -> Iterator["Told | None"]:
     """Draw one bar per task: images done, images per second, time left."""
     if quiet:
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}", markup=False),  # names of files are no markup
@@ -29,27 +45,67 @@ def progress_bars(quiet: bool) -> Iterator[Progress | None]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    bars = Bars(*columns, console=Console(stderr=True))
+    with _bars(Progress(*columns, console=_terminal())) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def update(name: str, done: int, total: int) -> None:
+            """The name "scores: recall" is the task "scores", now at "recall"."""
+            name = printable(name)
+            known = (one for one in tasks if name == one or name.startswith(f"{one}: "))
+            task = next(known, None) or name.rpartition(": ")[0] or name  # a path may hold ": " too
+            if task not in tasks:
+                bars.start()
+                tasks[task] = bars.add_task(name, total=total, rate="")
+            speed = bars.tasks[tasks[task]].speed
+            rate = f"{speed:.1f} images/s" if speed and name == task else ""
+            bars.update(tasks[task], completed=done, description=name, rate=rate)
+
+        yield update
+
+
+@contextmanager
+def training_progress(
+    quiet: bool,
+) -> Iterator[tuple[Callable[[int, int, str], None] | None, Callable[[str], None] | None]]:
+    """A bar above the last losses and score, and a place for warnings."""
+    if quiet:
+        yield None, None
+        return
+    from rich.console import RenderableType
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.text import Text
+
+    class Bars(Progress):
+        """Bars, and a line below that has the terminal's whole width."""
+
+        line = ""
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield from super().get_renderables()
+            yield Text(self.line)
+
+    console = _terminal()
+    columns = (
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with _bars(Bars(*columns, console=console)) as bars:
+        task = bars.add_task("", total=None)
+
+        def update(done: int, total: int, text: str) -> None:
+            bars.start()
+            bars.line = printable(text)
+            bars.update(task, completed=done, total=total)
+
+        yield update, lambda line: console.print(Text(printable(f"warning: {line}")))
+
+
+@contextmanager
+def _bars(bars: "Progress") -> Iterator[Any]:
+    """Bars that the first update starts, so that an early error stands alone."""
     try:
-        yield _updater(bars)
+        yield bars
     finally:
-        if bars.tasks:
+        if bars.live.is_started:  # else it would print an empty line
             bars.stop()
-
-
-def _updater(bars: "Bars") -> Progress:
-    """A callback with one bar a task; "scores: recall" is the task "scores", now at "recall"."""
-    tasks: dict[str, TaskID] = {}
-
-    def update(name: str, done: int, total: int) -> None:
-        name = printable(name)
-        known = (one for one in tasks if name == one or name.startswith(f"{one}: "))
-        task = next(known, None) or name.rpartition(": ")[0] or name  # a path may hold ": " too
-        if task not in tasks:
-            bars.start()  # not before, so that an early error stands alone
-            tasks[task] = bars.add_task(name, total=total, rate="")
-        speed = bars.tasks[tasks[task]].speed
-        rate = f"{speed:.1f} images/s" if speed and name == task else ""
-        bars.update(tasks[task], completed=done, description=name, rate=rate)
-
-    return update

@@ -96,40 +96,44 @@ def print_notes(notes: Sequence[str]) -> None:
         echo(f"note: {note}", err=True)
 
 
-def further_left_out(source: dict[str, Any]) -> list[str]:
-    """Images left out of an input that its notes do not name."""
-    return [
-        f"left out {reason}"
-        for reason in (source.get("origin") or source).get("skipped", [])[NAMED:]
-    ]
+def further_left_out(source: dict[str, Any], verbose: bool) -> list[str]:
+    """Images left out of an input that its notes do not name, or how to see them."""
+    further = (source.get("origin") or source).get("skipped", [])[NAMED:]
+    if further and not verbose:
+        return [f"--verbose or --json names the other {len(further)} that were left out"]
+    return [f"left out {reason}" for reason in further]
 
 
-def check_target(path: Path) -> None:
+def check_json_targets(targets: Sequence[str]) -> None:
     """Raise where JSON cannot be written, before anybody waits for it."""
-    if path.is_dir():
-        raise DataError(f"`{path}` is a folder: name a file in it.")
-    if not path.parent.is_dir():
-        raise DataError(f"`{path.parent}` is no folder: create it first.")
-    try:
-        check_replaceable(path)
-    except OSError:
-        raise DataError(
-            f"`{path}` is a device, pipe or socket, which no file replaces: name a file, or give "
-            "--json last for JSON on stdout."
-        ) from None
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise DataError(f"`{path}` cannot be written: check its permissions.")
+    for path in (Path(target) for target in targets if target != "-"):
+        if path.is_dir():
+            raise DataError(f"`{path}` is a folder: name a file in it.")
+        if not path.parent.is_dir():
+            raise DataError(f"`{path.parent}` is not a folder: create it first.")
+        try:
+            check_replaceable(path)
+        except OSError:
+            raise DataError(
+                f"`{path}` is a device, pipe or socket, which no file replaces: name a file, or "
+                "give --json last for JSON on stdout."
+            ) from None
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise DataError(f"`{path}` cannot be written: check its permissions.")
 
 
-def print_json(report: ScoreReport, target: str, **more: Any) -> None:
-    """Write the report, and more beside it, as JSON to stdout ("-") or to a file, or not at all."""
-    text = json.dumps(report.to_dict() | more, indent=2, allow_nan=False)
-    if target == "-":
-        echo_text(text)
+def print_json(report: ScoreReport, targets: Sequence[str], **more: Any) -> None:
+    """Write the report, and more next to it, as JSON to stdout ("-") and to files."""
+    if not targets:
         return
-    path = Path(target)
-    with writing(path), replace_file(path) as file:
-        file.write(f"{text}\n".encode())
+    text = json.dumps(report.to_dict() | more, indent=2, allow_nan=False)
+    for target in targets:
+        if target == "-":
+            echo_text(text)
+            continue
+        path = Path(target)
+        with writing(path), replace_file(path) as file:
+            file.write(f"{text}\n".encode())
 
 
 def _row(name: str, score: Score, extractor: str, squared: bool) -> tuple[str, ...]:

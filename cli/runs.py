@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from otmetrics.errors import OptionError
+from otmetrics.errors import Argument, OptionError
 
-from .options import DEVICE, INPUT, Command, resolved_device
+from .options import DEVICE, INPUT, JSON, Command, resolved_device
 from .score import end_unconverged
 from .terminal import echo
 from .train import trainer
@@ -110,15 +110,8 @@ def sample(run: Path, target: Path, num: int, seed: int) -> None:
     is_flag=True,
     help="Fetch torchvision's data set, or weights of the extractor, if they are missing.",
 )
-@DEVICE
-@click.option(
-    "--json",
-    "json_target",
-    is_flag=False,
-    flag_value="-",
-    metavar="[FILE]",
-    help="JSON on stdout instead of the table, or into FILE beside it.",
-)
+@click.option("--device", **DEVICE)
+@JSON
 def evaluate(
     run: Path,
     data: str | None,
@@ -126,7 +119,7 @@ def evaluate(
     eval_features: str | None,
     download: bool,
     device: str,
-    json_target: str | None,
+    json_targets: tuple[str, ...],
 ) -> None:
     """Score the best generator of RUN against held-out samples, with floors.
 
@@ -143,10 +136,9 @@ def evaluate(
         )
         from otmetrics.reference_models.saving import load_generator
 
-    from .render import check_target, print_json, print_report
+    from .render import check_json_targets, print_json, print_report
 
-    if json_target not in (None, "-"):
-        check_target(Path(str(json_target)))
+    check_json_targets(json_targets)
     place = torch.device(resolved_device(device, mps=False))
     sampler, config, known = load_generator(run)
     if data is None:
@@ -164,7 +156,7 @@ def evaluate(
     evaluator = Evaluator(config, samples, place, download)
     report, modes = evaluator.report(sampler.to(place))
     codes = evaluator.code_scores(sampler)
-    if json_target != "-":
+    if "-" not in json_targets:
         print_report(report)
         if modes is not None:
             shares = (
@@ -174,10 +166,9 @@ def evaluate(
             echo(f"modes: {modes.covered} of {modes.num_modes}{shares}, KL {kl} nats")
         if codes is not None:
             _print_codes(codes)
-    if json_target is not None:
-        found = {"modes": modes, "codes": codes}
-        more = {name: part._asdict() for name, part in found.items() if part is not None}
-        print_json(report, json_target, **more)
+    found = {"modes": modes, "codes": codes}
+    more = {name: part._asdict() for name, part in found.items() if part is not None}
+    print_json(report, json_targets, **more)
     end_unconverged(report)
 
 
@@ -198,12 +189,14 @@ def _print_codes(codes: Any) -> None:
 def _check_kind(name: str, learned: str, run: Path) -> None:
     """Raise where two named data sets differ; files may have moved into others."""
     if ":" not in name + learned and name != learned:
-        raise OptionError(f"`data` must be {learned}, which `{run}` learned from, got {name}.")
+        raise OptionError(
+            Argument("data"), f" must be {learned}, which `{run}` learned from, got {name}."
+        )
 
 
 def _check_shape(shape: tuple[int, ...], made: tuple[int, ...], run: Path) -> None:
     """Raise unless samples have the shape of those that a run makes."""
     if shape != made:
         raise OptionError(
-            f"`data` must have samples of shape {made}, as `{run}` makes, got {shape}."
+            Argument("data"), f" must have samples of shape {made}, as `{run}` makes, got {shape}."
         )

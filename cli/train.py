@@ -4,16 +4,17 @@ import dataclasses
 import difflib
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from otmetrics.errors import DataError, OptionError, printable
+from otmetrics.errors import DataError, OptionError
 
-from .options import INPUT, Command, name_flags
+from .options import INPUT, Command, field_options, resolved_device
+from .progress import training_progress
 from .terminal import echo
 
 _RUN_OPTIONS = (
@@ -46,7 +47,7 @@ _RUN_OPTIONS = (
     ),
     click.Option(
         ["--device"],
-        type=click.Choice(["auto", "cpu"]),
+        type=click.Choice(["auto", "cpu", "cuda"]),
         default="auto",
         show_default=True,
         help="auto takes a GPU where there is one.",
@@ -61,7 +62,6 @@ _RUN_OPTIONS = (
     click.Option(["--no-tensorboard"], is_flag=True, help="Write no TensorBoard file."),
     click.Option(["--quiet", "-q"], is_flag=True, help="No progress and no warnings on stderr."),
 )
-_TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
 class _Presets(click.Group):
@@ -119,8 +119,8 @@ def _command(name: str) -> click.Command:
     from otmetrics.reference_models.presets import PRESETS
 
     preset, kind = PRESETS[name], OBJECTIVES[name]
-    own = dataclasses.fields(kind)  # type: ignore[arg-type]
-    common = [item for item in dataclasses.fields(TrainConfig) if "help" in item.metadata]
+    own = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    common = [item.name for item in dataclasses.fields(TrainConfig) if "help" in item.metadata]
     described, _, _ = inspect.cleandoc(kind.__doc__ or "").partition("\n\nAttributes:")
     _, *formulas = (" ".join(part.split()) for part in described.split("\n\n"))
     defaults = f"What options are by default depends on the data: otmetrics models {name}"
@@ -129,27 +129,19 @@ def _command(name: str) -> click.Command:
 
     def run(**given: Any) -> None:
         chosen = {key: value for key, value in given.items() if value is not None}
-        objective = {item.name: chosen.pop(item.name) for item in own if item.name in chosen}
-        options = {item.name: chosen.pop(item.name) for item in common if item.name in chosen}
+        if chosen["device"] == "cuda":  # says why there is none; accelerate takes it by itself
+            resolved_device("cuda")
+            chosen["device"] = "auto"
+        objective = {item: chosen.pop(item) for item in own if item in chosen}
+        options = {item: chosen.pop(item) for item in common if item in chosen}
         run_training(name, options, objective, **chosen)
 
     params = [
         *_RUN_OPTIONS,
-        *(_option(item) for item in own),
-        *(_option(item) for item in common),
+        *field_options(kind, own),
+        *field_options(TrainConfig, common),
     ]
     return Command(name, callback=run, params=list(params), help=about, short_help=preset.loss)
-
-
-def _option(item: dataclasses.Field) -> click.Option:
-    """An option of a field; `otmetrics models PRESET` shows what it is for each kind of data."""
-    flag = "--" + item.name.replace("_", "-")
-    text, choices = item.metadata["help"], item.metadata["choices"]
-    kind = item.type if isinstance(item.type, str) else item.type.__name__
-    if kind == "bool":
-        return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=text)
-    kind = click.Choice(choices) if choices else _TYPES[kind]
-    return click.Option([flag], type=kind, default=None, help=text)
 
 
 def run_training(
@@ -189,7 +181,7 @@ def run_training(
     with _first_alone(world, rest.get("device") == "cpu"):
         samples = load_data(data, root=data_root, download=download, size=size)
     config = config_for(name, samples, options, objective)
-    with _progress(quiet or not first) as (progress, warn):
+    with training_progress(quiet or not first) as (progress, warn):
         reporter = Reporter(
             out if first else None, progress=progress, warn=warn, tensorboard=not no_tensorboard
         )
@@ -250,58 +242,3 @@ def _first_alone(world: int, on_cpu: bool) -> Iterator[None]:
         raise RankError(f"the {world} processes did not meet ({reason}): see torchrun.") from error
     with state.main_process_first():
         yield
-
-
-@contextmanager
-def _progress(
-    quiet: bool,
-) -> Iterator[tuple[Callable[[int, int, str], None] | None, Callable[[str], None] | None]]:
-    """A bar above the last losses and score, and a place for warnings, on stderr."""
-    if quiet:
-        yield None, None
-        return
-    from rich.console import Console, RenderableType
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Bars(Progress):
-        """Bars, and a line below that has the terminal's whole width."""
-
-        line = ""
-
-        def get_renderables(self) -> Iterator[RenderableType]:
-            """All of it."""
-            yield from super().get_renderables()
-            yield Text(self.line)
-
-    class Terminal(Console):
-        """A terminal whose reader may go: the run does not end with it, as rich would have it."""
-
-        def on_broken_pipe(self) -> None:
-            """Fall silent."""
-            self.quiet = True
-
-    console = Terminal(stderr=True)
-    columns = (
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    bars = Bars(*columns, console=console)
-    task = bars.add_task("", total=None)
-
-    def update(done: int, total: int, text: str) -> None:
-        bars.start()  # not before, so that an early error stands alone
-        bars.line = printable(text)
-        bars.update(task, completed=done, total=total)
-
-    try:
-        yield update, lambda line: console.print(Text(printable(f"warning: {name_flags(line)}")))
-    finally:
-        if bars.live.is_started:  # else it would print an empty line before an early error
-            bars.stop()

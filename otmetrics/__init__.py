@@ -38,11 +38,11 @@ if TYPE_CHECKING:  # for type checkers and editors; `_HOME` says the same at run
     from otmetrics.metrics import KernelFeatureDistance as KernelFeatureDistance
     from otmetrics.metrics import PrecisionRecall as PrecisionRecall
     from otmetrics.metrics import WassersteinFeatureDistance as WassersteinFeatureDistance
-    from otmetrics.scoring.extraction import Extraction as Extraction
     from otmetrics.scoring.extraction import extracted as extracted
-    from otmetrics.scoring.families import METRICS as METRICS
-    from otmetrics.scoring.families import Scoring as Scoring
     from otmetrics.scoring.feature_set import FeatureSet as FeatureSet
+    from otmetrics.scoring.options import METRICS as METRICS
+    from otmetrics.scoring.options import Extraction as Extraction
+    from otmetrics.scoring.options import Scoring as Scoring
     from otmetrics.scoring.report import Floor as Floor
     from otmetrics.scoring.report import Score as Score
     from otmetrics.scoring.report import ScoreReport as ScoreReport
@@ -95,15 +95,13 @@ _HOME = {
         "PrecisionRecall",
         "WassersteinFeatureDistance",
     ),
-    "scoring.extraction": (
-        "Extraction",
-        "extracted",
-    ),
-    "scoring.families": (
+    "scoring.extraction": ("extracted",),
+    "scoring.feature_set": ("FeatureSet",),
+    "scoring.options": (
         "METRICS",
+        "Extraction",
         "Scoring",
     ),
-    "scoring.feature_set": ("FeatureSet",),
     "scoring.report": (
         "Floor",
         "Score",

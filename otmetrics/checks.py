@@ -52,15 +52,15 @@ def checked_clouds(
     return real.to(dtype), fake.to(dtype)
 
 
-def checked_cloud(name: str, cloud: Tensor) -> Tensor:
-    """One cloud (N, D), finite and of a size whose squares fit float64, in at least 32 bits."""
+def checked_cloud(name: str, cloud: Tensor, *, order: float = 2.0) -> Tensor:
+    """One cloud (N, D), finite and of a size whose powers fit float64, in at least 32 bits."""
     cloud = as_tensor(name, cloud, floating=True)
     if cloud.ndim != 2:
         raise ValueError(_bad_shape(name, cloud, "(N, D)"))
-    largest = _largest_value(name, cloud, 1, 2.0)
-    if 0 < largest < _SMALLEST_POWER**0.5:
+    largest = _largest_value(name, cloud, 1, order)
+    if 0 < largest < _SMALLEST_POWER ** (1 / max(2, order)):  # squares come first
         raise ValueError(
-            f"`{name}` must be large enough for its squares to fit float64, "
+            f"`{name}` must be large enough for |x - y|^{order:g} to fit float64, "
             f"got values up to {largest:.1e}: scale it up."
         )
     return cloud.to(torch.promote_types(cloud.dtype, torch.float32))

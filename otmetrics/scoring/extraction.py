@@ -1,7 +1,7 @@
 """From folders and files to feature sets: where `images` and `features` meet."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmetrics.checks import check_at_least, check_device, check_seed
-from otmetrics.errors import DataError, OptionError
+from otmetrics.errors import Argument, DataError, OptionError
 from otmetrics.features import (
     DEFAULT_EXTRACTOR,
     FrozenExtractor,
@@ -24,57 +23,64 @@ from otmetrics.images.arrays import BESIDE
 from otmetrics.images.facts import count_facts, count_misnamed
 from otmetrics.machine import memory_budget
 from otmetrics.scoring.feature_set import (
+    FEATURES,
     FeatureSet,
     check_comparable,
     check_extractors,
     checked_record,
 )
-from otmetrics.scoring.image_features import Progress, Reading, image_features
+from otmetrics.scoring.image_features import Progress, image_features
 from otmetrics.scoring.mapped import new_array, rows_of
+from otmetrics.scoring.options import Extraction, Need
 from otmetrics.scoring.ranks import ALONE, Ranks
 from otmetrics.unknown_options import told_options
 
 _ROWS_AT_A_TIME = 4096
 
 
-@dataclass(frozen=True, kw_only=True)
-class Extraction(Reading):
-    """How to turn inputs into features: the options of `Reading`, and these.
+@dataclass(frozen=True)
+class Input:
+    """A folder or file that was opened: images, features, or a mean and covariance of features."""
 
-    Attributes:
-        features: Extractor name; None takes the one that a feature file among the inputs was made
-            with, if it is one that is installed with otmetrics, else `DEFAULT_EXTRACTOR`.
-        weights: Weights file for the extractor instead of the published one.
-        resize: Resize mode instead of the extractor's own.
-        num: Use this many samples of each input, drawn at random; None for all.
-        seed: Seed of the draw.
-        device: "cpu", "cuda" or "cuda:i".
-        dtype: In what the network computes: "float32", or "bfloat16" for speed on a GPU.
-        runtime: What runs the network on a CPU, as for `load_extractor`; None for the fastest that
-            agrees with torch.
-        download: Fetch published weights that are not on this machine. Nothing is fetched without
-            it.
+    path: str
+    source: Any
 
-    Raises:
-        ValueError: If a number breaks its rule.
-    """
+    @property
+    def has_features(self) -> bool:
+        """Whether it needs no network."""
+        return isinstance(self.source, FeatureArray)
 
-    features: str | None = None
-    weights: str | Path | None = None
-    resize: str | None = None
-    num: int | None = None
-    seed: int = 0
-    device: str = "cpu"
-    dtype: str = "float32"
-    runtime: str | None = None
-    download: bool = False
+    @property
+    def is_statistics(self) -> bool:
+        """Whether it holds a mean and covariance instead of samples."""
+        return self.has_features and self.source.moments is not None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num is not None:
-            check_at_least("num", self.num, 2)
-        check_seed(self.seed)
-        check_device(self.device)
+    @property
+    def has_both(self) -> bool:
+        """Whether it holds samples, and the mean and covariance of others next to them."""
+        return getattr(self.source, "beside", False)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Extractor protocol of its features."""
+        return checked_record(self.source.protocol or {}, self.source.path)[0]
+
+    def draw(self, options: Extraction, need: Need) -> list[int]:
+        """Indices of the samples to use, in the order of the source."""
+        if self.is_statistics:
+            return []
+        available = len(self.source.features if self.has_features else self.source)
+        size = available if options.num is None else options.num
+        num = Argument("num", "extraction=Extraction(num=...)")
+        if size > available:
+            raise DataError(
+                f"`{self.path}` holds {available} samples, fewer than ", num, f" {size}: lower it."
+            )
+        need.check(self.path, size, ("raise ", num) if size < available else ("give more",))
+        if options.num is None:
+            return list(range(available))
+        generator = torch.Generator().manual_seed(options.seed)
+        return torch.randperm(available, generator=generator)[:size].sort().values.tolist()
 
 
 @told_options
@@ -83,9 +89,8 @@ def extracted(
     options: Extraction = Extraction(),
     *,
     at_least: int = 2,
-    check: Callable[[int, int | None, dict[str, bool]], None] | None = None,
     progress: Progress | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks | None = None,
 ) -> list[FeatureSet]:
     """Features of each input, all by one extractor.
 
@@ -94,155 +99,147 @@ def extracted(
     than `memory_limit` for all inputs stay in files.
 
     Args:
-        inputs: What `images.opened` opens: folders, archives, tables, arrays, features, names.
+        inputs: What `images.open_input` opens: folders, archives, tables, arrays, features, names.
         options: Extractor, draw and batches.
         at_least: The fewest samples that each input must have.
-        check: Called with the most samples of an input, the dimension of the features, or None
-            where nobody knows it yet, and the inputs that hold a mean and covariance, with whether
-            they hold samples too, before the first image is read.
         progress: Called after each batch.
         ranks: The processes that share the images; all of them call this alike.
 
     Returns:
-        One feature set an input, in order; none on all processes but the first.
+        One feature set per input, in order; none on all processes but the first.
 
     Raises:
         DataError: If an input cannot be read, is too small, or was made by another extractor.
         OptionError: If an option does not fit the inputs.
     """
-    sources = [open_input(path, most=options.num) for path in inputs]
+    opened = open_inputs(inputs, options)
+    return features_of(opened, options, Need(at_least), progress, ranks or ALONE)
+
+
+def open_inputs(inputs: Sequence[str | Path], options: Extraction) -> list[Input]:
+    """Open all inputs of a comparison."""
+    return [Input(str(path), open_input(path, most=options.num)) for path in inputs]
+
+
+def features_of(
+    inputs: list[Input], options: Extraction, need: Need, progress: Progress | None, ranks: Ranks
+) -> list[FeatureSet]:
+    """Features of inputs that were opened; none on all processes but the first."""
     limit = memory_budget(torch.device("cpu"), options.memory_limit) / len(inputs)
     options = replace(options, memory_limit=limit)
-    if options.weights or options.resize:
-        _check_images_among(sources)
-    pairs = list(zip(sources, inputs, strict=True))
-    _check_shared(pairs, ranks)
-    _check_claims(pairs, options.features)
-    picks = [_drawn(source, path, options, at_least) for source, path in pairs]
-    images = [path for source, path in pairs if not isinstance(source, FeatureArray)]
-    _check_declared(pairs, options)
-    name = options.features or _recorded_name(sources) or DEFAULT_EXTRACTOR
-    extractor = _extractor(name, images[0], options) if images else load_extractor("none")
+    _check_options(inputs, options)
+    _check_claims(inputs, options.features)
+    if ranks.world > 1:
+        _check_shared(inputs)
+    picks = [one.draw(options, need) for one in inputs]
+    _check_statistics(inputs, options)
+
+    images = [one for one in inputs if not one.has_features]
+    name = options.features or _recorded_name(inputs) or DEFAULT_EXTRACTOR
+    extractor = _load(name, images[0].path, options) if images else load_extractor("none")
     protocols = [
-        (
-            str(path),
-            _protocol_of(source) if isinstance(source, FeatureArray) else extractor.protocol,
-        )
-        for source, path in pairs
-        if not _is_statistics(source)
+        (one.path, one.protocol if one.has_features else extractor.protocol)
+        for one in inputs
+        if not one.is_statistics
     ]
     check_extractors(protocols, options.features)
-    dimensions = [s.features.shape[1] for s in sources if isinstance(s, FeatureArray)]
-    dimension = extractor.num_features if images else max(dimensions)
-    if check is not None:
-        statistics = {
-            str(path): getattr(source, "beside", False)
-            for source, path in pairs
-            if _has_statistics(source)
-        }
-        check(max(map(len, picks)), dimension, statistics)
+
     # Statistics do not say what network made them: that of the others, for which the user vouches.
     declared = protocols[0][1] if protocols else {"extractor": "none"}
-    sets = [
-        (_load_features(source, path, pick, limit, declared) if ranks.first else None)
-        if isinstance(source, FeatureArray)
-        else _compute_features(source, path, pick, extractor, options, at_least, progress, ranks)
-        for (source, path), pick in zip(pairs, picks, strict=True)
-    ]
-    if not ranks.first:
-        return []
-    found = [item for item in sets if item is not None]
-    check_comparable(found, options.features)
+    found = []
+    for one, pick in zip(inputs, picks, strict=True):
+        if not one.has_features:
+            features = _compute(one, pick, extractor, options, progress, ranks)
+            if features is not None:
+                need.check(one.path, len(features))
+                found.append(features)
+        elif ranks.first:
+            found.append(
+                _take_statistics(one, declared)
+                if one.is_statistics
+                else _load_rows(one, pick, limit)
+            )
+    if ranks.first:
+        check_comparable(found, options.features)
     return found
 
 
-def _check_shared(pairs: list[tuple[Any, str | Path]], ranks: Ranks) -> None:
-    """Raise where processes would not have the same images to share."""
-    for source, path in pairs:
-        if ranks.world > 1 and getattr(source, "kind", "") == "function":
+def _check_options(inputs: list[Input], options: Extraction) -> None:
+    """Raise where options for the extractor meet inputs that need none."""
+    if (options.weights or options.resize) and all(one.has_features for one in inputs):
+        raise OptionError(
+            Argument("weights"),
+            " and ",
+            Argument("resize"),
+            " belong to an extractor, but every input already holds features: leave them out.",
+        )
+
+
+def _check_shared(inputs: list[Input]) -> None:
+    """Raise where several processes would not have the same images to share."""
+    for one in inputs:
+        if getattr(one.source, "kind", "") == "function":
             raise DataError(
-                f"`{path}` yields images anew in each process, which may differ: write them to "
-                "files first, or use one process."
+                f"`{one.path}` yields its images again in each process, and they may differ: write "
+                "them to files first, or use one process."
             )
 
 
-def _check_claims(pairs: list[tuple[Any, str | Path]], features: str | None) -> None:
-    """Raise where a file would decide what is imported or fetched for the images beside it."""
-    claims = [
-        (_protocol_of(source)["extractor"], path)
-        for source, path in pairs
-        if isinstance(source, FeatureArray)
-    ]
-    if features is not None or len(claims) == len(pairs):
+def _check_claims(inputs: list[Input], features: str | None) -> None:
+    """Raise where a file would decide what is imported or fetched for the images next to it."""
+    if features is not None or all(one.has_features for one in inputs):
         return  # names are compared only
-    for name, path in claims:
+    for one in inputs:
+        if not one.has_features:
+            continue
+        name = one.protocol["extractor"]
         if not is_known(name):
             raise DataError(
-                f"`{path}` says that its features are of `{name}`, which otmetrics does not know: "
-                f"make them anew from their images, or leave the images out and compare with "
-                "features of the same network."
+                f"`{one.path}` says that its features are of `{name}`, which otmetrics does not "
+                "know: extract them again from their images, or leave the images out and compare "
+                "with features of the same network."
             )
         if not is_installed(name):
             raise DataError(
-                f"`{path}` says that its features are of `{name}`, which is no extractor that is "
-                "installed with otmetrics: a file does not choose what is loaded. If you know "
-                "and trust that network, name it yourself with --features."
+                f"`{one.path}` says that its features are of `{name}`, which is not an extractor "
+                "that is installed with otmetrics: a file does not choose what is loaded. If you "
+                "know and trust that network, name it yourself with ",
+                FEATURES,
+                ".",
             )
 
 
-def _check_images_among(sources: list[Any]) -> None:
-    """Raise where options for the extractor meet inputs that need none."""
-    if all(isinstance(source, FeatureArray) for source in sources):
+def _check_statistics(inputs: list[Input], options: Extraction) -> None:
+    """Raise where statistics, which do not say what network made them, meet one that is known."""
+    unknown = [one.path for one in inputs if one.is_statistics]
+    if unknown and options.num is not None:
         raise OptionError(
-            "`weights` and `resize` belong to an extractor, but every input already holds "
-            "features: leave them out."
+            Argument("num"), f" cannot draw from `{unknown[0]}`, which holds no samples."
+        )
+    known = [
+        one.path
+        for one in inputs
+        if not one.has_features or (not one.is_statistics and one.protocol["extractor"] != "none")
+    ]
+    if unknown and known and options.features is None:
+        raise DataError(
+            f"`{unknown[0]}` holds the mean and covariance of features and does not say what "
+            "network made them: name it with ",
+            FEATURES,
+            f" to compare it with `{known[0]}`.",
         )
 
 
-def _recorded_name(sources: list[Any]) -> str | None:
-    """The extractor that made the first feature file among the sources, "none" for a bare one."""
-    for source in sources:
-        if isinstance(source, FeatureArray) and source.moments is None:
-            return _protocol_of(source)["extractor"]
+def _recorded_name(inputs: list[Input]) -> str | None:
+    """The extractor that made the first feature file of the inputs, "none" for a bare one."""
+    for one in inputs:
+        if one.has_features and not one.is_statistics:
+            return one.protocol["extractor"]
     return None
 
 
-def _protocol_of(source: FeatureArray) -> dict[str, Any]:
-    """Extractor protocol of a feature file."""
-    return checked_record(source.protocol or {}, source.path)[0]
-
-
-def _size(source: FeatureArray | StoredImages) -> int:
-    """Number of samples of a source."""
-    return len(source.features if isinstance(source, FeatureArray) else source)
-
-
-def _drawn(source: Any, path: str | Path, options: Extraction, at_least: int) -> list[int]:
-    """Indices to use, in the order of the source."""
-    if _is_statistics(source):
-        return []
-    available = _size(source)
-    size = available if options.num is None else options.num
-    if size > available:
-        raise DataError(f"`{path}` holds {available} samples, fewer than --num {size}: lower it.")
-    _check_enough(path, size, at_least)
-    if options.num is None:
-        return list(range(available))
-    generator = torch.Generator().manual_seed(options.seed)
-    return torch.randperm(available, generator=generator)[:size].sort().values.tolist()
-
-
-def _check_enough(path: str | Path, size: int, at_least: int) -> None:
-    """Raise where an input has too few samples."""
-    if size < at_least:
-        raise DataError(
-            f"`{path}` gives {size} sample(s), but at least {at_least} are needed a side: give "
-            "more, or ask for fewer scores with --metrics."
-        )
-
-
-def _extractor(name: str, path: str | Path, options: Extraction) -> FrozenExtractor:
-    """Load the extractor that an image input needs."""
+def _load(name: str, path: str, options: Extraction) -> FrozenExtractor:
+    """The extractor that an input of images needs."""
     if options.features == "none":
         raise DataError(f"`{path}` holds images, but `none` takes features (N, D): name another.")
     if name == "none":
@@ -260,22 +257,15 @@ def _extractor(name: str, path: str | Path, options: Extraction) -> FrozenExtrac
             dtype=options.dtype,
             download=options.download,
         )
-    except DataError:
+    except (DataError, OptionError):
         raise
-    except ValueError as error:  # a name or option that the catalog does not know
-        raise OptionError(str(error).replace("`name`", "`features`")) from error
+    except ValueError as error:  # a name that the catalog does not know
+        raise OptionError(str(error)) from error
 
 
-def _load_features(
-    source: FeatureArray,
-    path: str | Path,
-    pick: list[int],
-    limit: float,
-    declared: dict[str, Any],
-) -> FeatureSet:
+def _load_rows(one: Input, pick: list[int], limit: float) -> FeatureSet:
     """Features that were computed before; those in a large file stay there."""
-    if source.moments is not None:
-        return _statistics(source, path, declared)
+    source: FeatureArray = one.source
     features = source.features
     narrow = features.dtype.kind != "f" or features.dtype.itemsize < 4
     dtype = np.dtype(np.float64) if narrow else features.dtype.newbyteorder("=")
@@ -289,49 +279,22 @@ def _load_features(
         rows = rows_of(torch.from_numpy(features), torch.tensor(pick), limit)
     else:
         rows = torch.from_numpy(features)
-    _, origin = checked_record(source.protocol or {}, source.path)
-    record = {"path": str(path), "kind": "features", "available": len(source.features)}
-    record |= {"used": len(pick)} | ({"origin": origin} if origin else {})
+
+    protocol, origin = checked_record(source.protocol or {}, source.path)
+    record = {"path": one.path, "kind": "features", "available": len(features), "used": len(pick)}
+    if origin:
+        record["origin"] = origin
     labels = None
     if source.labels is not None:
         labels, counts = _drawn_labels(source.labels, pick)
         record |= {} if origin else counts
-    remarks = [BESIDE] if source.beside else []
-    return FeatureSet(rows, _protocol_of(source), record, remarks, labels)
+    return FeatureSet(rows, protocol, record, [BESIDE] if source.beside else [], labels)
 
 
-def _is_statistics(source: Any) -> bool:
-    """Whether a source holds a mean and covariance instead of samples."""
-    return isinstance(source, FeatureArray) and source.moments is not None
-
-
-def _has_statistics(source: Any) -> bool:
-    """Whether a source holds a mean and covariance, with samples next to them or not."""
-    return _is_statistics(source) or getattr(source, "beside", False)
-
-
-def _check_declared(pairs: list[tuple[Any, str | Path]], options: Extraction) -> None:
-    """Raise where statistics, which do not say what network made them, meet one that is known."""
-    unknown = [path for source, path in pairs if _is_statistics(source)]
-    if unknown and options.num is not None:
-        raise OptionError(f"`num` cannot draw from `{unknown[0]}`, which holds no samples.")
-    known = [
-        path
-        for source, path in pairs
-        if not isinstance(source, FeatureArray) or _protocol_of(source)["extractor"] != "none"
-    ]
-    if unknown and known and options.features is None:
-        raise DataError(
-            f"`{unknown[0]}` holds the mean and covariance of features and does not say what "
-            f"network made them: name it with --features to compare it with `{known[0]}`."
-        )
-
-
-def _statistics(source: FeatureArray, path: str | Path, declared: dict[str, Any]) -> FeatureSet:
+def _take_statistics(one: Input, declared: dict[str, Any]) -> FeatureSet:
     """Mean and covariance of samples that are not at hand."""
-    assert source.moments is not None
-    mean, covariance = map(torch.from_numpy, source.moments)
-    record = {"path": str(path), "kind": "statistics", "available": None, "used": None}
+    mean, covariance = map(torch.from_numpy, one.source.moments)
+    record = {"path": one.path, "kind": "statistics", "available": None, "used": None}
     remarks = []
     if declared["extractor"] != "none":
         remarks.append(f"taken for features of {declared['extractor']}, as declared by the user")
@@ -339,25 +302,22 @@ def _statistics(source: FeatureArray, path: str | Path, declared: dict[str, Any]
     return FeatureSet(nothing, declared, record, remarks, moments=(mean, covariance))
 
 
-def _compute_features(
-    source: StoredImages,
-    path: str | Path,
+def _compute(
+    one: Input,
     pick: list[int],
     extractor: FrozenExtractor,
     options: Extraction,
-    at_least: int,
     progress: Progress | None,
     ranks: Ranks,
 ) -> FeatureSet | None:
-    """Read, transform and pass the picked images through the network."""
-    found = image_features(source, path, pick, extractor, options, progress, ranks)
+    """Read, transform and pass the picked images through the network; None on other processes."""
+    source: StoredImages = one.source
+    found = image_features(source, one.path, pick, extractor, options, progress, ranks)
     if found is None:
         return None
-    _check_enough(path, len(found.indices), at_least)
-    _check_finite(found.features, path, extractor.name)
-    names = [source.names[index] for index in found.indices]
+    _check_finite(found.features, one.path, extractor.name)
     record = {
-        "path": str(path),
+        "path": one.path,
         "kind": source.kind,
         "available": len(source),
         "used": len(found.indices),
@@ -367,8 +327,10 @@ def _compute_features(
         "runtime": extractor.runtime_name,
     }
     record |= count_facts(found.facts, _format(source))
+    names = [source.names[index] for index in found.indices]
     record["misnamed"] = count_misnamed(names, found.facts)
     record["remarks"] = list(getattr(source, "remarks", []))
+
     labels = None
     if source.labels is not None:
         labels, counts = _drawn_labels(source.labels, found.indices)
@@ -399,14 +361,13 @@ def _top_folder(names: Sequence[str]) -> str:
     return folder if slash and all(name.startswith(f"{folder}/") for name in names) else ""
 
 
-def _check_finite(features: Tensor, path: str | Path, name: str) -> None:
+def _check_finite(features: Tensor, path: str, name: str) -> None:
     """Raise where a network gave NaN or infinite features."""
-    for start, block in zip(
-        range(0, len(features), _ROWS_AT_A_TIME), features.split(_ROWS_AT_A_TIME), strict=True
-    ):
+    for number, block in enumerate(features.split(_ROWS_AT_A_TIME)):
         bad = (~torch.isfinite(block).all(1)).nonzero().flatten()
         if len(bad):
             raise DataError(
-                f"`{name}` gave NaN or infinite features for image number {start + int(bad[0])} "
-                f"of `{path}`: check the extractor's weights."
+                f"`{name}` gave NaN or infinite features for image number "
+                f"{number * _ROWS_AT_A_TIME + int(bad[0])} of `{path}`: check the extractor's "
+                "weights."
             )

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from otmetrics.errors import DataError, printable
+from otmetrics.errors import Argument, DataError, printable
 from otmetrics.safe_files import check_replaceable, replace_file, writing
 from otmetrics.scoring import inventory
 
 NAMED = 5  # images that notes name; the record of the source has all
+FEATURES = Argument("features", "extraction=Extraction(features=...)")
 
 
 @dataclass(frozen=True)
@@ -49,37 +50,28 @@ class FeatureSet:
     @property
     def notes(self) -> list[str]:
         """What was read, and what was lost or changed on the way, one line each."""
+        notes = [inventory.read_line(self.source, self.features.shape[1])]
         skipped = self.origin.get("skipped", [])
-        notes = [f"left out {reason}" for reason in skipped[:NAMED]]
         if len(skipped) > NAMED:
-            notes.insert(
-                0,
+            notes.append(
                 f"left out {len(skipped)} images that cannot be read, of which the first {NAMED} "
-                "follow; --verbose or --json names all",
+                "follow; the record of the source names all"
             )
+        notes += [f"left out {reason}" for reason in skipped[:NAMED]]
         if count := self.origin.get("transparent"):
             notes.append(f"images with transparency, composited on white: {count}")
         if count := self.origin.get("others"):
             notes.append(f"files of other kinds, not read: {count}")
-        read = inventory.read_line(self.source, self.features.shape[1])
-        return [read, *notes, *inventory.oddities(self.source), *self.remarks]
+        return [*notes, *inventory.oddities(self.source), *self.remarks]
 
 
 def check_comparable(sets: list[FeatureSet], features: str | None = None) -> None:
-    """Raise unless all sets were made by one extractor and have one dimension.
-
-    Args:
-        sets: Feature sets that shall be compared.
-        features: The extractor that the user named; "none" vouches for bare features.
-
-    Raises:
-        DataError: If extractors or dimensions differ.
-    """
+    """Raise unless all sets were made by one extractor and have one dimension."""
     check_extractors([(item.source["path"], item.extractor) for item in sets], features)
     for item in sets:
         if item.features.shape[1] != sets[0].features.shape[1]:
             raise DataError(
-                f"`{sets[0].source['path']}` has {sets[0].features.shape[1]} features a sample, "
+                f"`{sets[0].source['path']}` has {sets[0].features.shape[1]} features per sample, "
                 f"`{item.source['path']}` has {item.features.shape[1]}: extract both alike."
             )
 
@@ -87,51 +79,46 @@ def check_comparable(sets: list[FeatureSet], features: str | None = None) -> Non
 def check_extractors(
     protocols: list[tuple[str, dict[str, Any]]], features: str | None = None
 ) -> None:
-    """Raise unless all inputs share one extractor, known before anything is computed.
+    """Raise unless all inputs share one extractor, its weights and its resize mode.
 
-    Args:
-        protocols: Path and extractor protocol of each input.
-        features: The extractor that the user named; "none" vouches for bare features.
-
-    Raises:
-        DataError: If extractors, their weights or their resize modes differ.
+    `protocols` are path and extractor protocol of each input; `features` is the extractor that the
+    user named, where "none" vouches for bare features.
     """
     for path, protocol in protocols:
         if features not in (None, "none", protocol["extractor"]):
             raise DataError(
                 f"`{path}` holds features of `{protocol['extractor']}`, not of `{features}`: "
-                "leave --features out, or give the images."
+                "leave out ",
+                FEATURES,
+                ", or give the images.",
             )
     vouched = features == "none"
     known = [item for item in protocols if not (vouched and item[1]["extractor"] == "none")]
     for path, protocol in known[1:]:
         if protocol != known[0][1]:
-            raise DataError(_difference(*known[0], path, protocol))
+            raise _difference(*known[0], path, protocol)
 
 
-def _difference(path: str, protocol: dict[str, Any], other_path: str, other: dict[str, Any]) -> str:
-    """Say in what two extractor protocols differ; the name says it best, so it comes first."""
+def _difference(
+    path: str, protocol: dict[str, Any], other_path: str, other: dict[str, Any]
+) -> DataError:
+    """In what two extractor protocols differ; the name says it best, so it comes first."""
     keys = ["extractor", *sorted({*protocol, *other})]
     key = next(key for key in keys if protocol.get(key) != other.get(key))
-    bare = "none" in (protocol["extractor"], other["extractor"])
-    return (
+    found = (
         f"`{path}` and `{other_path}` differ in {key} ({protocol.get(key)!r} and "
         f"{other.get(key)!r}): extract both alike"
-        + (", or vouch for the bare features with --features none." if bare else ".")
     )
+    if "none" not in (protocol["extractor"], other["extractor"]):
+        return DataError(f"{found}.")
+    return DataError(f"{found}, or vouch for the bare features: name none in ", FEATURES, ".")
 
 
 def save_features(feature_set: FeatureSet, path: str | Path, *, overwrite: bool = False) -> None:
     """Write features with their protocol as an `.npz` file that `extracted` reads back.
 
-    Args:
-        feature_set: What to write; entries `features`, `protocol` (JSON) and, where there are
-            classes, `labels`.
-        path: Where; it appears only when it is complete.
-        overwrite: Replace a file that is there.
-
-    Raises:
-        DataError: If the path does not end in .npz, exists or cannot be written.
+    Entries are `features`, `protocol` (JSON) and, where there are classes, `labels`. The file
+    appears only when it is complete.
     """
     path = Path(path)
     check_target(path, overwrite=overwrite)
@@ -147,23 +134,17 @@ def save_features(feature_set: FeatureSet, path: str | Path, *, overwrite: bool 
 
 
 def check_target(path: Path, *, overwrite: bool = False) -> None:
-    """Raise where features cannot be saved, so that nobody waits for them in vain.
-
-    Args:
-        path: Where `save_features` shall write.
-        overwrite: Whether a file that is there may be replaced.
-
-    Raises:
-        DataError: If the path does not end in .npz, exists, or its folder does not.
-    """
+    """Raise where features cannot be saved, before anybody waits for them in vain."""
     if path.suffix.lower() != ".npz":
         raise DataError(f"`{path}` must end in .npz.")
     if not path.parent.is_dir():
-        raise DataError(f"`{path.parent}` is no folder: create it first.")
+        raise DataError(f"`{path.parent}` is not a folder: create it first.")
     if not os.access(path.parent, os.W_OK):
         raise DataError(f"`{path.parent}` cannot be written to: choose another folder.")
     if os.path.lexists(path) and not overwrite:
-        raise DataError(f"`{path}` exists: choose another name, or pass --overwrite.")
+        raise DataError(
+            f"`{path}` exists: choose another name, or pass ", Argument("overwrite"), "."
+        )
     with writing(path, "name a file"):
         check_replaceable(path)
 
@@ -196,19 +177,10 @@ _LINES = ("skipped", "remarks", "classes_not_drawn")
 def checked_record(
     protocol: dict[str, Any], path: str | Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Check what a file of features says of itself: any program may have written it.
+    """What a file of features says of itself, checked: any program may have written it.
 
-    Args:
-        protocol: The record, as parsed.
-        path: The file, for the message.
-
-    Returns:
-        Protocol of the extractor, {"extractor": "none"} if the record has none, and record of the
-        images with its text made printable, {} if it has none.
-
-    Raises:
-        DataError: If a part has another form than `save_features` gives it, or says of the
-            extractor what would not print as one line.
+    Returns the protocol of the extractor, {"extractor": "none"} if the record has none, and the
+    record of the images with its text made printable, {} if it has none.
     """
     extractor, source = protocol.get("extractor", {"extractor": "none"}), protocol.get("source", {})
     problem = _extractor_problem(extractor) or _source_problem(source)
@@ -221,7 +193,7 @@ def checked_record(
 
 
 def _extractor_problem(record: Any) -> str | None:
-    """Say what keeps a value from being the protocol of an extractor."""
+    """What keeps a value from being the protocol of an extractor."""
     if not isinstance(record, dict) or not isinstance(record.get("extractor"), str):
         return "its `extractor` must be an object that names the extractor"
     resize = record.get("resize")
@@ -229,13 +201,13 @@ def _extractor_problem(record: Any) -> str | None:
         return "how its extractor resizes must be an object with a mode and a size"
     if not _is_plain(record, 4) or len(str(record)) > _LONGEST_EXTRACTOR:
         return "its `extractor` is too long, nested too deeply, or holds NaN"
-    if _escape(record) != record:
+    if _escape(record) != record:  # it must print as one line
         return "its `extractor` holds control characters"
     return None
 
 
 def _source_problem(record: Any) -> str | None:
-    """Say what keeps a value from being the record of images."""
+    """What keeps a value from being the record of images."""
     if not isinstance(record, dict):
         return "its `source` must be an object"
     if not _is_plain(record, 20):
@@ -249,8 +221,7 @@ def _source_problem(record: Any) -> str | None:
         if not all(isinstance(line, str) for line in record.get(name, [])):
             return f"`{name}` of its source must be lines of text"
     for name in _COUNTS:
-        counts = record.get(name, {}).values()
-        if not all(isinstance(count, int) for count in counts):
+        if not all(isinstance(count, int) for count in record.get(name, {}).values()):
             return f"`{name}` of its source must count"
     return None
 

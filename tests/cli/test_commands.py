@@ -148,7 +148,7 @@ def test_extracted_file_obeys_the_umask(otmetrics, tmp_path):
 
 
 def test_help_states_the_defaults_of_the_library(otmetrics):
-    from otmetrics.scoring.families import METRICS, Scoring
+    from otmetrics.scoring.options import METRICS, Scoring
 
     text = " ".join(otmetrics("score", "--help").stdout.split())
     assert ", ".join(METRICS) in text

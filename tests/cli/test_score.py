@@ -14,7 +14,7 @@ import torch
 from command import write_features, write_images
 from PIL import Image
 
-from otmetrics.scoring.families import METRICS
+from otmetrics.scoring.options import METRICS
 from otmetrics.transport.sliced.sliced import Sliced
 
 

@@ -21,7 +21,7 @@ from otmetrics import (
     Sliced,
     score_features,
 )
-from otmetrics.scoring.families import METRICS
+from otmetrics.scoring.options import METRICS
 from otmetrics.scoring.feature_set import FeatureSet
 
 
