@@ -15,6 +15,7 @@ from .options import (
     make_extraction,
     ranks_here,
     resolved_device,
+    usage_errors,
 )
 from .terminal import echo
 
@@ -47,7 +48,9 @@ def extract(
     from .render import further_left_out, print_notes
 
     check_target(target, overwrite=overwrite)
-    extraction = make_extraction(given, resolved_device(given["device"]))
+    device = resolved_device(given["device"])
+    with usage_errors():
+        extraction = make_extraction(given, device)
     with ranks_here(timeout) as ranks, progress_bars(quiet or not ranks.first) as progress:
         found = extracted([source], extraction, at_least=1, progress=progress, ranks=ranks)
     if not ranks.first:

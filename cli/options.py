@@ -130,7 +130,7 @@ def _field_option(item: dataclasses.Field, hint: Any, documented: dict[str, str]
     if kind is Path:
         kind = INPUT
     if typing.get_origin(hint) is tuple:
-        kind, text = _Names(), f"{text} They are {', '.join(choices)}."
+        kind, text = _Names(), f"{text} They are {', '.join(choices or ())}."
     elif choices:
         kind = click.Choice(choices)
     if fixed and isinstance(item.default, int | float | str):
@@ -282,6 +282,17 @@ def make_extraction(given: dict[str, Any], device: str) -> "Extraction":
 def half(memory_limit: float | None) -> float | None:
     """What features, and what solvers, have of the memory."""
     return None if memory_limit is None else memory_limit / 2
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn a rule that options break between them into an error of usage."""
+    try:
+        yield
+    except (DataError, OptionError):
+        raise
+    except ValueError as error:
+        raise OptionError(str(error)) from error
 
 
 # --- devices and processes -------------------------------------------------------------------

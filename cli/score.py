@@ -21,6 +21,7 @@ from .options import (
     make_extraction,
     ranks_here,
     resolved_device,
+    usage_errors,
 )
 from .terminal import echo
 
@@ -86,7 +87,8 @@ def score(
 
     check_json_targets(json_targets)
     device = resolved_device(given["device"])
-    scoring, extraction = _make_scoring(given, device), make_extraction(given, device)
+    with usage_errors():
+        scoring, extraction = _make_scoring(given, device), make_extraction(given, device)
     with ranks_here(timeout) as ranks, progress_bars(quiet or not ranks.first) as progress:
         report = compute(
             real,

@@ -16,8 +16,8 @@ from otmetrics.features import (
     load_extractor,
 )
 from otmetrics.hashing import hash_counters
-from otmetrics.scoring.options import Scoring
 from otmetrics.scoring.feature_set import FeatureSet
+from otmetrics.scoring.options import Scoring
 from otmetrics.scoring.report import ScoreReport
 from otmetrics.scoring.score import score_features
 

@@ -149,10 +149,8 @@ def features_of(
     found = []
     for one, pick in zip(inputs, picks, strict=True):
         if not one.has_features:
-            features = _compute(one, pick, extractor, options, progress, ranks)
-            if features is not None:
-                need.check(one.path, len(features))
-                found.append(features)
+            features = _compute(one, pick, extractor, options, need, progress, ranks)
+            found += [] if features is None else [features]
         elif ranks.first:
             found.append(
                 _take_statistics(one, declared)
@@ -307,6 +305,7 @@ def _compute(
     pick: list[int],
     extractor: FrozenExtractor,
     options: Extraction,
+    need: Need,
     progress: Progress | None,
     ranks: Ranks,
 ) -> FeatureSet | None:
@@ -315,6 +314,7 @@ def _compute(
     found = image_features(source, one.path, pick, extractor, options, progress, ranks)
     if found is None:
         return None
+    need.check(one.path, len(found.indices))  # again: some may have been left out
     _check_finite(found.features, one.path, extractor.name)
     record = {
         "path": one.path,

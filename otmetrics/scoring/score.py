@@ -325,7 +325,7 @@ def _check_floor_with(
     """Raise where more real samples are of no use."""
     floor_with = Argument("floor_with")
     if not scoring.floor:
-        raise OptionError(floor_with, " needs a floor, and ", Argument("floor"), " asks for none.")
+        raise OptionError(floor_with, " needs a floor, so ", Argument("floor"), " must be on.")
     for path in (real, fake):
         if Path(other).resolve() == Path(path).resolve():
             raise OptionError(floor_with, f" must hold other samples than `{path}`.")

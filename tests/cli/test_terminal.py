@@ -10,15 +10,17 @@ import click
 import numpy as np
 import pytest
 from command import write_features, write_images
-from otmetrics.cli.options import name_flags
+from otmetrics.cli.options import field_options, flag
 from otmetrics.cli.progress import progress_bars
 from otmetrics.cli.render import print_table
 from otmetrics.cli.runs import evaluate
-from otmetrics.cli.score import _OPTIONS, _advice, score
+from otmetrics.cli.score import end_unconverged, score
 
-from otmetrics.errors import DivergedError
+from otmetrics import Extraction, Scoring
+from otmetrics.errors import Argument, DivergedError, OptionError, tell
 from otmetrics.images.facts import WIDTH
 from otmetrics.scoring.cache import Shelf
+from otmetrics.scoring.report import Score, ScoreReport
 
 EVIL = "a\nerror: forged\x1b[31m\r\x07\u202e.npy"
 SHOWN = r"a\nerror: forged\x1b[31m\r\x07\u202e.npy"
@@ -114,7 +116,7 @@ def test_errors_of_training_and_warnings_of_python_are_escaped(otmetrics, monkey
     assert told == f"error: {SHOWN}"
 
     def interrupt(*arguments, **options):
-        raise KeyboardInterrupt(f"`{EVIL}` is kept: `resume` goes on.")
+        raise KeyboardInterrupt(f"`{EVIL}` is kept: ", Argument("resume"), " goes on.")
 
     monkeypatch.setattr(module, "run_training", interrupt)
     finished = otmetrics("train", "swg", "--data", "ring8", "--out", tmp_path / "c")
@@ -198,46 +200,46 @@ def test_a_folder_called_as_an_option_beside_that_option(otmetrics, tmp_path, mo
     assert finished.stderr == "error: --floor-with must hold other samples than `seed`.\n"
 
 
-def test_only_options_of_the_command_are_named():
-    with click.Context(score, info_name="score") as context:
-        context.params = {"real": "num"}
-        text = name_flags("`seed`, `num`, `data`, `workers`, `num_workers`, `json_target`")
-    assert text == "--seed, `num`, `data`, --workers, --workers, --json"
-    assert name_flags("`seed`") == "`seed`"
+def test_an_argument_is_shown_as_its_caller_writes_it():
+    error = OptionError(
+        Argument("num_workers"), " and `num` differ: see ", Argument("metrics", "Scoring(metrics=)")
+    )
+    assert str(error) == "`num_workers` and `num` differ: see `Scoring(metrics=)`"
+    assert tell(error, flag) == "--workers and `num` differ: see --metrics"
+
+
+def test_options_are_those_of_the_fields():
+    """Type, choices, help and default: none of them stands twice."""
+    features, resize, num, skip = field_options(
+        Extraction, ("features", "resize", "num", "skip_corrupt")
+    )
+    assert (features.opts, features.type) == (["--features"], click.STRING)
+    assert list(resize.type.choices) == ["bicubic", "bilinear", "tf1"]
+    assert (num.type, num.default) == (click.INT, None)
+    assert skip.is_flag
+    metrics, exact_max, floor = field_options(Scoring, ("metrics", "exact_max", "floor"))
+    assert metrics.type.convert("recall, density", None, None) == ("recall", "density")
+    assert exact_max.help.endswith(f"Default: {Scoring().exact_max}.")
+    assert floor.secondary_opts == ["--no-floor"]
 
 
 @pytest.mark.parametrize(
-    ("name", "message", "told"),
+    ("command", "name", "where"),
     [
-        (
-            "sinkhorn_divergence",
-            "Sinkhorn stopped at a marginal error of 1e-3 > 1e-6: raise `max_iterations` (5) or "
-            "`epsilon` (0.1).",
-            "Sinkhorn stopped at a marginal error of 1e-3 > 1e-6: raise --max-iterations (5) or "
-            "--epsilon (0.1).",
-        ),
-        (
-            "wasserstein",
-            "floor: The duality gap 3.00e-04 stays open: raise `time_limit` or `tolerance`, or, "
-            "where costs span too many orders of magnitude for float64, lower `order`.",
-            "floor: The duality gap 3.00e-04 stays open.",
-        ),
-        ("wasserstein", "raise `tolerance`.", "it did not converge."),
-        (
-            "sliced_wasserstein",
-            "9 directions leave a standard error 2 times as large as `tolerance` (0.01) allows: "
-            "raise it or `max_projections` (9).",
-            "9 directions leave a standard error 2 times as large as --tolerance (0.01) allows: "
-            "raise it or --max-projections (9).",
-        ),
+        (score, "sinkhorn_divergence", "options here: --epsilon, --max-iterations, --richardson"),
+        (score, "wasserstein", "options in Python alone"),
+        (evaluate, "sinkhorn_divergence", "options in Python alone"),
     ],
 )
-def test_advice_names_options_that_there_are(name, message, told):
-    with click.Context(score, info_name="score"):
-        assert _advice(message, _OPTIONS.get(name, set())) == told
-    with click.Context(evaluate, info_name="evaluate"):  # which has none of them
-        assert not {"--", "`"} & set(_advice(message, _OPTIONS.get(name, set())).split())
-        assert "raise" not in _advice(message, _OPTIONS.get(name, set()))
+def test_a_solver_that_did_not_converge_is_told_with_its_options(capsys, command, name, where):
+    found = Score(1.0, (5, 5), converged=False, message="It stopped: raise `max_iterations`.")
+    with click.Context(command, info_name="x") as context:
+        command.get_params(context)
+        with pytest.raises(click.exceptions.Exit) as left:
+            end_unconverged(ScoreReport({name: found}, {}))
+    assert left.value.exit_code == 4
+    told = f"warning: {name}: It stopped: raise `max_iterations` ({where}).\n"
+    assert capsys.readouterr().err == told
 
 
 # --- many files -----------------------------------------------------------------------------
@@ -254,10 +256,13 @@ def test_many_unreadable_files_are_counted(otmetrics, tmp_path, count):
     named = [line for line in told if "bad_" in line]
     assert [f"bad_{index:02d}" in line for index, line in enumerate(named)] == [True] * len(named)
     assert len(named) == min(count, 5)
-    assert len(told) == (count if count <= 5 else 6)
     if count > 5:
         assert told[0].startswith(f"note: fake: left out {count} images")
-        assert "--verbose" in told[0]
+        assert told[-1] == (
+            f"note: fake: --verbose or --json names the other {count - 5} that were left out"
+        )
+        del told[0], told[-1]
+    assert told == named
     everything = otmetrics(*arguments, "--verbose").stderr
     for index in range(count):
         assert everything.count(f"bad_{index:02d}.png") == 1

@@ -9,20 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from otmetrics import DataError, OptionError, Scoring, score, score_features
-from otmetrics.scoring.families import FAMILIES
+from otmetrics import DataError, Scoring, score_features
 from otmetrics.scoring.mapped import new_array, rows_of
 
-# Frechet needs so little beside the features that its parts have to go to files.
+# Samples, dimension, limit, and the most that a score takes beside the features, measured as 292,
+# 264, 49, 76, 41 and 159 MB. Fréchet needs so little that the floor's parts have to go to files.
 SIZES = {
-    "sliced_wasserstein": (60_000, 32),
-    "wasserstein": (6000, 32),
-    "sinkhorn_divergence": (2500, 32),
-    "frechet_distance": (400_000, 64),
-    "kernel_distance": (6000, 32),
-    "precision": (6000, 32),
+    "sliced_wasserstein": (60_000, 32, 400e6, 330e6),
+    "wasserstein": (6000, 32, 400e6, 300e6),
+    "sinkhorn_divergence": (2500, 32, 20e6, 80e6),
+    "frechet_distance": (400_000, 64, 64e6, 100e6),
+    "kernel_distance": (6000, 32, 280e6, 80e6),
+    "precision": (6000, 32, 280e6, 200e6),
 }
-SLACK = 64e6  # what threads of BLAS, allocators and Python itself take when work begins
 
 SCRIPT = """
 import sys, threading, time
@@ -53,42 +52,24 @@ print(peak[0] - before)
 """
 
 
-def least_bytes(name: str, size: int, dimension: int) -> float:
-    family = next(family for family in FAMILIES if name in family.names)
-    return family.working_bytes(size, dimension, Scoring())
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for its memory")
 @pytest.mark.parametrize("name", SIZES)
 def test_scores_keep_to_their_memory(name, tmp_path):
-    size, dimension = SIZES[name]
+    size, dimension, limit, most = SIZES[name]
     paths = []
     for side in ("real", "fake"):
         values = torch.randn(size, dimension, generator=torch.Generator().manual_seed(len(paths)))
         paths.append(tmp_path / f"{side}.npy")
         np.save(paths[-1], values.numpy())
-    limit = least_bytes(name, size, dimension)
-    if name == "frechet_distance":
-        limit = 64e6
-        assert limit < size * dimension * 4  # one cloud
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, name, str(limit), *map(str, paths)],
+        env=os.environ | {"OTMETRICS_CACHE": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) <= limit + SLACK
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_what_does_not_fit_is_refused_before_the_first_score(name):
-    clouds = torch.randn(2, 40, 5)
-    least = least_bytes(name, 40, 5)
-    scoring = Scoring(metrics=(name,), memory_limit=0.99 * least)
-    with pytest.raises(OptionError, match=rf"{name} of 40 samples .* `memory_limit` leaves"):
-        score_features(*clouds, scoring=scoring)
-    assert score_features(*clouds, scoring=Scoring(metrics=(name,), memory_limit=least)).scores
+    assert float(done.stdout) <= most
 
 
 def test_the_limit_changes_no_number():
@@ -104,9 +85,18 @@ def test_parts_in_files_change_no_number(offset):
     clouds = torch.randn(2, 300, 5) + offset
     names = ("sliced_wasserstein", "frechet_distance")
     free = score_features(*clouds, scoring=Scoring(metrics=names))
-    least = max(least_bytes(name, 300, 5) for name in names)
-    bound = score_features(*clouds, scoring=Scoring(metrics=names, memory_limit=least))
+    bound = score_features(*clouds, scoring=Scoring(metrics=names, memory_limit=1.0))
     assert bound.scores == free.scores
+
+
+def test_a_limit_that_nothing_fits_moves_the_last_digits_alone():
+    clouds = torch.randn(2, 80, 5)
+    free = score_features(*clouds)
+    bound = score_features(*clouds, scoring=Scoring(memory_limit=1.0))
+    for name, score in free.scores.items():
+        # Sinkhorn stops within its tolerance, on whatever blocks it iterates.
+        relative = 1e-4 if name == "sinkhorn_divergence" else 1e-6
+        assert bound.scores[name].value == pytest.approx(score.value, rel=relative)
 
 
 def test_clouds_of_two_dtypes_are_scored_in_the_wider_one():
@@ -118,20 +108,13 @@ def test_clouds_of_two_dtypes_are_scored_in_the_wider_one():
     assert half.protocol["dtype"]["projections"] == "float32"
 
 
-def test_what_does_not_fit_is_refused_before_the_first_image(tmp_path):
-    for index in range(6):
-        (tmp_path / f"{index}.png").write_bytes(b"never read")
-    with pytest.raises(OptionError, match=r"of 6 samples a side with 1280 features .* times as"):
-        score(tmp_path, tmp_path, scoring=Scoring(memory_limit=1e6))
-
-
 def test_pairs_beyond_the_limit_are_drawn():
     clouds = torch.randn(2, 60, 5)
     report = score_features(*clouds, scoring=Scoring(pairs_max=30))
     assert report.scores["kernel_distance"].sizes == (30, 30)
     assert report.scores["coverage"].sizes == (30, 30)
     assert report.scores["frechet_distance"].sizes == (60, 60)
-    assert sum("--pairs-max" in note for note in report.notes) == 2
+    assert sum("`pairs_max`" in note for note in report.notes) == 2
 
 
 @pytest.mark.parametrize("limit", [0.0, 1e9])
@@ -159,10 +142,7 @@ def test_a_file_that_does_not_fit_is_told_before_it_is_written_to():
 
 FEATURES = """
 import sys
-from pathlib import Path
-import numpy as np
-from otmetrics.extraction import Extraction, extracted
-from otmetrics.images import opened
+from otmetrics import Extraction, extracted
 
 def anonymous():
     with open("/proc/self/status") as file:

@@ -21,8 +21,8 @@ from otmetrics import (
     Sliced,
     score_features,
 )
-from otmetrics.scoring.options import METRICS
 from otmetrics.scoring.feature_set import FeatureSet
+from otmetrics.scoring.options import METRICS
 
 
 def clouds(n=40, m=36, d=5):
