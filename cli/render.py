@@ -11,22 +11,11 @@ from otmetrics.errors import DataError, printable
 from otmetrics.safe_files import check_replaceable, replace_file, writing
 from otmetrics.scoring.feature_set import NAMED
 from otmetrics.scoring.inventory import read_line
-from otmetrics.scoring.report import Score, ScoreReport
+from otmetrics.scoring.report import HEADER, ScoreReport, plain_table
 
 from .terminal import echo, echo_text
 
-_LABELS = {
-    "sliced_wasserstein": "sliced Wasserstein ↓",
-    "wasserstein": "exact Wasserstein ↓",
-    "sinkhorn_divergence": "Sinkhorn divergence ↓",
-    "frechet_distance": "Fréchet distance ↓",
-    "kernel_distance": "kernel distance ↓",
-    "precision": "precision ↑",
-    "recall": "recall ↑",
-    "density": "density ↑",
-    "coverage": "coverage ↑",
-}
-_HEADER = ("score", "value", "at n", "floor at n", "excess", "n")
+_ARROWS = "↓ lower is better, ↑ higher is better"
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> None:
@@ -48,46 +37,25 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequ
             table.add_row(*map(Text, row))  # which is never markup
         Console().print(table)
         return
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
-        cells = [
-            cell.ljust(width) if index in left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        echo("  ".join(cells).rstrip())
+    for line in plain_table(header, rows, left):
+        echo(line)
 
 
 def print_report(report: ScoreReport) -> None:
     """Print the scores, and under them what they were computed on."""
-    features = report.protocol["features"]
-    squared = report.protocol["scoring"]["sliced"]["debiased"]
-    rows = [
-        _row(name, score, features["extractor"], squared) for name, score in report.scores.items()
-    ]
-    print_table(_HEADER, rows, left=(0,))
-    for line in _legend(report):
-        echo(line)
-    for line in (*read_lines(report), *_samples(report)):
-        echo(line)
-    echo(_provenance(report))
-
-
-def _legend(report: ScoreReport) -> list[str]:
-    """What the columns and marks of this table mean."""
+    print_table(HEADER, report.rows(), left=(0,))
     scores = report.scores.values()
-    lines = []
     if any(score.floor is not None for score in scores):
-        lines += [
-            "floor: the same score between two parts of the real samples, n each",
-            "excess: the score at n samples a side minus the floor; compare scores at one n only",
-        ]
-    marks = "↓ lower is better, ↑ higher is better"
-    if any(score.standard_error is not None for score in scores):
-        marks = f"±: error of the random directions; {marks}"
-    lines.append(marks)
+        echo("floor: the same score between two parts of the real samples, n each")
+        echo(
+            "excess: the score at n samples per side minus the floor; compare scores at one n only"
+        )
+    error = any(score.standard_error is not None for score in scores)
+    echo(("±: error of the random directions; " if error else "") + _ARROWS)
     if not report.converged:
-        lines.append("!: the solver did not converge, see the warning")
-    return lines
+        echo("!: the solver did not converge, see the warning")
+    for line in (*read_lines(report), *_samples(report), _provenance(report)):
+        echo(line)
 
 
 def print_notes(notes: Sequence[str]) -> None:
@@ -136,32 +104,6 @@ def print_json(report: ScoreReport, targets: Sequence[str], **more: Any) -> None
             file.write(f"{text}\n".encode())
 
 
-def _row(name: str, score: Score, extractor: str, squared: bool) -> tuple[str, ...]:
-    """One line of the table."""
-    label = _LABELS[name]
-    if name == "sliced_wasserstein" and squared:
-        label = "sliced, squared ↓"
-    if name == "frechet_distance" and extractor == "inception":
-        label = "FID ↓"
-    value = _number(score.value)
-    if score.standard_error is not None:
-        value += f" ± {score.standard_error:.1g}"
-    if not score.converged:
-        value += " !"
-    if score.floor is None:
-        return label, value, "-", "-", "-", "-"
-    floor = score.floor
-    numbers = [_number(value) for value in (floor.at_floor_size, floor.value, floor.excess)]
-    if not floor.converged:
-        numbers[2] += " !"
-    return label, value, *numbers, str(floor.size)
-
-
-def _number(value: float) -> str:
-    """Four significant digits; the files have them all."""
-    return f"{value:.4g}"
-
-
 def read_lines(report: ScoreReport) -> list[str]:
     """What was read, one line a side, as the notes of the report have it, too."""
     dimension = report.protocol["features"]["dimension"]
@@ -184,29 +126,22 @@ def _samples(report: ScoreReport) -> list[str]:
 def _provenance(report: ScoreReport) -> str:
     """One line that says which features and options the numbers rest on."""
     features, scoring = report.protocol["features"], report.protocol["scoring"]
+    name = "given" if features["extractor"] == "none" else features["extractor"]
     resize = features.get("resize") or {}
     mode = f", {resize['mode']} to {resize['size']} px" if resize.get("size") else ""
-    options = {
-        "sliced_wasserstein": _sliced_options(scoring["sliced"]),
-        "sinkhorn_divergence": _sinkhorn_options(scoring["sinkhorn"]),
-    }
-    used = [text for name, text in options.items() if name in report.scores]
+
+    used = []
+    if "sliced_wasserstein" in report.scores:
+        sliced = scoring["sliced"]
+        text = f"{sliced['num_projections']} directions"
+        if sliced["tolerance"] is not None:
+            text += f" and more to an error of {100 * sliced['tolerance']:g} %"
+        used.append(text + (" along split halves" if sliced["debiased"] else ""))
+    if "sinkhorn_divergence" in report.scores:
+        sinkhorn = scoring["sinkhorn"]
+        text = f"epsilon {sinkhorn['epsilon']:g} of the mean cost"
+        used.append(text + (", extrapolated" if sinkhorn["richardson"] else ""))
     if {"precision", "recall", "density", "coverage"} & set(report.scores):
         used.append(f"k = {scoring['num_neighbors']}")
     used.append(f"seed {scoring['seed']}")
-    name = "given" if features["extractor"] == "none" else features["extractor"]
     return f"features: {name} ({features['dimension']}-d{mode}); {', '.join(used)}"
-
-
-def _sliced_options(sliced: dict[str, Any]) -> str:
-    """How the sliced distance was estimated."""
-    text = f"{sliced['num_projections']} directions"
-    if sliced["tolerance"] is not None:
-        text += f" and more to an error of {100 * sliced['tolerance']:g} %"
-    return text + (" along split halves" if sliced["debiased"] else "")
-
-
-def _sinkhorn_options(sinkhorn: dict[str, Any]) -> str:
-    """How the Sinkhorn divergence was regularised."""
-    text = f"epsilon {sinkhorn['epsilon']:g} of the mean cost"
-    return text + (", extrapolated" if sinkhorn["richardson"] else "")

@@ -77,7 +77,8 @@ def _by_evaluator(settings: dict[str, dict[str, dict[str, Any]]]) -> Iterator[tu
 @click.argument("target", metavar="OUT", type=INPUT)
 @click.option("--num", type=int, default=1000, show_default=True, help="How many samples.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides the samples.")
-def sample(run: Path, target: Path, num: int, seed: int) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace samples that are there.")
+def sample(run: Path, target: Path, num: int, seed: int, overwrite: bool) -> None:
     """Write samples of the best generator of RUN to OUT.
 
     OUT is a folder, made here, that gets one PNG an image; or OUT.npz, which gets one array: images
@@ -87,7 +88,7 @@ def sample(run: Path, target: Path, num: int, seed: int) -> None:
     with trainer():
         from otmetrics.reference_models.saving import write_samples
 
-    count = write_samples(run, target, num=num, seed=seed)
+    count = write_samples(run, target, num=num, seed=seed, overwrite=overwrite)
     echo(f"{target}: {count}")
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from otmetrics.checks import check_at_least, check_seed
-from otmetrics.errors import DataError, OptionError
+from otmetrics.errors import Argument, DataError, OptionError
 from otmetrics.features.weights import check_members, tensors_sha256
 from otmetrics.images import write_png
 from otmetrics.safe_files import replace_file, writing
@@ -349,7 +349,9 @@ def _record(text: str) -> dict[str, Any]:
     return record
 
 
-def write_samples(run: Path, target: Path, *, num: int, seed: int = 0) -> str:
+def write_samples(
+    run: Path, target: Path, *, num: int, seed: int = 0, overwrite: bool = False
+) -> str:
     """Write samples of the best generator of a run, all or none.
 
     Args:
@@ -358,6 +360,7 @@ def write_samples(run: Path, target: Path, *, num: int, seed: int = 0) -> str:
             (N, H, W, C) uint8 or points (N, D) float64 in the data's own coordinates.
         num: How many.
         seed: Decides the noise: the first n of more samples are those of n.
+        overwrite: Whether to replace samples that are there: a file, or a folder of PNG files alone.
 
     Returns:
         What was written, in words.
@@ -366,14 +369,11 @@ def write_samples(run: Path, target: Path, *, num: int, seed: int = 0) -> str:
         OptionError: If a number breaks its rule, or points should become images.
         DataError: If the run cannot be read, or the target exists or cannot be written.
     """
-    try:
-        check_at_least("num", num, 1)
-        check_seed(seed)
-    except ValueError as error:
-        raise OptionError(str(error)) from error
+    check_at_least("num", num, 1)
+    check_seed(seed)
     sampler, _, data = load_generator(run)
     points = len(data.shape) == 1
-    _check_target(target, points)
+    _check_target(target, points, overwrite)
     try:
         samples = generate_samples(sampler, data, num, seed)
     except RuntimeError as error:  # torch's word for memory
@@ -389,22 +389,37 @@ def write_samples(run: Path, target: Path, *, num: int, seed: int = 0) -> str:
     try:
         with writing(target):
             _write(room / "samples", samples, target.suffix == ".npz")
+            if target.is_dir():  # was checked: samples alone
+                target.rename(room / "before")
             (room / "samples").replace(target)
     finally:
         shutil.rmtree(room, ignore_errors=True)
     return f"{num} points of dimension {data.shape[0]}" if points else f"{num} images"
 
 
-def _check_target(target: Path, points: bool) -> None:
+def _check_target(target: Path, points: bool, overwrite: bool) -> None:
     """Raise unless samples can go there, before any is made."""
     if points and target.suffix != ".npz":
         raise OptionError(f"OUT must end in .npz for points, got `{target}`.")
     if target.suffix in (".npy", ".zip", ".pt"):
         raise OptionError(f"OUT must be a folder or end in .npz, got `{target}`.")
     if os.path.lexists(target):  # a link that leads nowhere is something too
-        raise DataError(f"`{target}` exists: name another place.")
+        if not overwrite:
+            raise DataError(
+                f"`{target}` exists: name another place, or pass ", Argument("overwrite"), "."
+            )
+        is_array = target.suffix == ".npz" and target.is_file()
+        if target.is_symlink() or not (is_array or _holds_samples(target)):
+            raise DataError(f"`{target}` is not samples of a run alone: name another place.")
     if not target.parent.is_dir():
         raise DataError(f"`{target.parent}` is no folder: create it first.")
+
+
+def _holds_samples(target: Path) -> bool:
+    """Whether a folder has PNG files and nothing else, so that no more than those is replaced."""
+    return target.is_dir() and all(
+        path.suffix == ".png" and path.is_file() for path in target.iterdir()
+    )
 
 
 def _write(place: Path, samples: Tensor, as_array: bool) -> None:

@@ -17,15 +17,10 @@ _DEEPEST = {"8": 6, "16": 14}  # bits of values that are stored in 8 and in 16 b
 
 
 def read_line(source: dict[str, Any], dimension: int) -> str:
-    """Say what one side consists of.
+    """What one side consists of.
 
-    Args:
-        source: Record of the input.
-        dimension: Of its features.
-
-    Returns:
-        "330 images, 16 x 16 to 64 x 48 (3 sizes), RGB 8 bit, 3 classes, png", or of features
-        that were given "330 features, 64-d", and what images they are of where that is known.
+    "330 images, 16 x 16 to 64 x 48 (3 sizes), RGB 8 bit, 3 classes, png", or of features that were
+    given "330 features, 64-d", and what images they are of where that is known.
     """
     if source.get("kind") == "statistics":
         return f"mean and covariance, {dimension}-d"
@@ -38,20 +33,13 @@ def read_line(source: dict[str, Any], dimension: int) -> str:
 
 
 def oddities(source: dict[str, Any]) -> list[str]:
-    """Say what of one side was not read, or is not what it seems.
-
-    Args:
-        source: Record of the input.
-
-    Returns:
-        One line each.
-    """
+    """What of one side was not read, or is not what it seems, one line each."""
     record, lines = origin(source), []
     frames = _numbers(record.get("frames"))
     if frames.get("left_out"):
         lines.append(
             f"only the first page or frame of a file is read, and {frames['left_out']} more in "
-            f"{_count(frames.get('files', 0), 'file')} are left out: save them one a file"
+            f"{_count(frames.get('files', 0), 'file')} are left out: save them one per file"
         )
     for depth, largest in _numbers(record.get("largest")).items():
         if 0 <= largest < 2 ** _DEEPEST.get(depth, 0):
@@ -62,14 +50,7 @@ def oddities(source: dict[str, Any]) -> list[str]:
 
 
 def differences(sources: dict[str, dict[str, Any]]) -> list[str]:
-    """Say in what each other side differs from the real one beside its content.
-
-    Args:
-        sources: Records of the inputs by their names, "real" first.
-
-    Returns:
-        One line each.
-    """
+    """In what each other side differs from the real one besides its content, one line each."""
     real, lines = sources["real"], []
     for name, other in sources.items():
         if name != "real":
@@ -82,14 +63,7 @@ def differences(sources: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def origin(source: dict[str, Any]) -> dict[str, Any]:
-    """Return the record of the images of a side.
-
-    Args:
-        source: Record of the input.
-
-    Returns:
-        The record of what its features were made of, else the record itself.
-    """
+    """The record of what the features of a side were made of, else its own record."""
     before = source.get("origin")
     return before if isinstance(before, dict) and before else source
 
@@ -128,15 +102,10 @@ def _size(images: dict[str, Any]) -> str:
     sizes = _sizes(images)
     if not sizes:
         return ""
-    smallest, largest = (_by(sizes[name]) for name in ("smallest", "largest"))
+    smallest, largest = (f"{x} x {y}" for x, y in (sizes["smallest"], sizes["largest"]))
     if sizes["different"] == 1:
         return smallest
     return f"{smallest} to {largest} ({sizes['different']} sizes)"
-
-
-def _by(size: list[int]) -> str:
-    """Width by height."""
-    return f"{size[0]} x {size[1]}"
 
 
 def _sizes(images: dict[str, Any]) -> dict[str, Any]:
@@ -295,6 +264,6 @@ def _overlap(sources: Sides, one: str, two: str) -> str:
         if paths[inner].is_relative_to(paths[outer]):
             return (
                 f"{inner} is a folder inside {outer}, which is read with all its folders: its "
-                f"images count as {outer} too; put them side by side"
+                f"images count as {outer} too; put them next to each other"
             )
     return ""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from otmetrics.errors import DataError
+from otmetrics.errors import Argument, DataError
 
 Room = Callable[[tuple[int, ...], Any], np.ndarray]
 
@@ -37,16 +37,9 @@ class Ranks:
     Processes talk by gloo, over the CPU: a store in the first process, where each leaves signs of
     life, and messages from the others to the first. The first one looks after the others while it
     works: a process that fails says why, one that is killed or hangs is missed after `timeout`
-    seconds without a sign. Nobody waits for ever, or works on for a result that cannot come.
-
-    Args:
-        rank: Number of this process, from 0.
-        world: How many there are.
-        timeout: Seconds without a sign of life after which a process is given up.
-        task: What this process is asked to do, in options and their values, and the others too.
-
-    Raises:
-        RankError: The others cannot be met, or are asked to do something else.
+    seconds without a sign. Nobody waits for ever, or works on for a result that cannot come: that
+    is a RankError. `task` is what this process is asked to do, in options and their values; all of
+    them must be asked for the same.
     """
 
     def __init__(
@@ -57,47 +50,39 @@ class Ranks:
         task: dict[str, str] | None = None,
     ) -> None:
         self.rank, self.world, self.timeout = rank, world, timeout
-        self._beats = 0
-        self._round = 0
-        self._looked = 0.0
+        self._beats, self._round, self._looked = 0, 0, 0.0
         self._seen: dict[int, tuple[bytes, float]] = {}  # last sign of each, and since when
-        if world > 1:
-            number_in_environment("MASTER_PORT", least=1, most=65535)
-            _check_master(rank, world)
-            try:
-                # What holds the port may be no store, and never answer.
-                self._store = self._ask(self._met)
-                difference = self._difference({"WORLD_SIZE": str(world), **(task or {})})
-                if not difference:
-                    dist.init_process_group(
-                        "gloo",
-                        store=self._store,
-                        rank=rank,
-                        world_size=world,
-                        timeout=timedelta(seconds=timeout),
-                    )
-            except (KeyError, ValueError, RuntimeError) as error:
-                cause = error.__cause__ or error
-                missing = isinstance(error, KeyError)
-                reason = f"{error.args[0]} is not set" if missing else " ".join(str(cause).split())
-                raise RankError(
-                    f"rank {rank} of {world} did not meet the others ({reason[:200]}): start all "
-                    "of them with torchrun, or set MASTER_ADDR and MASTER_PORT."
-                ) from error
-            if difference:
-                raise RankError(difference)
+        if world == 1:
+            return
+
+        number_in_environment("MASTER_PORT", least=1, most=65535)
+        _check_master(rank, world)
+        try:
+            # What holds the port may be no store, and never answer.
+            self._store = self._ask(self._met)
+            difference = self._difference({"WORLD_SIZE": str(world), **(task or {})})
+            if not difference:
+                wait = timedelta(seconds=timeout)
+                dist.init_process_group(
+                    "gloo", store=self._store, rank=rank, world_size=world, timeout=wait
+                )
+        except (KeyError, ValueError, RuntimeError) as error:
+            missing = isinstance(error, KeyError)
+            reason = f"{error.args[0]} is not set" if missing else str(error.__cause__ or error)
+            raise RankError(
+                f"rank {rank} of {world} did not meet the others ({_short(reason)}): start all of "
+                "them with torchrun, or set MASTER_ADDR and MASTER_PORT."
+            ) from error
+        if difference:
+            raise RankError(difference)
 
     def _met(self) -> Any:
         """The store, where each process finds what the others leave."""
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         first = self.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        store = dist.TCPStore(
-            host,
-            port,
-            is_master=first,
-            timeout=timedelta(seconds=self.timeout),
-            wait_for_workers=False,  # they may have another number of processes in mind
-        )
+        wait = timedelta(seconds=self.timeout)
+        # Not for the others: they may have another number of processes in mind.
+        store = dist.TCPStore(host, port, is_master=first, timeout=wait, wait_for_workers=False)
         # torchrun's store outlives the processes that it starts again.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return dist.PrefixStore(f"otmetrics/{attempt}", store)
@@ -129,22 +114,11 @@ class Ranks:
         return self.rank == 0
 
     def share(self, indices: list[int]) -> list[int]:
-        """The part of some images that is this process's: every world-th one, none twice.
-
-        Args:
-            indices: Indices of all of them.
-
-        Returns:
-            This process's.
-        """
+        """The part of some images that is this process's: every world-th one, none twice."""
         return indices[self.rank :: self.world]
 
     def alive(self) -> None:
-        """Leave a sign of life; the first process looks for those of the others.
-
-        Raises:
-            RankError: Another process failed or is missed.
-        """
+        """Leave a sign of life; the first process looks for those of the others."""
         if self.world == 1:
             return
         self._beats += 1
@@ -155,11 +129,7 @@ class Ranks:
                 self._ask(partial(self._look_after, rank), rank)
 
     def report_failure(self, message: str) -> None:
-        """Tell the first process why this one ends.
-
-        Args:
-            message: One line.
-        """
+        """Tell the first process in one line why this one ends."""
         if self.world > 1 and not self.first:
             self._ask(lambda: self._store.set(f"error/{self.rank}", message))
 
@@ -172,18 +142,10 @@ class Ranks:
     def gather(
         self, arrays: list[np.ndarray], record: Any, room: Room = np.empty
     ) -> Iterator[tuple[list[np.ndarray], Any]]:
-        """Bring what each process has to the first one.
+        """Bring arrays of each process, with a record (JSON-able), to the first one.
 
-        Args:
-            arrays: Arrays of this process, as many on each.
-            record: More of it (JSON-able).
-            room: Makes an array of a shape and dtype for what another process sends.
-
-        Yields:
-            On the first process what each has, by rank, one at a time; on the others nothing.
-
-        Raises:
-            RankError: A process failed or is missed.
+        It gets what each has, by rank, one at a time, in arrays that `room` makes of a shape and
+        dtype; the others get nothing.
         """
         self._round += 1
         if self.first:
@@ -225,7 +187,7 @@ class Ranks:
         if beat != last:
             self._seen[rank] = beat, time.monotonic()
         elif time.monotonic() - since > self.timeout and beat != _DONE:
-            raise RankError(self._silence(rank))
+            raise self._silence(rank)
 
     def _await(self, rank: int, ready: Callable[[], bool]) -> None:
         """Wait for another process as long as it shows signs of life."""
@@ -251,20 +213,22 @@ class Ranks:
         try:
             value, error = answer.get(timeout=self.timeout + _LOOK_SECONDS)
         except queue.Empty:
-            raise RankError(self._silence(rank)) from None
+            raise self._silence(rank) from None
         if isinstance(error, RuntimeError):
             raise RankError(
-                f"rank {rank} is gone ({' '.join(str(error).split())[:200]}): look at its output."
+                f"rank {rank} is gone ({_short(str(error))}): look at its output."
             ) from error
         if error is not None:
             raise error
         return value
 
-    def _silence(self, rank: int) -> str:
+    def _silence(self, rank: int) -> RankError:
         """What is said of a process that is missed."""
-        return (
+        return RankError(
             f"rank {rank} has shown no sign of life for {self.timeout:g} s: it was killed, or "
-            "hangs; look at its output, or raise --timeout."
+            "hangs; look at its output, or raise ",
+            Argument("timeout"),
+            ".",
         )
 
     def close(self) -> None:
@@ -280,20 +244,7 @@ ALONE = Ranks()
 def number_in_environment(
     variable: str, default: int | None = None, *, least: int = 0, most: int = 10**6
 ) -> int:
-    """Read a number that whoever starts several processes sets.
-
-    Args:
-        variable: The environment variable.
-        default: What holds where it is not set; None where it must be.
-        least: The smallest number.
-        most: The largest number.
-
-    Returns:
-        The number.
-
-    Raises:
-        RankError: It is none, or out of range.
-    """
+    """A number that whoever starts several processes sets; one without a default must be set."""
     text = os.environ.get(variable, "" if default is None else str(default))
     if not (text.isascii() and text.isdecimal()) or not least <= int(text[:20]) <= most:
         given = repr(text[:80]) if variable in os.environ else "none"
@@ -320,17 +271,7 @@ def _check_master(rank: int, world: int) -> None:
 
 
 def place_in_environment(*, slurm: bool = True) -> tuple[int, int]:
-    """Find out from torchrun's or Slurm's variables which process of how many this is.
-
-    Args:
-        slurm: Whether to look for Slurm's too.
-
-    Returns:
-        Rank and number of processes; 0 and 1 for a process that is alone.
-
-    Raises:
-        RankError: A variable is no number, or the rank is none of them.
-    """
+    """Rank and number of processes by torchrun's or Slurm's variables; 0 and 1 for one alone."""
     # Of Slurm the step's variable, which the script that starts a step does not have.
     pairs = [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")]
     for rank, world in pairs if slurm else pairs[:1]:
@@ -353,18 +294,7 @@ def place_in_environment(*, slurm: bool = True) -> tuple[int, int]:
 def ranks_of_environment(
     timeout: float = TIMEOUT_SECONDS, task: dict[str, str] | None = None
 ) -> Ranks:
-    """Meet the other processes of this run.
-
-    Args:
-        timeout: Seconds without a sign of life after which a process is given up.
-        task: What this process is asked to do; all of them must be asked for the same.
-
-    Returns:
-        This process among the others, or `ALONE`.
-
-    Raises:
-        RankError: The others cannot be met, or are asked for something else.
-    """
+    """This process among the others of its run, which it meets here, or `ALONE`."""
     rank, world = place_in_environment()
     return Ranks(rank, world, timeout, task) if world > 1 else ALONE
 
@@ -373,3 +303,8 @@ def _blocks(array: np.ndarray) -> list[torch.Tensor]:
     """An array as bytes, in messages of a bounded size that share its memory."""
     flat = torch.from_numpy(array.reshape(-1).view(np.uint8))
     return list(flat.split(_BLOCK_BYTES)) if len(flat) else []
+
+
+def _short(text: str) -> str:
+    """Somebody else's message on one line."""
+    return " ".join(text.split())[:200]

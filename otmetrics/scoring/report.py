@@ -1,10 +1,25 @@
 """What scoring returns: each number beside its noise floor, and the protocol that repeats it."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SCHEMA = 1
 """Version of `ScoreReport.to_dict`; it changes when a key changes its meaning or goes away."""
+
+
+_LABELS = {
+    "sliced_wasserstein": "sliced Wasserstein ↓",
+    "wasserstein": "exact Wasserstein ↓",
+    "sinkhorn_divergence": "Sinkhorn divergence ↓",
+    "frechet_distance": "Fréchet distance ↓",
+    "kernel_distance": "kernel distance ↓",
+    "precision": "precision ↑",
+    "recall": "recall ↑",
+    "density": "density ↑",
+    "coverage": "coverage ↑",
+}
+HEADER = ("score", "value", "at n", "floor at n", "excess", "n")
 
 
 @dataclass(frozen=True)
@@ -57,7 +72,7 @@ class ScoreReport:
     """All scores of one comparison with the protocol that repeats them.
 
     Attributes:
-        scores: By metric name, in the order of `scoring.METRICS`.
+        scores: By metric name, in the order of `METRICS`.
         protocol: Inputs, extractor, options, seeds and versions, JSON-able.
         notes: What a reader should know, one line each.
         seconds: What took how long: "features", then the first score of each group, floors with
@@ -77,6 +92,19 @@ class ScoreReport:
             for score in self.scores.values()
         )
 
+    def __str__(self) -> str:
+        """The scores as a table in plain text; `repr` shows all that is known."""
+        return "\n".join(plain_table(HEADER, self.rows(), left=(0,)))
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Cells of a table under `HEADER`, with four digits of each number."""
+        labels = dict(_LABELS)
+        if self.protocol.get("scoring", {}).get("sliced", {}).get("debiased"):
+            labels["sliced_wasserstein"] = "sliced, squared ↓"
+        if self.protocol.get("features", {}).get("extractor") == "inception":
+            labels["frechet_distance"] = "FID ↓"
+        return [(labels[name], *_cells(score)) for name, score in self.scores.items()]
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data for JSON, with the version of its schema.
 
@@ -94,3 +122,32 @@ class ScoreReport:
             "protocol": self.protocol,
             "notes": self.notes,
         }
+
+
+def plain_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]
+) -> list[str]:
+    """Lines of a table in plain text; the columns in `left` align left, the others right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for row in (header, *rows):
+        cells = [
+            cell.ljust(width) if index in left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _cells(score: Score) -> list[str]:
+    """Numbers of one line of the table; "!" marks what did not converge."""
+    value = f"{score.value:.4g}"
+    if score.standard_error is not None:
+        value += f" ± {score.standard_error:.1g}"
+    if not score.converged:
+        value += " !"
+    if score.floor is None:
+        return [value, "-", "-", "-", "-"]
+    floor = score.floor
+    excess = f"{floor.excess:.4g}" + ("" if floor.converged else " !")
+    return [value, f"{floor.at_floor_size:.4g}", f"{floor.value:.4g}", excess, str(floor.size)]

@@ -63,6 +63,15 @@ def test_json_file_stands_beside_the_table(otmetrics, features, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_json_goes_to_a_file_and_to_stdout(otmetrics, features, tmp_path):
+    target = tmp_path / "scores.json"
+    one = ("--json", target, "--metrics", "wasserstein", "--json", "-q")
+    finished = otmetrics("score", *features, *one)
+    assert finished.code == 0, finished.stderr
+    assert target.read_text() == finished.stdout
+    assert list(json.loads(finished.stdout)["scores"]) == ["wasserstein"]
+
+
 def test_json_does_not_swallow_an_input(otmetrics, features):
     finished = otmetrics("score", "--json", *features)
     assert finished.code == 2
@@ -233,8 +242,15 @@ def test_skip_corrupt_goes_on_and_names_the_files(otmetrics, tmp_path):
         (["score", "{real}", "{real}", "--json", "/nowhere/x.json"], 3, "create it first"),
         (["score", "{real}"], 2, "Missing argument"),
         (["score", "{real}", "{real}", "--unknown"], 2, "No such option"),
-        (["score", "{real}", "{real}", "--metrics", "fid"], 2, "--metrics must be among"),
+        (["score", "{real}", "{real}", "--metrics", "fid"], 2, "FID itself needs --features inc"),
         (["score", "{real}", "{real}", "--num", "1"], 2, "--num must be"),
+        (["score", "{real}", "{real}", "--num", "5"], 3, "per side: raise --num, or ask for fewer"),
+        (
+            ["score", "{real}", "{five}", "--metrics", "recall"],
+            3,
+            "more, or lower --num-neighbors.",
+        ),
+        (["score", "{real}", "{real}", "--metric", "recall"], 2, "Did you mean '--metrics'?"),
         (["score", "{real}", "{real}", "--seed", "-1"], 2, "--seed must be"),
         (["score", "{real}", "{real}", "--exact-max", "1"], 2, "--exact-max must be"),
         (["score", "{real}", "{real}", "--batch-size", "0"], 2, "--batch-size must be"),

@@ -201,6 +201,7 @@ def test_models_and_help_tell_what_there_is(otmetrics):
         (["train", "swg", "--data", "ring8", "--out", "{file}/run"], 3, "cannot be written"),
         (["train", "swg", "--data", "ring8", "--out", "{new}", "--log-every", "-1"], 2, "--log"),
         (["train", "swg", "--data", "digits", "--out", "{new}", "--eval-features", "x"], 2, "'x'"),
+        (["train", "swg", "--data", "ring8", "--out", "{new}", "--device", "cuda"], 2, "as torch"),
         (["sample", "{new}", "{new}.npz"], 3, "does not exist"),
         (["sample", "{new}", "{new}.npz", "--num", "0"], 2, "--num must be"),
         (["sample", "{file}", "{new}.npz"], 3, "no generator"),
@@ -256,13 +257,29 @@ def test_samples_replace_nothing(otmetrics, digits, tmp_path):
     assert (tmp_path / "fake.partial" / "mine.txt").read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"fake", "fake.partial"}
     for target, code, words in (
-        ("fake", 3, "exists"),
+        ("fake", 3, "or pass --overwrite"),
         ("x.npy", 2, "end in .npz"),
-        ("no/x.npz", 3, "no folder"),
+        ("no/x.npz", 3, "create it first"),
     ):
         finished = otmetrics("sample", out, tmp_path / target)
         assert finished.code == code
         assert words in finished.stderr
+
+
+def test_samples_replace_samples_alone(otmetrics, digits, tmp_path):
+    out, _ = digits
+    for name, num in (("fake", 3), ("fake", 2), ("fake.npz", 3), ("fake.npz", 2)):
+        arguments = ("sample", out, tmp_path / name, "--num", num, "--overwrite")
+        assert otmetrics(*arguments).code == 0
+    assert len(list((tmp_path / "fake").iterdir())) == 2
+    assert np.load(tmp_path / "fake.npz")["images"].shape[0] == 2
+    (tmp_path / "fake" / "mine.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "fake.npz")
+    for name in ("fake", "link"):
+        refused = otmetrics("sample", out, tmp_path / name, "--num", 2, "--overwrite")
+        assert refused.code == 3
+        assert "is not samples of a run alone" in refused.stderr
+    assert len(list((tmp_path / "fake").iterdir())) == 3
 
 
 def test_other_samples_under_the_same_name_are_another_run(otmetrics, tmp_path):

@@ -44,10 +44,32 @@ def test_numpy_arrays_are_features_too():
 
 def test_paths_and_features_have_each_their_door():
     real, fake = clouds()
-    with pytest.raises(TypeError, match="score_features"):
+    with pytest.raises(TypeError, match=r"images in memory become .*load_extractor\(name\)"):
         otmetrics.score(real, fake)
+    images = torch.zeros(8, 8, 8, 3, dtype=torch.uint8)
+    with pytest.raises(
+        DataError, match=r"`fake` must be .* images in memory .*load_extractor\(name\)"
+    ):
+        score_features(real, images)
     with pytest.raises(TypeError, match="`floor_with` must be"):
         score_features(real, fake, Scoring())
+
+
+def test_too_few_samples_name_the_way_out_in_python():
+    few = torch.randn(2, 3, 4)
+    with pytest.raises(DataError, match=r"fewer scores with `scoring=Scoring\(metrics=...\)`"):
+        score_features(*few)
+    with pytest.raises(DataError, match=r"or lower `scoring=Scoring\(num_neighbors=...\)`"):
+        score_features(*few, scoring=Scoring(metrics=("recall",)))
+
+
+def test_a_report_prints_as_a_table():
+    report = score_features(*clouds())
+    header, *lines = str(report).splitlines()
+    assert header.split() == ["score", "value", "at", "n", "floor", "at", "n", "excess", "n"]
+    assert len(lines) == len(METRICS)
+    assert f"{report.scores['recall'].value:.4g}" in lines[METRICS.index("recall")]
+    assert repr(report).startswith("ScoreReport(scores=")
 
 
 def test_order_of_the_inputs_does_not_matter_for_whole_scores():
