@@ -17,6 +17,7 @@ from .options import INPUT, Command, field_options, resolved_device
 from .progress import training_progress
 from .terminal import echo
 
+_COUNT = click.IntRange(min=0)
 _RUN_OPTIONS = (
     click.Option(
         ["--data"],
@@ -52,10 +53,12 @@ _RUN_OPTIONS = (
         show_default=True,
         help="auto takes a GPU where there is one.",
     ),
-    click.Option(["--log-every"], type=int, default=0, help="Steps between rows; 0: 200 in a run."),
+    click.Option(
+        ["--log-every"], type=_COUNT, default=0, help="Steps between rows; 0: 200 in a run."
+    ),
     click.Option(
         ["--checkpoint-every"],
-        type=int,
+        type=_COUNT,
         default=0,
         help="Steps between checkpoints; 0: twenty in a run.",
     ),

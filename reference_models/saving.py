@@ -360,7 +360,7 @@ def write_samples(
             (N, H, W, C) uint8 or points (N, D) float64 in the data's own coordinates.
         num: How many.
         seed: Decides the noise: the first n of more samples are those of n.
-        overwrite: Whether to replace samples that are there: a file, or a folder of PNG files alone.
+        overwrite: Whether to replace samples that are there: a file, or a folder of PNG files.
 
     Returns:
         What was written, in words.
