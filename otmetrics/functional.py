@@ -23,7 +23,6 @@ from otmetrics.transport.semidiscrete.heights import laguerre_cells
 from otmetrics.transport.semidiscrete.semidiscrete import (
     SemiDiscreteResult,
     SemiDiscreteStart,
-    semidiscrete_result,
 )
 from otmetrics.transport.sinkhorn.sinkhorn import (
     entropic_cost,
@@ -64,7 +63,6 @@ __all__ = [
     "neighbour_angles",
     "precision_recall",
     "random_directions",
-    "semidiscrete_result",
     "sinkhorn_divergence",
     "sliced_wasserstein",
     "univariate_cost",

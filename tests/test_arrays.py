@@ -28,7 +28,7 @@ from otmetrics.transport.sliced.max_sliced import MaxSliced
 
 X, Y = cloud(8, 3, seed=1), cloud(7, 3, seed=2)
 A, B = weights(8, seed=3), weights(7, seed=4)
-HEIGHTS = F.semidiscrete_result(Y).heights
+HEIGHTS = SemiDiscrete().solve(Y).heights
 MEAN, SPREAD = X.mean(0), X.T.cov()
 
 
@@ -61,7 +61,6 @@ CALLS: dict[str, Callable[..., Any]] = {
     ),
     "kernel_distance": lambda f: F.kernel_distance(f(X), f(Y)),
     "manifold_scores": lambda f: F.manifold_scores(f(X), f(Y)),
-    "semidiscrete_result": lambda f: F.semidiscrete_result(f(Y), weights=f(B), tolerance=0.9),
     "laguerre_cells": lambda f: F.laguerre_cells(f(X), f(Y), f(HEIGHTS)),
     "extended_map": lambda f: F.extended_map(f(X), f(Y), f(HEIGHTS), max_angle=f(B)),
     "neighbour_angles": lambda f: F.neighbour_angles(f(Y)),

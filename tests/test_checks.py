@@ -27,7 +27,6 @@ from otmetrics.functional import (
     max_sliced_wasserstein,
     precision_recall,
     random_directions,
-    semidiscrete_result,
     sinkhorn_divergence,
     sliced_wasserstein,
     univariate_cost,
@@ -360,10 +359,9 @@ def test_cost_matrix(name: str) -> None:
     [
         lambda g: sliced_wasserstein(X, Y, generator=g),
         lambda g: max_sliced_wasserstein(X, Y, generator=g),
-        lambda g: semidiscrete_result(Y, generator=g),
         lambda g: random_directions(3, 4, generator=g),
     ],
-    ids=["sliced", "max-sliced", "semi-discrete", "directions"],
+    ids=["sliced", "max-sliced", "directions"],
 )
 def test_a_seed_is_no_generator(call: Callable[[Any], Any]) -> None:
     for seed in (0, 1, np.int64(3)):

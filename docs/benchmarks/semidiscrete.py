@@ -23,7 +23,8 @@ from otmetrics.reference_models.data import load_data
 from otmetrics.reference_models.modes import Mixture
 from torch import Tensor
 
-from otmetrics.functional import extended_map, laguerre_cells, neighbour_angles, semidiscrete_result
+from otmetrics import SemiDiscrete
+from otmetrics.functional import extended_map, laguerre_cells, neighbour_angles
 from otmetrics.transport.semidiscrete.extended_map import RULES, face_normals
 from otmetrics.transport.semidiscrete.sources import random_samples, source_samples
 
@@ -89,7 +90,7 @@ def solved(case: str) -> str:
     begin = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = semidiscrete_result(points, max_rounds=1 if len(points) > LARGE else 6)
+        found = SemiDiscrete(max_rounds=1 if len(points) > LARGE else 6).solve(points)
     seconds = time.perf_counter() - begin
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     most, rms, empty = misfit(points, found.heights, size)
@@ -114,7 +115,7 @@ class Plane:
     def __init__(self, mixture: Mixture, num: int) -> None:
         self.mixture = mixture
         self.points = mixture.sample(num, torch.Generator().manual_seed(0))
-        self.result = semidiscrete_result(self.points)
+        self.result = SemiDiscrete().solve(self.points)
         self.limits = neighbour_angles(self.points)
 
     def samples(self, rule: str, filtered: bool) -> tuple[Tensor, float]:

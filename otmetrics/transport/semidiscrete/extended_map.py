@@ -1,7 +1,8 @@
 """The extended map of semi-discrete transport: between the points, but not across its breaks."""
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,28 +12,51 @@ from otmetrics.checks import (
     as_tensor,
     check_at_least,
     check_not_negative,
-    check_positive,
     checked_cloud,
     checked_generator,
     checked_heights,
     checked_samples,
 )
 from otmetrics.machine import ieee_float32
-from otmetrics.transport.semidiscrete.heights import BLOCK
+from otmetrics.transport.semidiscrete.heights import block_bytes, highest_faces
 from otmetrics.transport.semidiscrete.sources import check_source, standardise
-from otmetrics.unknown_options import told_options
+from otmetrics.unknown_options import ToldOptions, options_of, told_options
 
 RULES = ("two-face", "inverse-distance")
 """How the points of a sample's faces are mixed."""
 
+_NORMALS = 2**26  # bytes of normals at a time, unless the caller says otherwise
 
-class ExtendedOptions(NamedTuple):
-    """Options of `extended_map`."""
+
+@dataclass(frozen=True)
+class ExtendedOptions(ToldOptions):
+    """Options of `extended_map`.
+
+    Attributes:
+        source: The source of the samples: "cube", "ball" or "gaussian".
+        num_faces: k, at most M of which are looked at.
+        rule: "two-face" or "inverse-distance".
+        share: r of "two-face" in (0, 1]; 0 draws r uniformly for each sample.
+        memory_limit: Bytes of a block of scores and of one of normals; None for 4 and 64 MiB.
+    """
 
     source: str = "cube"
     num_faces: int = 20
     rule: str = "two-face"
     share: float = 0.0
+    memory_limit: float | None = None
+
+    def __post_init__(self) -> None:
+        check_source(self.source)
+        check_at_least("num_faces", self.num_faces, 2)
+        if self.rule not in RULES:
+            raise ValueError(f"`rule` must be one of {', '.join(RULES)}, got {self.rule!r}.")
+        check_not_negative("share", self.share)
+        if self.share > 1:
+            raise ValueError(f"`share` must be at most 1, got {self.share!r}.")
+        if self.share and self.rule != "two-face":
+            raise ValueError(f"`share` must be 0 for {self.rule}, got {self.share!r}.")
+        block_bytes(self.memory_limit)
 
 
 class ExtendedMap(NamedTuple):
@@ -53,50 +77,26 @@ class ExtendedMap(NamedTuple):
     angles: Tensor
 
 
-def check_extended_options(options: ExtendedOptions) -> None:
-    """Raise unless every option keeps its rule.
-
-    Args:
-        options: The options.
-
-    Raises:
-        ValueError: If one does not.
-    """
-    check_source(options.source)
-    check_at_least("num_faces", options.num_faces, 2)
-    if options.rule not in RULES:
-        raise ValueError(f"`rule` must be one of {', '.join(RULES)}, got {options.rule!r}.")
-    check_not_negative("share", options.share)
-    if options.share > 1:
-        raise ValueError(f"`share` must be at most 1, got {options.share!r}.")
-    if options.share and options.rule != "two-face":
-        raise ValueError(f"`share` must be 0 for {options.rule}, got {options.share!r}.")
-
-
 @torch.no_grad()
-@told_options
+@options_of(ExtendedOptions)
 def extended_map(
     samples: Tensor,
     points: Tensor,
     heights: Tensor,
     *,
     centres: Tensor | None = None,
-    source: str = "cube",
     max_angle: float | Tensor = 0.0,
-    num_faces: int = 20,
-    rule: str = "two-face",
-    share: float = 0.0,
     normals: Tensor | None = None,
-    memory_limit: float | None = None,
     generator: torch.Generator | None = None,
+    **options: Any,
 ) -> ExtendedMap:
     """The map of AE-OT: samples go between the points of neighbouring cells.
 
     A Brenier potential u(x) = max_i <x, p_i> + h_i sends x to the point of its own, highest face
     i_0. Faces i_0, i_k meet at the angle between their normals (p_i, -1), which is large where the
     transport map breaks: there, in the singular set, what lies between the points lies between
-    parts of the law. Of the `num_faces` highest faces at x those within `max_angle` of the own one
-    are kept; x is rejected if none is but the own. Then
+    parts of the distribution. Of the `num_faces` highest faces at x those within `max_angle` of the
+    own one are kept; x is rejected if none is but the own. Then
 
     - "two-face": T(x) = (1 - r) p_{i_0} + r p_{i_k} for the highest face i_k that is kept;
     - "inverse-distance": T(x) is the mean of the points of all kept faces, each weighed by one over
@@ -108,17 +108,14 @@ def extended_map(
     Args:
         samples: Samples x of the source (N, D).
         points: Points p (M, D).
-        heights: Heights h (M,) of their `semidiscrete_result`.
+        heights: Heights h (M,) of the result of `SemiDiscrete`.
         centres: Its centres (M, D), for "inverse-distance"; faces of empty cells are not kept.
-        source: Its source.
         max_angle: In radians, one for all or one for each own face (M,); the number 0 keeps all
             angles, and all samples. Multiples of `neighbour_angles` about 1 suit.
-        num_faces: k, at most M of which are looked at.
-        rule: "two-face" or "inverse-distance".
-        share: r of "two-face" in (0, 1]; 0 draws r uniformly for each sample.
         normals: The `face_normals` of the points, for many maps of the same ones.
-        memory_limit: Bytes of a block of scores and of one of normals; None for 4 and 64 MiB.
         generator: CPU generator of uniform r; None seeds one with 0.
+        **options: The fields of `ExtendedOptions`: `source`, `num_faces`, `rule`, `share`,
+            `memory_limit`.
 
     Returns:
         The codes, and which samples they are of.
@@ -134,45 +131,48 @@ def extended_map(
         two faces. Ours: the highest faces stand for the nearest centres, in both rules.
 
     Example:
-        >>> from otmetrics.functional import semidiscrete_result
+        >>> from otmetrics import SemiDiscrete
         >>> points = torch.tensor([[0.0], [1.0], [5.0]])
-        >>> result = semidiscrete_result(points)
+        >>> result = SemiDiscrete().solve(points)
         >>> x = torch.tensor([[-0.2], [0.17]])
         >>> extended_map(x, points, result.heights, max_angle=0.5, share=0.5).codes
         tensor([[0.5000]])
     """
-    options = ExtendedOptions(source, num_faces, rule, share)
-    check_extended_options(options)
+    chosen = ExtendedOptions(**options)
     samples, points = checked_samples(samples, _checked_points(points))
     heights = checked_heights(heights, points)
+    limits = _angle_limits(max_angle, points)
     centres = None if centres is None else as_tensor("centres", centres)
-    limits = _limits(max_angle, points)
-    if rule == "inverse-distance" and (centres is None or centres.shape != points.shape):
+    if chosen.rule == "inverse-distance" and (centres is None or centres.shape != points.shape):
         raise ValueError(f"`centres` must have shape {tuple(points.shape)} for inverse distances.")
-    if memory_limit is not None:
-        check_positive("memory_limit", memory_limit)
     if normals is None:
-        normals = face_normals(points, source=source)
+        normals = face_normals(points, source=chosen.source)
     normals = as_tensor("normals", normals)
     if normals.shape != (len(points), points.shape[1] + 1):
         raise ValueError(f"`normals` must be those of `points`, got shape {tuple(normals.shape)}.")
+
+    # Drawn for all samples at once, so that blocks of any size give the same map.
     generator = checked_generator(generator, torch.Generator().manual_seed(0))
     drawn = torch.rand(len(samples), 1, dtype=torch.float64, generator=generator)
-    drawn = (
-        drawn.to(points.device) if share == 0 else torch.full_like(drawn, share).to(points.device)
-    )
-    rows = max(1, int(memory_limit or 16 * BLOCK) // (8 * num_faces * (points.shape[1] + 1)))
+    if chosen.share:
+        drawn.fill_(chosen.share)
+    drawn = drawn.to(points.device)
+
+    num_faces, block = min(chosen.num_faces, len(points)), block_bytes(chosen.memory_limit)
+    row = 8 * chosen.num_faces * (points.shape[1] + 1)  # bytes of the normals of one sample
+    rows = max(1, block_bytes(chosen.memory_limit, _NORMALS) // row)
     parts = []
     for part, shares in zip(samples.split(rows), drawn.split(rows), strict=True):
-        faces = _highest(part, points, heights, num_faces, int(memory_limit or BLOCK))
+        faces = highest_faces(part, points, heights, num_faces, block)
         angles = _angles(normals[faces[:, :1]], normals[faces])
         within = angles <= limits[faces[:, :1]]
         within[:, 0] = True
-        if rule == "two-face":
+        if chosen.rule == "two-face":
             mixed = _two_faces(within, shares)
         else:
             assert centres is not None
             mixed = _inverse_distances(part, centres.to(points)[faces], within)
+
         kept = (mixed[:, 1:] > 0).any(1)
         mixed, faces = mixed[kept].to(points.dtype), faces[kept]
         with ieee_float32(points.device):
@@ -183,20 +183,8 @@ def extended_map(
 
 @torch.no_grad()
 def face_normals(points: Tensor, *, source: str = "cube") -> Tensor:
-    """Unit normals of the planes over points in the units of the source.
-
-    Args:
-        points: Points (M, D).
-        source: The source they are transported from.
-
-    Returns:
-        Normals (M, D + 1) in float64.
-
-    Raises:
-        TypeError: If the points are not a floating tensor.
-        ValueError: If there is one point only, or the source is none.
-    """
-    check_extended_options(ExtendedOptions(source))
+    """Unit normals (M, D + 1) in float64 of the planes over points in the units of the source."""
+    check_source(source)
     points = _checked_points(points)
     weights = torch.full((len(points),), 1 / len(points), dtype=torch.float64, device=points.device)
     unit, _, _ = standardise(points.double(), weights, source)
@@ -215,8 +203,8 @@ def neighbour_angles(
 ) -> Tensor:
     """The angle of each face with the k-th nearest of the others, the scale of `max_angle`.
 
-    A limit for each face keeps parts of a law that are spread out, which one limit for all rejects
-    more often than dense ones. Time O(M^2 D), memory O(M k D) and blocks.
+    A limit for each face keeps parts of a distribution that are spread out, which one limit for all
+    rejects more often than dense ones. Time O(M^2 D), memory O(M k D) and blocks.
 
     Args:
         points: Points (M, D), M >= 2.
@@ -231,19 +219,19 @@ def neighbour_angles(
         TypeError: If the points are not a floating tensor.
         ValueError: If there is one point only, or an option breaks its rule.
     """
-    check_extended_options(ExtendedOptions(source))
     check_at_least("num_neighbors", num_neighbors, 1)
-    if memory_limit is not None:
-        check_positive("memory_limit", memory_limit)
+    block = block_bytes(memory_limit)
     points = _checked_points(points)
     normals = face_normals(points, source=source)
-    rows = max(1, int(memory_limit or BLOCK) // (8 * len(points)))
+    num_neighbors = min(num_neighbors, len(points) - 1)
+
+    rows = max(1, block // (8 * len(points)))
     found = []
-    for begin, part in zip(range(0, len(points), rows), normals.split(rows), strict=False):
-        products = part @ normals.T
+    for begin, part in zip(range(0, len(points), rows), normals.split(rows), strict=True):
+        cosines = part @ normals.T
         own = torch.arange(len(part), device=points.device)
-        products[own, own + begin] = -2.0  # less than any cosine
-        nearest = products.topk(min(num_neighbors, len(points) - 1), 1).indices[:, -1]
+        cosines[own, own + begin] = -2.0  # a face is no neighbour of itself
+        nearest = cosines.topk(num_neighbors, 1).indices[:, -1]
         found.append(_angles(part, normals[nearest]))
     return torch.cat(found)
 
@@ -256,7 +244,7 @@ def _checked_points(points: Tensor) -> Tensor:
     return points
 
 
-def _limits(max_angle: float | Tensor, points: Tensor) -> Tensor:
+def _angle_limits(max_angle: float | Tensor, points: Tensor) -> Tensor:
     """The largest angle of each face (M,) in float64."""
     shape = points.shape[:1]
     if isinstance(max_angle, np.ndarray):
@@ -270,20 +258,6 @@ def _limits(max_angle: float | Tensor, points: Tensor) -> Tensor:
             f"{tuple(max_angle.shape)}."
         )
     return max_angle.to(points.device, torch.float64)
-
-
-def _highest(
-    samples: Tensor, points: Tensor, heights: Tensor, num_faces: int, block: int
-) -> Tensor:
-    """The highest faces (N, k) at each sample, in order."""
-    rows = max(1, block // (points.element_size() * len(points)))
-    offsets, num = heights.to(points), min(num_faces, len(points))
-    with ieee_float32(points.device):
-        ids = [
-            torch.addmm(offsets, part, points.T).topk(num, 1).indices
-            for part in samples.split(rows)
-        ]
-    return torch.cat(ids)
 
 
 def _angles(first: Tensor, second: Tensor) -> Tensor:
@@ -303,5 +277,5 @@ def _two_faces(within: Tensor, shares: Tensor) -> Tensor:
 def _inverse_distances(samples: Tensor, centres: Tensor, within: Tensor) -> Tensor:
     """Shares in inverse proportion to distances; a sample at a centre has its point."""
     distances = (samples[:, None] - centres).double().norm(dim=2)
-    inverse = (1 / distances.clamp_min(1e-12)).nan_to_num(0.0) * within
+    inverse = (1 / distances.clamp_min(1e-12)).nan_to_num(0.0) * within  # NaN: an empty cell
     return inverse / inverse.sum(1, keepdim=True)

@@ -13,8 +13,20 @@ from otmetrics.transport.exact.exact import Exact
 from otmetrics.transport.semidiscrete.sources import sample_parts, source_samples
 from otmetrics.unknown_options import told_options
 
-BLOCK = 2**22
-"""Bytes of scores at a time, unless the caller says otherwise: few enough for a cache."""
+ROUND = 60
+"""Steps of a round, whose second half is averaged."""
+
+_BLOCK = 2**22  # bytes of scores at a time, unless the caller says otherwise: they fit a cache
+_EXACT = 4096  # points up to which the first heights come from four samples per point
+_DECAY = 0.9  # of both moments of Adam
+
+
+def block_bytes(memory_limit: float | None, default: int = _BLOCK) -> int:
+    """Bytes of a block for an option `memory_limit`; ValueError unless it is None or positive."""
+    if memory_limit is None:
+        return default
+    check_positive("memory_limit", memory_limit)
+    return int(memory_limit)
 
 
 @torch.no_grad()
@@ -36,41 +48,34 @@ def laguerre_cells(
         Indices (N,), int64.
 
     Raises:
-        TypeError: If samples or points are not floating tensors, or heights are no tensor.
+        TypeError: If samples or points are not floating tensors, or heights are not a tensor.
         ValueError: If shapes do not fit each other, a value is not finite, or the limit is not
             positive.
     """
-    if memory_limit is not None:
-        check_positive("memory_limit", memory_limit)
+    block = block_bytes(memory_limit)
     samples, points = checked_samples(samples, points)
     heights = checked_heights(heights, points)
-    return cells(samples, points, heights, int(memory_limit or BLOCK))
+    return highest_faces(samples, points, heights, 1, block)[:, 0]
 
 
-def cells(samples: Tensor, points: Tensor, heights: Tensor, block: int) -> Tensor:
-    """`laguerre_cells` of checked arguments.
+def highest_faces(
+    samples: Tensor, points: Tensor, heights: Tensor, num_faces: int, block: int
+) -> Tensor:
+    """The faces (N, k) of the potential that are highest at each sample, in order.
 
-    Args:
-        samples: Samples (N, D).
-        points: Points (M, D) of the same dtype.
-        heights: Heights (M,).
-        block: Bytes of a block of scores.
-
-    Returns:
-        Indices (N,), int64.
+    Of equally high ones the first comes first for k = 1.
     """
-    rows = max(1, block // (points.element_size() * len(points)))
     offsets = heights.to(points)
+
+    def pick(scores: Tensor) -> Tensor:
+        if num_faces == 1:
+            return scores.max(1, keepdim=True).indices
+        return scores.topk(num_faces, 1).indices
+
+    rows = max(1, block // (points.element_size() * len(points)))
     with ieee_float32(points.device):
-        ids = [torch.addmm(offsets, part, points.T).max(1).indices for part in samples.split(rows)]
+        ids = [pick(torch.addmm(offsets, part, points.T)) for part in samples.split(rows)]
     return torch.cat(ids)
-
-
-ROUND = 60
-"""Steps of a round, whose second half is averaged."""
-
-_EXACT = 4096  # points up to which the first heights come from four samples a point
-_DECAY = 0.9  # of both moments of Adam
 
 
 class Problem(NamedTuple):
@@ -117,18 +122,14 @@ class Measured(NamedTuple):
 
 
 def first_heights(problem: Problem, generator: torch.Generator) -> tuple[Tensor, float]:
-    """Heights from the dual potentials of exact transport, from two samples of the source.
+    """Heights (M,) of weighted mean 0 from the exact dual potentials of two samples of the source.
 
-    Args:
-        problem: The problem.
-        generator: That of round 0.
-
-    Returns:
-        The mean of both (M,), of weighted mean 0, and their root mean squared difference.
+    They are the mean over both samples; their root mean squared difference comes along.
     """
     m, dimension = problem.points.shape
     if m == 1:
         return problem.weights.new_zeros(1), 0.0
+
     size = max(1000, 4 * m if m <= _EXACT else m)
     pair = []
     for _ in range(2):
@@ -137,27 +138,22 @@ def first_heights(problem: Problem, generator: torch.Generator) -> tuple[Tensor,
         clouds = samples.double(), problem.points.double()  # for potentials in float64
         result = Exact().solve(*clouds, fake_weights=problem.weights)
         assert result.potentials is not None
+
         # Of g_i >= |x - p_i|^2 - f(x) with equality on the cell: h_i = (g_i - |p_i|^2) / 2.
         heights = (result.potentials[1].double() - problem.points.double().square().sum(1)) / 2
         pair.append(heights - problem.weights @ heights)
+
     error = (pair[0] - pair[1]).square().mean().sqrt()
     return (pair[0] + pair[1]) / 2, float(error)
 
 
-def after_round(
+def improve_heights(
     problem: Problem, heights: Tensor, rate: float, size: int, generator: torch.Generator
 ) -> Tensor:
-    """Heights after `ROUND` steps of Adam on fresh samples, at a rate that falls to 0.
+    """Heights (M,) after `ROUND` steps of Adam on `size` fresh samples each.
 
-    Args:
-        problem: The problem.
-        heights: Heights (M,) before.
-        rate: The first rate, about the largest move of a step.
-        size: Samples of a step.
-        generator: That of the round.
-
-    Returns:
-        The mean of the heights of the second half of the steps, of weighted mean 0.
+    The rate, about the largest move of a step, falls to 0. What is returned is the mean of the
+    heights of the second half of the steps, shifted to the weighted mean 0.
     """
     first, second = torch.zeros_like(heights), torch.zeros_like(heights)
     total = torch.zeros_like(heights)
@@ -165,32 +161,26 @@ def after_round(
         counts = torch.zeros(len(heights), dtype=torch.int64, device=heights.device)
         for _, ids in _assign_samples(problem, heights, size, generator):
             counts += ids.bincount(minlength=len(heights))
+
+        # Relative misfits, not those of shares: light points move as fast as heavy ones.
         gradient = counts / size / problem.weights - 1
         first.lerp_(gradient, 1 - _DECAY)
         second.lerp_(gradient.square(), 1 - _DECAY)
+
         unbiased = 1 - _DECAY**step
         move = first / unbiased / ((second / unbiased).sqrt() + 0.1)
         heights = heights - rate * (1 - step / (ROUND + 1)) * move
         if step > ROUND // 2:
             total += heights
+
     heights = total / (ROUND - ROUND // 2)
     return heights - problem.weights @ heights
 
 
-def measured_heights(
+def measure_heights(
     problem: Problem, heights: Tensor, size: int, generator: torch.Generator
 ) -> Measured:
-    """What fresh samples say of heights.
-
-    Args:
-        problem: The problem.
-        heights: Heights (M,).
-        size: How many samples.
-        generator: That of the round.
-
-    Returns:
-        Volumes, centres, and means of u and of the dual cost.
-    """
+    """What fresh samples say of heights: volumes, centres, means of u and of the dual cost."""
     exact = problem.points.double()
     dual = 2 * heights + exact.square().sum(1)
     counts = torch.zeros(len(exact), dtype=torch.int64, device=exact.device)
@@ -198,10 +188,12 @@ def measured_heights(
     for samples, ids in _assign_samples(problem, heights, size, generator):
         counts += ids.bincount(minlength=len(exact))
         within.index_add_(0, ids, samples)
+
         # |x - p_i|^2 less the potential of p_i: the smallest over all i.
         own = (samples - exact[ids]).square().sum(1) - dual[ids]
         high = (samples * exact[ids]).sum(1) + heights[ids]
         sums += torch.stack([high.sum(), own.sum(), own.square().sum()])
+
     high, own, square = (sums / size).unbind()
     spread = ((square - own**2).clamp_min(0) / size).sqrt()
     cost = own + problem.weights @ dual
@@ -216,4 +208,5 @@ def _assign_samples(
     part = max(1, problem.block // (8 * points.shape[1]))
     for samples in sample_parts(problem.source, points.shape[1], size, part, generator=generator):
         samples = samples.to(points.device)
-        yield samples, cells(samples.to(points.dtype), points, heights, problem.block)
+        narrow = samples.to(points.dtype)
+        yield samples, highest_faces(narrow, points, heights, 1, problem.block)[:, 0]

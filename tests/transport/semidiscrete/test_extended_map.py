@@ -10,7 +10,8 @@ import torch
 from cases import cloud
 from torch import Tensor
 
-from otmetrics.functional import extended_map, neighbour_angles, semidiscrete_result
+from otmetrics import SemiDiscrete
+from otmetrics.functional import extended_map, neighbour_angles
 from otmetrics.transport.semidiscrete.extended_map import face_normals
 from otmetrics.transport.semidiscrete.sources import SOURCES, random_samples, second_moment
 
@@ -35,7 +36,7 @@ def clusters(num: int = 4, size: int = 4) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("rule", ["two-face", "inverse-distance"])
 def test_it_is_the_formula(rule: str, source: str) -> None:
     points, samples = cloud(25, 3, seed=1), drawn(200, 3, source)
-    result = semidiscrete_result(points, source=source, tolerance=0.5)
+    result = SemiDiscrete(source=source, tolerance=0.5).solve(points)
     limit = neighbour_angles(points, num_neighbors=1, source=source).median().item()
     options: dict[str, Any] = {"rule": rule, "max_angle": limit, "num_faces": 6}
     options["share"] = 0.3 if rule == "two-face" else 0.0
@@ -63,7 +64,7 @@ def test_it_is_the_formula(rule: str, source: str) -> None:
 def test_no_sample_crosses_a_break(rule: str) -> None:
     """With the angle all faces of a sample are of one cluster, without it many are of two."""
     points, labels = clusters()
-    result = semidiscrete_result(points, tolerance=0.3)
+    result = SemiDiscrete(tolerance=0.3).solve(points)
     samples = drawn(2000, 2)
     crossing = {}
     for angle in (0.0, 0.3):
@@ -111,7 +112,7 @@ def test_neighbour_angles_are_those_of_the_nearest_planes() -> None:
 def test_a_limit_for_each_face() -> None:
     """One number is that number for all; a face whose limit is tiny sends nothing on."""
     points = cloud(20, 2, seed=6)
-    heights = semidiscrete_result(points, tolerance=0.5).heights
+    heights = SemiDiscrete(tolerance=0.5).solve(points).heights
     samples = drawn(500, 2)
     whole = extended_map(samples, points, heights, max_angle=0.7)
     limits = torch.full((20,), 0.7, dtype=torch.float64)
@@ -126,7 +127,7 @@ def test_a_limit_for_each_face() -> None:
 
 def test_units_do_not_matter() -> None:
     points = cloud(30, 3, seed=4)
-    result = semidiscrete_result(points, tolerance=0.5)
+    result = SemiDiscrete(tolerance=0.5).solve(points)
     samples = drawn(300, 3)
     options: dict[str, Any] = {"max_angle": 0.8, "rule": "inverse-distance"}
     one = extended_map(samples, points, result.heights, centres=result.centres, **options)
@@ -140,7 +141,7 @@ def test_units_do_not_matter() -> None:
 
 def test_shares() -> None:
     points = cloud(30, 2, seed=4)
-    heights = semidiscrete_result(points, tolerance=0.5).heights
+    heights = SemiDiscrete(tolerance=0.5).solve(points).heights
     samples = drawn(4000, 2)
     fixed = extended_map(samples, points, heights, share=0.75)
     assert fixed.shares[:, 0].unique().tolist() == [0.25]
@@ -157,7 +158,7 @@ def test_shares() -> None:
 
 def test_faces_of_empty_cells_have_no_share_by_distance() -> None:
     points = cloud(10, 2, seed=4)
-    result = semidiscrete_result(points, tolerance=0.5)
+    result = SemiDiscrete(tolerance=0.5).solve(points)
     centres = result.centres.clone()
     centres[2] = float("nan")
     samples = drawn(400, 2)
@@ -168,7 +169,7 @@ def test_faces_of_empty_cells_have_no_share_by_distance() -> None:
 
 def test_float32_and_blocks() -> None:
     points = cloud(40, 3, seed=7)
-    heights = semidiscrete_result(points, tolerance=0.5).heights
+    heights = SemiDiscrete(tolerance=0.5).solve(points).heights
     samples = drawn(300, 3)
     whole = extended_map(samples, points, heights, max_angle=0.8)
     parts = extended_map(samples, points, heights, max_angle=0.8, memory_limit=1000)
@@ -186,10 +187,10 @@ def test_centres_are_those_of_the_cells() -> None:
     """On the line cells are intervals, in the plane polygons."""
     points = torch.tensor([[-1.0], [0.2], [2.0]], dtype=torch.float64)
     weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-    found = semidiscrete_result(points, weights=weights, tolerance=0.02)
+    found = SemiDiscrete(tolerance=0.02).solve(points, weights=weights)
     expected = torch.tensor([[-0.25], [0.15], [0.4]], dtype=torch.float64)
     torch.testing.assert_close(found.centres, expected, atol=3e-3, rtol=0)
-    plane = semidiscrete_result(cloud(9, 2, seed=2), tolerance=0.05)
+    plane = SemiDiscrete(tolerance=0.05).solve(cloud(9, 2, seed=2))
     # The source's own mean is 0.
     torch.testing.assert_close(
         plane.volumes @ plane.centres, torch.zeros(2).double(), atol=1e-3, rtol=0

@@ -14,9 +14,9 @@ from torch import Tensor
 from otmetrics import Exact
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import (
+    SemiDiscreteResult,
     SemiDiscreteStart,
     laguerre_cells,
-    semidiscrete_result,
 )
 from otmetrics.transport.semidiscrete.semidiscrete import SemiDiscrete
 from otmetrics.transport.semidiscrete.sources import (
@@ -35,6 +35,15 @@ def seeded(seed: int = 0) -> torch.Generator:
 def shares(size: int, seed: int = 0) -> Tensor:
     weights = 0.5 + torch.rand(size, generator=seeded(seed), dtype=torch.float64)
     return weights / weights.sum()
+
+
+def solve(
+    points: Tensor,
+    weights: Tensor | None = None,
+    start: SemiDiscreteStart | None = None,
+    **options: Any,
+) -> SemiDiscreteResult:
+    return SemiDiscrete(**options).solve(points, weights=weights, start=start)
 
 
 # --- sources ----------------------------------------------------------------------------------
@@ -84,7 +93,7 @@ def test_parts_are_the_whole_and_calls_are_fresh() -> None:
 def test_on_the_line_cells_are_intervals() -> None:
     points = torch.tensor([[2.0], [-1.0], [0.5], [4.0]], dtype=torch.float64)
     weights = torch.tensor([0.3, 0.2, 0.4, 0.1], dtype=torch.float64)
-    found = semidiscrete_result(points, weights=weights, tolerance=0.02)
+    found = solve(points, weights=weights, tolerance=0.02)
     order = points[:, 0].argsort()
     p, ends = points[order, 0], weights[order].cumsum(0) - 0.5
     # Neighbours are equally high where their intervals meet.
@@ -103,7 +112,7 @@ def test_on_the_line_cells_are_intervals() -> None:
 
 def test_in_the_plane_cells_are_the_polygons_of_the_power_diagram() -> None:
     points, weights = cloud(12, 2, seed=3), shares(12)
-    found = semidiscrete_result(points, weights=weights, tolerance=0.05)
+    found = solve(points, weights=weights, tolerance=0.05)
     assert found.converged
     areas = oracles.power_areas(points.numpy(), found.heights.numpy())
     assert areas.sum() == pytest.approx(1, abs=1e-12)
@@ -116,7 +125,7 @@ def test_in_the_plane_cells_are_the_polygons_of_the_power_diagram() -> None:
 def test_it_is_the_limit_of_exact_transport(source: str) -> None:
     """A dense sample of the source costs what the source does, but for its own distance to it."""
     points, weights = 2 * cloud(30, 3, seed=1) + 1, shares(30)
-    found = semidiscrete_result(points, weights=weights, source=source, tolerance=0.1)
+    found = solve(points, weights=weights, source=source, tolerance=0.1)
     samples = source_samples(source, 3, 8192, generator=seeded(9))
     dense = Exact().solve(samples, points, fake_weights=weights).cost.item()
     assert found.cost.item() == pytest.approx(dense, rel=5e-3)
@@ -126,7 +135,7 @@ def test_it_is_the_limit_of_exact_transport(source: str) -> None:
 
 def test_the_map_sends_each_share_to_its_point() -> None:
     points = cloud(40, 5, seed=2)
-    found = semidiscrete_result(points, source="ball", tolerance=0.2)
+    found = solve(points, source="ball", tolerance=0.2)
     samples = source_samples("ball", 5, 40_000, generator=seeded(77))
     cells = laguerre_cells(samples, points, found.heights)
     naive = (samples[:50, None] * points).sum(-1) + found.heights
@@ -150,8 +159,8 @@ def test_rounds_fit_what_first_heights_do_not() -> None:
     points = (centres[:, None] + 0.05 * cloud(256, 16, seed=5).view(32, 8, 16)).flatten(0, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        first = semidiscrete_result(points, source="gaussian", max_rounds=0)
-    found = semidiscrete_result(points, source="gaussian")
+        first = solve(points, source="gaussian", max_rounds=0)
+    found = solve(points, source="gaussian")
     assert found.num_iterations > 0
     assert found.converged
     assert found.residual < first.residual
@@ -168,11 +177,11 @@ def test_rounds_one_by_one_are_those_at_once() -> None:
     options: dict[str, Any] = {"tolerance": 0.015, "max_samples": 2**20}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        whole = semidiscrete_result(points, **options, max_rounds=2)
-        found = semidiscrete_result(points, **options, max_rounds=0)
+        whole = solve(points, **options, max_rounds=2)
+        found = solve(points, **options, max_rounds=0)
         assert found.start.num_iterations == 0
         for rounds in (1, 2):
-            found = semidiscrete_result(points, **options, max_rounds=rounds, start=found.start)
+            found = solve(points, **options, max_rounds=rounds, start=found.start)
             assert found.num_iterations == 60 * rounds
     assert whole.num_iterations == 120
     torch.testing.assert_close(found.heights, whole.heights)
@@ -197,21 +206,21 @@ def test_rounds_one_by_one_are_those_at_once() -> None:
 )
 def test_a_start_is_that_of_a_result(start: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        semidiscrete_result(cloud(30, 4, seed=1), max_rounds=3, start=SemiDiscreteStart(*start))
+        solve(cloud(30, 4, seed=1), max_rounds=3, start=SemiDiscreteStart(*start))
 
 
 def test_a_result_is_no_start() -> None:
     points = cloud(30, 4, seed=1)
-    result: Any = semidiscrete_result(points, tolerance=0.5)
-    with pytest.raises(TypeError, match="take `start` of a result"):
-        semidiscrete_result(points, start=result)
+    result: Any = solve(points, tolerance=0.5)
+    with pytest.raises(TypeError, match="pass the `start` of a result"):
+        solve(points, start=result)
 
 
 def test_steps_end_where_the_misfit_is_noise() -> None:
     """Few samples cannot tell whether cells fit to the tolerance; more rounds would not help."""
     points = cloud(60, 6, seed=1)
     with pytest.warns(ConvergenceWarning, match="raise `max_samples` or `tolerance`"):
-        found = semidiscrete_result(points, tolerance=0.02, max_samples=8192, max_rounds=50)
+        found = solve(points, tolerance=0.02, max_samples=8192, max_rounds=50)
     assert found.num_iterations < 600
     assert 0.02 < found.residual <= found.residual_error
     assert not found.converged
@@ -225,8 +234,8 @@ def test_units_of_the_points(factor: float, shift: float) -> None:
     """W_2^2 to s p + c is (1 - s) E|x|^2 + s W_2^2 to p + ... by the same heights, times s."""
     points = cloud(20, 2, seed=6)
     points = points - points.mean(0)
-    base = semidiscrete_result(points, tolerance=0.2)
-    found = semidiscrete_result(factor * points + shift, tolerance=0.2)
+    base = solve(points, tolerance=0.2)
+    found = solve(factor * points + shift, tolerance=0.2)
     torch.testing.assert_close(found.heights, factor * base.heights, rtol=1e-6, atol=1e-9)
     moment = points.square().sum(1).mean()
     expected = 2 / 12 + factor**2 * moment + 2 * shift**2 - 2 * factor * base.energy
@@ -237,9 +246,9 @@ def test_equal_points_share_a_cell() -> None:
     points = cloud(6, 2, seed=7)
     twice = torch.cat([points, points[:2]])
     weights = shares(8)
-    found = semidiscrete_result(twice, weights=weights, tolerance=0.1)
+    found = solve(twice, weights=weights, tolerance=0.1)
     merged = weights[:6] + torch.cat([weights[6:], weights.new_zeros(4)])
-    alone = semidiscrete_result(points, weights=merged, tolerance=0.1)
+    alone = solve(points, weights=merged, tolerance=0.1)
     torch.testing.assert_close(found.heights[:6], alone.heights)
     torch.testing.assert_close(found.heights[6:], found.heights[:2])
     ratio = weights[6:] / weights[:2]
@@ -249,7 +258,7 @@ def test_equal_points_share_a_cell() -> None:
 
 
 def test_one_point_has_it_all() -> None:
-    found = semidiscrete_result(torch.tensor([[3.0, 4.0]], dtype=torch.float64))
+    found = solve(torch.tensor([[3.0, 4.0]], dtype=torch.float64))
     assert found.volumes.tolist() == [1.0]
     assert found.cost.item() == pytest.approx(2 / 12 + 25, rel=1e-3)
     assert found.converged
@@ -257,38 +266,29 @@ def test_one_point_has_it_all() -> None:
 
 def test_one_seed_one_result() -> None:
     points = cloud(25, 3, seed=8)
-    one, two = (semidiscrete_result(points, generator=seeded(4)) for _ in range(2))
+    one, two = (solve(points, seed=4) for _ in range(2))
     assert torch.equal(one.heights, two.heights)
     assert torch.equal(one.cost, two.cost)
-    other = semidiscrete_result(points, generator=seeded(5))
+    other = solve(points, seed=5)
     assert not torch.equal(one.heights, other.heights)
     assert other.cost.item() == pytest.approx(one.cost.item(), rel=0.01)
     before = torch.random.get_rng_state()
-    semidiscrete_result(points)
+    solve(points)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_the_solver_gives_the_same_numbers() -> None:
-    points, weights = cloud(15, 2, seed=8), shares(15)
-    options = {"source": "ball", "tolerance": 0.2, "max_samples": 2**16, "max_rounds": 2}
-    found = SemiDiscrete(**options, seed=3).solve(points, weights=weights)
-    own = semidiscrete_result(points, weights=weights, **options, generator=seeded(3))
-    assert torch.equal(found.heights, own.heights)
-    assert found.message == own.message
+def test_the_value_is_that_of_the_result() -> None:
+    points = cloud(15, 2, seed=8)
     assert torch.equal(SemiDiscrete(seed=3)(points), SemiDiscrete(seed=3).solve(points).value)
     assert SemiDiscrete(source="ball") == SemiDiscrete("ball")
-    with pytest.raises(ValueError, match="`source` must be"):
-        SemiDiscrete(source="disc")
-    with pytest.raises(ValueError, match="`seed`"):
-        SemiDiscrete(seed=-1)
 
 
 def test_float32_points() -> None:
     points = cloud(30, 4, seed=9)
-    found = semidiscrete_result(points.float())
+    found = solve(points.float())
     assert found.cost.dtype == torch.float32
     assert found.heights.dtype == torch.float64
-    assert found.cost.item() == pytest.approx(semidiscrete_result(points).cost.item(), rel=1e-3)
+    assert found.cost.item() == pytest.approx(solve(points).cost.item(), rel=1e-3)
 
 
 # --- what is said -----------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_float32_points() -> None:
 def test_the_noise_of_volumes_is_as_stated() -> None:
     """Of cells that fit exactly, the largest misfit stays below the stated noise."""
     points = torch.linspace(-1, 1, 20, dtype=torch.float64)[:, None]
-    found = semidiscrete_result(points, tolerance=0.2)
+    found = solve(points, tolerance=0.2)
     ends = torch.arange(1, 20).double() / 20 - 0.5
     heights = torch.cat([ends.new_zeros(1), -(ends * points[:, 0].diff()).cumsum(0)])
     below = 0
@@ -310,7 +310,7 @@ def test_the_noise_of_volumes_is_as_stated() -> None:
 
 def test_what_does_not_fit_is_said() -> None:
     with pytest.warns(ConvergenceWarning, match="raise `max_samples`"):
-        found = semidiscrete_result(cloud(60, 6, seed=1), max_samples=4096, max_rounds=0)
+        found = solve(cloud(60, 6, seed=1), max_samples=4096, max_rounds=0)
     assert not found.converged
     assert found.residual > 0.25
     assert found.num_samples == 4096
@@ -325,6 +325,7 @@ def test_what_does_not_fit_is_said() -> None:
             ValueError,
             "`source` must be one of cube, ball, gaussian, got 'disc'",
         ),
+        ({"seed": -1}, ValueError, "`seed`"),
         ({"tolerance": 0.0}, ValueError, "`tolerance` must be"),
         ({"max_samples": 10}, ValueError, "`max_samples` must be"),
         ({"max_rounds": -1}, ValueError, "`max_rounds` must be"),
@@ -339,4 +340,4 @@ def test_what_does_not_fit_is_said() -> None:
 def test_options_are_checked(options: dict[str, Any], error: type, message: str) -> None:
     points = options.pop("points", torch.tensor([[0.0], [1.0]]))
     with pytest.raises(error, match=message):
-        semidiscrete_result(points, **options)
+        solve(points, **options)
