@@ -11,7 +11,7 @@ from otmetrics.checks import check_at_least, check_positive, check_seed
 from otmetrics.errors import DataError, OptionError
 
 from .objectives import OBJECTIVES
-from .objectives.base import Objective, check_choices, option
+from .objectives.base import Objective, check_options, option
 
 FILE = "config.json"
 _LARGEST = 1 << 20  # bytes of it; a run's has two thousand
@@ -102,7 +102,7 @@ class TrainConfig:
             if not 0 <= value < 1:
                 raise OptionError(f"`{name}` must be in [0, 1), got {value!r}.")
         _run_check(check_seed, self.seed)
-        _run_check(check_choices, self)
+        _run_check(check_options, self)
         coding = self.objective.coding_steps(self.steps)
         if coding >= self.steps:
             raise OptionError(

@@ -24,7 +24,7 @@ from .config import TrainConfig, changes, config_from
 from .data import Data
 from .modes import Scaling
 from .networks import networks
-from .priors import TransportPrior, prior_of
+from .priors import TransportPrior
 from .sampling import Sampler, generate_samples
 from .steps import matching
 
@@ -306,7 +306,7 @@ def _read(path: Path) -> tuple[Sampler, TrainConfig, tuple[int, ...], Scaling | 
         sampler.prior.check()
         if not sampler.prior.known:
             raise ValueError("it has no transport")
-        sampler.prior.checked_share(config.seed)  # without any, sampling would not end
+        sampler.prior.kept_share(config.seed)  # without any, sampling would not end
     return sampler, config, shape, scaling
 
 
@@ -316,7 +316,7 @@ def _sampler(config: TrainConfig, shape: tuple[int, ...], tensors: dict[str, Ten
         shape, latent=config.latent, width=config.width, architecture=config.architecture
     )
     codes = tensors.get("prior.points")
-    prior = prior_of(config, 0 if codes is None else len(codes))
+    prior = config.objective.prior(config.noise, config.latent, 0 if codes is None else len(codes))
     return Sampler(pair.generator(), prior, None if codes is None else pair.encoder())
 
 

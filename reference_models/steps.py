@@ -17,7 +17,7 @@ from .config import TrainConfig
 from .data import Data
 from .networks import networks
 from .objectives import AEOT
-from .priors import Prior, TransportPrior, prior_of
+from .priors import Prior, TransportPrior
 from .sampling import Sampler
 
 _MOMENTS = {
@@ -138,7 +138,7 @@ def initial_state(config: TrainConfig, data: Data, device: torch.device) -> Stat
         generator,
         average,
         encoder,
-        prior_of(config, len(data.train)).to(device),
+        config.objective.prior(config.noise, config.latent, len(data.train)).to(device),
         nets,
         _optimizer(made, config.lr_generator, config),
         _optimizer(trained, config.lr_critic, config) if trained else None,

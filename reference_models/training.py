@@ -213,7 +213,7 @@ def _check_stage(
             "choose `steps` and `autoencoder_share` so that they stay, or train anew."
         )
     if prior.known:
-        prior.checked_share(config.seed)
+        prior.kept_share(config.seed)
 
 
 def _has_later_best(out: Path, state: State) -> bool:

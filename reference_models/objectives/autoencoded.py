@@ -7,17 +7,15 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from otmetrics.checks import check_at_least, check_not_negative, check_positive, check_share
-from otmetrics.transport.semidiscrete.extended_map import (
-    RULES,
-    ExtendedOptions,
-    check_extended_options,
-)
+from otmetrics.checks import check_not_negative, check_positive, check_share
+from otmetrics.transport.semidiscrete.extended_map import RULES, ExtendedOptions
+from otmetrics.transport.semidiscrete.semidiscrete import SemiDiscrete
 from otmetrics.transport.semidiscrete.sources import SOURCES
 
 from ..networks import Critic
-from .adversarial import critic_of, hinge
-from .base import Loss, Objective, halves, option
+from ..priors import Prior, TransportPrior
+from .adversarial import CRITIC_STEPS, hinge
+from .base import Loss, Objective, at_least, critic_of, halves, option
 
 
 @dataclass(frozen=True)
@@ -36,52 +34,58 @@ class AEOT(Objective):
     decoder is not refined on fixed codes: rates fall to 0 instead. Of a run's options `noise`,
     `lr_generator` and `lr_critic` have no part in it.
 
-    Attributes:
-        num_codes: Codes M of the transport map.
-        source: Law of the noise w.
-        tolerance: Largest relative misfit of the share of a cell.
-        max_rounds: Most rounds of 60 steps of the heights.
-        angle: Largest angle of two faces in units of that of the own code and its fifth nearest
-            one; 0 for no filter.
-        num_faces: Highest faces of u at w that are looked at.
-        rule: How codes of faces are mixed.
-        share: Share of the neighbour's code.
-        lr_autoencoder: Learning rate of encoder and decoder.
-
-    Raises:
-        ValueError: If an option breaks its rule.
-
     References:
         An, Guo, Lei, Luo, Yau, Gu, AE-OT: a new generative model based on extended semi-discrete
         optimal transport, 2020; Lei, Su, Cui, Yau, Gu, A geometric view of optimal transportation
         and generative model, 2019.
     """
 
+    num_critic_steps = 0
+
     num_codes: int = option(
-        5000, "Codes of the transport map, of random training samples; all if there are fewer."
+        5000,
+        "Codes of the transport map, of random training samples; all if there are fewer.",
+        check=at_least(20),
     )
-    source: str = option("cube", "Law of the noise that is transported.", choices=SOURCES)
-    tolerance: float = option(0.5, "Largest relative misfit of the share of a cell.")
-    max_rounds: int = option(3, "Most rounds of 60 steps of the heights, each on twice the noise.")
+    source: str = option("cube", "Distribution of the noise that is transported.", SOURCES)
+    tolerance: float = option(
+        0.5, "Largest relative misfit of the share of a cell.", check=check_positive
+    )
+    max_rounds: int = option(
+        3,
+        "Most rounds of 60 steps of the heights, each on twice the noise.",
+        check=at_least(0),
+    )
     angle: float = option(
         1.0,
         "Largest angle of two faces in units of that with a code's fifth nearest; 0: no filter.",
+        check=check_not_negative,
     )
     num_faces: int = option(20, "Highest faces that are looked at for a neighbour.")
-    rule: str = option("two-face", "How codes of neighbouring cells are mixed.", choices=RULES)
+    rule: str = option("two-face", "How codes of neighbouring cells are mixed.", RULES)
     share: float = option(
         0.0, "Share, up to 1, of the neighbour's code in two-face; 0 draws it uniformly."
     )
-    lr_autoencoder: float = option(1e-3, "Learning rate of encoder and decoder.")
+    lr_autoencoder: float = option(
+        1e-3, "Learning rate of encoder and decoder.", check=check_positive
+    )
 
     def __post_init__(self) -> None:
-        check_at_least("num_codes", self.num_codes, 20)
-        check_positive("tolerance", self.tolerance)
-        check_at_least("max_rounds", self.max_rounds, 0)
-        check_not_negative("angle", self.angle)
-        check_positive("lr_autoencoder", self.lr_autoencoder)
-        options = ExtendedOptions(self.source, self.num_faces, self.rule, self.share)
-        check_extended_options(options)
+        super().__post_init__()
+        self._map_options()  # checks its own options
+
+    def _map_options(self) -> ExtendedOptions:
+        return ExtendedOptions(self.source, self.num_faces, self.rule, self.share)
+
+    def prior(self, noise: str, latent: int, num_samples: int) -> Prior:
+        """Transport of `source` to the codes; `noise` is not used."""
+        solver = SemiDiscrete(self.source, self.tolerance, max_rounds=self.max_rounds)
+        num_codes = min(num_samples, self.num_codes)
+        return TransportPrior(solver, self._map_options(), self.angle, num_codes, latent)
+
+    def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
+        """No critic."""
+        return nn.ModuleDict()
 
     def coding_steps(self, steps: int) -> int:
         """All but the last, which is the transport."""
@@ -89,16 +93,7 @@ class AEOT(Objective):
 
     def coding_loss(self, real: Tensor, rebuilt: Tensor) -> Loss:
         """Mean squared error of the rebuilt samples, over samples and their values."""
-        error = (rebuilt - real).square().mean()
-        return Loss(error, {})
-
-    def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
-        """No critic."""
-        return nn.ModuleDict()
-
-    def critic_steps(self, step: int) -> int:
-        """None."""
-        return 0
+        return Loss((rebuilt - real).square().mean(), {})
 
 
 @dataclass(frozen=True)
@@ -117,25 +112,6 @@ class AEOTGAN(AEOT):
     digits in the docs; on points, whose decoder is exact, `content` holds it there. D has spectral
     norm one in every layer, as in SNGAN. `noise` of a run has no part in it: w has `source`.
 
-    Attributes:
-        num_codes: Codes M of the transport map.
-        source: Law of the noise w.
-        tolerance: Largest relative misfit of the share of a cell.
-        max_rounds: Most rounds of 60 steps of the heights.
-        angle: Largest angle of two faces in units of that of the own code and its fifth nearest
-            one; 0 for no filter.
-        num_faces: Highest faces of u at w that are looked at.
-        rule: How codes of faces are mixed.
-        share: Share of the neighbour's code.
-        lr_autoencoder: Learning rate of encoder and decoder.
-        autoencoder_share: Share of all steps that train the autoencoder.
-        content: Weight of the squared error of rebuilt samples, per value.
-        feature: Weight of that of their features in the critic, per feature.
-        num_critic_steps: Critic steps a generator step.
-
-    Raises:
-        ValueError: If an option breaks its rule.
-
     References:
         An, Guo, Zhang, Qi, Lei, Yau, Gu, AE-OT-GAN: training GANs from data specific latent
         distribution, 2020.
@@ -144,29 +120,26 @@ class AEOTGAN(AEOT):
     normalization: ClassVar[str] = "spectral"
     paired: ClassVar[bool] = True
 
-    autoencoder_share: float = option(0.5, "Share of all steps that train the autoencoder.")
-    content: float = option(1.0, "Weight of the squared error of rebuilt samples, per value.")
-    feature: float = option(0.1, "Weight of that of their features in the critic, per feature.")
-    num_critic_steps: int = option(1, "Critic steps a generator step.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share("autoencoder_share", self.autoencoder_share)
-        check_not_negative("content", self.content)
-        check_not_negative("feature", self.feature)
-        check_at_least("num_critic_steps", self.num_critic_steps, 1)
-
-    def coding_steps(self, steps: int) -> int:
-        """Their share of the steps."""
-        return max(1, round(self.autoencoder_share * steps))
+    autoencoder_share: float = option(
+        0.5, "Share of all steps that train the autoencoder.", check=check_share
+    )
+    content: float = option(
+        1.0, "Weight of the squared error of rebuilt samples, per value.", check=check_not_negative
+    )
+    feature: float = option(
+        0.1,
+        "Weight of that of their features in the critic, per feature.",
+        check=check_not_negative,
+    )
+    num_critic_steps: int = option(1, CRITIC_STEPS, check=at_least(1))
 
     def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
         """The critic."""
         return nn.ModuleDict({"critic": critic(self.normalization)})
 
-    def critic_steps(self, step: int) -> int:
-        """The same at every step."""
-        return self.num_critic_steps
+    def coding_steps(self, steps: int) -> int:
+        """Their share of the steps."""
+        return max(1, round(self.autoencoder_share * steps))
 
     def critic_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
         """L_D."""

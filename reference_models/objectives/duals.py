@@ -9,7 +9,7 @@ from otmetrics.transport.sinkhorn.iterations import Measure
 from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn, entropic_batch
 
 _RIDGE = 1e-9  # of a Newton step, as a share of the largest second derivative
-_HALVINGS = 8
+_HALVINGS = 8  # of a step that does not raise the dual
 
 
 class Smoothing(NamedTuple):
@@ -30,69 +30,41 @@ class Smoothing(NamedTuple):
     lam: float
 
     def density(self, excess: Tensor) -> Tensor:
-        """Density of the plan that potentials stand for.
+        """Density (..., N, M) of the plan that potentials stand for, of V (..., N, M).
 
-        Args:
-            excess: V (..., N, M).
-
-        Returns:
-            Densities against the product of both laws.
+        It is one against the product of both distributions.
         """
         scaled = excess / self.lam
         return scaled.exp() if self.kind == "kl" else scaled.clamp_min(0)
 
     def conjugate(self, density: Tensor) -> Tensor:
-        """What the dual subtracts, of the density that its potentials stand for.
-
-        Args:
-            density: Densities (..., N, M).
-
-        Returns:
-            Means (...) of lambda (M - 1), or of lambda M^2 / 2.
-        """
+        """What the dual subtracts: means (...) of lambda (M - 1), or of lambda M^2 / 2."""
         paid = density - 1 if self.kind == "kl" else density.square() / 2
         return self.lam * paid.mean((-2, -1))
 
     def dual(self, phi: Tensor, psi: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
-        """Dual value E phi + E psi minus the conjugate, and the density.
+        """Dual values (...), E phi + E psi minus the conjugate, and the density (..., N, M).
 
-        Args:
-            phi: Potentials (..., N).
-            psi: Potentials (..., M).
-            cost: Costs (..., N, M).
-
-        Returns:
-            Values (...) and densities (..., N, M).
+        Potentials are phi (..., N) and psi (..., M), costs (..., N, M).
         """
         density = self.density(phi[..., :, None] + psi[..., None, :] - cost)
         return phi.mean(-1) + psi.mean(-1) - self.conjugate(density), density
 
     def primal(self, density: Tensor, cost: Tensor) -> Tensor:
-        """Upper bound on the optimum, from a density that is first moved to the right marginals.
+        """Upper bounds (...) on the optimum: E c + lambda I of a plan with the right marginals.
 
-        Args:
-            density: Densities (..., N, M) >= 0.
-            cost: Costs (..., N, M).
-
-        Returns:
-            E c + lambda I (...) of the moved plan.
+        It is the plan that `round_marginals` makes of the density.
         """
-        plan = rounded(density)
+        plan = round_marginals(density)
         own = torch.xlogy(plan, plan) if self.kind == "kl" else plan.square() / 2
         return (plan * cost + self.lam * own).mean((-2, -1))
 
 
-def rounded(density: Tensor) -> Tensor:
-    """The density with both marginals made uniform.
+def round_marginals(density: Tensor) -> Tensor:
+    """A density (..., N, M) >= 0 with both marginals made uniform: rows and columns of mean 1.
 
     Rows, then columns, that are too heavy are scaled down; what is then missing is added as a
     product. It moves about as much mass as the marginals are off.
-
-    Args:
-        density: Densities (..., N, M) >= 0.
-
-    Returns:
-        Densities whose rows and columns all have mean 1.
 
     References:
         Altschuler, Weed, Rigollet, Near-linear time approximation algorithms for optimal transport
@@ -100,6 +72,7 @@ def rounded(density: Tensor) -> Tensor:
     """
     plan = density / density.mean(-1, keepdim=True).clamp_min(1)
     plan = plan / plan.mean(-2, keepdim=True).clamp_min(1)
+
     rows = (1 - plan.mean(-1, keepdim=True)).clamp_min(0)
     columns = (1 - plan.mean(-2, keepdim=True)).clamp_min(0)
     missing = rows.mean(-2, keepdim=True).clamp_min(torch.finfo(plan.dtype).tiny)
@@ -107,7 +80,7 @@ def rounded(density: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def solved_potentials(
+def solve_potentials(
     smoothing: Smoothing,
     real: Tensor,
     fake: Tensor,
@@ -115,18 +88,10 @@ def solved_potentials(
     tolerance: float,
     order: float = 2.0,
 ) -> tuple[Tensor, Tensor]:
-    """Potentials that solve each of a batch of problems.
+    """Potentials phi (B, N) and psi (B, M) that solve each of a batch of problems, in float64.
 
-    Args:
-        smoothing: The regulariser.
-        real: Points (B, N, D).
-        fake: Points (B, M, D).
-        cost: Their costs |x - y|^p (B, N, M) in float64.
-        tolerance: Largest L1 error of a marginal.
-        order: p.
-
-    Returns:
-        phi (B, N) and psi (B, M) in float64.
+    Points are (B, N, D) and (B, M, D), costs |x - y|^p (B, N, M) in float64; the tolerance is the
+    largest L1 error of a marginal.
     """
     if smoothing.kind == "kl":
         return kl_potentials(real, fake, smoothing.lam, tolerance, order=order)
@@ -144,18 +109,9 @@ def kl_potentials(
     *,
     order: float = 2.0,
 ) -> tuple[Tensor, Tensor]:
-    """Potentials of entropic transport, by the library's solver.
+    """Potentials (B, N) and (B, M) of entropic transport, by the library's solver, in float64.
 
-    Args:
-        real: Points (B, N, D).
-        fake: Points (B, M, D).
-        lam: Regularisation.
-        tolerance: Largest L1 error of a marginal.
-        max_iterations: Most iterations.
-        order: p of the cost |x - y|^p.
-
-    Returns:
-        phi (B, N) and psi (B, M) in float64, whose density has mass one.
+    Their density has mass one.
     """
     solver = Sinkhorn(order, lam, False, tolerance, max_iterations)
     measures = (
@@ -169,20 +125,11 @@ def kl_potentials(
 def l2_potentials(
     cost: Tensor, lam: float, tolerance: float, max_iterations: int = 100
 ) -> tuple[Tensor, Tensor]:
-    """Potentials of quadratically regularised transport, by semi-smooth Newton steps.
+    """Potentials (N,), (M,) of quadratically regularised transport of float64 costs (N, M).
 
-    A step solves the linear equations on the pairs that the density does not leave empty, and is
-    halved until the dual rises; it is followed by exact maximisation over phi, then over psi, so
-    that the density has mass one. Time O(N^3) a step.
-
-    Args:
-        cost: Costs (N, M) in float64.
-        lam: Regularisation.
-        tolerance: Largest L1 error of a marginal.
-        max_iterations: Most steps.
-
-    Returns:
-        phi (N,) and psi (M,).
+    By semi-smooth Newton steps: each solves the linear equations on the pairs that the density does
+    not leave empty, and is halved until the dual rises; it is followed by exact maximisation over
+    phi, then over psi, so that the density has mass one. Time O(N^3) a step.
 
     References:
         Lorenz, Manns, Meyer, Quadratically regularized optimal transport, 2021 (Newton steps in
@@ -193,6 +140,8 @@ def l2_potentials(
     for _ in range(max_iterations):
         p = _water_levels(scaled - q)
         q = _water_levels(scaled.T - p)
+
+        # Columns fit their marginal now; the rows tell how far the plan is from its own.
         density = (p[:, None] + q - scaled).clamp_min(0)
         rows = density.mean(1) - 1
         if float(rows.abs().mean()) <= tolerance:
@@ -215,8 +164,9 @@ def _newton(p: Tensor, scaled: Tensor, density: Tensor, rows: Tensor) -> Tensor:
     """The next p of the dual at its best q, whose second derivative is a graph Laplacian."""
     pairs = (density > 0).to(p)
     laplacian = torch.diag(pairs.sum(1)) - pairs @ (pairs.T / pairs.sum(0)[:, None])
-    laplacian.diagonal().add_(_RIDGE * pairs.shape[1])  # plans may fall into parts
+    laplacian.diagonal().add_(_RIDGE * pairs.shape[1])  # singular where a plan falls into parts
     step = torch.linalg.solve(laplacian, -scaled.shape[1] * rows)
+
     before = _semidual(p, scaled)
     for halvings in range(_HALVINGS):
         trial = p + step / 2**halvings

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from otmetrics.checks import check_at_least, check_flag, check_share
+from otmetrics.checks import check_flag, check_share
 from otmetrics.functional import cost_matrix
 
 from ..networks import Critic
-from .base import Loss, Objective, check_choices, halves, option
-from .duals import Smoothing, solved_potentials
-from .transport import ORDER, check_cost_order, flat, full, learned_features, on_sphere
-from .wasserstein import warmed_up
+from .base import Loss, at_least, halves, option, warmed_up
+from .duals import Smoothing, solve_potentials
+from .transport import LearnedCost, full, order_option
+from .wasserstein import WARM_UP
 
 
 class _Problem(NamedTuple):
@@ -62,7 +62,7 @@ class _Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ROTGAN(Objective):
+class ROTGAN(LearnedCost):
     """Regularised optimal transport, solved to a known accuracy at each step.
 
     L_G = d(x, y) = min_pi E_pi c + lambda I(pi) = max_(phi, psi) E phi + E psi - E F(V) with V =
@@ -91,24 +91,11 @@ class ROTGAN(Objective):
     A learned cost c = 1 - cos(v(x), v(y)) ascends the same loss, and therefore needs `self_terms`:
     without them its features would only move apart.
 
+    The cost is (|x - y|^2 / D)^(p / 2) on samples of D numbers, or learned. lambda is by default
+    0.1 of the mean cost with networks, else 0.01 of it on samples and 0.02 on features.
+
     Ours: every number. The authors' settings are not public; lambda, the schedule of the dual steps
     and the Newton solver are choices made here.
-
-    Attributes:
-        regulariser: I.
-        inner: Whether potentials are solved for on each batch, or networks.
-        cost: (|x - y|^2 / D)^(p / 2) on samples of D numbers, or learned.
-        order: p of a cost that is not learned; see `SWG`.
-        lam: lambda as a share of the mean cost, 0 for 0.1 with networks, else for 0.01 on samples
-            and 0.02 on features.
-        self_terms: Whether to subtract the terms of each law with itself; "kl" only.
-        num_dual_steps: Steps of networks a generator step.
-        warm_up: Whether the first 25 generator steps and every 500th take 100 of them.
-        num_generator_steps: Generator steps for one step of a learned cost, without networks.
-        tolerance: Largest L1 error of a marginal of a plan that is solved for.
-
-    Raises:
-        ValueError: If an option breaks its rule, or options do not go together.
 
     References:
         Sanjabi, Ba, Razaviyayn, Lee, On the convergence and robustness of training GANs with
@@ -119,24 +106,26 @@ class ROTGAN(Objective):
     regulariser: str = option("kl", "Regulariser I of the plan.", ("kl", "l2"))
     inner: str = option("batch", "Potentials of each batch, or networks.", ("batch", "net"))
     cost: str = option("data", "Cost of the samples, or learned on features.", ("data", "cosine"))
-    order: float = option(2.0, ORDER)
-    lam: float = option(0.0, "Regularisation lambda as a share of the mean cost; 0 for our choice.")
-    self_terms: bool = option(False, "Subtract the terms of each law with itself.")
-    num_dual_steps: int = option(5, "Steps of the potentials' networks a generator step.")
-    warm_up: bool = option(True, "Take 100 of them at first and at every 500th step.")
-    num_generator_steps: int = option(3, "Generator steps for one step of a learned cost.")
-    tolerance: float = option(1e-4, "Largest L1 error of a marginal of a plan.")
+    order: float = order_option()
+    lam: float = option(
+        0.0,
+        "Regularisation lambda as a share of the mean cost; 0 for our choice.",
+        check=lambda name, share: None if share == 0 else check_share(name, share),
+    )
+    self_terms: bool = option(
+        False, "Subtract the terms of each distribution with itself.", check=check_flag
+    )
+    num_dual_steps: int = option(
+        5, "Steps of the potentials' networks per generator step.", check=at_least(1)
+    )
+    warm_up: bool = option(True, WARM_UP, check=check_flag)
+    num_generator_steps: int = option(
+        3, "Generator steps for one step of a learned cost.", check=at_least(1)
+    )
+    tolerance: float = option(1e-4, "Largest L1 error of a marginal of a plan.", check=check_share)
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_cost_order(self.order, self.cost)
-        if self.lam != 0:
-            check_share("lam", self.lam)
-        check_flag("self_terms", self.self_terms)
-        check_at_least("num_dual_steps", self.num_dual_steps, 1)
-        check_flag("warm_up", self.warm_up)
-        check_at_least("num_generator_steps", self.num_generator_steps, 1)
-        check_share("tolerance", self.tolerance)
+        super().__post_init__()
         if self.self_terms and self.regulariser != "kl":
             raise ValueError(
                 f'`self_terms` must be False for `regulariser` "{self.regulariser}": the Sinkhorn '
@@ -150,35 +139,35 @@ class ROTGAN(Objective):
 
     @property
     def independent_halves(self) -> bool:  # type: ignore[override]
-        """Whether there are self terms, which compare batches of one law."""
+        """Whether there are self terms, which compare batches of one distribution."""
         return self.self_terms
 
     def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
         """Networks of the potentials, and the features of a learned cost."""
-        networks = nn.ModuleDict()
+        networks: dict[str, nn.Module] = {}
         if self.inner == "net":
             names = sorted({problem.network for problem in self._problems})
             names += ["psi"] if self.regulariser == "l2" else []
             networks.update({name: critic(self.normalization) for name in names})
-        if self.cost == "cosine":
-            networks["features"] = critic(self.normalization).body
-        return networks
+        features = super().networks(critic)
+        return nn.ModuleDict(networks | dict(features.items()))
 
     def critic_steps(self, step: int) -> int:
         """Those of the potentials, else one of a learned cost for so many generator steps."""
-        if self.inner == "net":
-            return warmed_up(step, self.num_dual_steps) if self.warm_up else self.num_dual_steps
-        return int(self.cost == "cosine" and step % self.num_generator_steps == 0)
+        if self.inner == "batch":
+            return super().critic_steps(step)
+        return warmed_up(step, self.num_dual_steps) if self.warm_up else self.num_dual_steps
 
     def critic_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
         """Ascent: each potential in the dual of its own problem, a learned cost in the loss."""
         if self.inner == "batch":
-            loss = self.generator_loss(networks, real, fake)
-            return Loss(-loss.value, loss.logs)
+            return super().critic_loss(networks, real, fake)
         batch = self._batch(networks, real, fake)
         cost = batch.cost.detach()
         dual, density = batch.smoothing.dual(*self._potentials(networks, batch), cost)
         value = -dual.sum()
+
+        # The potentials' slopes of the plan are theirs alone: of the cost it is a constant.
         if self.cost == "cosine":
             paid = (density.detach() * batch.cost).mean((1, 2))
             value = value - self._weighted_loss(paid - paid.detach())
@@ -194,6 +183,7 @@ class ROTGAN(Objective):
             if self.inner == "net":
                 feasible = batch.smoothing.dual(*self._solve(batch), cost)[1]
             gap = (batch.smoothing.primal(feasible, cost) - dual).clamp_min(0)
+
             # |grad c| = p c^(1 - 1 / p) / D^(1 / 2), or |v(x) - v(y)| for features on the sphere.
             scale = 2**0.5 if self.cost == "cosine" else self.order / fake[0].numel() ** 0.5
             moving = gap.new_tensor([problem.moving for problem in self._problems])
@@ -204,6 +194,8 @@ class ROTGAN(Objective):
                 "plan_density": density.mean(),
                 "gradient_bound": (sizes * steepest * (2 * gap / batch.smoothing.lam).sqrt()).sum(),
             }
+
+        # The value of the dual, with the gradient of the cost under its plan: the envelope theorem.
         paid = (density * batch.cost).mean((1, 2))
         value = self._weighted_loss(dual + paid - paid.detach())
         return Loss(value.to(full(fake).dtype), logs)
@@ -220,13 +212,12 @@ class ROTGAN(Objective):
     def _batch(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> _Batch:
         """The problems and their costs."""
         samples = (*halves(real), *halves(fake)) if self.self_terms else (real, fake)
-        if self.cost == "cosine":
-            points = [on_sphere(learned_features(networks, side)) for side in samples]
-        else:
-            points = [flat(side) for side in samples]
+        points = [self.points(networks, side) for side in samples]
         pairs = [problem.sides for problem in self._problems]
         x, y = (torch.stack([points[pair[k]] for pair in pairs]).double() for k in (0, 1))
         cost = cost_matrix(x, y, order=self.order)
+
+        # One lambda for all problems, of the mean cost between real and fake.
         crosses = [k for k, problem in enumerate(self._problems) if problem.weight > 0]
         mean = float(cost.detach()[crosses].mean())
         smoothing = Smoothing(self.regulariser, self._share * mean if mean > 0 else 1.0)
@@ -237,7 +228,9 @@ class ROTGAN(Objective):
         """The share that lambda is of the mean cost."""
         if self.lam:
             return self.lam
-        return 0.1 if self.inner == "net" else 0.02 if self.cost == "cosine" else 0.01
+        if self.inner == "net":
+            return 0.1
+        return 0.02 if self.cost == "cosine" else 0.01
 
     def _potentials(self, networks: nn.ModuleDict, batch: _Batch) -> tuple[Tensor, Tensor]:
         """Potentials phi (K, N) and psi (K, M)."""
@@ -247,12 +240,14 @@ class ROTGAN(Objective):
         phi = torch.stack([networks[problem.network](x) for problem, (x, _) in named]).double()
         if self.regulariser == "l2":
             return phi, networks["psi"](batch.samples[0][1]).double()[None]
+
+        # The best psi for phi on the batch; exp((phi - c) / lambda) itself could overflow.
         lam = batch.smoothing.lam
         exponents = (phi[:, :, None] - batch.cost.detach()) / lam
         return phi, -lam * (exponents.logsumexp(1) - math.log(phi.shape[1]))
 
     def _solve(self, batch: _Batch) -> tuple[Tensor, Tensor]:
         """Those of the batch itself."""
-        return solved_potentials(
+        return solve_potentials(
             batch.smoothing, batch.x, batch.y, batch.cost, self.tolerance, self.order
         )

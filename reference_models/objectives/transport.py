@@ -2,19 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from otmetrics.checks import (
-    check_at_least,
-    check_not_negative,
-    check_order,
-    check_positive,
-    check_share,
-)
+from otmetrics.checks import check_not_negative, check_order, check_positive, check_share
 from otmetrics.errors import unconverged_untold
 from otmetrics.functional import univariate_cost, unrolled_sinkhorn_divergence
 from otmetrics.transport.exact.exact import Exact
@@ -22,83 +16,82 @@ from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
 from otmetrics.transport.sliced.sliced import Sliced
 
 from ..networks import Critic
-from .adversarial import critic_of, cross_entropy
-from .base import Loss, Objective, check_choices, option
+from .adversarial import cross_entropy
+from .base import Loss, Objective, at_least, critic_of, option
 from .wasserstein import clip
 
-ORDER = "Order p of the cost |x - y|^p; of one that is learned as a cosine, 2."
-"""Help of the options of that name."""
-
 _SPACES = ("critic", "data")
-_GAMMA = "Weight of penalties on the gradients of a critic at real and fake; 0 for none."
 
 
-def check_cost_order(order: float, cost: str) -> None:
-    """Raise unless an order goes with a cost.
+def order_option() -> Any:
+    """The option `order`, of each objective its own field."""
+    text = "Order p of the cost |x - y|^p; of one that is learned as a cosine, 2."
+    return option(2.0, text, check=lambda name, order: check_order(order))
 
-    Args:
-        order: The order p.
-        cost: "cosine" for a learned one.
 
-    Raises:
-        ValueError: If it does not.
-    """
-    check_order(order)
-    if cost == "cosine" and order != 2:
-        raise ValueError(
-            f'`order` must be 2 for `cost` "cosine", which is half of a squared distance, got '
-            f"{order!r}."
-        )
+def _gamma_option() -> Any:
+    text = "Weight of penalties on the gradients of a critic at real and fake; 0 for none."
+    return option(0.0, text, check=check_not_negative)
 
 
 def flat(samples: Tensor) -> Tensor:
-    """Samples as points whose squared distances are means over the numbers of a sample.
-
-    Args:
-        samples: Samples (B, ...) of D numbers each.
-
-    Returns:
-        Points (B, D), |x - y|^2 / D apart in square.
-    """
+    """Samples of D numbers as points (B, D) that are |x - y|^2 / D apart in square."""
     points = full(samples).flatten(1)
     return points / points.shape[1] ** 0.5
 
 
 def full(values: Tensor) -> Tensor:
-    """Values in at least float32.
-
-    Args:
-        values: Any floating values.
-
-    Returns:
-        The same.
-    """
+    """Values in at least float32."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def on_sphere(features: Tensor) -> Tensor:
-    """Features as points whose squared distance is 1 - cos of the angle between the features.
-
-    Args:
-        features: Features (B, F).
-
-    Returns:
-        Points (B, F) of length 1 / sqrt(2).
-    """
+    """Features (B, F) as points of length 1 / sqrt(2), 1 - cos of their angle apart in square."""
     return F.normalize(features, dim=1) / 2**0.5
 
 
-def learned_features(networks: nn.ModuleDict, samples: Tensor) -> Tensor:
-    """Features of the network of the name "features", for costs that are learned.
+class LearnedCost(Objective):
+    """A cost of the samples, or of learned features that ascend what the generator descends.
 
-    Args:
-        networks: What an objective made.
-        samples: Samples (B, ...).
-
-    Returns:
-        Features (B, F), in at least float32 also under autocast.
+    Attributes:
+        cost: "data" for the samples, "critic" for features, "cosine" for features on the sphere.
+        order: p of |x - y|^p.
+        num_generator_steps: Generator steps for one step of the features.
     """
-    return full(networks["features"](samples))
+
+    cost: str
+    order: float
+    num_generator_steps: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cost == "cosine" and self.order != 2:
+            raise ValueError(
+                '`order` must be 2 for `cost` "cosine", which is half of a squared distance, got '
+                f"{self.order!r}."
+            )
+
+    def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
+        """The features of a learned cost."""
+        if self.cost == "data":
+            return nn.ModuleDict()
+        return nn.ModuleDict({"features": critic(self.normalization).body})
+
+    def critic_steps(self, step: int) -> int:
+        """One for so many generator steps, if the cost is learned."""
+        return int(self.cost != "data" and step % self.num_generator_steps == 0)
+
+    def critic_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
+        """Ascent of the generator's loss."""
+        loss = self.generator_loss(networks, real, fake)
+        return Loss(-loss.value, loss.logs)
+
+    def points(self, networks: nn.ModuleDict, samples: Tensor) -> Tensor:
+        """The points (B, D) that the cost compares, in at least float32 also under autocast."""
+        if self.cost == "data":
+            return flat(samples)
+        features = full(networks["features"](samples))
+        return on_sphere(features) if self.cost == "cosine" else features
 
 
 class _Primal(Objective):
@@ -137,7 +130,7 @@ class _Primal(Objective):
             return Loss(self._cost(networks, real, fake), {})
 
     def _cost(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Tensor:
-        """Of features (B, F)."""
+        """The cost between points (B, D)."""
         raise NotImplementedError
 
 
@@ -147,40 +140,30 @@ class SWG(_Primal):
 
     L_G = SW_p^p = E_theta W_p^p(theta . h(x), theta . h(y)), theta uniform on the unit sphere, new
     in each step; h are the features of a critic with L_D = E softplus(-D(x)) + E softplus(D(y)), or
-    the samples themselves, where at p = 2 a shift of all D numbers of a sample by s costs s^2.
+    the samples themselves, where at p = 2 a shift of all D numbers of a sample by s costs s^2. The
+    paper has p = 2. A sample that batches draw now to one mode, now to another, rests between them
+    at p = 2, at the mean, and on one of them at p = 1, at the median.
 
     Ours: directions come in orthonormal blocks and with control variates, so that 1000 of them do
-    for the 10 000 independent ones of the paper.
-
-    Attributes:
-        order: p, 2 in the paper. A sample that batches draw now to one mode, now to another, rests
-            between them at p = 2, at the mean, and on one of them at p = 1, at the median.
-        space: Whether to compare features of a critic or samples.
-        num_projections: Number L of directions.
-        debiased: Whether to take the estimate from halves whose expectation is 0 where both laws
-            agree; see `otmetrics.Sliced`.
-        gamma: Weight of the penalties on the critic's gradients, which the paper does not have.
-
-    Raises:
-        ValueError: If an option breaks its rule.
+    for the 10 000 independent ones of the paper. With `debiased` the estimate is from halves, whose
+    expectation is 0 where both distributions agree; see `otmetrics.Sliced`. The paper has no
+    penalties on the critic's gradients.
 
     References:
         Deshpande, Zhang, Schwing, Generative modeling using the sliced Wasserstein distance, 2018.
     """
 
-    order: float = option(2.0, ORDER)
+    order: float = order_option()
     space: str = option("critic", "Compare features of a critic, or samples.", _SPACES)
     num_projections: int = option(1000, "Number L of random directions.")
     debiased: bool = option(False, "Estimate from halves, without bias between batches.")
-    gamma: float = option(0.0, _GAMMA)
+    gamma: float = _gamma_option()
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_not_negative("gamma", self.gamma)
-        self._solver(seed=0)  # checks the other options
+        super().__post_init__()
+        self._solver(seed=0)  # checks its own options
 
     def _solver(self, seed: int) -> Sliced:
-        """The library's."""
         return Sliced(self.order, self.num_projections, seed, debiased=self.debiased)
 
     def _cost(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Tensor:
@@ -196,22 +179,14 @@ class MaxSWG(_Primal):
 
     L_G = W_2^2(w . h(x), w . h(y)) with the features h and the last linear layer w, divided by its
     length, of a critic with L_D = E softplus(-D(x)) + E softplus(D(y)). The critic stands for the
-    maximum over directions, as in the paper, whose other surrogates are not offered.
-
-    Attributes:
-        gamma: Weight of the penalties on the critic's gradients, which the paper does not have.
-
-    Raises:
-        ValueError: If an option breaks its rule.
+    maximum over directions, as in the paper, whose other surrogates are not offered. The paper has
+    no penalties on the critic's gradients.
 
     References:
         Deshpande et al., Max-sliced Wasserstein distance and its use for GANs, 2019.
     """
 
-    gamma: float = option(0.0, _GAMMA)
-
-    def __post_init__(self) -> None:
-        check_not_negative("gamma", self.gamma)
+    gamma: float = _gamma_option()
 
     def _cost(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Tensor:
         """Along the one direction."""
@@ -229,27 +204,14 @@ class ExactOT(_Primal):
     samples divided by the root of their dimension, or the features of a critic with L_D = E
     softplus(-D(x)) + E softplus(D(y)). The critic is ours, after the sliced generator's.
 
-    Attributes:
-        order: p; see `SWG`.
-        space: Whether to compare samples or features of a critic.
-        gamma: Weight of the penalties on the critic's gradients.
-
-    Raises:
-        ValueError: If an option breaks its rule.
-
     References:
         Fatras et al., Learning with minibatch Wasserstein: asymptotic and gradient properties,
         2020.
     """
 
-    order: float = option(2.0, ORDER)
+    order: float = order_option()
     space: str = option("data", "Compare samples, or features of a critic.", _SPACES)
-    gamma: float = option(0.0, _GAMMA)
-
-    def __post_init__(self) -> None:
-        check_order(self.order)
-        check_choices(self)
-        check_not_negative("gamma", self.gamma)
+    gamma: float = _gamma_option()
 
     def _cost(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Tensor:
         """Under the optimal plan."""
@@ -257,7 +219,7 @@ class ExactOT(_Primal):
 
 
 @dataclass(frozen=True)
-class SinkhornGAN(Objective):
+class SinkhornGAN(LearnedCost):
     """The debiased Sinkhorn divergence, with a fixed or a learned cost.
 
     L_G = S = OT(x, y) - OT(x, x) / 2 - OT(y, y) / 2 with the entropic cost OT = min <P, C> +
@@ -269,54 +231,29 @@ class SinkhornGAN(Objective):
     entropic cost, not <P, C> alone; epsilon is a share of the mean cost, a constant for the
     gradient, as features grow.
 
-    Attributes:
-        order: p; see `SWG`.
-        cost: Whether the cost is that of the samples, or learned.
-        epsilon: Regularisation as a share of the mean cost.
-        tolerance: Largest L1 error of a marginal, without `unrolled`.
-        unrolled: Iterations to differentiate through; 0 for the envelope theorem.
-        clip: The limit c of a learned cost.
-
-    Raises:
-        ValueError: If an option breaks its rule.
-
     References:
         Genevay, Peyre, Cuturi, Learning generative models with Sinkhorn divergences, 2018, section
         3; Feydy et al., Interpolating between optimal transport and MMD using Sinkhorn divergences,
         2019, equation (3).
     """
 
-    order: float = option(2.0, ORDER)
+    order: float = order_option()
     cost: str = option("data", "Cost of the samples, or learned on features.", ("data", "critic"))
-    epsilon: float = option(0.05, "Regularisation epsilon as a share of the mean cost.")
-    tolerance: float = option(1e-5, "Largest L1 error of a marginal.")
-    unrolled: int = option(0, "Iterations to differentiate through; 0 for the envelope theorem.")
-    clip: float = option(0.01, "Limit c of the weights of a learned cost.")
-
-    def __post_init__(self) -> None:
-        check_order(self.order)
-        check_choices(self)
-        check_positive("epsilon", self.epsilon)
-        check_share("tolerance", self.tolerance)
-        check_at_least("unrolled", self.unrolled, 0)
-        check_positive("clip", self.clip)
+    epsilon: float = option(
+        0.05, "Regularisation epsilon as a share of the mean cost.", check=check_positive
+    )
+    tolerance: float = option(1e-5, "Largest L1 error of a marginal.", check=check_share)
+    unrolled: int = option(
+        0, "Iterations to differentiate through; 0 for the envelope theorem.", check=at_least(0)
+    )
+    clip: float = option(0.01, "Limit c of the weights of a learned cost.", check=check_positive)
 
     def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
         """The features of a learned cost, within their limits."""
-        if self.cost == "data":
-            return nn.ModuleDict()
-        networks = nn.ModuleDict({"features": critic(self.normalization).body})
-        clip(networks, self.clip)
+        networks = super().networks(critic)
+        if networks:
+            clip(networks, self.clip)
         return networks
-
-    def critic_steps(self, step: int) -> int:
-        """One, if the cost is learned."""
-        return int(self.cost == "critic")
-
-    def critic_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
-        """Ascent of S."""
-        loss = self.generator_loss(networks, real, fake)
-        return Loss(-loss.value, loss.logs)
 
     def after_critic_step(self, networks: nn.ModuleDict) -> dict[str, Tensor]:
         """Clip."""
@@ -324,10 +261,7 @@ class SinkhornGAN(Objective):
 
     def generator_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
         """S, with whether it "converged"."""
-        if self.cost == "critic":
-            real, fake = learned_features(networks, real), learned_features(networks, fake)
-        else:
-            real, fake = flat(real), flat(fake)
+        real, fake = self.points(networks, real), self.points(networks, fake)
         with torch.autocast(real.device.type, enabled=False):
             if self.unrolled:
                 value = unrolled_sinkhorn_divergence(
@@ -338,6 +272,7 @@ class SinkhornGAN(Objective):
                     num_iterations=self.unrolled,
                 )
                 return Loss(value, {})
+
             solver = Sinkhorn(self.order, self.epsilon, tolerance=self.tolerance)
             with unconverged_untold():  # it would repeat at every step
                 result, _ = solver.solve_from(real, fake)

@@ -46,11 +46,17 @@ def rows(out: Path) -> list[dict[str, float]]:
 # --- the prior --------------------------------------------------------------------------------
 
 
+def transport(num: int, latent: int, **options: Any) -> TransportPrior:
+    made = AEOT(**options).prior("normal", latent, num)
+    assert isinstance(made, TransportPrior)
+    return made
+
+
 def prior(**options: Any) -> TransportPrior:
     """Of 60 codes in three groups."""
     generator = torch.Generator().manual_seed(0)
     centres = 4 * torch.eye(3)[torch.arange(60) % 3]
-    made = TransportPrior(AEOT(**(OPTIONS | options)), 60, 3)
+    made = transport(60, 3, **(OPTIONS | {"num_codes": 60} | options))
     made.begin(torch.arange(60), centres + torch.randn(60, 3, generator=generator), seed=1)
     while not made.known:
         made.advance(seed=1)
@@ -97,14 +103,14 @@ def test_an_angle_that_rejects_everything_is_said() -> None:
 
 
 def test_codes_that_are_all_equal_are_said() -> None:
-    made = TransportPrior(AEOT(), 30, 2)
+    made = transport(30, 2)
     with pytest.raises(OptionError, match="gives all samples one code"):
         made.begin(torch.arange(30), torch.ones(30, 2), seed=0)
 
 
 def test_one_sample_has_nothing_to_go_between() -> None:
     with pytest.raises(OptionError, match="at least 2 training samples, got 1"):
-        TransportPrior(AEOT(), 1, 2).begin(torch.arange(1), torch.ones(1, 2), seed=0)
+        transport(1, 2).begin(torch.arange(1), torch.ones(1, 2), seed=0)
 
 
 def test_noise_between_empty_cells_is_not_kept() -> None:
@@ -118,7 +124,7 @@ def test_noise_between_empty_cells_is_not_kept() -> None:
 
 def test_copies_among_the_data_do_no_harm() -> None:
     codes = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
-    made = TransportPrior(AEOT(max_rounds=0), 60, 2)
+    made = transport(60, 2, max_rounds=0)
     logs = made.begin(torch.arange(60), codes.repeat_interleave(2, 0), seed=0)
     assert made.known
     assert logs["kept"] > 0.3
@@ -328,7 +334,7 @@ class Identity(nn.Module):
 
 def own_codes(data: Data, **options: Any) -> Sampler:
     ids = torch.arange(400)
-    made = TransportPrior(AEOT(max_rounds=0, **options), len(ids), 2)
+    made = transport(len(ids), 2, max_rounds=0, **options)
     made.begin(ids, data.to_network(data.train[ids]), seed=0)
     return Sampler(Identity(0.1), made, Identity(0.0))
 

@@ -9,7 +9,8 @@ import torch
 from cases import cloud
 from otmetrics.reference_models.networks import Critic, networks
 from otmetrics.reference_models.objectives import DCGAN, R3GAN, SNGAN, WGAN, WGANGP, Objective
-from otmetrics.reference_models.objectives.wasserstein import clip, interpolate, warmed_up
+from otmetrics.reference_models.objectives.base import warmed_up
+from otmetrics.reference_models.objectives.wasserstein import clip, interpolate
 from torch import Tensor, nn
 
 SCORES = [DCGAN(), SNGAN(), R3GAN(gamma=0.3), WGAN(), WGANGP(penalty=3.0)]

@@ -164,7 +164,7 @@ def test_critic_steps() -> None:
         ({"match": "angle"}, "`match` must be one of length, vector, got 'angle'"),
         ({"num_critic_steps": 0}, "`num_critic_steps` must be"),
         ({"warm_up": 1}, "`warm_up` must be"),
-        ({"scale": -1.0}, "`scale` must be a positive finite number, got -1.0"),
+        ({"scale": -1.0}, "`scale` must be a finite number >= 0, got -1.0"),
         ({"gamma": 0.0}, "`gamma` must be"),
     ],
 )

@@ -15,8 +15,8 @@ from otmetrics.reference_models.objectives.duals import (
     Smoothing,
     kl_potentials,
     l2_potentials,
-    rounded,
-    solved_potentials,
+    round_marginals,
+    solve_potentials,
 )
 from otmetrics.reference_models.objectives.transport import flat
 from scipy.optimize import minimize
@@ -75,7 +75,7 @@ def test_primal_and_dual_values_meet(kind: str, sizes: tuple[int, int], share: f
     cost = cost_matrix(real, fake)
     lam = share * float(cost.mean())
     smoothing = Smoothing(kind, lam)
-    potentials = solved_potentials(smoothing, real[None], fake[None], cost[None], 1e-11)
+    potentials = solve_potentials(smoothing, real[None], fake[None], cost[None], 1e-11)
     (dual,), (density,) = smoothing.dual(*potentials, cost[None])
     assert smoothing.primal(density, cost).item() == pytest.approx(dual.item(), rel=1e-9)
     a, b = oracles.uniform(n), oracles.uniform(m)
@@ -96,7 +96,7 @@ def test_quadratic_plans_are_sparse_and_entropic_ones_are_not() -> None:
     lam = 0.05 * float(cost.mean())
     for kind, empty in (("kl", False), ("l2", True)):
         smoothing = Smoothing(kind, lam)
-        potentials = solved_potentials(smoothing, real[None], fake[None], cost[None], 1e-9)
+        potentials = solve_potentials(smoothing, real[None], fake[None], cost[None], 1e-9)
         density = smoothing.dual(*potentials, cost[None])[1]
         assert ((density == 0).double().mean() > 0.5) == empty
 
@@ -106,7 +106,7 @@ def test_any_potentials_bound_the_value_from_below_and_any_plan_from_above(kind:
     real, fake = sides()
     cost = cost_matrix(real, fake)
     smoothing = Smoothing(kind, 0.3 * float(cost.mean()))
-    potentials = solved_potentials(smoothing, real[None], fake[None], cost[None], 1e-11)
+    potentials = solve_potentials(smoothing, real[None], fake[None], cost[None], 1e-11)
     (best,), _ = smoothing.dual(*potentials, cost[None])
     for seed in range(10):
         dual, density = smoothing.dual(cloud(8, seed=seed), cloud(8, seed=seed + 50), cost)
@@ -118,12 +118,12 @@ def test_any_potentials_bound_the_value_from_below_and_any_plan_from_above(kind:
 @pytest.mark.parametrize("shape", [(5, 5), (3, 7), (2, 4, 6)])
 def test_rounded_plans_have_their_marginals_and_right_ones_stay(shape: tuple[int, ...]) -> None:
     for density in (cloud(*shape, seed=1).exp(), 5 * cloud(*shape, seed=2).clamp_min(0)):
-        plan = rounded(density)
+        plan = round_marginals(density)
         assert (plan >= 0).all()
         for side in (-1, -2):
             torch.testing.assert_close(plan.mean(side), torch.ones_like(plan.mean(side)))
-        torch.testing.assert_close(rounded(plan), plan)
-    torch.testing.assert_close(rounded(torch.zeros(shape)), torch.ones(shape))
+        torch.testing.assert_close(round_marginals(plan), plan)
+    torch.testing.assert_close(round_marginals(torch.zeros(shape)), torch.ones(shape))
 
 
 @pytest.mark.parametrize("share", [0.002, 0.05, 1.0, 30.0])
