@@ -7,7 +7,7 @@ A loss returns the unrooted cost of its solver, which is smooth where the distan
 from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
 from otmetrics.transport.sliced.sliced import Sliced
 from otmetrics.unknown_options import ToldOptions
 
-_MOST_CALLS = 4096  # that are told apart if they run again
+_MOST_CALLS = 4096  # that a backward pass can run again
 
 
 class _TransportLoss(ToldOptions, nn.Module):
@@ -74,8 +74,9 @@ class _TransportLoss(ToldOptions, nn.Module):
             stack.enter_context(torch.autocast(real.device.type, enabled=False))
             if self.num_unconverged:  # messages tell residuals: python would show each of them
                 stack.enter_context(unconverged_untold())
-            result = self._result(real, fake)
-        if not _within_backward():  # a rerun for the sake of memory is no call of its own
+            result = self._solve(real, fake)
+
+        if not _is_rerun():
             self.num_unconverged += not result.converged
         return (result.value if self.root else result.cost).mean()
 
@@ -89,6 +90,7 @@ class _TransportLoss(ToldOptions, nn.Module):
             batch = as_tensor(name, batch)
         if self.extractor is None:
             return batch
+
         features = self.extractor(batch)
         got = type(features).__name__
         if isinstance(features, Tensor):
@@ -100,34 +102,42 @@ class _TransportLoss(ToldOptions, nn.Module):
             "flatten inside it, for example with a final torch.nn.Flatten()."
         )
 
-    def _result(self, real: Tensor, fake: Tensor) -> TransportResult:
+    def _solve(self, real: Tensor, fake: Tensor) -> TransportResult:
         """What the solver says of features."""
         return self.solver.solve(real, fake)
 
 
-class _Trace(NamedTuple):
-    """Shape of a cloud, and its sum and norm, which stay on its device until somebody asks."""
-
-    shape: tuple[int, ...]
-    numbers: Tensor
-
-
 @dataclass
 class _Call:
-    """A call in training mode: its step, the traces of its inputs, and the pass it last ran in."""
+    """A call in training mode, by which a backward pass that runs it again can find it.
+
+    A rerun may differ from its call in the last digits, so that no hash of the inputs would do.
+    """
 
     step: int
-    traces: tuple[_Trace, _Trace]
-    rerun: int = -1
+    shapes: tuple[torch.Size, torch.Size]
+    numbers: tuple[Tensor, Tensor]  # sum and norm of each side; on its device, nobody waits for it
+    last_pass: int = -1  # the backward pass that last ran it again
 
-    def is_like(self, traces: tuple[_Trace, _Trace]) -> bool:
-        """Whether the inputs have the same shapes."""
-        return all(one.shape == two.shape for one, two in zip(self.traces, traces, strict=True))
-
-    def distance(self, traces: tuple[_Trace, _Trace]) -> float:
+    def distance(self, other: "_Call") -> float:
         """How much the inputs differ, 0 if by nothing."""
-        pairs = zip(self.traces, traces, strict=True)
-        return sum(float((one.numbers - two.numbers).abs().sum()) for one, two in pairs)
+        if self.shapes != other.shapes:
+            return torch.inf
+        pairs = zip(self.numbers, other.numbers, strict=True)
+        return sum(float((one - two).abs().sum()) for one, two in pairs)
+
+
+def _sum_and_norm(cloud: Tensor) -> Tensor:
+    values = cloud.detach()
+    if not values.is_floating_point():
+        values = values.double()  # the solver says what is wrong with it
+    norm = torch.linalg.vector_norm(values, dtype=torch.float64)
+    return torch.stack([values.sum(dtype=torch.float64), norm])
+
+
+def _is_rerun() -> bool:
+    """Whether autograd is running a backward pass: new calls do not come from there, reruns do."""
+    return bool(torch._C._current_graph_task_id() != -1)
 
 
 class SlicedWassersteinLoss(_TransportLoss):
@@ -143,9 +153,10 @@ class SlicedWassersteinLoss(_TransportLoss):
     them: it takes the directions of the call whose inputs it repeats, and does not count. For that
     the sizes, sums and norms of the inputs of the last 4096 calls in training mode are kept.
 
-    Between batches of one law the loss is positive on average, and falls where the generator
-    shrinks them. `Sliced(debiased=True)`, for p = 2, has neither fault, but only for samples drawn
-    anew at each step: points that are themselves trained, it drives apart without end.
+    Between batches of one distribution the loss is positive on average, and falls where the
+    generator shrinks them. `Sliced(debiased=True)`, for p = 2, has neither fault, but only for
+    samples drawn again at each step: points that are themselves trained, it drives apart without
+    end.
 
     Args:
         solver: The solver with its options. In `eval()` mode its directions are taken.
@@ -161,7 +172,7 @@ class SlicedWassersteinLoss(_TransportLoss):
         step: Calls so far in training mode with `resample`, a persistent buffer.
 
     Raises:
-        TypeError: If `solver` is no `Sliced`, or `extractor` no module.
+        TypeError: If `solver` is not a `Sliced`, or `extractor` not a module.
         ValueError: If a flag is not True or False.
 
     References:
@@ -211,33 +222,37 @@ class SlicedWassersteinLoss(_TransportLoss):
         """Solver and options, for `repr`."""
         return f"{super().extra_repr()}, resample={self.resample}"
 
-    def _result(self, real: Tensor, fake: Tensor) -> TransportResult:
+    def _solve(self, real: Tensor, fake: Tensor) -> TransportResult:
         """Along new directions in training."""
         if not (self.training and self.resample):
             return self.solver.solve(real, fake)
-        trace = _trace(real), _trace(fake)
-        if (step := self._rerun_step(trace)) is not None:
-            return self.step_solver(step).solve(real, fake)
-        step = int(self.step)
-        result = self.step_solver(step).solve(real, fake)
-        self._calls.append(_Call(step, trace))
-        self.step += 1
+
+        shapes, numbers = (real.shape, fake.shape), (_sum_and_norm(real), _sum_and_norm(fake))
+        call = _Call(int(self.step), shapes, numbers)
+        first = self._find_first(call) if _is_rerun() else None
+        result = self.step_solver((first or call).step).solve(real, fake)
+        if first is None:
+            self._calls.append(call)
+            self.step += 1
         return result
 
-    def _rerun_step(self, trace: tuple[_Trace, _Trace]) -> int | None:
-        """The step of the call that a backward pass runs again, or None for a new call."""
-        if not _within_backward():
+    def _find_first(self, rerun: _Call) -> _Call | None:
+        """The call that a backward pass runs again: that of the closest inputs of these shapes.
+
+        Several calls may have had equal inputs. Of these the last one is run again first, and each
+        of them once in a backward pass.
+        """
+        distances = [call.distance(rerun) for call in self._calls]
+        least = min(distances, default=torch.inf)
+        if not least < torch.inf:  # no call of these shapes, or inputs that are NaN
             return None
-        same = [call for call in self._calls if call.is_like(trace)]
-        if not same:
-            return None
-        least = min(call.distance(trace) for call in same)
-        same = [call for call in same if call.distance(trace) == least]
-        # Of calls with equal inputs the last one comes first, and each once in a pass.
-        task = torch._C._current_graph_task_id()
-        fresh = [call for call in same if call.rerun != task] or same
-        fresh[-1].rerun = task
-        return fresh[-1].step
+        same = [call for call, d in zip(self._calls, distances, strict=True) if d == least]
+
+        this_pass = torch._C._current_graph_task_id()
+        waiting = [call for call in same if call.last_pass != this_pass]
+        first = (waiting or same)[-1]
+        first.last_pass = this_pass
+        return first
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """With a step of 0 from a checkpoint that was saved without this loss."""
@@ -249,9 +264,9 @@ class SinkhornLoss(_TransportLoss):
     """Debiased Sinkhorn divergence S_epsilon, for training.
 
     S = OT(real, fake) - OT(real, real) / 2 - OT(fake, fake) / 2 with the entropic cost OT of
-    |x - y|^p; see `Sinkhorn`. Its gradient is that of the solved problem, by the
-    envelope theorem: no iteration is stored. Time O(N M D) once and O(N M) an iteration, memory
-    O(N M), or less by the `memory_limit` of the solver. Bounds are not computed.
+    |x - y|^p; see `Sinkhorn`. Its gradient is that of the solved problem, by the envelope theorem:
+    no iteration is stored. Time O(N M D) once and O(N M) per iteration, memory O(N M), or less by
+    the `memory_limit` of the solver. Bounds are not computed.
 
     A relative epsilon follows the mean cost of each batch, as a constant for the gradient; take
     `Sinkhorn(relative=False)` for an objective that stays the same from step to step.
@@ -267,7 +282,7 @@ class SinkhornLoss(_TransportLoss):
             is saved.
 
     Raises:
-        TypeError: If `solver` is no `Sinkhorn`, or `extractor` no module.
+        TypeError: If `solver` is not a `Sinkhorn`, or `extractor` not a module.
         ValueError: If a flag is not True or False.
 
     References:
@@ -300,7 +315,7 @@ class SinkhornLoss(_TransportLoss):
         """Solver and options, for `repr`."""
         return f"{super().extra_repr()}, warm_start={self.warm_start}"
 
-    def _result(self, real: Tensor, fake: Tensor) -> TransportResult:
+    def _solve(self, real: Tensor, fake: Tensor) -> TransportResult:
         """Without bounds, in training from where the last step ended."""
         if not (self.training and self.warm_start):
             return self.solver.solve_from(real, fake)[0]
@@ -309,13 +324,24 @@ class SinkhornLoss(_TransportLoss):
         return result
 
 
+def _fits(start: tuple[Tensor, Tensor] | None, real: Tensor, fake: Tensor) -> bool:
+    """Whether potentials (B, N) and (B, M) belong to clouds of these shapes on this device."""
+    if start is None:
+        return False
+    problems = real.shape[0] if real.ndim == 3 else 1
+    return all(
+        f.device == cloud.device and f.shape == (problems, cloud.shape[-2])
+        for f, cloud in zip(start, (real, fake), strict=True)
+    )
+
+
 class ExactWassersteinLoss(_TransportLoss):
     """Exact Wasserstein cost W_p^p = min <P, |x - y|^p>, for training.
 
     Its gradient is that of the cost under the optimal plan, by the envelope theorem. The plan is
-    found on the CPU; time and memory are those of `Exact`, in training about
-    those of the other losses up to 1000 samples a side and more beyond. The mean over batches
-    exceeds the cost between the laws.
+    found on the CPU; time and memory are those of `Exact`, in training about those of the other
+    losses up to 1000 samples per side and more beyond. The mean over batches exceeds the cost
+    between the distributions.
 
     Args:
         solver: The solver with its options.
@@ -323,7 +349,7 @@ class ExactWassersteinLoss(_TransportLoss):
         root: Whether to return W_p instead of W_p^p.
 
     Raises:
-        TypeError: If `solver` is no `Exact`, or `extractor` no module.
+        TypeError: If `solver` is not an `Exact`, or `extractor` not a module.
         ValueError: If `root` is not True or False.
 
     References:
@@ -345,28 +371,3 @@ class ExactWassersteinLoss(_TransportLoss):
         root: bool = False,
     ) -> None:
         super().__init__(solver, extractor, root)
-
-
-def _within_backward() -> bool:
-    """Whether autograd is running a backward pass, from which no new call comes, but reruns do."""
-    return bool(torch._C._current_graph_task_id() != -1)
-
-
-def _trace(cloud: Tensor) -> _Trace:
-    """What tells a cloud from those of other calls, whatever the last digits of a rerun are."""
-    values = cloud.detach()
-    if not values.is_floating_point():
-        values = values.double()  # the solver says what is wrong with it
-    norm = torch.linalg.vector_norm(values, dtype=torch.float64)
-    return _Trace(tuple(cloud.shape), torch.stack([values.sum(dtype=torch.float64), norm]))
-
-
-def _fits(start: tuple[Tensor, Tensor] | None, real: Tensor, fake: Tensor) -> bool:
-    """Whether potentials (B, N) and (B, M) belong to clouds of these shapes on this device."""
-    if start is None:
-        return False
-    problems = real.shape[0] if real.ndim == 3 else 1
-    return all(
-        f.device == cloud.device and f.shape == (problems, cloud.shape[-2])
-        for f, cloud in zip(start, (real, fake), strict=True)
-    )

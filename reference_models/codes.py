@@ -1,6 +1,6 @@
 """What the codes of an autoencoder say of its samples: are they new, and of one class each?"""
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,23 +39,19 @@ class CodeScores(NamedTuple):
 
 
 def code_scores(sampler: Sampler, data: Data, held_out: Tensor, seed: int) -> CodeScores:
-    """Score the codes of a generator.
+    """Score the codes of a generator in evaluation mode against held-out samples (N, *shape).
 
-    Args:
-        sampler: Generator, prior and encoder in evaluation mode.
-        data: The data, with classes of its training samples or a mixture.
-        held_out: Samples (N, *shape) as in `data.held_out`.
-        seed: Decides the noise.
-
-    Returns:
-        The scores.
+    Purity needs data with classes of its training samples, or a mixture.
     """
-    prior = cast(TransportPrior, sampler.prior)
+    prior = sampler.prior
+    assert isinstance(prior, TransportPrior), "noise has no codes"
     drawn, free = (
         prior.map_noise(_NUM, torch.Generator().manual_seed(seed), filtered=filtered)
         for filtered in (True, False)
     )
     labels = _labels(prior, data)
+
+    # New samples lie at some distance too: only in its units a distance tells copies.
     unit = nearest(sampler.codes(held_out, data), prior.points).median()
     distances = nearest(drawn.codes, prior.points) / unit
     return CodeScores(
@@ -69,15 +65,9 @@ def code_scores(sampler: Sampler, data: Data, held_out: Tensor, seed: int) -> Co
 
 
 def reconstruction(sampler: Sampler, data: Data, samples: Tensor) -> float:
-    """Mean squared error of rebuilt samples, over samples and their values.
+    """Mean squared error of rebuilt samples (N, *shape), over samples and their values.
 
-    Args:
-        sampler: Generator and encoder in evaluation mode.
-        data: The data, for its units.
-        samples: Samples (N, *shape) as in `data.held_out`.
-
-    Returns:
-        The error, in the squared units of the networks.
+    It is in the squared units of the networks.
     """
     return float((sampler.rebuilt(samples, data) - data.to_network(samples)).square().mean())
 
@@ -103,15 +93,7 @@ def _purity(drawn: ExtendedMap, labels: Tensor) -> float:
 
 
 def nearest(codes: Tensor, points: Tensor) -> Tensor:
-    """Distance of each code to the nearest point.
-
-    Args:
-        codes: (N, D).
-        points: (M, D).
-
-    Returns:
-        Distances (N,).
-    """
+    """Distances (N,) of codes (N, D) to the nearest of points (M, D)."""
     # |x - p|^2 = |x|^2 - 2 (<x, p> - |p|^2 / 2): the nearest point is that of a cell.
     ids = laguerre_cells(codes, points, -points.square().sum(1) / 2)
     return (codes - points[ids]).norm(dim=1)

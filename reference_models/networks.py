@@ -16,16 +16,12 @@ from otmetrics.errors import OptionError
 
 _LARGEST = 250_000_000  # weights of a generator, 1 GB
 
-NORMALIZATIONS = ("none", "batch", "layer", "spectral")
+# Pixels to the side of the coarsest maps, and how often it is doubled to them.
+_COARSEST = {28: (7, 2), 32: (4, 3), 64: (4, 4)}
 
 
 class Critic(nn.Module):
-    """Features of samples, and a score linear in them.
-
-    Attributes:
-        body: Samples to features (B, F).
-        head: Features to one number.
-    """
+    """Features (B, F) of samples, by its `body`, and a score linear in them, by its `head`."""
 
     def __init__(self, body: nn.Module, num_features: int, normalization: str) -> None:
         super().__init__()
@@ -44,12 +40,10 @@ class Critic(nn.Module):
 
 
 class Pair(NamedTuple):
-    """How to make the two networks of one shape of data; each call makes a new one.
+    """How to make the networks of one shape of data; each call makes a new one.
 
-    Attributes:
-        generator: Called without arguments.
-        critic: Called with a normalisation of its hidden layers, one of `NORMALIZATIONS`.
-        encoder: Called without arguments: samples to codes (B, latent), by the layers of a critic.
+    A critic is made with the normalisation of its hidden layers: "none", "batch", "layer" or
+    "spectral". An encoder maps samples to codes (B, latent), by the layers of a critic.
     """
 
     generator: Callable[[], nn.Module]
@@ -58,20 +52,12 @@ class Pair(NamedTuple):
 
 
 def networks(shape: tuple[int, ...], *, latent: int, width: int, architecture: str) -> Pair:
-    """The pair for samples of a shape.
+    """The pair for samples of a shape, (D,) for points or (C, H, W) for images.
 
-    Args:
-        shape: Shape of a sample: (D,) for points, (C, H, W) for images of 8, 28, 32 or 64 pixels.
-        latent: Dimension of the noise.
-        width: Hidden units of an MLP, channels at the finest resolution of a convolutional network.
-        architecture: "mlp", "dcgan" or "resnet".
-
-    Returns:
-        The pair.
-
-    Raises:
-        OptionError: If the architecture does not take the shape, or the networks would be larger
-            than any that are sensible: a file of a run may say any width.
+    `latent` is the dimension of the noise; `width` counts hidden units of an MLP, or channels at
+    the finest resolution of a convolutional network. Raises OptionError if the architecture, "mlp",
+    "dcgan" or "resnet", does not take the shape, or if the networks would be larger than any that
+    are sensible: a file of a run may say any width.
     """
     pair = _pair(shape, latent, width, architecture)
     try:
@@ -89,42 +75,32 @@ def networks(shape: tuple[int, ...], *, latent: int, width: int, architecture: s
 
 def _pair(shape: tuple[int, ...], latent: int, width: int, architecture: str) -> Pair:
     """The pair, whatever its size."""
-    if architecture == "mlp":
-        return Pair(
-            lambda: MLPGenerator(latent, shape, width),
-            lambda normalization: mlp_critic(shape, width, normalization),
-            lambda: encoder(mlp_critic(shape, width, "layer"), shape, latent),
-        )
-    if len(shape) != 3 or shape[1] != shape[2] or shape[1] not in (28, 32, 64):
+    makers = {
+        "mlp": (MLPGenerator, mlp_critic),
+        "dcgan": (DCGANGenerator, dcgan_critic),
+        "resnet": (ResNetGenerator, resnet_critic),
+    }
+    if architecture not in makers:
+        raise OptionError(f"`architecture` must be mlp, dcgan or resnet, got {architecture!r}.")
+    square = len(shape) == 3 and shape[1] == shape[2] and shape[1] in _COARSEST
+    if architecture != "mlp" and not square:
         raise OptionError(
             f"`architecture` must be mlp for samples of shape {shape}, got {architecture!r}: "
             "convolutional networks take square images of 28, 32 or 64 pixels."
         )
-    if architecture == "dcgan":
-        return Pair(
-            lambda: DCGANGenerator(latent, shape, width),
-            lambda normalization: dcgan_critic(shape, width, normalization),
-            lambda: encoder(dcgan_critic(shape, width, "layer"), shape, latent),
-        )
-    if architecture == "resnet":
-        return Pair(
-            lambda: ResNetGenerator(latent, shape, width),
-            lambda normalization: resnet_critic(shape, width, normalization),
-            lambda: encoder(resnet_critic(shape, width, "layer"), shape, latent),
-        )
-    raise OptionError(f"`architecture` must be mlp, dcgan or resnet, got {architecture!r}.")
+
+    generator, critic = makers[architecture]
+    return Pair(
+        lambda: generator(latent, shape, width),
+        lambda normalization: critic(shape, width, normalization),
+        lambda: encoder(critic(shape, width, "layer"), shape, latent),
+    )
 
 
 def encoder(critic: Critic, shape: tuple[int, ...], latent: int) -> nn.Module:
-    """The layers of a critic up to its last feature maps, and a linear layer to codes.
+    """The layers of a critic up to its last feature maps, and a linear layer to codes (B, latent).
 
-    Args:
-        critic: Layer-normalised, so that a code depends on no other sample.
-        shape: Shape of a sample.
-        latent: Dimension of the codes.
-
-    Returns:
-        Samples (B, *shape) to codes (B, latent).
+    The critic is layer-normalised, so that a code depends on no other sample.
     """
     layers = list(critic.body.children())
     if any(isinstance(layer, nn.AdaptiveAvgPool2d) for layer in layers):
@@ -167,7 +143,7 @@ class DCGANGenerator(nn.Module):
     def __init__(self, latent: int, shape: tuple[int, ...], width: int) -> None:
         super().__init__()
         channels, size = shape[0], shape[1]
-        start, num = (7, 2) if size == 28 else (4, {32: 3, 64: 4}[size])
+        start, num = _COARSEST[size]
         widths = [width * 2**i for i in range(num - 1, -1, -1)]
         layers: list[nn.Module] = [
             nn.Linear(latent, widths[0] * start**2, bias=False),
@@ -192,7 +168,7 @@ class DCGANGenerator(nn.Module):
 def dcgan_critic(shape: tuple[int, ...], width: int, normalization: str) -> Critic:
     """Strided convolutions down to 4 x 4 (28 pixels: 7 x 7); features are what remains, flat."""
     channels, size = shape[0], shape[1]
-    end, num = (7, 2) if size == 28 else (4, {32: 3, 64: 4}[size])
+    end, num = _COARSEST[size]
     if size == 28:  # the generator has a third layer of weights, that of the noise
         width *= 2
     widths = [channels, *(width * 2**i for i in range(num))]
@@ -208,7 +184,7 @@ def dcgan_critic(shape: tuple[int, ...], width: int, normalization: str) -> Crit
 
 
 class _Residual(nn.Module):
-    """Two convolutions beside a shortcut, at twice, half or the same resolution."""
+    """Two convolutions next to a shortcut, at twice, half or the same resolution."""
 
     def __init__(self, before: int, after: int, resample: str, normalization: str) -> None:
         super().__init__()
@@ -238,7 +214,7 @@ class ResNetGenerator(nn.Module):
 
     def __init__(self, latent: int, shape: tuple[int, ...], width: int) -> None:
         super().__init__()
-        start, num = (7, 2) if shape[1] == 28 else (4, {32: 3, 64: 4}[shape[1]])
+        start, num = _COARSEST[shape[1]]
         self.layers = nn.Sequential(
             nn.Linear(latent, width * start**2),
             nn.Unflatten(1, (width, start, start)),

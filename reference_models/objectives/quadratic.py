@@ -15,19 +15,12 @@ from .wasserstein import WARM_UP
 
 
 class Targets(NamedTuple):
-    """What the optimal critic of a batch does.
+    """What the optimal critic of a batch does."""
 
-    Attributes:
-        real: Its scores f(x_i) of real samples, (B,).
-        fake: Its scores g(y_j) of fake samples, (B,).
-        gradients: Its gradients at y_j, (B, D).
-        cost: The optimal cost E f(x) - E g(y) of the batch.
-    """
-
-    real: Tensor
-    fake: Tensor
-    gradients: Tensor
-    cost: Tensor
+    real: Tensor  # its scores f(x_i) of real samples, (B,)
+    fake: Tensor  # its scores g(y_j) of fake samples, (B,)
+    gradients: Tensor  # its gradients at y_j, (B, D)
+    cost: Tensor  # the optimal cost E f(x) - E g(y) of the batch
 
 
 @torch.no_grad()

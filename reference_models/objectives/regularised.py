@@ -19,19 +19,12 @@ from .wasserstein import WARM_UP
 
 
 class _Problem(NamedTuple):
-    """One transport problem of the loss.
+    """One transport problem of the loss."""
 
-    Attributes:
-        weight: Its weight in the loss.
-        sides: Which of the batches it compares.
-        network: Name of its potential, of the first side.
-        moving: Root of the number of its sides that are fake.
-    """
-
-    weight: float
-    sides: tuple[int, int]
-    network: str
-    moving: float
+    weight: float  # in the loss
+    sides: tuple[int, int]  # which of the batches it compares
+    network: str  # that of its potential of the first side
+    moving: float  # root of the number of its sides that are fake
 
 
 _CROSS = (_Problem(1.0, (0, 1), "phi", 1.0),)
@@ -44,20 +37,12 @@ _DEBIASED = (  # of X, X', Y, Y'
 
 
 class _Batch(NamedTuple):
-    """The K problems of a batch.
+    """The K problems of a batch."""
 
-    Attributes:
-        samples: Both samples of each.
-        x: Points (K, N, D) in float64, the p-th powers of whose distances are the cost.
-        y: Points (K, M, D).
-        cost: Costs (K, N, M) with their graph.
-        smoothing: Their regulariser.
-    """
-
-    samples: list[tuple[Tensor, Tensor]]
-    x: Tensor
-    y: Tensor
-    cost: Tensor
+    samples: list[tuple[Tensor, Tensor]]  # of both sides of each
+    x: Tensor  # points (K, N, D) in float64, the p-th powers of whose distances are the cost
+    y: Tensor  # points (K, M, D)
+    cost: Tensor  # (K, N, M) with its graph
     smoothing: Smoothing
 
 

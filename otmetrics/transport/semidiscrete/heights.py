@@ -79,21 +79,13 @@ def highest_faces(
 
 
 class Problem(NamedTuple):
-    """Points to send a source to.
+    """Points to send a source to."""
 
-    Attributes:
-        points: Different points (M, D) of mean 0 and the second moment of the source.
-        weights: Weights (M,) in float64 that sum to 1.
-        source: One of `sources.SOURCES`.
-        block: Bytes of a block of scores.
-        seed: Decides all samples.
-    """
-
-    points: Tensor
-    weights: Tensor
+    points: Tensor  # different ones (M, D), of mean 0 and the second moment of the source
+    weights: Tensor  # (M,) in float64, of sum 1
     source: str
-    block: int
-    seed: int
+    block: int  # bytes of a block of scores
+    seed: int  # decides all samples
 
     def generator(self, number: int) -> torch.Generator:
         """The generator of a round, counted from 1; of the first heights for 0."""
@@ -102,23 +94,14 @@ class Problem(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Means over samples, in the units of a problem.
+    """Means over samples, in the units of a problem."""
 
-    Attributes:
-        volumes: Shares of the samples in the cells, (M,).
-        centres: Means of those in each cell, (M, D) in float64; NaN where there is none.
-        highest: E max_i <x, p_i> + h_i.
-        cost: The dual cost of the heights.
-        spread: Its standard error.
-        size: How many samples.
-    """
-
-    volumes: Tensor
-    centres: Tensor
-    highest: Tensor
-    cost: Tensor
-    spread: Tensor
-    size: int
+    volumes: Tensor  # shares of the samples in the cells, (M,)
+    centres: Tensor  # means of those in each cell, (M, D) in float64; NaN where there is none
+    highest: Tensor  # E max_i <x, p_i> + h_i
+    cost: Tensor  # the dual cost of the heights
+    spread: Tensor  # its standard error
+    size: int  # how many samples
 
 
 def first_heights(problem: Problem, generator: torch.Generator) -> tuple[Tensor, float]:

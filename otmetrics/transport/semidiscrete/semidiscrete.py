@@ -97,18 +97,13 @@ class SemiDiscreteResult(NamedTuple):
 class _Scaled(NamedTuple):
     """Points in the units of their source, equal ones as one.
 
-    Attributes:
-        problem: The different points, with the sums of the weights of equal ones.
-        weights: b (M,) of all points.
-        places: Which point of the problem each one is, (M,).
-        centre: All points are `scale * problem.points[places] + centre`, which is (D,).
-        scale: See there.
+    All points are `scale * problem.points[places] + centre`.
     """
 
-    problem: Problem
-    weights: Tensor
-    places: Tensor
-    centre: Tensor
+    problem: Problem  # of the different points, with the sums of the weights of equal ones
+    weights: Tensor  # b (M,) of all points
+    places: Tensor  # which point of the problem each one is, (M,)
+    centre: Tensor  # (D,)
     scale: Tensor
 
     def scale_start(self, start: SemiDiscreteStart) -> SemiDiscreteStart:
