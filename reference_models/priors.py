@@ -199,6 +199,7 @@ class TransportPrior(Prior):
     ) -> ExtendedMap:
         """Draw noise and map it to the codes of what is kept; `filtered` rejects it near breaks."""
         source = self.map_options.source
+        # One generator for noise and shares: without any the map would seed its own with 0.
         generator = generator or torch.default_generator
         if self._normals is None or self._normals.device != self.points.device:
             self._normals = face_normals(self.points, source=source)
@@ -218,6 +219,7 @@ class TransportPrior(Prior):
         """Codes, on the device of the prior."""
         assert self.known, "noise is not transported yet"
         found, missing = [], num
+        # What is rejected is drawn again; `kept_share` has seen that this ends.
         while missing > 0:
             found.append(self.map_noise(num, generator).codes)
             missing -= len(found[-1])

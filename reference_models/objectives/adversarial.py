@@ -83,6 +83,7 @@ class DCGAN(Objective):
     def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
         """A critic, batch-normalised if it is convolutional."""
         networks = super().networks(critic)
+        # Only the critic itself says whether its architecture is an MLP.
         if any(isinstance(layer, nn.BatchNorm1d) for layer in networks.modules()):
             return nn.ModuleDict({"critic": critic("none")})
         return networks
@@ -152,6 +153,6 @@ class R3GAN(Objective):
     def generator_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
         """L_G."""
         critic = critic_of(networks)
-        with torch.no_grad():
+        with torch.no_grad():  # nothing of the generator is behind real samples
             on_real = critic(real)
         return Loss(F.softplus(on_real - critic(fake)).mean(), {})

@@ -113,6 +113,7 @@ def kl_potentials(
 
     Their density has mass one.
     """
+    # An absolute epsilon: lambda is a share of the mean cost already.
     solver = Sinkhorn(order, lam, False, tolerance, max_iterations)
     measures = (
         Measure(side, side.new_full(side.shape[:2], 1 / side.shape[1], dtype=torch.float64))

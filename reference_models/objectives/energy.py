@@ -51,13 +51,14 @@ class OTGAN(LearnedCost):
     def generator_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
         """The distance, with the largest "marginal_error" of its plans."""
         real, fake = self.points(networks, real), self.points(networks, fake)
+        # As 1 - cos, a cost of the samples is half of a squared distance.
         if self.cost == "data":
             real, fake = real / 2**0.5, fake / 2**0.5
         batches = *halves(real), *halves(fake)
         x, y = (torch.stack([batches[pair[side]] for pair in _PAIRS]) for side in (0, 1))
 
         cost = cost_matrix(x, y, order=self.order)
-        with torch.no_grad():
+        with torch.no_grad():  # the plans are constants, by the envelope theorem
             potentials = kl_potentials(x, y, self.epsilon, self.tolerance, _MOST, order=self.order)
             density = Smoothing("kl", self.epsilon).dual(*potentials, cost.double())[1]
             error = (density.mean(2) - 1).abs().mean(1).max()

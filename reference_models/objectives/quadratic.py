@@ -42,6 +42,7 @@ def targets(real: Tensor, fake: Tensor, scale: float) -> Targets:
     centre = (f.mean() - g.mean()) / 2
     on_real, on_fake = (f - centre) * scale / 2, (-g - centre) * scale / 2
 
+    # Of equally heavy samples the plan pairs one to one.
     matched = x[result.plan.to_dense().argmax(0)]
     return Targets(
         on_real.to(x), on_fake.to(x), scale * (matched - y), result.cost.to(x) * scale / 2

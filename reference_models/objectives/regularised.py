@@ -67,7 +67,7 @@ class ROTGAN(LearnedCost):
     With `self_terms` the loss is d(x, y) - d(x, x') / 2 - d(y, y') / 2 between independent batches,
     its cross term the mean of both pairs of batches, and the bound is the sum over its terms.
 
-    Potentials are those of the batch, solved anew in each step by the library's Sinkhorn or by
+    Potentials are those of the batch, solved again in each step by the library's Sinkhorn or by
     Newton steps, or those of networks, which ascend the dual: phi and psi for "l2"; for "kl" phi
     alone, with psi(y) = -lambda log E_x exp((phi(x) - c) / lambda) on the batch, which keeps the
     mean of M at one and cannot overflow. The theory covers what the gap measures and not how far
@@ -152,7 +152,7 @@ class ROTGAN(LearnedCost):
         dual, density = batch.smoothing.dual(*self._potentials(networks, batch), cost)
         value = -dual.sum()
 
-        # The potentials' slopes of the plan are theirs alone: of the cost it is a constant.
+        # Features ascend the loss through the cost alone, with the plan of the potentials fixed.
         if self.cost == "cosine":
             paid = (density.detach() * batch.cost).mean((1, 2))
             value = value - self._weighted_loss(paid - paid.detach())
@@ -164,6 +164,7 @@ class ROTGAN(LearnedCost):
         cost = batch.cost.detach()
         with torch.no_grad():
             dual, density = batch.smoothing.dual(*self._potentials(networks, batch), cost)
+            # A plan of the networks may be far from its marginals: that of the batch bounds better.
             feasible = density
             if self.inner == "net":
                 feasible = batch.smoothing.dual(*self._solve(batch), cost)[1]

@@ -126,6 +126,8 @@ class _Primal(Objective):
             real, fake = (full(critic.features(side)) for side in (real, fake))
         else:
             real, fake = flat(real), flat(fake)
+
+        # Differences of costs need more digits than bfloat16 has.
         with torch.autocast(real.device.type, enabled=False):
             return Loss(self._cost(networks, real, fake), {})
 
@@ -170,6 +172,7 @@ class SWG(_Primal):
         """Along directions of a seed that the global generator draws: each step has its own."""
         seed = int(torch.randint(2**62, ()))
         cost = self._solver(seed).solve(real, fake).cost
+        # A slice sees 1 / D of a squared distance, which `flat` has divided by D already.
         return cost if self.space == "critic" else cost * real.shape[1] ** (self.order / 2)
 
 
@@ -190,6 +193,7 @@ class MaxSWG(_Primal):
 
     def _cost(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Tensor:
         """Along the one direction."""
+        # A constant: the critic finds the direction, and no gradient goes through it.
         weight = critic_of(networks).head.weight
         assert isinstance(weight, Tensor)
         direction = F.normalize(weight.detach()[0].to(fake.dtype), dim=0)

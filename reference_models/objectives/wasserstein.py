@@ -54,6 +54,7 @@ class WGAN(ScoreObjective):
     def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
         """A critic within its limits."""
         networks = super().networks(critic)
+        # Before the first step already: fresh weights are far beyond the limit.
         clip(networks, self.clip)
         return networks
 

@@ -166,13 +166,13 @@ def extended_map(
         faces = highest_faces(part, points, heights, num_faces, block)
         angles = _angles(normals[faces[:, :1]], normals[faces])
         within = angles <= limits[faces[:, :1]]
-        within[:, 0] = True
-        if chosen.rule == "two-face":
+        within[:, 0] = True  # the own face, whatever rounding says of its angle
+        if centres is None or chosen.rule == "two-face":
             mixed = _two_faces(within, shares)
         else:
-            assert centres is not None
             mixed = _inverse_distances(part, centres.to(points)[faces], within)
 
+        # Samples that have nothing but their own point are near a break.
         kept = (mixed[:, 1:] > 0).any(1)
         mixed, faces = mixed[kept].to(points.dtype), faces[kept]
         with ieee_float32(points.device):

@@ -113,6 +113,7 @@ def first_heights(problem: Problem, generator: torch.Generator) -> tuple[Tensor,
     if m == 1:
         return problem.weights.new_zeros(1), 0.0
 
+    # Two samples: how far their heights differ is the error of both, and the size of steps.
     size = max(1000, 4 * m if m <= _EXACT else m)
     pair = []
     for _ in range(2):
@@ -150,6 +151,7 @@ def improve_heights(
         first.lerp_(gradient, 1 - _DECAY)
         second.lerp_(gradient.square(), 1 - _DECAY)
 
+        # 0.1 instead of Adam's 1e-8: cells that fit must not move as far as those that do not.
         unbiased = 1 - _DECAY**step
         move = first / unbiased / ((second / unbiased).sqrt() + 0.1)
         heights = heights - rate * (1 - step / (ROUND + 1)) * move

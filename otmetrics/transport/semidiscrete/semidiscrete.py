@@ -268,6 +268,7 @@ class SemiDiscrete(Solver):
         needed, measured = self._count_needed(problem), None
         attainable = max(self.tolerance, _noise(problem.weights, needed))
         if start is None:
+            # From equal heights most cells of clustered points would stay empty.
             generator = problem.generator(0)
             heights, error = first_heights(problem, generator)
             measured = measure_heights(problem, heights, needed, generator)
@@ -277,6 +278,7 @@ class SemiDiscrete(Solver):
         for number in range(steps // ROUND, self.max_rounds):
             if measured is not None and _misfit(problem, measured).is_within(attainable):
                 break
+            # A generator of its own for each round: a start goes on with the samples it had had.
             generator = problem.generator(number + 1)
             size = min(max(_FEWEST, 10 * len(problem.points)) * 2**number, self.max_samples)
             heights = improve_heights(problem, heights, rate, size, generator)
@@ -332,27 +334,22 @@ class SemiDiscrete(Solver):
 def _check_start(start: SemiDiscreteStart, weights: Tensor, max_rounds: int) -> None:
     """Raise unless rounds can go on from there."""
     if not isinstance(start, SemiDiscreteStart):
-        raise TypeError(
-            f"`start` must be a SemiDiscreteStart, got {type(start).__name__}: pass the `start` of "
-            "a result."
-        )
-    if start.heights.shape != weights.shape:
+        name = type(start).__name__
+        raise TypeError(f"`start` must be a SemiDiscreteStart, got {name}: pass `result.start`.")
+    heights, rate, steps = start
+    if heights.shape != weights.shape:
         raise ValueError(
-            f"`start` must have a height for each of {len(weights)} points, "
-            f"got {len(start.heights)}."
+            f"`start` must have a height for each of {len(weights)} points, got {len(heights)}."
         )
-
-    finite = torch.isfinite(start.heights).all() and math.isfinite(start.rate) and start.rate >= 0
-    if not finite or start.num_iterations < 0 or start.num_iterations % ROUND:
+    finite = torch.isfinite(heights).all() and math.isfinite(rate)
+    if not finite or rate < 0 or steps < 0 or steps % ROUND:
         raise ValueError(
             f"`start` must have finite heights, a rate >= 0 and whole rounds of {ROUND} steps, got "
-            f"rate {start.rate!r} and {start.num_iterations} steps: pass the `start` of a result."
+            f"rate {rate!r} and {steps} steps: pass `result.start`."
         )
-    if start.num_iterations >= ROUND * max_rounds:
-        raise ValueError(
-            f"`max_rounds` must be above the {start.num_iterations // ROUND} of `start`, "
-            f"got {max_rounds}."
-        )
+    rounds = steps // ROUND
+    if rounds >= max_rounds:
+        raise ValueError(f"`max_rounds` must be above the {rounds} of `start`, got {max_rounds}.")
 
 
 def _noise(weights: Tensor, size: int) -> float:

@@ -212,7 +212,7 @@ def test_a_start_is_that_of_a_result(start: tuple, message: str) -> None:
 def test_a_result_is_no_start() -> None:
     points = cloud(30, 4, seed=1)
     result: Any = solve(points, tolerance=0.5)
-    with pytest.raises(TypeError, match="pass the `start` of a result"):
+    with pytest.raises(TypeError, match=r"pass `result\.start`"):
         solve(points, start=result)
 
 
