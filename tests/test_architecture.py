@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"errors", "machine", "hashing"},
-    {"safe_files", "checks", "unknown_options"},
+    {"safe_files", "checks", "unknown_options", "user_code"},
     {"transport"},
     {"statistics"},
     {"functional", "losses"},

@@ -178,8 +178,8 @@ def test_an_installed_extractor_is_still_taken_from_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ("[]", "no JSON object"),
-        ('"text"', "no JSON object"),
+        ("[]", "not a JSON object"),
+        ('"text"', "not a JSON object"),
         ("{", "corrupt"),
         ("[" * 100_000, "corrupt"),
         ('{"a":' * 100_000 + "1" + "}" * 100_000, "corrupt"),

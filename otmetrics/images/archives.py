@@ -2,19 +2,21 @@
 
 import io
 import os
-import struct
+import re
 import tarfile
+import threading
 import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from braceexpand import UnbalancedBracesError, braceexpand
+
 from otmetrics.errors import DataError
-from otmetrics.images.decode import DecodedImage, check_regular, decoded_from
+from otmetrics.images import limits
+from otmetrics.images.decode import SKIP, DecodedImage, check_regular, decoded_from
 from otmetrics.images.files import (
     check_member,
     digest,
@@ -22,80 +24,67 @@ from otmetrics.images.files import (
     is_hidden,
     is_image,
     labels_of,
-    same_file,
+    missing,
     splits_of,
+    splits_remark,
 )
-from otmetrics.images.limits import MAX_MEMBER_BYTES, Bounded, TarHeaders, foreign_content
 
-MAX_SHARDS = 100_000
-
-MAX_DIRECTORY_BYTES = 2**28
-"""The longest directory of a zip archive: of some two million files."""
-
-MAX_TAR_HEADER_BYTES = 2**16
-"""The longest header of a member of a tar archive: of names, times and rights."""
-
-MAX_PADDING_BYTES = 2**20
-"""The most zeros behind the end of a tar archive; tar itself pads to 10 kB, with -b to 1 MB."""
-
-_READ_BYTES = 2**20
+# `.archive`: the zip archive that this thread read last; `.packed`: its open ZipFile.
+_OPEN = threading.local()
 
 
-@dataclass(frozen=True)
-class _Archive:
-    """An archive as it was when it was opened; no other is read in its place."""
+class _Archive(NamedTuple):
+    """An archive, as it was when its names were read."""
 
     path: Path
-    status: os.stat_result
+    size: int
     identity: bytes | None
-
-    @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
-        """Open it for one member: files of a great many archives cannot all stay open."""
-        with self.path.open("rb") as file:
-            self._check(file)
-            yield file
-            self._check(file)
-
-    def _check(self, file: BinaryIO) -> None:
-        """Raise where the archive is another one, or was written to."""
-        if not same_file(os.fstat(file.fileno()), self.status):
-            raise DataError("lies in an archive that was replaced meanwhile: run again.")
 
 
 class _Member(NamedTuple):
-    """An image inside an archive: where, and how to read it."""
+    """A file inside an archive; of a tar also where its bytes start."""
 
     archive: _Archive
     name: str
     size: int
-    read: Callable[[], bytes]
+    start: int | None = None
+
+    def read(self) -> bytes:
+        """Read its content, unless it is a trap."""
+        if self.size > limits.MAX_MEMBER_BYTES:
+            raise DataError(
+                f"has {self.size} bytes, more than the {limits.MAX_MEMBER_BYTES} that are read: "
+                f"pack it again, {SKIP}"
+            )
+        if self.start is None:
+            return _read_zipped(self.archive, self.name)
+
+        # Opened for each member: the files of a great many shards cannot all stay open.
+        with self.archive.path.open("rb") as file:
+            file.seek(self.start)
+            content = file.read(self.size)
+        if len(content) < self.size:
+            raise DataError("is cut off with its archive: pack it again.")
+        return content
 
 
 class PackedImages:
     """The images in one or several archives, sorted by archive and name.
 
     Zip and tar are told apart by content. A tar may be the shard of a webdataset: its members that
-    are images are read, whatever lies beside them. Nothing leaves the archives, and yet members
-    whose names are absolute or climb out of it, and links, are refused: what they mean depends on
-    where somebody unpacks them. Hidden members and those of `__MACOSX` are left out. Of equal names
-    in one archive the last one counts. Archives beyond the limits of this module are refused, and
-    those with data before their first or behind their last member, or a great many zeros: what is
-    left of a download, or of archives that were put together.
-
-    Args:
-        paths: The archives.
+    are images are read, whatever lies next to them. Nothing leaves the archives, and yet links and
+    members whose names are absolute or climb out are refused: what they mean depends on where
+    somebody unpacks them. Hidden members and those of `__MACOSX` are left out. Of equal names in
+    one archive the last one counts. Archives beyond the limits are refused, and those with data
+    before their first or after their last member: what is left of a download, or of archives that
+    were put together.
 
     Attributes:
         path: The first archive.
-        names: Names of the members; behind the archive's name where there are several.
+        names: Names of the members; after the archive's name where there are several.
         labels: Top folder of each image, where all of them lie in one; else None.
         num_others: How many visible files of other kinds lie among them.
         remarks: What else to know, a line each.
-
-    Raises:
-        DataError: An archive cannot be read, is compressed as a whole, holds what is refused, or
-            no images.
     """
 
     kind = "archive"
@@ -107,257 +96,204 @@ class PackedImages:
         self._members: list[_Member] = []
         self.remarks: list[str] = []
         for path in archives:
-            found, twice = _members(path)
-            if twice:
-                self.remarks.append(
-                    f"`{path.name}` holds {len(twice)} names more than once, such as `{twice[0]}`: "
-                    "the last one of each counts"
-                )
-            images = {name: found[name] for name in sorted(found) if is_image(name)}
-            self._members += images.values()
-            self.num_others += len(found) - len(images)
+            self._add(path)
         if not self._members:
             raise DataError(
                 f"`{self.path}` holds no images ({self.num_others} other files): "
                 "give an archive with image files."
             )
+
+        self.remarks += splits_remark(splits_of([path.name for path in archives]), "files")
         several = len(archives) > 1
-        if splits := splits_of([path.name for path in archives]):
-            self.remarks.append(
-                f"the splits {', '.join(splits)} are read as one set: give the files of one of them"
-            )
         self.names = tuple(
             f"{member.archive.path.name}/{member.name}" if several else member.name
             for member in self._members
         )
         self.labels = labels_of([member.name for member in self._members])
 
+    def _add(self, path: Path) -> None:
+        """Add the images of one archive, in the order of their names."""
+        visible = [member for member in _list_members(path) if not is_hidden(member.name)]
+        counts = Counter(member.name for member in visible)
+        twice = [name for name, count in counts.items() if count > 1 and is_image(name)]
+        if twice:
+            self.remarks.append(
+                f"`{path.name}` holds {len(twice)} names more than once, such as `{twice[0]}`: "
+                "the last one of each counts"
+            )
+
+        by_name = {member.name: member for member in visible}
+        images = [by_name[name] for name in sorted(by_name) if is_image(name)]
+        self._members += images
+        self.num_others += len(by_name) - len(images)
+
     def __len__(self) -> int:
         return len(self._members)
 
     def read(self, index: int) -> DecodedImage:
-        """Decode one image.
-
-        Args:
-            index: Its place in `names`.
-
-        Returns:
-            The pixels and whether they were transparent.
-        """
+        """Decode one image."""
         member = self._members[index]
-        name = f"{member.archive.path}/{member.name}"
-        return decoded_from(lambda: io.BytesIO(_bytes(member)), name)
+        return decoded_from(
+            lambda: io.BytesIO(member.read()), f"{member.archive.path}/{member.name}"
+        )
 
     def identity(self, index: int, content: bool) -> bytes | None:
-        """Tell one image from all others without decoding it.
-
-        Args:
-            index: Its place in `names`.
-            content: Read the member instead of asking for path, size and time of the archive.
-
-        Returns:
-            16 bytes; None where it cannot be read or the archive was changed a moment ago.
-        """
+        """Tell one image from all others, by its archive and name or by its bytes."""
         member = self._members[index]
         if content:
             try:
-                return digest("content", _bytes(member))
-            except (DataError, OSError, zipfile.BadZipFile, zlib.error, struct.error):
+                return digest("content", member.read())
+            except Exception:  # reading it for its features will say what is wrong
                 return None
-        archive = member.archive.identity
-        return None if archive is None else digest("member", archive, member.name)
+        whole = member.archive.identity
+        return None if whole is None else digest("member", whole, member.name)
 
 
 def expand_braces(path: str | Path) -> list[Path]:
-    """Write out a name with `{000..012}` in it, as the shards of a webdataset are named.
+    """The paths that a pattern such as `a-{000..012}.tar` stands for, as in a shell.
 
-    Args:
-        path: A path, with at most one range of numbers.
-
-    Returns:
-        The paths it stands for, in order; itself where it has no range, or is there as it is.
-
-    Raises:
-        DataError: The range is empty or beyond reason.
+    A path that exists, or has no pattern, stands for itself.
     """
     text = str(path)
-    before, opening, rest = text.partition("{")
-    span, closing, after = rest.partition("}")
-    first, dots, last = span.partition("..")
-    ranged = opening and closing and dots and first.isdecimal() and last.isdecimal()
-    if not ranged or os.path.lexists(text):
+    if os.path.lexists(text):
         return [Path(path)]
-    if not int(first) <= int(last) < int(first) + MAX_SHARDS:
-        raise DataError(
-            f"`{path}` must count up, to at most {MAX_SHARDS} files: correct {{{span}}}."
-        )
-    return [
-        Path(f"{before}{number:0{len(first)}d}{after}")
-        for number in range(int(first), int(last) + 1)
-    ]
+
+    # The package writes out each range at once, so that its size is looked at before.
+    found = []
+    too_many = any(
+        max(len(first), len(last)) > 9 or abs(int(last) - int(first)) >= limits.MAX_SHARDS
+        for first, last in re.findall(r"(-?\d+)\.\.(-?\d+)", text)
+    )
+    if not too_many:
+        try:
+            found = list(islice(braceexpand(text, escape=False), limits.MAX_SHARDS + 1))
+        except (UnbalancedBracesError, RecursionError):
+            return [Path(path)]
+    if too_many or len(found) > limits.MAX_SHARDS:
+        raise DataError(f"`{path}` stands for more than {limits.MAX_SHARDS} files: give fewer.")
+    return [Path(name) for name in found]
 
 
-def _bytes(member: _Member) -> bytes:
-    """Content of a member, unless it is a trap."""
-    if member.size > MAX_MEMBER_BYTES:
-        raise DataError(
-            f"has {member.size} bytes, more than the {MAX_MEMBER_BYTES} that are read: pack it "
-            "again, or pass --skip-corrupt to leave such files out."
-        )
-    return member.read()
-
-
-def _members(path: Path) -> tuple[dict[str, _Member], list[str]]:
-    """The visible files of an archive by their names, and the images whose names occur twice."""
+def _list_members(path: Path) -> list[_Member]:
+    """All files of an archive."""
     try:
         check_regular(path)
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            archive = _Archive(path, status, identity_of(path, status))
+            archive = _Archive(path, status.st_size, identity_of(path, status))
             start = file.read(512)
-            if reason := foreign_content(start):
+            if reason := limits.foreign_content(start):
                 raise DataError(reason)
             if start[:2] in {b"\x1f\x8b", b"BZ"} or start[:6] == b"\xfd7zXZ\x00":
                 raise DataError(
                     "is compressed as a whole, which must be read from its start each time"
                 )
+
             file.seek(0)
-            read = _zip_members if start[:2] == b"PK" else _tar_members
-            found = read(archive, file)
+            return (_list_zip if start[:2] == b"PK" else _list_tar)(archive, file)
     except DataError as error:
-        advice = (
-            "" if str(error).endswith(".") else ": unpack it, or pack it again as .zip or .tar."
-        )
+        done = str(error).endswith(".")
+        advice = "" if done else ": unpack it, or pack it again as .zip or .tar."
         raise DataError(f"`{path}` {error}{advice}") from error
     except FileNotFoundError as error:
-        raise DataError(f"`{path}` does not exist: check the path.") from error
-    except OSError as error:
-        if error.errno:
+        raise DataError(f"`{path}` {missing(str(path))}") from error
+    except Exception as error:  # zipfile and tarfile raise nearly anything on a damaged file
+        if isinstance(error, OSError) and error.errno:
             raise DataError(
                 f"`{path}` cannot be read ({os.strerror(error.errno)}): check its permissions."
             ) from error
-        raise DataError(_damage_message(path, error)) from error
-    except Exception as error:  # zipfile and tarfile raise nearly anything on a damaged file
-        raise DataError(_damage_message(path, error)) from error
-    visible = [member for member in found if not is_hidden(member.name)]
-    counts = Counter(member.name for member in visible)
-    twice = [name for name, count in counts.items() if count > 1 and is_image(name)]
-    return {member.name: member for member in visible}, twice
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"`{path}` is not a zip or tar archive, or a damaged one ({detail}): pack it again."
+        ) from error
 
 
-def _damage_message(path: Path, error: Exception) -> str:
-    """Say that an archive cannot be understood."""
-    detail = " ".join(str(error).split()) or type(error).__name__
-    return f"`{path}` is no zip or tar archive, or a damaged one ({detail}): pack it again."
+# --- zip --------------------------------------------------------------------------------------
 
 
-def _zip_members(archive: _Archive, file: BinaryIO) -> list[_Member]:
-    """Files of a zip archive."""
+def _list_zip(archive: _Archive, file: BinaryIO) -> list[_Member]:
+    """Files of a zip archive, by its directory."""
     found = []
-    with zipfile.ZipFile(Bounded(file, MAX_DIRECTORY_BYTES)) as names:
-        _check_ends(names, file, archive.status.st_size)
-        for info in names.infolist():
+    bounded: Any = limits.BoundedFile(file, limits.MAX_ZIP_DIRECTORY_BYTES)
+    with zipfile.ZipFile(bounded) as packed:
+        _check_zip_ends(packed, file, archive.size)
+        for info in packed.infolist():
             if info.is_dir():
                 continue
             kind = info.external_attr >> 28  # of Unix, where the archive says so
             check_member(info.filename, is_link=kind == 0o12)
             if info.flag_bits & 1:
                 raise DataError(f"is encrypted (`{info.filename}`)")
-            if info.header_offset + info.compress_size > archive.status.st_size:
-                raise DataError(f"is cut off or damaged, for `{info.filename}` lies behind its end")
-            reader = _ZipReader(
-                archive,
-                info.header_offset,
-                info.compress_size,
-                info.file_size,
-                info.compress_type,
-                info.CRC,
-            )
+            if info.header_offset + info.compress_size > archive.size:
+                raise DataError(f"is cut off or damaged: `{info.filename}` lies after its end")
             size = max(info.file_size, info.compress_size)
-            found.append(_Member(archive, info.filename, size, reader))
+            found.append(_Member(archive, info.filename, size))
     return found
 
 
-def _check_ends(names: zipfile.ZipFile, file: BinaryIO, size: int) -> None:
+def _check_zip_ends(packed: zipfile.ZipFile, file: BinaryIO, size: int) -> None:
     """Raise where a zip archive holds more than its directory says: zipfile skips it silently."""
-    file.seek(max(0, size - 22 - len(names.comment)))
+    file.seek(max(0, size - 22 - len(packed.comment)))
     end = file.read(12)
-    first = min((info.header_offset for info in names.infolist()), default=0)
+    first = min((info.header_offset for info in packed.infolist()), default=0)
     if end[:4] != b"PK\x05\x06" or first > 4:  # a mark of four bytes may come first
         raise DataError(
-            "is damaged, for data lie before its first file or behind its end: if several "
-            "archives were put together, pack them as one."
+            "is damaged: data lie before its first file or after its end. If several archives were "
+            "put together, pack them as one."
         )
-    count = int.from_bytes(end[10:], "little")  # the largest one stands for more
-    if count != min(len(names.infolist()), 0xFFFF):
-        raise DataError(f"is damaged, for its directory has not the {count} files that it says")
+    count = int.from_bytes(end[10:], "little")  # the largest number stands for more
+    if count != min(len(packed.infolist()), 0xFFFF):
+        raise DataError(f"is damaged: its directory does not have the {count} files that it says")
 
 
-@dataclass(frozen=True, slots=True)
-class _ZipReader:
-    """Reads one member of a zip archive: threads need not wait for each other, as in zipfile.
+def _read_zipped(archive: _Archive, name: str) -> bytes:
+    """Unpack one file of a zip archive, checked against its checksum."""
+    # Threads that shared one ZipFile would wait for each other. Each keeps its last one: to read a
+    # directory takes as long as to read its files, and all archives cannot stay open.
+    if getattr(_OPEN, "archive", None) is not archive:
+        _OPEN.packed = zipfile.ZipFile(archive.path)
+        _OPEN.archive = archive
 
-    The local header is skipped; sizes and checksum are those of the archive's directory.
-    """
-
-    archive: _Archive
-    offset: int  # of the local header
-    packed: int
-    size: int
-    method: int
-    checksum: int
-
-    def __call__(self) -> bytes:
-        if self.method not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-            raise DataError("is compressed in another way than zip's own: pack it again.")
-        with self.archive.open() as file:
-            file.seek(self.offset)
-            signature, name, extra = struct.unpack("<4s22xHH", file.read(30))
-            file.seek(name + extra, os.SEEK_CUR)
-            content = file.read(self.packed)
-        if self.method == zipfile.ZIP_DEFLATED:
-            content = _inflate(content, self.size)
-        whole = signature == b"PK\x03\x04" and len(content) == self.size
-        if not whole or zlib.crc32(content) != self.checksum:
-            raise zipfile.BadZipFile("size or checksum differ")
-        return content
+    info = _OPEN.packed.getinfo(name)
+    if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        # The others unpack as much as they like at once.
+        raise DataError("is compressed in another way than zip's own: pack it again.")
+    with _OPEN.packed.open(info) as entry:
+        # With a size: without one zipfile unpacks 2 GB at once, whatever the directory says.
+        content = entry.read(info.file_size)
+    if len(content) != info.file_size:
+        raise zipfile.BadZipFile("it is shorter than its directory says")
+    return content
 
 
-def _inflate(content: bytes, size: int) -> bytes:
-    """Unpack in parts, never more than a member says of itself: one part would be held twice."""
-    unpacker, found = zlib.decompressobj(-zlib.MAX_WBITS), bytearray()
-    while len(found) <= size:
-        part = unpacker.decompress(content, min(_READ_BYTES, size + 1 - len(found)))
-        if not part:
-            break
-        found += part
-        content = unpacker.unconsumed_tail
-    return bytes(found)
+# --- tar --------------------------------------------------------------------------------------
 
 
-def _tar_members(archive: _Archive, file: BinaryIO) -> list[_Member]:
+def _list_tar(archive: _Archive, file: BinaryIO) -> list[_Member]:
     """Files of a tar archive, by one pass over its headers."""
     found, place, special = [], -1, ""
-    bounded: Any = TarHeaders(file, MAX_TAR_HEADER_BYTES)
+    bounded: Any = limits.TarHeaders(file, limits.MAX_TAR_HEADER_BYTES)
     with tarfile.open(fileobj=bounded, mode="r:") as headers:
         for info in headers:
             headers.members.clear()  # type: ignore[attr-defined] # else all of them stay in memory
             if info.size < 0 or info.offset <= place:
-                raise DataError(f"is damaged, for `{info.name}` leads back to what was read")
+                raise DataError(f"is damaged: `{info.name}` leads back to what was read")
             place = info.offset
             stored = info.isreg() and not info.issparse()
-            if stored and info.offset_data + info.size > archive.status.st_size:
-                raise DataError(f"is cut off, for `{info.name}` lies behind its end")
+            if stored and info.offset_data + info.size > archive.size:
+                raise DataError(f"is cut off: `{info.name}` lies after its end")
+
             if info.isdir():
                 continue
             check_member(info.name, is_link=info.issym() or info.islnk())
             if stored:
-                reader = _TarReader(archive, info.offset_data, info.size)
-                found.append(_Member(archive, info.name.removeprefix("./"), info.size, reader))
+                name = info.name.removeprefix("./")
+                found.append(_Member(archive, name, info.size, info.offset_data))
             else:
                 special = info.name
         end = headers.offset
-    _check_end(file, end, archive.status.st_size)
+
+    _check_tar_end(file, end, archive.size)
     if special and not found:
         raise DataError(
             f"holds no images but pipes, devices or sparse files, such as `{special}`, none of "
@@ -366,35 +302,18 @@ def _tar_members(archive: _Archive, file: BinaryIO) -> list[_Member]:
     return found
 
 
-def _check_end(file: BinaryIO, end: int, size: int) -> None:
+def _check_tar_end(file: BinaryIO, end: int, size: int) -> None:
     """Raise where tarfile ended without a word, and yet the archive does not end there."""
     file.seek(end)
     if file.read(512) != bytes(512):
-        raise DataError("is cut off or damaged, for the mark of its end is missing")
-    if size - end > MAX_PADDING_BYTES + 1024:
+        raise DataError("is cut off or damaged: the mark of its end is missing")
+    if size - end > limits.MAX_TAR_PADDING_BYTES + 1024:
         raise DataError(
-            f"is incomplete or damaged, for {size - end} bytes follow the mark of its end: fetch "
-            "it again, or pack it again."
+            f"is incomplete or damaged: {size - end} bytes follow the mark of its end. Fetch it "
+            "again, or pack it again."
         )
     if file.read().strip(b"\0"):
         raise DataError(
-            "is incomplete or damaged, for data follow the mark of its end: fetch it again, or, if "
+            "is incomplete or damaged: data follow the mark of its end. Fetch it again, or, if "
             "several archives were put together, pack them as one."
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _TarReader:
-    """Reads one member of a tar archive, which lies there as it is."""
-
-    archive: _Archive
-    offset: int
-    size: int
-
-    def __call__(self) -> bytes:
-        with self.archive.open() as file:
-            file.seek(self.offset)
-            content = file.read(self.size)
-        if len(content) < self.size:
-            raise DataError("is cut off with its archive: pack it again.")
-        return content

@@ -4,7 +4,6 @@ import io
 import json
 import math
 import os
-import struct
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import IO, Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 
 from otmetrics.errors import DataError, ignored_warnings
+from otmetrics.images import limits
 from otmetrics.images.decode import (
     DecodedImage,
     check_regular,
@@ -21,27 +21,7 @@ from otmetrics.images.decode import (
     image_tensor,
 )
 from otmetrics.images.facts import pixel_facts
-from otmetrics.images.files import RowNames, digest, file_identity, identity_of, same_file
-from otmetrics.images.limits import (
-    MAPPED_BYTES,
-    Bounded,
-    bytes_for,
-    check_expansion,
-    check_rows,
-    foreign_content,
-)
-
-MAX_HEADER_BYTES = 2**16
-"""The longest header of an array."""
-
-MAX_DIRECTORY_BYTES = 2**22
-"""The largest list of the entries of an `.npz` file."""
-
-MAX_LABEL_BYTES = 2**28
-"""The largest entry of labels."""
-
-MAX_PROTOCOL_BYTES = 2**26
-"""The largest entry of a protocol."""
+from otmetrics.images.files import RowNames, digest, identity_of, missing
 
 _ENTRIES = ("features", "images", "arr_0")
 _STATISTICS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))  # pytorch-fid, TTUR, EDM, ADM; JiT
@@ -53,7 +33,7 @@ _HEADER_WARNINGS = r".*\binvalid .*(escape|literal)|Reading `\.npy`"
 
 
 class LoadedArray(NamedTuple):
-    """The array of a file and what stands beside it.
+    """The array of a file and what stands next to it.
 
     Attributes:
         array: The array; None where the file holds statistics and no samples.
@@ -72,108 +52,67 @@ class LoadedArray(NamedTuple):
 
 
 def loaded_array(path: Path) -> LoadedArray:
-    """Load the array of a file and, from an archive, its protocol.
+    """Load the array of a file and, from an archive, its protocol, labels and statistics.
 
     Args:
         path: A `.npy` file, which is mapped (copy on write: torch warns of read-only memory), or a
-            `.npz` file, whose chosen entry is mapped too where it is large and not compressed, as
-            `np.savez` writes it, and else unpacked, a large one into a file without a name.
-            Either way the checksums of all that is taken from it are checked, and sizes must agree
-            with headers to the byte.
+            `.npz` file, whose chosen entry is read, a large one into a mapped file without a name.
+            Checksums are compared, and sizes must agree with headers to the byte.
 
     Returns:
-        The array, and protocol, labels and statistics where an archive has them.
+        The array and what stands next to it.
 
     Raises:
         DataError: The file is missing, corrupt, pickled, an archive without a clear entry, or
-            beyond a limit: `MAX_DIRECTORY_BYTES`, `MAX_HEADER_BYTES`, `MAX_LABEL_BYTES`,
-            `MAX_PROTOCOL_BYTES` and what `limits.check_expansion` says.
+            beyond a limit.
     """
     try:
-        return _load(path)
+        check_regular(path)
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            start = file.read(512)
+            file.seek(0)
+            if start[:2] == b"PK":
+                found = _load_archive(file)
+            else:
+                _check_start(start)
+                found = LoadedArray(_map(file, status.st_size))
+        return found._replace(identity=identity_of(path, status))
     except Exception as error:  # numpy and zipfile raise nearly anything on a damaged file
-        raise DataError(f"`{path}` {_explain(error)}") from error
+        raise DataError(f"`{path}` {_explain(error, path)}") from error
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, path: Path) -> str:
     """Say in one line what is wrong with a file and what to do about it."""
     detail = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, DataError):
         return detail
     if isinstance(error, FileNotFoundError):
-        return "does not exist: check the path."
+        return missing(str(path))
     if isinstance(error, OSError) and error.errno:
         return f"cannot be read ({error.strerror}): check its permissions."
     return f"is truncated or corrupt ({detail}): write it again."
 
 
-def _load(path: Path) -> LoadedArray:
-    """Load a file as what its content says it is."""
-    check_regular(path)
-    with path.open("rb") as file:
-        status = os.fstat(file.fileno())
-        identity = identity_of(path, status)
-        start = file.read(512)
-        file.seek(0)
-        if start[:2] == b"PK":
-            found = _load_archive(file)
-        else:
-            _check_start(start)
-            found = LoadedArray(_plain(file, status.st_size))
-    if not same_file(path.stat(), status):
-        raise DataError("was replaced while it was read: run again.")
-    return found._replace(identity=identity)
-
-
 def _check_start(start: bytes) -> None:
-    """Raise where a file is no array, and say what it is."""
+    """Raise where a file is not an array, and say what it is."""
     if start[: len(_MAGIC)] == _MAGIC:
         return
-    if found := foreign_content(start):
+    if found := limits.foreign_content(start):
         raise DataError(found)
     if start[:1] == b"\x80":
         raise DataError(
             "holds pickled objects, which could run code: save an array with np.save instead."
         )
-    what = "is empty" if not start else f"begins with {start[:16]!r}"
-    raise DataError(f"is truncated or corrupt, no .npy or .npz file ({what}): write it again.")
-
-
-def _plain(file: BinaryIO, size: int) -> np.ndarray:
-    """Map the array of a `.npy` file, which ends where its header says."""
-    header = _header(file)
-    _check_size(header, size)
-    return _map(file, header, header.start)
-
-
-def _load_archive(file: BinaryIO) -> LoadedArray:
-    """Load the array of an archive."""
-    with zipfile.ZipFile(Bounded(file, MAX_DIRECTORY_BYTES)) as archive:
-        names = archive.namelist()
-        if twice := [name for name, count in Counter(names).items() if count > 1]:
-            raise DataError(f"has the entry `{twice[0]}` twice: write it again with np.savez.")
-        if any(name.endswith("/data.pkl") for name in names):
-            raise DataError(
-                "is a file of torch.save: save its tensor with np.save(path, tensor.numpy())."
-            )
-        stems = [name.removesuffix(".npy") for name in names]
-        pair = next((pair for pair in _STATISTICS if set(pair) <= set(stems)), None)
-        statistics = None
-        if pair is not None:
-            statistics = _array(file, archive, pair[0]), _array(file, archive, pair[1])
-            if not set(_ENTRIES) & set(stems):
-                return LoadedArray(None, statistics=statistics)
-        array = _array(file, archive, _entry(stems))
-        protocol = _protocol(file, archive) if "protocol" in stems else None
-        labels = _labels(file, archive, array)
-        return LoadedArray(array, protocol, labels, statistics=statistics)
+    what = f"begins with {start[:16]!r}" if start else "is empty"
+    raise DataError(f"is truncated or corrupt, not a .npy or .npz file ({what}): write it again.")
 
 
 class _Header(NamedTuple):
-    """What an entry says of itself, and where its values start."""
+    """What an array says of itself, and where its values start."""
 
     shape: tuple[int, ...]
-    fortran: bool
+    order: Literal["F", "C"]
     dtype: np.dtype
     start: int
 
@@ -182,10 +121,19 @@ class _Header(NamedTuple):
         """Bytes of the values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def check_size(self, size: int) -> None:
+        """Raise where the file or entry has more or fewer bytes than the header says."""
+        if self.start + self.size != size:
+            raise DataError(
+                f"is truncated or corrupt (its header says {self.dtype} {self.shape}, "
+                f"{self.size} bytes, and {size - self.start} follow): write it again."
+            )
 
-def _header(entry: IO[bytes]) -> _Header:
+
+def _header(file: IO[bytes]) -> _Header:
     """Read the header of an array, of a dtype that is safe to read."""
-    known = io.BytesIO(entry.read(MAX_HEADER_BYTES))  # else up to 4 GB would be taken for one
+    # numpy would take up to 4 GB for one.
+    known = io.BytesIO(file.read(limits.MAX_NPY_HEADER_BYTES))
     version = np.lib.format.read_magic(known)
     if version not in {(1, 0), (2, 0)}:
         raise DataError(f"has an array of version {version}: save it with np.save.")
@@ -193,6 +141,7 @@ def _header(entry: IO[bytes]) -> _Header:
     read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
     with ignored_warnings(_HEADER_WARNINGS):
         shape, fortran, dtype = read(known)
+
     if dtype.hasobject:
         raise DataError("holds pickled objects: save an array of a plain dtype with np.save.")
     if dtype.names is not None:
@@ -202,74 +151,48 @@ def _header(entry: IO[bytes]) -> _Header:
         )
     if min(shape, default=0) < 0:
         raise ValueError(f"its header says {shape}")
-    return _Header(shape, fortran, dtype, known.tell())
+    return _Header(shape, "F" if fortran else "C", dtype, known.tell())
 
 
-def _check_size(header: _Header, size: int) -> None:
-    """Raise where there are more or fewer bytes than a header says."""
-    if header.start + header.size != size:
-        raise DataError(
-            f"is truncated or corrupt (its header says {header.dtype} {header.shape}, "
-            f"{header.size} bytes, and {size - header.start} follow): write it again."
-        )
-
-
-def _map(file: BinaryIO, header: _Header, start: int) -> np.ndarray:
-    """Map an array that lies in a file as it is."""
-    order: Literal["F", "C"] = "F" if header.fortran else "C"
+def _map(file: BinaryIO, size: int) -> np.ndarray:
+    """Map the array of a `.npy` file, which ends where its header says."""
+    header = _header(file)
+    header.check_size(size)
     if not header.size:
-        return np.zeros(header.shape, header.dtype, order)  # there is nothing to map
-    return np.memmap(file, header.dtype, "c", start, header.shape, order)
+        return np.zeros(header.shape, header.dtype, header.order)  # there is nothing to map
+    return np.memmap(file, header.dtype, "c", header.start, header.shape, header.order)
 
 
-def _array(file: BinaryIO, archive: zipfile.ZipFile, name: str, most: int = 0) -> np.ndarray:
-    """Read an entry of an archive, to its end, where its checksum is compared."""
-    info = _info(archive, name)
-    with archive.open(info) as entry:
-        header = _header(entry)
-    _check_size(header, info.file_size)
-    if most and header.size > most:
-        raise DataError(f"has an entry `{name}` of more than {most} bytes: leave it out.")
-    with archive.open(info) as entry:  # anew: zipfile checks nothing after a step back
-        entry.read(header.start)
-        if header.size < MAPPED_BYTES or info.compress_type != zipfile.ZIP_STORED:
-            return _unpack(entry, header)
-        # A large one stays where it lies.
-        if sum(map(len, iter(lambda: entry.read(_READ_BYTES), b""))) != header.size:
-            raise ValueError("fewer bytes than its header says")
-    file.seek(info.header_offset + 26)
-    start = header.start + info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
-    return _map(file, header, start)
+# --- entries of .npz files --------------------------------------------------------------------
 
 
-def _info(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
-    """What an archive says of an array in it, if that can be true."""
-    if f"{name}.npy" not in archive.NameToInfo:
-        raise DataError("has an entry that is no array: write it again with np.savez.")
-    info = archive.getinfo(f"{name}.npy")
-    if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        raise DataError("is compressed in another way than np.savez does: write it again.")
-    check_expansion(name, info.file_size, info.compress_size)
-    return info
+def _load_archive(file: BinaryIO) -> LoadedArray:
+    """Load the array of an archive and what it says of it."""
+    bounded: Any = limits.BoundedFile(file, limits.MAX_NPZ_DIRECTORY_BYTES)
+    with zipfile.ZipFile(bounded) as archive:
+        names = archive.namelist()
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise DataError(f"has the entry `{twice[0]}` twice: write it again with np.savez.")
+        if any(name.endswith("/data.pkl") for name in names):
+            raise DataError(
+                "is a file of torch.save: save its tensor with np.save(path, tensor.numpy())."
+            )
+
+        stems = [name.removesuffix(".npy") for name in names]
+        pair = next((pair for pair in _STATISTICS if set(pair) <= set(stems)), None)
+        statistics = None
+        if pair is not None:
+            statistics = _entry(archive, pair[0]), _entry(archive, pair[1])
+            if not set(_ENTRIES) & set(stems):
+                return LoadedArray(None, statistics=statistics)
+
+        array = _entry(archive, _choose_entry(stems))
+        protocol = _protocol(archive) if "protocol" in stems else None
+        labels = _labels(archive, array) if "labels.npy" in names else None
+        return LoadedArray(array, protocol, labels, statistics=statistics)
 
 
-def _unpack(entry: IO[bytes], header: _Header) -> np.ndarray:
-    """Copy the values of an entry, in parts."""
-    room = bytes_for(header.size)
-    filled = 0
-    while part := entry.read(_READ_BYTES):
-        if filled + len(part) > header.size:
-            raise ValueError("more bytes than its header says")
-        room[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
-        filled += len(part)
-    if filled != header.size:
-        raise ValueError("fewer bytes than its header says")
-    if not header.size:
-        return np.zeros(header.shape, header.dtype)
-    return room.view(header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
-
-
-def _entry(names: list[str]) -> str:
+def _choose_entry(names: list[str]) -> str:
     """Choose the entry that holds the images or features."""
     arrays = [name for name in names if name not in {"protocol", "labels"}]
     for name in _ENTRIES:
@@ -283,42 +206,74 @@ def _entry(names: list[str]) -> str:
     return arrays[0]
 
 
-def _labels(file: BinaryIO, archive: zipfile.ZipFile, array: np.ndarray) -> tuple[str, ...] | None:
-    """Classes of the rows, where the archive has names or numbers of them."""
-    if "labels.npy" not in archive.NameToInfo:
-        return None
-    with archive.open(_info(archive, "labels")) as entry:
+def _entry_header(archive: zipfile.ZipFile, name: str) -> _Header:
+    """What an entry says of itself, if that can be true."""
+    if f"{name}.npy" not in archive.NameToInfo:
+        raise DataError("has an entry that is not an array: write it again with np.savez.")
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        raise DataError("is compressed in another way than np.savez does: write it again.")
+    limits.check_expansion(name, info.file_size, info.compress_size)
+    with archive.open(info) as entry:
         try:
-            header = _header(entry)
+            return _header(entry)
         except DataError as error:
-            raise DataError(f"has an entry `labels` that {error}") from error
-    if header.dtype.kind not in "iuUb" or len(header.shape) > 2:
-        return None
-    if len(header.shape) == 2 and header.shape[1] != 1:  # one hot, or several a row
+            raise DataError(f"has an entry `{name}` that {error}") from error
+
+
+def _entry(archive: zipfile.ZipFile, name: str, most: float = math.inf) -> np.ndarray:
+    """Read an entry of an archive in parts, to its end, where its checksum is compared."""
+    header = _entry_header(archive, name)
+    header.check_size(archive.getinfo(f"{name}.npy").file_size)
+    if header.size > most:
+        raise DataError(f"has an entry `{name}` of more than {most} bytes: leave it out.")
+
+    room, filled = limits.room_for(header.size), 0
+    # Opened again: zipfile compares no checksum after a step back.
+    with archive.open(f"{name}.npy") as entry:
+        entry.read(header.start)
+        while part := entry.read(_READ_BYTES):
+            if filled + len(part) > header.size:
+                raise ValueError("more bytes than its header says")
+            room[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
+            filled += len(part)
+    if filled != header.size:
+        raise ValueError("fewer bytes than its header says")
+
+    if not header.size:
+        return np.zeros(header.shape, header.dtype)
+    return room.view(header.dtype).reshape(header.shape, order=header.order)
+
+
+def _labels(archive: zipfile.ZipFile, array: np.ndarray) -> tuple[str, ...] | None:
+    """Classes of the rows, where the archive has names or numbers of them."""
+    header = _entry_header(archive, "labels")
+    # One hot, or several per row, are no names.
+    column = header.shape[1:] in {(), (1,)}
+    if header.dtype.kind not in "iuUb" or not column:
         return None
     if not header.shape or header.shape[:1] != array.shape[:1]:
         raise DataError(
-            f"has `labels` of shape {header.shape} for an array {array.shape}: give one a row, or "
-            "leave them out."
+            f"has `labels` of shape {header.shape} for an array {array.shape}: give one per row, "
+            "or leave them out."
         )
-    values = _array(file, archive, "labels", MAX_LABEL_BYTES).ravel()
-    names: dict[Any, str] = {}  # one text a class, not one a row
+    values = _entry(archive, "labels", limits.MAX_LABEL_BYTES).ravel()
+    names: dict[Any, str] = {}  # one text per class, not one per row
     return tuple(names.setdefault(value, str(value)) for value in values)
 
 
-def _protocol(file: BinaryIO, archive: zipfile.ZipFile) -> dict[str, Any]:
+def _protocol(archive: zipfile.ZipFile) -> dict[str, Any]:
     """Parse the protocol of an archive of features."""
-    text = _array(file, archive, "protocol", MAX_PROTOCOL_BYTES)
-    protocol = json.loads(str(text))
+    protocol = json.loads(str(_entry(archive, "protocol", limits.MAX_PROTOCOL_BYTES)))
     if not isinstance(protocol, dict):
-        raise DataError("has a `protocol` entry that is no JSON object: leave it out.")
+        raise DataError("has a `protocol` entry that is not a JSON object: leave it out.")
     return protocol
 
 
-_ROWS_AT_A_TIME = 4096
+# --- images and features ----------------------------------------------------------------------
+
 BESIDE = "the file also holds a mean and covariance (mu, sigma), which are not used"
 """What is said of samples next to statistics of others."""
-_SHOWN_VALUES = 2**22  # of which a message names the range
 
 
 class ImageArray:
@@ -352,36 +307,25 @@ class ImageArray:
         identity: bytes | None = None,
         beside: bool = False,
     ) -> None:
+        if problem := _image_problem(array):
+            raise DataError(f"`{path}` holds a {array.dtype} array {array.shape}: {problem}")
+        self._array, self._identity = array, identity
         self.path = Path(path)
         self.beside = beside
         self.remarks = [BESIDE] if beside else []
         self.labels = labels
-        self._identity = identity
-        problem = _image_problem(array)
-        if problem:
-            raise DataError(f"`{path}` holds a {array.dtype} array {array.shape}: {problem}")
-        self._array = array
         self.names = RowNames(self.path.name, len(array))
 
     def __len__(self) -> int:
         return len(self._array)
 
     def read(self, index: int) -> DecodedImage:
-        """Copy one image out of the array.
-
-        Args:
-            index: Its row.
-
-        Returns:
-            The pixels, whether they were transparent, and what the array says of them.
-
-        Raises:
-            DataError: The image is larger than images that are decoded.
-        """
+        """Copy one image out of the array."""
         try:
             check_size((self._array.shape[2], self._array.shape[1]))
         except DataError as error:
             raise DataError(f"`{self.names[index]}` {error}") from error
+
         image = np.asarray(self._array[index])
         rgb = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
         transparent = image.shape[-1] == 4 and bool((image[..., 3] < 255).any())
@@ -391,22 +335,11 @@ class ImageArray:
         return DecodedImage(pixels, transparent, pixel_facts(pixels, colour))
 
     def identity(self, index: int, content: bool) -> bytes | None:
-        """Tell one image from all others.
-
-        Args:
-            index: Its row.
-            content: Hash its pixels instead of asking for path, size and time of its file.
-
-        Returns:
-            16 bytes; None where the file was changed since, or a moment before it was read.
-        """
+        """Tell one image from all others, by its pixels or by its file and row."""
         if content:
             image = np.ascontiguousarray(self._array[index])
             return digest("pixels", str(image.shape), image.tobytes())
-        whole = self._identity
-        if whole is None or file_identity(self.path, content=False) != whole:
-            return None  # a mapped file may have been written to
-        return digest("row", whole, str(index))
+        return None if self._identity is None else digest("row", self._identity, str(index))
 
 
 class FeatureArray(NamedTuple):
@@ -430,6 +363,13 @@ class FeatureArray(NamedTuple):
     beside: bool = False
 
 
+# --- what keeps an array from being scored ----------------------------------------------------
+
+_ROWS_AT_A_TIME = 4096
+_SHOWN_VALUES = 2**22  # of which a message names the range
+_TO_LAST = ".transpose(0, 2, 3, 1)"
+
+
 def _image_problem(array: np.ndarray) -> str | None:
     """Say what keeps an array from being images (N, H, W, C), and the remedy."""
     shape, is_byte = array.shape, array.dtype == np.uint8
@@ -437,23 +377,62 @@ def _image_problem(array: np.ndarray) -> str | None:
     if array.ndim in {3, 4} and not is_byte and array.dtype.kind in "iuf" and array.size:
         return _number_problem(array)
     if array.ndim == 1:
-        return f"one row is no set of features: {expected}"
+        return f"one row is not a set of features: {expected}"
     if array.ndim == 3 and is_byte:
         return "add the missing axis, [..., None] for N grey images or [None] for one image."
     if array.ndim == 5:
         return f"reshape it to images with .reshape(-1, *x.shape[2:]), or {expected}"
     if array.ndim != 4:
         return expected
+
     if array.dtype.kind == "c":
-        return f"complex values are no images: {expected}"
+        return f"complex values are not images: {expected}"
     if not is_byte:
         return "convert it to uint8 with values from 0 to 255."
     if 0 in shape:
         return f"it is empty: {expected}"
     if shape[-1] not in {1, 3, 4}:
         return f"transpose it with {_TO_LAST}." if shape[1] in {1, 3, 4} else expected
-    check_rows(len(array))
+    limits.check_rows(len(array))
     return None
+
+
+def _number_problem(array: np.ndarray) -> str:
+    """Say how an array (N, H, W), (N, H, W, C) or (N, C, H, W) of other numbers becomes images."""
+    part = np.asarray(array.flat[:_SHOWN_VALUES], np.float64)
+    part = part[np.isfinite(part)]
+    low, high = (float(part.min()), float(part.max())) if part.size else (np.nan, np.nan)
+    among = "" if array.size <= _SHOWN_VALUES else f" (of the first {_SHOWN_VALUES})"
+    found = f"values from {low:.4g} to {high:.4g}{among}"
+
+    is_planar = array.ndim == 4 and array.shape[-1] not in {1, 3, 4}
+    if is_planar and array.shape[1] not in {1, 3, 4}:
+        return (
+            f"{found}: images are uint8 (N, H, W, C) with C = 1, 3 or 4, features (N, D); for "
+            "features of each place use their mean, such as .mean((2, 3))."
+        )
+    is_float = array.dtype.kind == "f"
+    if is_planar and is_float and array.shape[1] == 4 and (low < -1 or high > 1):
+        return (
+            f"{found}, (N, 4, h, w): these look like the latents of an autoencoder, not like "
+            "images: decode them first."
+        )
+
+    # Nobody can know how values became what they are; these three ways are the usual ones.
+    bytes_ = "x.round().clip(0, 255)"
+    if is_float and -1 <= low < 0 and high <= 1:
+        bytes_ = "((x + 1) * 127.5).round()"
+    elif is_float and low >= 0 and high <= 1:
+        bytes_ = "(x * 255).round()"
+    elif not (low >= 0 and high <= 255):
+        bytes_ = "(255 * (x - x.min()) / (x.max() - x.min())).round()"
+    axes = _TO_LAST if is_planar else "[..., None]" if array.ndim == 3 else ""
+    given = {3: "(N, H, W)", 4: "(N, C, H, W)" if is_planar else "(N, H, W, C)"}[array.ndim]
+    features = ", or features (N, D)" if array.ndim == 3 else ""
+    return (
+        f"{given} with {found}: images are uint8 (N, H, W, C) from 0 to 255{features}: "
+        f"convert it to uint8 with {bytes_}.astype('uint8'){axes}."
+    )
 
 
 def checked_statistics(
@@ -476,44 +455,6 @@ def checked_statistics(
     if np.linalg.eigvalsh(covariance)[0] < -slack:
         raise DataError(f"{found} the covariance is not positive semi-definite.")
     return mean, covariance
-
-
-_TO_LAST = ".transpose(0, 2, 3, 1)"
-
-
-def _number_problem(array: np.ndarray) -> str:
-    """Say how an array (N, H, W), (N, H, W, C) or (N, C, H, W) of other numbers becomes images."""
-    part = np.asarray(array.flat[:_SHOWN_VALUES], np.float64)
-    part = part[np.isfinite(part)]
-    low, high = (float(part.min()), float(part.max())) if part.size else (np.nan, np.nan)
-    among = "" if array.size <= _SHOWN_VALUES else f" (of the first {_SHOWN_VALUES})"
-    found = f"values from {low:.4g} to {high:.4g}{among}"
-    is_planar = array.ndim == 4 and array.shape[-1] not in {1, 3, 4}
-    if is_planar and array.shape[1] not in {1, 3, 4}:
-        return (
-            f"{found}: images are uint8 (N, H, W, C) with C = 1, 3 or 4, features (N, D); for "
-            "features of each place use their mean, such as .mean((2, 3))."
-        )
-    is_float = array.dtype.kind == "f"
-    if is_planar and is_float and array.shape[1] == 4 and (low < -1 or high > 1):
-        return (
-            f"{found}, (N, 4, h, w): these look like the latents of an autoencoder, not like "
-            "images: decode them first."
-        )
-    bytes_ = "x.round().clip(0, 255)"
-    if is_float and -1 <= low < 0 and high <= 1:
-        bytes_ = "((x + 1) * 127.5).round()"
-    elif is_float and low >= 0 and high <= 1:
-        bytes_ = "(x * 255).round()"
-    elif not (low >= 0 and high <= 255):
-        bytes_ = "(255 * (x - x.min()) / (x.max() - x.min())).round()"
-    axes = _TO_LAST if is_planar else "[..., None]" if array.ndim == 3 else ""
-    given = {3: "(N, H, W)", 4: "(N, C, H, W)" if is_planar else "(N, H, W, C)"}[array.ndim]
-    features = ", or features (N, D)" if array.ndim == 3 else ""
-    return (
-        f"{given} with {found}: images are uint8 (N, H, W, C) from 0 to 255{features}: "
-        f"convert it to uint8 with {bytes_}.astype('uint8'){axes}."
-    )
 
 
 def checked_features(array: np.ndarray, path: Path) -> np.ndarray:

@@ -3,11 +3,8 @@
 import os
 import re
 import stat
-import threading
-import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -27,8 +24,8 @@ from PIL import (
 from torch import Tensor
 
 from otmetrics.errors import DataError
+from otmetrics.images import limits
 from otmetrics.images.facts import KINDS, MOST_FRAMES, ImageFacts, has_two_levels
-from otmetrics.images.limits import MAX_MEMBER_BYTES, foreign_content
 
 # Only these decoders see a file, whatever its name: no EPS that would start an interpreter.
 # Importing their modules here keeps Pillow from importing every plugin it has.
@@ -45,40 +42,96 @@ FORMATS = tuple(
     )
 )
 
+SKIP = "or pass --skip-corrupt to leave such files out."
+"""The remedy that all unreadable images share."""
 
-class _Warnings(threading.local):
-    """The `warnings` module as Pillow sees it, silent in the threads that ask for it."""
-
-    muted = False
-
-    def warn(self, message: Any, category: Any = None, stacklevel: int = 1, **rest: Any) -> None:
-        """Warn as `warnings.warn` does, unless this thread is muted."""
-        if not self.muted:
-            warnings.warn(message, category, stacklevel=stacklevel + 1, **rest)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(warnings, name)
+_MOST_PAGES = 1000  # of a TIFF, that are counted
+_COUNTED_BYTES = 2**24  # of a GIF, whose frames are counted
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
-# `warnings.catch_warnings` swaps the filters of the whole process: two threads that leave it in
-# the wrong order silence the program for good, and an "error" filter of the caller would turn a
-# damaged tag into an unreadable image. So the name `warnings` inside the modules of Pillow that
-# warn is bound, once, to a stand-in that differs from the real module in muted threads only.
-_warnings = _Warnings()
-for _module in (Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin):
-    if getattr(_module, "warnings", None) is warnings:
-        setattr(_module, "warnings", _warnings)  # noqa: B010 - mypy knows no such attribute
+class DecodedImage(NamedTuple):
+    """An image as the features see it.
+
+    Attributes:
+        pixels: uint8 (3, H, W), RGB.
+        transparent: True where an alpha below 255 was composited on white.
+        facts: What its file says of it; None where there is no file.
+    """
+
+    pixels: Tensor
+    transparent: bool
+    facts: ImageFacts | None = None
 
 
-@contextmanager
-def mute_warnings() -> Iterator[None]:
-    """Drop what Pillow warns about in this thread: oversized headers, damaged EXIF and tags."""
-    before, _warnings.muted = _warnings.muted, True
+def decoded_image(path: str | Path) -> DecodedImage:
+    """Decode a BMP, GIF, JPEG, PNG, PPM, TIFF or WebP file, known by its content, to 8-bit RGB.
+
+    =====================================  ====================================================
+    the file holds                         what is returned
+    =====================================  ====================================================
+    1, 2, 4, 8-bit grey                    the grey value in all three channels
+    palette                                the colours of the palette
+    alpha, or a transparent colour         composited on white, rounded to nearest
+    CMYK, YCbCr, LAB                       converted to RGB by Pillow
+    16 bits per channel                    the high byte, `value >> 8`, grey and colour alike
+    floats, or integers of other widths    DataError: their range is not defined
+    an EXIF or TIFF orientation            turned upright; an unreadable EXIF block is ignored
+    a colour profile                       ignored: values are taken as sRGB
+    several frames or pages                the first
+    more than `MAX_PIXELS` pixels          DataError, from the header, before any decoding
+    a side of more than `MAX_SIDE`         DataError, from the header, before any decoding
+    more than 2^29 bytes                   DataError, before it is read
+    a PNG of more than `MAX_CHUNKS` parts  DataError, before any decoding
+    no pixels, cut short, corrupt          DataError, never grey filler
+    not a readable regular file            DataError
+    =====================================  ====================================================
+
+    Threads may decode at the same time. What Pillow warns of, such as damaged tags or more than 89
+    million pixels, goes to the filters of the caller. Of these formats PNG alone has checksums,
+    which are compared: in others damage inside the data that still decodes, unlike a missing end,
+    cannot be seen.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The pixels, whether they were transparent, and what else the file says. Memory: up to 25
+        bytes per pixel on the way.
+
+    Raises:
+        DataError: The file cannot be decoded; the message names the file, the rule, the remedy.
+        RuntimeError: `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set, which would hide cut files.
+    """
+    path = Path(path)
+
+    def opened() -> BinaryIO:
+        check_regular(path)
+        if path.stat().st_size > limits.MAX_MEMBER_BYTES:
+            raise DataError(
+                f"has more than the {limits.MAX_MEMBER_BYTES} bytes that are read of an image: "
+                f"re-export it, {SKIP}"
+            )
+        return path.open("rb")
+
+    return decoded_from(opened, str(path))
+
+
+def decoded_from(opened: Callable[[], BinaryIO], name: str) -> DecodedImage:
+    """Decode what `opened` opens for reading, as `decoded_image` does; `name` is for messages."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise RuntimeError(
+            "`PIL.ImageFile.LOAD_TRUNCATED_IMAGES` must be False, got True: "
+            "it fills what is missing of a truncated image with grey, which would be scored."
+        )
     try:
-        yield
-    finally:
-        _warnings.muted = before
+        with opened() as file:
+            return _decode(file)
+    except Exception as error:  # Pillow raises nearly anything on a damaged file
+        raise DataError(f"`{name}` {_explain_failure(error)}") from error
 
+
+# --- colours ----------------------------------------------------------------------------------
 
 # Pillow scales pixels to 8 bits but leaves the transparent colour of a PNG as the file has it.
 _KEY_TO_8_BITS = {
@@ -92,7 +145,7 @@ _KEY_TO_8_BITS = {
 def rgb_and_alpha(image: Image.Image, rawmode: str) -> tuple[np.ndarray, np.ndarray | None, int]:
     """Return the colours (H, W, 3) and, where the image has one, the alpha (H, W), both uint8.
 
-    Beside them stands the largest value of grey of 16 bits, 0 for other files.
+    The third is the largest value of grey of 16 bits, 0 for other files.
     """
     if image.mode == "F" or image.mode.startswith("I"):
         key, values = image.info.get("transparency"), _sixteen_bit_values(image)
@@ -142,150 +195,25 @@ def composited_on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return ((rgb * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)
 
 
-MAX_PIXELS = 2**27
-"""The largest image that is decoded: 134 million pixels, 400 MB as RGB."""
-
-MAX_SIDE = 2**16
-"""The longest side that is decoded: what shrinks a side takes memory for each of its pixels."""
-
-MAX_CHUNKS = 2**18
-"""The most parts of a PNG: parts of 2 kB make the largest file that is read."""
-
-_MOST_PAGES = 1000  # of a TIFF, that are counted
-_COUNTED_BYTES = 2**24  # of a GIF, whose frames are counted
-_PNG = b"\x89PNG\r\n\x1a\n"
-_SKIP = "or pass --skip-corrupt to leave such files out."
-
-# EXIF orientation -> (rows and columns swapped, then rows reversed, then columns reversed).
-_ORIENTATIONS = {
-    2: (False, False, True),
-    3: (False, True, True),
-    4: (False, True, False),
-    5: (True, False, False),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (True, True, False),
-}
-
-
-class DecodedImage(NamedTuple):
-    """An image as the features see it.
-
-    Attributes:
-        pixels: uint8 (3, H, W), RGB.
-        transparent: True where an alpha below 255 was composited on white.
-        facts: What its file says of it; None where there is no file.
-    """
-
-    pixels: Tensor
-    transparent: bool
-    facts: ImageFacts | None = None
-
-
-def decoded_image(path: str | Path) -> DecodedImage:
-    """Decode a BMP, GIF, JPEG, PNG, PPM, TIFF or WebP file, known by its content, to 8-bit RGB.
-
-    =====================================  ====================================================
-    the file holds                         what is returned
-    =====================================  ====================================================
-    1, 2, 4, 8-bit grey                    the grey value in all three channels
-    palette                                the colours of the palette
-    alpha, or a transparent colour         composited on white, rounded to nearest
-    CMYK, YCbCr, LAB                       converted to RGB by Pillow
-    16 bits per channel                    the high byte, `value >> 8`, grey and colour alike
-    floats, or integers of other widths    DataError: their range is not defined
-    an EXIF or TIFF orientation            turned upright; an unreadable EXIF block is ignored
-    a colour profile                       ignored: values are taken as sRGB
-    several frames or pages                the first
-    more than `MAX_PIXELS` pixels          DataError, from the header, before any decoding
-    a side of more than `MAX_SIDE`         DataError, from the header, before any decoding
-    more than 2^29 bytes                   DataError, before it is read
-    a PNG of more than `MAX_CHUNKS` parts  DataError, before any decoding
-    no pixels, cut short, corrupt          DataError, never grey filler
-    not a readable regular file            DataError
-    =====================================  ====================================================
-
-    Threads may decode at the same time; no warning of Pillow leaves this function. Of these
-    formats PNG alone has checksums, which are compared: in others damage inside the data that still
-    decodes, unlike a missing end, cannot be seen.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The pixels, whether they were transparent, and what else the file says. Memory: up to 25
-        bytes per pixel on the way.
-
-    Raises:
-        DataError: The file cannot be decoded; the message names the file, the rule, the remedy.
-        RuntimeError: `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set, which would hide cut files.
-    """
-    path = Path(path)
-
-    def opened() -> BinaryIO:
-        check_regular(path)
-        if path.stat().st_size > MAX_MEMBER_BYTES:
-            raise DataError(
-                f"has more than the {MAX_MEMBER_BYTES} bytes that are read of an image: re-export "
-                f"it, {_SKIP}"
-            )
-        return path.open("rb")
-
-    return decoded_from(opened, str(path))
-
-
-def decoded_from(opened: Callable[[], BinaryIO], name: str) -> DecodedImage:
-    """Decode an image that is no file of its own, as `decoded_image` does.
-
-    Args:
-        opened: Opens it for reading from its beginning.
-        name: What messages call it.
-
-    Returns:
-        The pixels, whether they were transparent, and what else the file says.
-
-    Raises:
-        DataError: It cannot be read or decoded.
-        RuntimeError: `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set.
-    """
-    if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise RuntimeError(
-            "`PIL.ImageFile.LOAD_TRUNCATED_IMAGES` must be False, got True: "
-            "it fills what is missing of a truncated image with grey, which would be scored."
-        )
-    try:
-        with mute_warnings(), opened() as file:
-            return _decode(file)
-    except Exception as error:  # Pillow raises nearly anything on a damaged file
-        raise DataError(f"`{name}` {_explain_failure(error)}") from error
-
-
 def image_tensor(rgb: np.ndarray) -> Tensor:
     """Return an (H, W, 3) array as a (3, H, W) tensor that owns its memory."""
     return torch.from_numpy(rgb.transpose(2, 0, 1).copy())
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """Raise on an empty image and on one that would fill the memory.
-
-    Args:
-        size: Width and height.
-
-    Raises:
-        DataError: The image has no pixels or too many; the message does not name it.
-    """
+    """Raise on an image, width by height, that is empty or would fill the memory."""
     width, height = size
     if min(size) < 1:
-        raise DataError(f"has no pixels ({width} x {height}): re-export it, {_SKIP}")
-    if width * height > MAX_PIXELS:
+        raise DataError(f"has no pixels ({width} x {height}): re-export it, {SKIP}")
+    if width * height > limits.MAX_PIXELS:
         raise DataError(
-            f"has {width} x {height} pixels, more than the {MAX_PIXELS} that are decoded: "
-            f"scale it down, {_SKIP}"
+            f"has {width} x {height} pixels, more than the {limits.MAX_PIXELS} that are decoded: "
+            f"scale it down, {SKIP}"
         )
-    if max(size) > MAX_SIDE:
+    if max(size) > limits.MAX_SIDE:
         raise DataError(
-            f"has {width} x {height} pixels, and a side of more than {MAX_SIDE} is not decoded: "
-            f"cut it, {_SKIP}"
+            f"has {width} x {height} pixels, and a side of more than {limits.MAX_SIDE} is not "
+            f"decoded: cut it, {SKIP}"
         )
 
 
@@ -304,32 +232,35 @@ def _explain_failure(error: Exception) -> str:
     if isinstance(error, DataError):
         return detail
     if isinstance(error, FileNotFoundError):
-        return f"does not exist, or is a link to a missing file: check the path, {_SKIP}"
+        return f"does not exist, or is a link to a missing file: check the path, {SKIP}"
     if isinstance(error, OSError) and error.errno:
-        return f"cannot be read ({os.strerror(error.errno)}): check its permissions, {_SKIP}"
+        return f"cannot be read ({os.strerror(error.errno)}): check its permissions, {SKIP}"
     if isinstance(error, Image.DecompressionBombError):
-        return f"has too many pixels for Pillow ({detail}): scale it down, {_SKIP}"
+        return f"has too many pixels for Pillow ({detail}): scale it down, {SKIP}"
     if isinstance(error, Image.UnidentifiedImageError):
         known = ", ".join(str(name) for name in FORMATS)
-        return f"is not a readable image ({known} are read): re-export it, {_SKIP}"
-    return f"is truncated or corrupt ({detail}): re-export it, {_SKIP}"
+        return f"is not a readable image ({known} are read): re-export it, {SKIP}"
+    return f"is truncated or corrupt ({detail}): re-export it, {SKIP}"
 
 
 def _decode(file: BinaryIO) -> DecodedImage:
     """Decode an open file."""
     start = file.read(512)
-    if found := foreign_content(start):
+    if found := limits.foreign_content(start):
         raise DataError(found)
     if start.startswith(_PNG):
         _check_chunks(file)
+
     file.seek(0)
     image = Image.open(file, formats=[str(name) for name in FORMATS])
     check_size(image.size)
     if image.format == "PNG":
         _check_pixel_chunks(file)
+
     rawmode = str(image.tile[0][3]) if image.tile else ""  # gone after load
     image.load()
     check_size(image.size)
+
     rgb, alpha, largest = rgb_and_alpha(image, rawmode)
     transparent = alpha is not None and bool((alpha < 255).any())
     high = int(rgb.max())  # before white shines through
@@ -340,15 +271,15 @@ def _decode(file: BinaryIO) -> DecodedImage:
 
 
 def _check_chunks(file: BinaryIO) -> None:
-    """Raise where a PNG has too many parts: each takes microseconds here and in Pillow."""
+    """Raise where a PNG has too many chunks: each takes microseconds here and in Pillow."""
     file.seek(len(_PNG))
-    for _ in range(MAX_CHUNKS):
+    for _ in range(limits.MAX_CHUNKS):
         head = file.read(8)
         if len(head) < 8 or head[4:] == b"IEND":
             return
         file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
     raise DataError(
-        f"has more than the {MAX_CHUNKS} parts that a PNG may have: re-export it, {_SKIP}"
+        f"has more than the {limits.MAX_CHUNKS} chunks that a PNG may have: re-export it, {SKIP}"
     )
 
 
@@ -391,6 +322,7 @@ def _facts(
     # Pillow opens grey with alpha of 16 bits as RGBA.
     mode = "LA" if rawmode.startswith("LA") else image.mode.partition(";")[0]
     colour = _COLOURS.get(mode, "other")
+
     bits = 8 if colour == "palette" else _bits(image, rawmode)
     if not largest:  # Pillow reads colours of 16 bits as their high bytes
         largest = 256 * high + 255 if bits == 16 else high
@@ -436,19 +368,34 @@ def _frames(file: BinaryIO, image: Image.Image) -> int:
         except Exception:  # one more, which cannot be read
             return pages + 1
         return pages
+
     try:
         if image.format == "GIF" and file.seek(0, os.SEEK_END) > _COUNTED_BYTES:
             return 1 + bool(getattr(image, "is_animated", False))
         return int(getattr(image, "n_frames", 1))
-    except Exception:  # damage behind the first one, which is sound
+    except Exception:  # damage after the first one, which is intact
         return 1
+
+
+# EXIF orientation -> (rows and columns swapped, then rows reversed, then columns reversed).
+_ORIENTATIONS = {
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
 
 
 def _upright(pixels: Tensor, image: Image.Image) -> Tensor:
     """Turn (3, H, W) pixels as the EXIF orientation says."""
     try:
         swapped, rows, columns = _ORIENTATIONS[image.getexif().get(0x0112, 1)]
-    except Exception:  # orientation 1, none, or a damaged EXIF block beside sound pixels
+    except Warning:
+        raise  # the caller's filters make errors of warnings: not silently another orientation
+    except Exception:  # orientation 1, none, or a damaged EXIF block next to sound pixels
         return pixels
     if swapped:
         pixels = pixels.transpose(1, 2)
@@ -462,9 +409,6 @@ def write_png(path: Path | BinaryIO, image: Tensor) -> None:
     Args:
         path: The file, or one that is open for writing.
         image: uint8 (C, H, W), C = 1 for grey or 3 for RGB.
-
-    Raises:
-        OSError: If the file cannot be written.
     """
     pixels = image.cpu().permute(1, 2, 0)
     array = pixels[..., 0] if pixels.shape[2] == 1 else pixels

@@ -117,7 +117,7 @@ def _check_foreign(folder: Path, own: set[str]) -> None:
 
 
 def _is_there(path: Path, pixels: Tensor) -> bool:
-    """Whether an image was written before; raise where something else has its name."""
+    """Whether an image was written already; raise where something else has its name."""
     if not path.exists() and not path.is_symlink():
         return False
     if path.is_symlink() or not torch.equal(decoded_image(path).pixels, pixels):

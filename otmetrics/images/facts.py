@@ -1,4 +1,4 @@
-"""What is known of an image beside its pixels: of what kind its file is, and what was left out."""
+"""What is known of an image besides its pixels: of what kind its file is, and what was left out."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -44,15 +44,7 @@ WIDTH = len(ImageFacts._fields)
 
 
 def pixel_facts(pixels: Tensor, colour: str = "RGB") -> ImageFacts:
-    """Facts of an image that no file holds.
-
-    Args:
-        pixels: uint8 (3, H, W).
-        colour: What it was before it became RGB.
-
-    Returns:
-        Its facts.
-    """
+    """Facts of an image uint8 (3, H, W) that no file holds; `colour` is what became RGB."""
     height, width = pixels.shape[-2:]
     values = pixels.contiguous().numpy()
     two_levels = has_two_levels(values)
@@ -60,17 +52,13 @@ def pixel_facts(pixels: Tensor, colour: str = "RGB") -> ImageFacts:
 
 
 def has_two_levels(pixels: np.ndarray) -> bool:
-    """Tell masks and black pages from pictures.
-
-    Args:
-        pixels: uint8, contiguous, of any shape.
-
-    Returns:
-        Whether it has no more than two values. Time: a few microseconds for a picture.
-    """
+    """Whether contiguous uint8 values are no more than two: masks and black pages."""
     flat, levels = pixels.reshape(-1), set[int]()
-    if len(set(flat[:: max(1, len(flat) // 64)].tobytes())) > 2:  # nearly every picture
+
+    # A few microseconds tell nearly every picture.
+    if len(set(flat[:: max(1, len(flat) // 64)].tobytes())) > 2:
         return False
+
     for start in range(0, len(flat), _CHUNK):
         part = flat[start : start + _CHUNK]
         low, high = int(part.min()), int(part.max())
@@ -81,27 +69,13 @@ def has_two_levels(pixels: np.ndarray) -> bool:
 
 
 def facts_array(facts: Sequence[ImageFacts]) -> np.ndarray:
-    """Facts of several images as numbers, one row an image.
-
-    Args:
-        facts: Of each image.
-
-    Returns:
-        int32 (N, 8).
-    """
+    """Facts of several images as numbers, int32 (N, WIDTH), one row per image."""
     rows = [(KINDS.index(one.kind), COLOURS.index(one.colour), *one[2:]) for one in facts]
     return np.array(rows, np.int32).reshape(len(rows), WIDTH)
 
 
 def valid_facts(rows: np.ndarray) -> bool:
-    """Tell whether an array may have been made by `facts_array`.
-
-    Args:
-        rows: The array.
-
-    Returns:
-        Whether its shape, dtype and values are such.
-    """
+    """Whether shape, dtype and values of an array are such as `facts_array` makes them."""
     if rows.dtype != np.int32 or rows.ndim != 2 or rows.shape[1] != WIDTH:
         return False
     least = np.array([0, 0, 1, 1, 1, 1, 0, 0])
@@ -112,14 +86,10 @@ def valid_facts(rows: np.ndarray) -> bool:
 def count_facts(rows: np.ndarray, pixels: str) -> dict[str, Any]:
     """Sum up what is known of the images of one side, for its record (JSON-able).
 
-    Args:
-        rows: From `facts_array`, at least one.
-        pixels: What to call the format of images that no file holds.
-
-    Returns:
-        `formats` and `modes` with their counts; `sizes`, the smallest, middle and largest one by
-        area, and how many different; `frames` that were left out, of how many files; the
-        `largest` value of 8-bit and of 16-bit images; how many have `two_levels`.
+    `rows` are at least one of `facts_array`; `pixels` is the format of images that no file holds.
+    Gives `formats` and `modes` with their counts; `sizes`, the smallest, middle and largest one by
+    area, and how many different; `frames` that were left out, of how many files; the `largest`
+    value of 8-bit and of 16-bit images; how many have `two_levels`.
     """
     kind, colour, bits, width, height, frames, largest, two_levels = rows.T.astype(np.int64)
     named = (pixels, *KINDS[1:])
@@ -128,6 +98,7 @@ def count_facts(rows: np.ndarray, pixels: str) -> dict[str, Any]:
         f"{COLOURS[code // 100]} {code % 100} bit": count
         for code, count in _counts(100 * colour + bits)
     }
+
     order = np.lexsort((width, width * height))
     picks = {"smallest": order[0], "middle": order[len(order) // 2], "largest": order[-1]}
     sizes: dict[str, Any] = {
@@ -154,15 +125,7 @@ def _counts(codes: np.ndarray) -> list[tuple[int, int]]:
 
 
 def count_misnamed(names: Sequence[str], rows: np.ndarray) -> dict[str, int]:
-    """Count lossy content under names that promise none.
-
-    Args:
-        names: Of the images.
-        rows: Their facts, from `facts_array`.
-
-    Returns:
-        "jpg in .png" and the like, with their counts.
-    """
+    """Count lossy content under names that promise none, as "jpg in .png"; `rows` as above."""
     found: Counter[str] = Counter()
     for code in (KINDS.index("jpg"), KINDS.index("webp")):
         for place in np.flatnonzero(rows[:, 0] == code):

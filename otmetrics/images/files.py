@@ -11,8 +11,8 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Protocol
 
 from otmetrics.errors import DataError
+from otmetrics.images import limits
 from otmetrics.images.decode import DecodedImage, check_regular, decoded_image
-from otmetrics.images.limits import foreign_content
 
 EXTENSIONS = (
     *(".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
@@ -24,43 +24,22 @@ SPLITS = ("dev", "extra", "test", "train", "unlabeled", "val", "valid", "validat
 """What the parts of a data set are called that nobody scores as one."""
 
 
-"""The largest member that is read: what an archive says of itself may be a trap."""
+# --- names ------------------------------------------------------------------------------------
 
 
 def is_image(name: str) -> bool:
-    """Tell an image by its name.
-
-    Args:
-        name: A POSIX path.
-
-    Returns:
-        Whether it ends as images do.
-    """
+    """Tell an image by the end of its name."""
     return PurePosixPath(name).suffix.lower() in EXTENSIONS
 
 
 def is_hidden(name: str) -> bool:
-    """Tell files that nobody means.
-
-    Args:
-        name: A POSIX path inside an archive.
-
-    Returns:
-        Whether it or a folder above it is hidden, or what macOS keeps beside files.
-    """
+    """Tell what nobody means: hidden files and folders, and what macOS keeps next to files."""
     parts = PurePosixPath(name).parts
     return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def labels_of(names: Sequence[str]) -> tuple[str, ...] | None:
-    """Take the folder that each image lies in as its class.
-
-    Args:
-        names: Relative POSIX paths.
-
-    Returns:
-        The first folder of each path; None where a path has none, or all have the same.
-    """
+    """The first folder of each relative path, its class; None where a path has none, or all one."""
     parts = [PurePosixPath(name).parts for name in names]
     if any(len(part) < 2 for part in parts):
         return None
@@ -69,28 +48,23 @@ def labels_of(names: Sequence[str]) -> tuple[str, ...] | None:
 
 
 def splits_of(names: Sequence[str]) -> list[str]:
-    """Find out whether files or folders are several parts of one data set, such as train and test.
+    """The parts of one data set, such as train and test, that files or folders are named after.
 
-    Args:
-        names: Names of files or folders in one folder.
-
-    Returns:
-        The parts, sorted; none where there are not several, or where names say other things.
+    Sorted; empty where there are not several, or where a name says something else.
     """
     stems = {re.sub(r"-(\d+|\d+-of-\d+)$", "", name.split(".")[0]) for name in names}
     return sorted(stems) if len(stems) > 1 and stems <= set(SPLITS) else []
 
 
+def splits_remark(splits: list[str], remedy: str) -> list[str]:
+    """Say in one line that several splits are read as one set; nothing where there are none."""
+    if not splits:
+        return []
+    return [f"the splits {', '.join(splits)} are read as one set: give {remedy}"]
+
+
 def check_member(name: str, *, is_link: bool) -> None:
-    """Refuse what would mean another file somewhere else.
-
-    Args:
-        name: What an archive or table calls a file.
-        is_link: Whether it is a link.
-
-    Raises:
-        DataError: The name is absolute or climbs out, or leads through a link.
-    """
+    """Refuse a name in an archive or table that would mean another file somewhere else."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name):
         raise DataError(f"holds `{name}`, whose name leads out of it: pack it again without.")
@@ -99,12 +73,7 @@ def check_member(name: str, *, is_link: bool) -> None:
 
 
 class RowNames(Sequence[str]):
-    """Names of rows, "a.npy[12]" for row 12, made when they are asked for.
-
-    Args:
-        file: Name of the file.
-        count: How many rows it has.
-    """
+    """Names of the rows of a file, "a.npy[12]" for row 12, made when they are asked for."""
 
     def __init__(self, file: str, count: int) -> None:
         self._file, self._rows = file, range(count)
@@ -118,6 +87,8 @@ class RowNames(Sequence[str]):
         return f"{self._file}[{self._rows[index]}]"
 
 
+# --- what tells a file from all others --------------------------------------------------------
+
 SETTLED_SECONDS = 2.0
 """A file that changed later may change again within one tick of its file system's clock."""
 
@@ -125,18 +96,10 @@ MAX_CONTENT_BYTES = 2**32
 """The largest file that is known by its content; a larger one is not kept in the cache."""
 
 _READ_BYTES = 2**20
-_TELLING = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
 
 
 def digest(*parts: bytes | str) -> bytes:
-    """Hash parts so that no two lists of parts give one hash.
-
-    Args:
-        parts: Bytes or text.
-
-    Returns:
-        16 bytes, BLAKE2b.
-    """
+    """Hash parts to 16 bytes (BLAKE2b), so that no two lists of parts give one hash."""
     hashed = hashlib.blake2b(digest_size=16)
     for part in parts:
         data = part.encode(errors="surrogateescape") if isinstance(part, str) else part
@@ -146,33 +109,27 @@ def digest(*parts: bytes | str) -> bytes:
 
 
 def file_identity(path: Path, content: bool) -> bytes | None:
-    """Tell a file from all others.
+    """Tell a file from all others by its content, or by its path, size and times of change.
 
-    Args:
-        path: The file.
-        content: Read it instead of asking for path, size and times of change. Memory: 1 MB.
-
-    Returns:
-        16 bytes; None where it cannot be read, is no regular file or larger than
-        `MAX_CONTENT_BYTES`, or changed so recently that its times of change cannot tell it from its
-        next state.
+    16 bytes; None where it cannot be read, is not a regular file or larger than
+    `MAX_CONTENT_BYTES`, or changed so recently that its times cannot tell it from its next state.
     """
     try:
-        return _content_of(path) if content else identity_of(path, path.stat())
+        return _content_identity(path) if content else identity_of(path, path.stat())
     except OSError:
         return None
 
 
-def _content_of(path: Path) -> bytes | None:
+def _content_identity(path: Path) -> bytes | None:
     """Hash a file as `digest("content", ...)` does, in parts."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # waits for no pipe
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
+    with open_without_waiting(path) as file:
+        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_CONTENT_BYTES:
             return None
         hashed = hashlib.blake2b(digest_size=16)
         for part in (len("content").to_bytes(8, "little"), b"content"):
             hashed.update(part)
+
         hashed.update(status.st_size.to_bytes(8, "little"))
         left = status.st_size
         while left and (part := file.read(min(left, _READ_BYTES))):
@@ -181,40 +138,25 @@ def _content_of(path: Path) -> bytes | None:
         return None if left or file.read(1) else hashed.digest()
 
 
+def open_without_waiting(path: Path) -> Any:
+    """Open a file for reading bytes; a pipe in its place would keep `open` waiting for ever."""
+    return os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
+
+
 def identity_of(path: Path, status: os.stat_result) -> bytes | None:
-    """Tell a file from all others by path, size, number, device and times of change.
+    """Tell a file by path, size, number, device and times of change, as `file_identity` does.
 
     The time of its content can be set, as archivers do when they unpack; the time of its record
     (`st_ctime`) cannot, and a file that takes another's place has a number of its own.
-
-    Args:
-        path: The file.
-        status: Its status, of the moment in which it was opened.
-
-    Returns:
-        As `file_identity`.
     """
     if time.time() - max(status.st_mtime, status.st_ctime) < SETTLED_SECONDS:
         return None
     where = os.path.abspath(path)  # noqa: PTH100 - without a question to the file system
-    return digest("file", where, *(str(getattr(status, name)) for name in _TELLING))
+    telling = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+    return digest("file", where, *(str(getattr(status, name)) for name in telling))
 
 
-def same_file(one: os.stat_result, other: os.stat_result) -> bool:
-    """Tell whether a file is still the one that it was, and was not written to.
-
-    Args:
-        one: Its status.
-        other: Its status at another time.
-
-    Returns:
-        Whether device, number, size and times of change agree.
-    """
-    return all(getattr(one, name) == getattr(other, name) for name in _TELLING)
-
-
-MAX_REVISITS = 1000
-"""How many folders of one input may be reached once more, through links to folders."""
+# --- sources of images ------------------------------------------------------------------------
 
 
 class ImageSource(Protocol):
@@ -248,19 +190,7 @@ class StoredImages(ImageSource, Protocol):
 
 
 class ImageFiles:
-    """Image files by their paths.
-
-    Args:
-        path: What the user named.
-        root: Where relative names start.
-        names: Their paths, relative to the root or absolute.
-        labels: Class of each, where it is known.
-
-    Attributes:
-        path: What the user named.
-        names: The paths.
-        labels: Class of each image, or None.
-    """
+    """Image files by their paths, relative to the root or absolute."""
 
     kind: str
 
@@ -274,26 +204,11 @@ class ImageFiles:
         return len(self.names)
 
     def read(self, index: int) -> DecodedImage:
-        """Decode one image.
-
-        Args:
-            index: Its place in `names`.
-
-        Returns:
-            The pixels and whether they were transparent.
-        """
+        """Decode one image."""
         return decoded_image(self._root / self.names[index])
 
     def identity(self, index: int, content: bool) -> bytes | None:
-        """Tell one image from all others without decoding it.
-
-        Args:
-            index: Its place in `names`.
-            content: Read the file instead of asking for path, size and time of change.
-
-        Returns:
-            16 bytes; None where the file cannot be read or was changed a moment ago.
-        """
+        """Tell one image from all others without decoding it, as `file_identity` does."""
         return file_identity(self._root / self.names[index], content)
 
 
@@ -301,9 +216,7 @@ class ImageFolder(ImageFiles):
     """The images in a folder and its subfolders, sorted by their relative POSIX path.
 
     Hidden files and folders (`.name`) are left out. Links to folders are followed, and left out
-    where they lead back to a folder that contains them. At most `MAX_REVISITS` folders may be
-    reached once more through links: a few links to links make billions of paths. Files are not
-    opened before `read`.
+    where they lead back to a folder that contains them. Files are not opened before `read`.
 
     Args:
         path: The folder.
@@ -316,8 +229,8 @@ class ImageFolder(ImageFiles):
         remarks: What else to know, a line each.
 
     Raises:
-        DataError: The folder is missing, not a folder, not readable, beyond the limits or holds no
-            images.
+        DataError: The folder is missing, not a folder, not readable, holds no images, or has links
+            that lead to more than a thousand of its folders again.
     """
 
     kind = "folder"
@@ -330,28 +243,36 @@ class ImageFolder(ImageFiles):
         except DataError as error:
             raise DataError(f"`{path}` {error}") from error
         except FileNotFoundError as error:
-            raise DataError(f"`{error.filename}` does not exist: check the path.") from error
+            raise DataError(f"`{error.filename}` {missing(str(path))}") from error
         except NotADirectoryError as error:
             raise DataError(f"`{path}` is {_file_advice(root)}") from error
         except OSError as error:
             raise DataError(
                 f"`{error.filename}` cannot be read ({error.strerror}): check its permissions."
             ) from error
+
         names = tuple(sorted(filter(is_image, files)))
         super().__init__(root, root, names, labels_of(names))
-        self.num_others = len(files) - len(self.names)
-        self.remarks = []
+        if not names:
+            raise DataError(f"`{path}` {_empty_advice(files)}")
+        self.num_others = len(files) - len(names)
+        splits = splits_of(sorted({name.split("/")[0] for name in names}))
+        self.remarks = splits_remark(splits, "one of the folders")
         if again:
             self.remarks.append(
-                f"links lead to {len(again)} folders once more, such as `{again[0]}`: their images "
+                f"links lead to {len(again)} folders again, such as `{again[0]}`: their images "
                 "count twice"
             )
-        if splits := splits_of(sorted({name.split("/")[0] for name in self.names})):
-            self.remarks.append(
-                f"the splits {', '.join(splits)} are read as one set: give one of the folders"
-            )
-        if not self.names:
-            raise DataError(f"`{path}` {_empty_advice(files)}")
+
+
+def missing(path: str) -> str:
+    """What to say of a path that does not exist; a pattern was perhaps meant for the shell."""
+    if any(letter in path for letter in "*?["):
+        return (
+            "does not exist: of patterns only ranges such as {000..012} are expanded. Give the "
+            "folder that holds the files."
+        )
+    return "does not exist: check the path."
 
 
 def _empty_advice(files: list[str]) -> str:
@@ -377,7 +298,7 @@ def _empty_advice(files: list[str]) -> str:
 
 
 def _visible_files(root: Path, again: list[str]) -> Iterator[str]:
-    """Yield the relative paths of what is no folder; folders reached once more go to `again`."""
+    """Yield the relative paths of all files; folders that are reached again go to `again`."""
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     seen: set[tuple[int, int]] = set()
     while pending:
@@ -389,24 +310,25 @@ def _visible_files(root: Path, again: list[str]) -> Iterator[str]:
         if identity in seen:
             again.append(folder)
         seen.add(identity)
-        if len(again) > MAX_REVISITS:
+        if len(again) > limits.MAX_REVISITS:
             raise DataError(
-                f"has links that lead to more than {MAX_REVISITS} of its folders once more: remove "
-                "them, or give a folder below it."
+                f"has links that lead to more than {limits.MAX_REVISITS} of its folders again: "
+                "remove them, or give a folder below it."
             )
+
         within = above | {identity}
         with os.scandir(root / folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if _is_folder(entry):
+                if is_folder(entry):
                     pending.append((f"{folder}{entry.name}/", within))
-                    continue
-                yield folder + entry.name
+                else:
+                    yield folder + entry.name
 
 
-def _is_folder(path: Path | os.DirEntry[str]) -> bool:
-    """Say whether a path is a folder; a link that leads nowhere counts as a file."""
+def is_folder(path: Path | os.DirEntry[str]) -> bool:
+    """Whether a path is a folder, as far as one may look; a broken link counts as a file."""
     try:
         return path.is_dir()
     except OSError:
@@ -418,36 +340,16 @@ def _file_advice(path: Path) -> str:
     if path.suffix.lower() in EXTENSIONS:
         return "one image file: give the folder that holds it."
     return (
-        "no folder, nor a kind of file that is read: give a folder of images, a .zip, .tar or "
+        "not a folder, nor a kind of file that is read: give a folder of images, a .zip, .tar or "
         ".parquet of them, a .txt of paths, or a .npy or .npz file of images or features."
     )
 
 
-MAX_LIST_BYTES = 2**29
-"""The largest text file that is read."""
-
-MAX_LINE = 2**16
-"""The longest line, in characters."""
-
-
 class ListedImages(ImageFiles):
-    """The image files that a text file names, one path a line, in its order.
+    """The image files that a text file in UTF-8 names, one path a line, in its order.
 
     Relative paths start at the folder of the text file. Empty lines, and those that begin with
-    `#`, are left out. A file of more than `MAX_LIST_BYTES`, or a line of more than `MAX_LINE`
-    characters, is refused.
-
-    Args:
-        path: The text file, in UTF-8.
-
-    Attributes:
-        path: The text file.
-        names: The paths as they stand there.
-        labels: None.
-
-    Raises:
-        DataError: The file cannot be read, is no text or names nothing, or a file that it names is
-            missing.
+    `#`, are left out.
     """
 
     kind = "list"
@@ -460,9 +362,9 @@ class ListedImages(ImageFiles):
         except DataError as error:
             raise DataError(f"`{path}` {error}") from error
         except FileNotFoundError as error:
-            raise DataError(f"`{path}` does not exist: check the path.") from error
+            raise DataError(f"`{path}` {missing(str(path))}") from error
         except UnicodeDecodeError as error:
-            raise DataError(f"`{path}` is no text in UTF-8: write one path a line.") from error
+            raise DataError(f"`{path}` is not a text in UTF-8: write one path a line.") from error
         except OSError as error:
             raise DataError(
                 f"`{path}` cannot be read ({error.strerror}): check its permissions."
@@ -474,27 +376,30 @@ class ListedImages(ImageFiles):
 
 def _lines(path: Path) -> Iterator[str]:
     """Yield the paths that a text file names, each looked for as it comes."""
-    if path.stat().st_size > MAX_LIST_BYTES:
-        raise DataError(f"has more than the {MAX_LIST_BYTES} bytes that a list may have: split it.")
+    if path.stat().st_size > limits.MAX_LIST_BYTES:
+        raise DataError(
+            f"has more than the {limits.MAX_LIST_BYTES} bytes that a list may have: split it."
+        )
     with path.open(encoding="utf-8-sig") as file:
         first = True
-        while line := file.readline(MAX_LINE + 1):
+        while line := file.readline(limits.MAX_LINE + 1):
             name = line.strip()
             if not name or name.startswith("#"):
                 continue
-            if first and (found := foreign_content(name.encode())):
+            if first and (found := limits.foreign_content(name.encode())):
                 raise DataError(found)
-            if len(line) > MAX_LINE or not _there(path.parent / name):
+            first = False
+
+            if len(line) > limits.MAX_LINE or not _exists(path.parent / name):
                 shown = name if len(name) <= 100 else f"{name[:100]}..."
                 raise DataError(
                     f"names `{shown}`, which does not exist: correct the line; relative paths "
                     "start at the folder of the text file."
                 )
-            first = False
             yield name
 
 
-def _there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     """Whether there is such a file; a line that can be no name says that there is not."""
     try:
         return path.exists()

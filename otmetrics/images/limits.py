@@ -1,4 +1,8 @@
-"""What files say of themselves is a claim: limits on what is taken from them."""
+"""What files say of themselves is a claim: limits on what is taken from them.
+
+A few bytes can claim terabytes, or unpack to them. Each limit is far beyond ordinary files, and is
+checked before the memory is taken. Read them as `limits.NAME`, so that there is one of each.
+"""
 
 import errno
 import os
@@ -10,13 +14,70 @@ import numpy as np
 
 from otmetrics.errors import DataError
 
+# --- images -----------------------------------------------------------------------------------
+
+MAX_PIXELS = 2**27
+"""The largest image that is decoded: 134 million pixels, 400 MB as RGB."""
+
+MAX_SIDE = 2**16
+"""The longest side that is decoded: what shrinks a side takes memory for each of its pixels."""
+
+MAX_CHUNKS = 2**18
+"""The most chunks of a PNG: chunks of 2 kB make the largest file that is read."""
+
+MAX_MEMBER_BYTES = 2**29
+"""The largest image file, member of an archive or cell of a table that is read."""
+
+# --- folders, lists, names --------------------------------------------------------------------
+
+MAX_REVISITS = 1000
+"""How many folders of one input may be reached again: links to links make billions of paths."""
+
+MAX_LIST_BYTES = 2**29
+"""The largest text file of paths."""
+
+MAX_LINE = 2**16
+"""The longest line of it, in characters."""
+
+MAX_SHARDS = 100_000
+"""The most names that one pattern such as `{000..012}` stands for."""
+
+# --- headers and directories, which readers take whole ----------------------------------------
+
+MAX_ZIP_DIRECTORY_BYTES = 2**28
+"""The longest directory of a zip archive of images: of some two million files."""
+
+MAX_NPZ_DIRECTORY_BYTES = 2**22
+"""The longest directory of an `.npz` file."""
+
+MAX_TAR_HEADER_BYTES = 2**16
+"""The longest header of a member of a tar archive: of names, times and rights."""
+
+MAX_TAR_PADDING_BYTES = 2**20
+"""The most zeros after the end of a tar archive; tar itself pads to 10 kB, with -b to 1 MB."""
+
+MAX_NPY_HEADER_BYTES = 2**16
+"""The longest header of an array."""
+
+MAX_FOOTER_BYTES = 2**28
+"""The longest description at the end of a parquet file."""
+
+MAX_JSON_BYTES = 2**26
+"""The largest JSON file of a data set."""
+
+# --- arrays and tables ------------------------------------------------------------------------
+
 MAX_ROWS = 2**24
 """The most images that an array or a table may hold: what compresses well may claim any number."""
 
-MAX_MEMBER_BYTES = 2**29
+MAX_LABEL_BYTES = 2**28
+"""The most bytes of classes, of all parts of a table together."""
+
+MAX_PROTOCOL_BYTES = 2**26
+"""The largest record of how features were made."""
 
 MAPPED_BYTES = 2**26
-"""From this size on an array is a file that is mapped, not memory."""
+"""From this size on an array that is unpacked is a mapped file, not memory."""
 
 MAX_UNPACKED_BYTES = 2**35
 """The largest array that is unpacked, whatever it is packed in: 34 GB of memory or disk."""
@@ -25,19 +86,11 @@ MAX_EXPANSION = 100
 """How many times its size in the file what is larger than `FREE_BYTES` may unpack to."""
 
 FREE_BYTES = 2**28
+"""What may unpack from any number of bytes: plain pictures and constant features do compress."""
 
 
 def check_expansion(name: str, unpacked: int, packed: int) -> None:
-    """Refuse what claims to unpack to far more than there is.
-
-    Args:
-        name: What messages call it.
-        unpacked: Bytes that it says it has.
-        packed: Bytes that it has in the file.
-
-    Raises:
-        DataError: They are more than `FREE_BYTES` and `MAX_EXPANSION` times what is there.
-    """
+    """Refuse `name` where it claims to unpack to far more than the `packed` bytes of the file."""
     if unpacked > max(FREE_BYTES, MAX_EXPANSION * packed):
         raise DataError(
             f"has `{name}` of {unpacked} bytes in {packed}, more than {MAX_EXPANSION} times as "
@@ -46,27 +99,13 @@ def check_expansion(name: str, unpacked: int, packed: int) -> None:
 
 
 def check_rows(rows: int) -> None:
-    """Refuse more images than an array or table may hold.
-
-    Args:
-        rows: How many it says that there are.
-
-    Raises:
-        DataError: They are more than `MAX_ROWS`.
-    """
+    """Refuse more images than an array or table may hold."""
     if rows > MAX_ROWS:
         raise DataError(f"holds {rows} images, more than the {MAX_ROWS} that are read: split it.")
 
 
 def foreign_content(start: bytes) -> str | None:
-    """Tell what often lies under the name of a data file without being one.
-
-    Args:
-        start: The first bytes of the file, some hundreds.
-
-    Returns:
-        What it is and what to do; None where nothing is known of it.
-    """
+    """What often lies under the name of a data file, told from its first bytes, and the remedy."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer, not the file itself: run `git lfs pull` where it comes from."
@@ -77,13 +116,8 @@ def foreign_content(start: bytes) -> str | None:
     return None
 
 
-class Bounded:
-    """A file for readers that ask for as many bytes as a header claims: beyond a limit it raises.
-
-    Args:
-        file: The file, open for reading.
-        most: The most bytes that one read may ask for.
-    """
+class BoundedFile:
+    """A file for readers that ask for as many bytes as a header claims: above `most` it raises."""
 
     def __init__(self, file: BinaryIO, most: int) -> None:
         self._file, self._most = file, most
@@ -91,21 +125,12 @@ class Bounded:
         self.close = file.close
 
     def read(self, size: int = -1) -> bytes:
-        """Read, as a file does.
-
-        Args:
-            size: How many bytes; all that follow where it is negative.
-
-        Returns:
-            The bytes.
-
-        Raises:
-            DataError: They are more than the limit.
-        """
+        """Read `size` bytes, or all that follow where it is negative."""
         if size < 0:
             here = self.tell()
             size = self.seek(0, os.SEEK_END) - here
             self.seek(here)
+
         if size > self._most:
             raise DataError(
                 f"has a header or directory of {size} bytes, more than the {self._most} that are "
@@ -114,7 +139,7 @@ class Bounded:
         return self._file.read(size)
 
 
-class TarHeaders(Bounded):
+class TarHeaders(BoundedFile):
     """A tar archive for tarfile, which reads as much as a header says and parses it as it comes."""
 
     _ended = False  # a block of zeros was read, which marks the end and has no place elsewhere
@@ -122,59 +147,47 @@ class TarHeaders(Bounded):
     def read(self, size: int = -1) -> bytes:
         """Read a header, or what belongs to one."""
         if size < 0:
-            raise DataError("is damaged, for a header has a negative size")
+            raise DataError("is damaged: a header has a negative size")
         content = super().read(size)
-        if size >= 512:  # tarfile reads single bytes, too, to see whether they are there
+
+        # tarfile also reads single bytes, to see whether they are there.
+        if size >= 512:
             if self._ended:
-                raise DataError("is incomplete or damaged, for a header is full of zeros")
+                raise DataError("is incomplete or damaged: a header is full of zeros")
             self._ended = any(not any(content[at : at + 512]) for at in range(0, size, 512))
-        if re.search(rb"\d{1000}", content):  # tarfile's patterns take the square of it
-            raise DataError("is damaged, for a header is full of digits")
+
+        # The patterns by which tarfile parses numbers take time in the square of their length.
+        if re.search(rb"\d{1000}", content):
+            raise DataError("is damaged: a header is full of digits")
         return content
 
 
-def bytes_for(size: int) -> np.ndarray:
-    """Make room for an array: from `MAPPED_BYTES` bytes on a file without a name, which is mapped.
-
-    Args:
-        size: How many bytes.
-
-    Returns:
-        uint8 (size,), whose values are not set.
-
-    Raises:
-        DataError: They are more than `MAX_UNPACKED_BYTES`, or the folder of temporary files has no
-            room or takes no file.
-    """
+def room_for(size: int) -> np.ndarray:
+    """uint8 (size,), values not set: from `MAPPED_BYTES` on a mapped file without a name."""
     if size > MAX_UNPACKED_BYTES:
         raise DataError(
             f"unpacks to {size} bytes, more than the {MAX_UNPACKED_BYTES} that are unpacked: save "
-            "it with np.save or np.savez, which is read where it lies."
+            "it with np.save as a .npy file, which is read in place."
         )
     if size < MAPPED_BYTES:
         return np.empty(size, np.uint8)
+
     folder = "the folder of temporary files"
     try:
         folder = f"`{tempfile.gettempdir()}`"
         with tempfile.TemporaryFile() as file:
-            if hasattr(os, "posix_fallocate"):  # a full disk is told now, not by a signal later
+            # A full disk is told now. Without this the first write to a page would be a signal.
+            if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
             return np.memmap(file, np.uint8, "w+", shape=(size,))
     except OSError as error:
         raise DataError(
             f"unpacks to {size / 1e6:.0f} MB, for which {folder} {lacks_room(error)}: set TMPDIR "
-            "to another folder, or save it with np.savez."
+            "to another folder, or save it with np.save as a .npy file."
         ) from error
 
 
 def lacks_room(error: OSError) -> str:
-    """Say why a folder does not take a large file: not all that goes wrong there is a full disk.
-
-    Args:
-        error: What was raised when the file was made.
-
-    Returns:
-        What follows the name of the folder in a message.
-    """
+    """Why a folder does not take a large file: it need not be a full disk."""
     full = error.errno in {errno.ENOSPC, errno.EDQUOT}
     return f"{'has no room' if full else 'takes no file'} ({error.strerror or error})"

@@ -1,13 +1,11 @@
 """Data sets by name, and images that a function of the user generates."""
 
-import importlib
-import inspect
 import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +13,104 @@ import numpy as np
 import torch
 from PIL import Image
 
-from otmetrics.errors import DataError
+from otmetrics.errors import DataError, ignored_warnings
 from otmetrics.images.arrays import ImageArray
 from otmetrics.images.decode import DecodedImage, image_tensor
 from otmetrics.images.facts import pixel_facts
 from otmetrics.images.files import digest
 from otmetrics.safe_files import user_path
+from otmetrics.user_code import (
+    NoSuchObjectError,
+    check_takes_no_arguments,
+    import_object,
+    is_object_name,
+)
 
 ROOT_VARIABLE = "OTMETRICS_DATA"
+"""The environment variable that names the folder of torchvision's data sets."""
 
 _TRAIN_OR_TEST = {"train": {"train": True}, "test": {"train": False}}
-_BY_SPLIT = {name: {"split": name} for name in ("train", "test")}
+
+
+def _by_split(*splits: str) -> dict[str, dict[str, Any]]:
+    return {split: {"split": split} for split in splits}
+
+
 DATA_SETS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "mnist": ("MNIST", _TRAIN_OR_TEST),
     "fashion_mnist": ("FashionMNIST", _TRAIN_OR_TEST),
     "kmnist": ("KMNIST", _TRAIN_OR_TEST),
     "cifar10": ("CIFAR10", _TRAIN_OR_TEST),
     "cifar100": ("CIFAR100", _TRAIN_OR_TEST),
-    "svhn": ("SVHN", _BY_SPLIT | {"extra": {"split": "extra"}}),
-    "stl10": ("STL10", _BY_SPLIT | {"unlabeled": {"split": "unlabeled"}}),
+    "svhn": ("SVHN", _by_split("train", "test", "extra")),
+    "stl10": ("STL10", _by_split("train", "test", "unlabeled")),
+    "celeba": ("CelebA", _by_split("train", "valid", "test", "all")),
 }
 """Name -> torchvision's class, and what it takes for each split."""
 
 
-class OfficialImages:
-    """A split of a data set in torchvision's layout.
+def open_torchvision(
+    name: str,
+    split: str,
+    root: str | Path,
+    *,
+    download: bool = False,
+    remedy: str = "check `root`, or pass `download` to fetch them.",
+) -> Any:
+    """Open a split of a data set as torchvision does, without a word on stdout.
 
     Args:
-        text: Name and split, as in `cifar10:test`.
+        name: A key of `DATA_SETS`.
+        split: A key of its splits.
+        root: The folder in which torchvision keeps the data set.
+        download: Fetch what is missing there.
+        remedy: What to do where the files are missing or damaged.
+
+    Returns:
+        torchvision's data set.
+
+    Raises:
+        DataError: torchvision is missing, or the files are missing, damaged or cannot be fetched.
+    """
+    class_name, splits = DATA_SETS[name]
+    try:
+        import torchvision
+    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
+        raise DataError(
+            f"`{name}` needs the package torchvision, which cannot be imported ({error}): "
+            'pip install "otmetrics[torchvision]".'
+        ) from error
+
+    kind = getattr(torchvision.datasets, class_name)
+    try:
+        # numpy warns of old pickles, and some versions report a download on stdout.
+        with ignored_warnings(), redirect_stdout(sys.stderr):
+            return kind(str(root), download=download, **splits[split])
+    except Exception as error:  # torchvision raises nearly anything on damaged files
+        detail = " ".join(str(error).split()) or type(error).__name__
+        if download:
+            raise DataError(
+                f"`{name}` could not be fetched into `{root}` or read there ({detail}): check the "
+                "connection, or put its files there as torchvision lays them out."
+            ) from error
+
+        # A RuntimeError only says that files are missing, and names a remedy of torchvision's.
+        why = "" if isinstance(error, RuntimeError) else f" ({detail})"
+        if Path(root).name in {class_name, getattr(kind, "base_folder", class_name)}:
+            remedy = f"give its parent, `{Path(root).absolute().parent}`."
+        raise DataError(
+            f"`{root}` does not hold the files of {name}, intact and as torchvision lays them "
+            f"out{why}: {remedy}"
+        ) from error
+
+
+class OfficialImages:
+    """A split of a data set that torchvision reads, named as in `cifar10:test`.
 
     Attributes:
         path: What was asked for.
         names: "cifar10:test[12]" for image 12.
         labels: Class of each image by its name, or None.
-
-    Raises:
-        DataError: The split is unknown, torchvision is missing, or the files are.
     """
 
     kind = "data set"
@@ -58,61 +118,34 @@ class OfficialImages:
     def __init__(self, text: str) -> None:
         self.path = Path(text)
         name, _, split = text.partition(":")
-        class_name, splits = DATA_SETS[name]
+        splits = DATA_SETS[name][1]
         if split not in splits:
             raise DataError(f"`{text}` must end in {' or '.join(f':{one}' for one in splits)}.")
-        try:
-            import torchvision
-        except ImportError as error:
-            raise DataError(
-                f'`{text}` needs the package torchvision: pip install "otmetrics[torchvision]".'
-            ) from error
         root = user_path(os.environ.get(ROOT_VARIABLE, "data"))
-        try:
-            self._data = getattr(torchvision.datasets, class_name)(str(root), **splits[split])
-        except Exception as error:  # a damaged file raises what its reader raises
-            detail = " ".join(str(error).split())
-            if isinstance(error, RuntimeError):  # whose words name an option that is not ours
-                detail = "its files are missing or damaged"
-            raise DataError(
-                f"`{text}` is not in `{root}` in torchvision's layout ({detail}): name the folder "
-                f"of its files in the environment variable {ROOT_VARIABLE}."
-            ) from error
+        remedy = f"name the folder of its files in the environment variable {ROOT_VARIABLE}."
+        self._data = open_torchvision(name, split, root, remedy=remedy)
+
         self.names = tuple(f"{text}[{index}]" for index in range(len(self._data)))
         classes = getattr(self._data, "classes", None)
         targets = getattr(self._data, "targets", getattr(self._data, "labels", None))
         self.labels = None
         if targets is not None:
             numbers = [int(target) for target in targets]
+            # STL-10 gives -1 to what has no class.
             self.labels = tuple(str(classes[n] if classes and n >= 0 else n) for n in numbers)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def read(self, index: int) -> DecodedImage:
-        """Return one image.
-
-        Args:
-            index: Its place.
-
-        Returns:
-            The pixels; nothing is transparent.
-        """
+        """Return one image; nothing is transparent."""
         image = self._image(index)
         pixels = image_tensor(np.asarray(image.convert("RGB")))
         colour = "grey" if image.mode == "L" else "RGB"
         return DecodedImage(pixels, False, pixel_facts(pixels, colour))
 
     def identity(self, index: int, content: bool) -> bytes:
-        """Tell one image from all others: by its pixels, which are in memory.
-
-        Args:
-            index: Its place.
-            content: Makes no difference.
-
-        Returns:
-            16 bytes.
-        """
+        """Tell one image from all others: by its pixels, whatever `content` says."""
         pixels = np.asarray(self._image(index).convert("RGB"))
         return digest("pixels", str(pixels.shape), pixels.tobytes())
 
@@ -123,38 +156,27 @@ class OfficialImages:
         return image
 
 
+# --- functions of the user --------------------------------------------------------------------
+
 PREFIX = "python:"
 """What the user says to have code imported: no file name does that by itself."""
 
 _END = object()
 
 
-def is_function(text: str) -> bool:
-    """Tell whether a text has the form `package.module:function`.
-
-    Args:
-        text: What the user gave.
-
-    Returns:
-        Whether both sides of one colon are dotted names.
-    """
-    module, colon, function = text.partition(":")
-    return bool(colon) and all(
-        part.isidentifier() for name in (module, function) for part in name.split(".")
-    )
-
-
 def generated_images(text: str, most: int | None = None) -> ImageArray:
-    """Call a function and keep the images that it yields, in a file without a name.
+    """Call `python:package.module:function` and keep the images that it yields.
+
+    Called without arguments it gives batches of uint8 images of one size: tensors (N, 3, H, W) or
+    (N, 1, H, W), or arrays (N, H, W, C). The images are mapped from a file without a name, which
+    ends with the process.
 
     Args:
-        text: `python:package.module:function`, importable from here or the working directory.
-            Called without arguments it gives batches of uint8 images of one size: tensors
-            (N, 3, H, W) or (N, 1, H, W), or arrays (N, H, W, C).
+        text: The name.
         most: Stop after this many images; None for all.
 
     Returns:
-        The images, mapped from the file, which ends with the process.
+        The images.
 
     Raises:
         DataError: There is no such function, it yields something else or nothing, or there is no
@@ -162,14 +184,14 @@ def generated_images(text: str, most: int | None = None) -> ImageArray:
     """
     stored, shape = 0, None
     with tempfile.TemporaryFile() as file:
-        for batch in _guard_batches(text, _batches(text)):
+        for batch in _batches(text):
             rows = _check_batch(text, batch)
-            if shape is None:
-                shape = rows.shape[1:]
+            shape = rows.shape[1:] if shape is None else shape
             if rows.shape[1:] != shape:
                 raise DataError(
                     f"`{text}` yields images {shape} and {rows.shape[1:]}: give them one size."
                 )
+
             rows = rows if most is None else rows[: most - stored]
             try:
                 file.write(np.ascontiguousarray(rows).tobytes())
@@ -181,6 +203,7 @@ def generated_images(text: str, most: int | None = None) -> ImageArray:
             stored += len(rows)
             if most is not None and stored >= most:
                 break
+
         if shape is None or not stored:
             raise DataError(f"`{text}` yields no images.")
         file.flush()
@@ -190,9 +213,22 @@ def generated_images(text: str, most: int | None = None) -> ImageArray:
     return source
 
 
-def _guard_batches(text: str, batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches; what the function raises is told as the function's."""
-    iterator = iter(batches)
+def _batches(text: str) -> Iterator[Any]:
+    """Yield what the function yields; what it raises is told as the function's."""
+    if not is_object_name(text.removeprefix(PREFIX)):
+        raise DataError(f"`{text}` must have the form {PREFIX}package.module:function.")
+    with _blame_function(text):
+        value = import_object(text.removeprefix(PREFIX))
+        if callable(value):
+            check_takes_no_arguments(value)
+            value = value()
+    if not isinstance(value, Iterable):
+        raise DataError(
+            f"`{text}` must yield batches of images, got {type(value).__name__}: "
+            "make it a generator."
+        )
+
+    iterator = iter(value)
     while True:
         with _blame_function(text):
             batch = next(iterator, _END)
@@ -206,57 +242,16 @@ def _blame_function(text: str) -> Iterator[None]:
     """Tell what the user's code raises as its own."""
     try:
         yield
+    except NoSuchObjectError as error:
+        raise DataError(
+            f"`{text}` {error}: check the name, or run where it can be imported."
+        ) from error
     except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise DataError(
             f"`{text}` raised {type(error).__name__}: {error} ({last.filename}, line "
-            f"{last.lineno}): mend it."
+            f"{last.lineno}): correct it."
         ) from error
-
-
-def _batches(text: str) -> Iterable[Any]:
-    """What the function gives."""
-    value = _import_function(text)
-    if callable(value):
-        try:
-            inspect.signature(value).bind()
-        except TypeError as error:
-            raise DataError(f"`{text}` must take no arguments ({error}): wrap it.") from error
-        except ValueError:  # compiled code does not say what it takes
-            pass
-        with _blame_function(text):
-            value = value()
-    if not isinstance(value, Iterable):
-        raise DataError(
-            f"`{text}` must yield batches of images, got {type(value).__name__}: "
-            "make it a generator."
-        )
-    return value
-
-
-def _import_function(text: str) -> Any:
-    """The function, or what else has the name."""
-    module_name, _, attribute = text.removeprefix(PREFIX).partition(":")
-    if not is_function(f"{module_name}:{attribute}"):
-        raise DataError(f"`{text}` must have the form {PREFIX}package.module:function.")
-    before = list(sys.path)
-    sys.path.append(str(Path.cwd()))  # which console scripts leave out
-    try:
-        with _blame_function(text):
-            try:
-                value: Any = importlib.import_module(module_name)
-                for part in attribute.split("."):
-                    value = getattr(value, part)
-            except (ModuleNotFoundError, AttributeError) as error:
-                missing = error
-            else:
-                return value
-    finally:
-        sys.path[:] = before
-    raise DataError(
-        f"`{text}` is no function that can be imported ({missing}): check the name, or run where "
-        "it can be imported."
-    ) from missing
 
 
 def _check_batch(text: str, batch: Any) -> np.ndarray:

@@ -1,5 +1,6 @@
 """From what the user names to a source of images or features."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,16 @@ from otmetrics.images.arrays import (
     checked_statistics,
     loaded_array,
 )
-from otmetrics.images.files import EXTENSIONS, ImageFolder, ListedImages, StoredImages
-from otmetrics.images.named import DATA_SETS, PREFIX, OfficialImages, generated_images, is_function
+from otmetrics.images.files import (
+    EXTENSIONS,
+    ImageFolder,
+    ListedImages,
+    StoredImages,
+    is_folder,
+)
+from otmetrics.images.named import DATA_SETS, PREFIX, OfficialImages, generated_images
 from otmetrics.images.tables import dataset_images, parquet_table
+from otmetrics.user_code import is_object_name
 
 
 def open_input(path: str | Path, most: int | None = None) -> StoredImages | FeatureArray:
@@ -29,7 +37,7 @@ def open_input(path: str | Path, most: int | None = None) -> StoredImages | Feat
                                           the Hugging Face dataset that it is
     `.zip`, `.tar`, `name-{00..12}.tar`   images in archives, such as the shards of a webdataset
     `.parquet`                            a column of encoded images, or one of vectors: features
-    `.txt`                                the image files that it names, one a line
+    `.txt`                                the image files that it names, one per line
     `.npy`, `.npz`                        uint8 images (N, H, W, C), or features (N, D); an `.npz`
                                           at its entry `features`, else `images`, else `arr_0`,
                                           else its only one; or statistics `mu` and `sigma`
@@ -50,8 +58,8 @@ def open_input(path: str | Path, most: int | None = None) -> StoredImages | Feat
         DataError: There is nothing that can be scored; the message says what was found instead.
     """
     text, path = str(path), Path(path)
-    if not _exists(path):
-        name, colon, _ = text.partition(":")
+    if not os.path.lexists(path):
+        name, colon, _ = text.partition(":")  # the names of data sets are no names of files
         if not colon and name in DATA_SETS:
             splits = " or ".join(f"{name}:{split}" for split in DATA_SETS[name][1])
             raise DataError(f"`{name}` is a data set of several parts: give {splits}.")
@@ -59,12 +67,14 @@ def open_input(path: str | Path, most: int | None = None) -> StoredImages | Feat
             return OfficialImages(text)
         if text.startswith(PREFIX):
             return generated_images(text, most)
-        if is_function(text):  # a name alone, which may come out of a folder, imports nothing
+        # A name alone, which may come out of a folder, imports nothing.
+        if is_object_name(text):
             raise DataError(
-                f"`{text}` is no file, folder or data set that torchvision reads: check it. Images "
-                f"that a function yields are named as {PREFIX}{text}."
+                f"`{text}` is not a file, a folder or a data set that torchvision reads: check it. "
+                f"Images that a function yields are named as {PREFIX}{text}."
             )
-    if _is_folder(path):
+
+    if is_folder(path):
         return _folder(path)
     suffix = path.suffix.lower()
     if suffix in {".npy", ".npz"}:
@@ -86,9 +96,10 @@ def _folder(path: Path) -> StoredImages | FeatureArray:
         return dataset_images(path)
     suffixes = {Path(name).suffix.lower() for name in names}
     shards = suffixes & {".tar", ".parquet"} or suffixes & {".zip"}
-    beside = suffixes & set(EXTENSIONS) or any((path / name).is_dir() for name in names)
-    if not shards or beside:
+    others = suffixes & set(EXTENSIONS) or any((path / name).is_dir() for name in names)
+    if not shards or others:
         return _image_folder(path)
+
     files = [path / name for name in names if Path(name).suffix.lower() in shards]
     if ".parquet" not in shards:
         return PackedImages(files)
@@ -119,22 +130,3 @@ def _array(path: Path) -> ImageArray | FeatureArray:
     if array.ndim != 2:
         return ImageArray(array, path, labels, identity, beside)
     return FeatureArray(checked_features(array, path), path, protocol, labels, beside=beside)
-
-
-def _exists(path: Path) -> bool:
-    """Whether there is such a path, be it a link that leads nowhere, as far as one may look."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _is_folder(path: Path) -> bool:
-    """Whether a path is a folder, as far as one may look."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False

@@ -25,16 +25,7 @@ _CHUNK = 16  # images that a process sends together
 
 @dataclass(frozen=True)
 class Read:
-    """One transformed image, or why there is none.
-
-    Attributes:
-        index: Its place in the source.
-        name: What messages call it.
-        pixels: What the transform made of it.
-        transparent: Whether it was composited on white.
-        facts: What its file says of it; None where it could not be read.
-        error: Why it could not be read.
-    """
+    """One transformed image, or the error of one that cannot be read."""
 
     index: int
     name: str
@@ -45,16 +36,7 @@ class Read:
 
 
 def read(source: ImageSource, transform: Transform, index: int) -> Read:
-    """Read and transform one image.
-
-    Args:
-        source: The images.
-        transform: Applied to its pixels.
-        index: Its place in the source.
-
-    Returns:
-        The image, or the error of a file that cannot be read or transformed.
-    """
+    """Read and transform one image of a source."""
     name = source.names[index]
     try:
         pixels, transparent, facts = source.read(index)
@@ -75,18 +57,7 @@ def in_threads(
     num_threads: int,
     ahead: int,
 ) -> Generator[Read, None, None]:
-    """Read images in threads, one image each; torch uses one core in each.
-
-    Args:
-        source: The images.
-        transform: Applied to each of them.
-        indices: Which, in this order.
-        num_threads: How many at a time.
-        ahead: How many may be under way before they are asked for.
-
-    Yields:
-        The images in order.
-    """
+    """Read images in threads, in the order of `indices`; `ahead` may wait to be asked for."""
     torch_threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(
         num_threads,
@@ -148,28 +119,16 @@ def in_processes(
     num_workers: int,
     pin_memory: bool = False,
 ) -> Generator[Read, None, None]:
-    """Read images in processes of their own, which end with this one.
+    """Read images in processes, in the order of `indices`; they get source and transform.
 
     Threads of one Python hinder each other before a GPU has enough to do. Starting the
     first of the processes takes seconds; a script that does it needs the usual
-    `if __name__ == "__main__":`.
-
-    Args:
-        source: The images; it is sent to each process.
-        transform: Applied to each of them; it is sent too.
-        indices: Which, in this order.
-        num_workers: Processes, each up to 48 images ahead.
-        pin_memory: Put the images where a GPU copies them from without waiting.
-
-    Yields:
-        The images in order.
-
-    Raises:
-        DataError: A process is gone.
+    `if __name__ == "__main__":`. Each process is up to 48 images ahead.
     """
     method = "spawn"
     if "forkserver" in multiprocessing.get_all_start_methods():
-        method = "forkserver"  # starts from a process that has loaded this module, in no time
+        # Starts from a process that has loaded this module, in no time.
+        method = "forkserver"
         multiprocessing.get_context(method).set_forkserver_preload([__name__])
     loader = _Loader(
         _Chunks(source, transform),
@@ -196,8 +155,8 @@ def _receive(loader: DataLoader) -> Generator[_Packed, None, None]:
         if not str(error).startswith("DataLoader worker (pid"):
             raise
         raise DataError(
-            "a process that reads images is gone; it was killed, perhaps for the memory it took: "
-            "ask for fewer with --workers, or for 0, which reads in threads."
+            "a process that reads images was killed, perhaps for the memory it took: ask for fewer "
+            "with --workers, or for 0, which reads in threads."
         ) from error
 
 
@@ -271,13 +230,13 @@ def batches(
         skip_corrupt: Leave out images that cannot be read instead of raising in their place.
         num_threads: How many images are decoded at a time; None for as many as torch has threads.
         num_workers: Read in that many processes instead of threads.
-        pin_memory: Let them put the images where a GPU copies them from without waiting.
+        pin_memory: Let them put the images where a GPU copies them without waiting.
         uniform: Whether `transform` must give tensors of one shape.
         report: Filled while batches are handed out.
 
     Returns:
         An iterator over lists of at most `batch_size` transformed images. Memory: two batches
-        beyond the one handed out, or 48 images a process.
+        beyond the one handed out, or 48 images per process.
 
     Raises:
         ValueError: `batch_size` or `num_threads` is below 1, or `num_workers` negative.
@@ -288,6 +247,7 @@ def batches(
             raise ValueError(f"`{name}` must be >= 1, got {value}.")
     if num_workers < 0:
         raise ValueError(f"`num_workers` must be >= 0, got {num_workers}.")
+
     wanted = range(len(source)) if indices is None else indices
     if num_workers:
         results = in_processes(source, transform, wanted, num_workers, pin_memory)
@@ -317,6 +277,7 @@ def _group(
                 report.skipped.append(_reason(result.error))
                 report.left_out.append(result.index)
                 continue
+
             first = first or result
             if uniform:
                 _check_shapes(first, result)
@@ -324,6 +285,7 @@ def _group(
             report.transparent.append(result.transparent)
             assert result.facts is not None
             report.facts.append(known.setdefault(result.facts, result.facts))
+
             batch.append(result.pixels)
             if len(batch) == batch_size:
                 yield batch

@@ -1,4 +1,11 @@
-"""Images in the columns of parquet files and of Hugging Face datasets on disk."""
+"""Images, or features, in the columns of parquet files and of Hugging Face datasets on disk.
+
+The package `datasets` would read both, but it opens whatever file a folder names, inside of it or
+not; it copies parquet files to disk unpacked, where 461 bytes became 360 MB; and it hands out the
+rows of damaged files as they are, though offsets in them may lead anywhere, also out of the memory.
+So the tables are read with pyarrow, which comes with it: what a file claims is bounded before it is
+unpacked, and what was read is validated to the last value before anything computes with it.
+"""
 
 import io
 import json
@@ -6,432 +13,29 @@ import os
 import struct
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePath
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from otmetrics.errors import DataError
+from otmetrics.images import limits
 from otmetrics.images.arrays import FeatureArray, checked_features
-from otmetrics.images.columns import (
-    beside,
-    bytes_beside,
-    bytes_in,
-    class_names,
-    column_of,
-    image_column,
-    labels_in,
-    one_line,
-    unblocked,
-    values_in,
-    vectors_in,
+from otmetrics.images.decode import SKIP, DecodedImage, check_regular, decoded_from
+from otmetrics.images.files import (
+    RowNames,
+    check_member,
+    digest,
+    file_identity,
+    missing,
+    open_without_waiting,
+    splits_of,
+    splits_remark,
 )
-from otmetrics.images.decode import DecodedImage, check_regular, decoded_from
-from otmetrics.images.files import RowNames, digest, file_identity, splits_of
-from otmetrics.images.limits import bytes_for, check_expansion, check_rows, foreign_content
 
-_BATCH_ROWS = 16
-
-MAX_FOOTER_BYTES = 2**28
-"""The longest description at the end of a parquet file."""
-
-
-class ParquetRows:
-    """Rows of parquet files; the row group that was read last stays in memory."""
-
-    def __init__(self, files: list[Path]) -> None:
-        import pyarrow  # noqa: F401 - before the first file is looked at
-
-        self.identities = {file: file_identity(file, content=False) for file in files}
-        self._files = files
-        self._embedded: bool | None = None
-        self._groups: list[tuple[Path, int, int, int]] = []  # file, group, first row, row in file
-        self.column, self.is_vector, count = "", False, 0
-        for file in files:
-            try:
-                data = _parquet(file)
-            except Exception as error:  # pyarrow's own errors, and those of the system
-                raise DataError(f"`{file}` {unreadable(error)}") from error
-            column, is_vector = column_of(file, data.schema_arrow)
-            if count and column != self.column:
-                raise DataError(
-                    f"`{file}` holds its images in `{column}`, `{files[0]}` in `{self.column}`: "
-                    "give them one name."
-                )
-            self.column, self.is_vector = column, is_vector
-            begin = count
-            for group in range(data.metadata.num_row_groups):
-                self._groups.append((file, group, count, count - begin))
-                count += max(data.metadata.row_group(group).num_rows, 0)
-                if not is_vector:
-                    check_rows(count)
-        self._count = count
-        self._open()
-
-    def _open(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: tuple[int, Any] = (-1, None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in {"_lock", "_kept"}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state
-        self._open()
-
-    def __len__(self) -> int:
-        return self._count
-
-    def place(self, index: int) -> tuple[Path, int]:
-        """File of a row, and its number there."""
-        file, _, first, in_file = self._groups[self._group_of(index)]
-        return file, in_file + index - first
-
-    @property
-    def is_embedded(self) -> bool:
-        """Whether all images lie in the tables, for no name in them is that of a file beside them.
-
-        How many rows lack their bytes stands in the description of each column, but pyarrow ends
-        the process over a damaged one.
-        """
-        if self._embedded is None:
-            try:
-                self._embedded = not any(map(self._names_a_file, range(len(self._groups))))
-            except Exception:  # reading the rows will say what is wrong
-                self._embedded = False
-        return self._embedded
-
-    def _names_a_file(self, number: int) -> bool:
-        """Whether a row group names what lies beside its file."""
-        import pyarrow
-
-        folder = self._groups[number][0].parent
-        kind = _parquet(self._groups[number][0]).schema_arrow.field(self.column).type
-        if not pyarrow.types.is_struct(kind) or kind.get_field_index("path") < 0:
-            return False
-        there = set(os.listdir(folder))  # noqa: PTH208 - names alone
-        for chunk in self._read(number, self.column, ".path").chunks:
-            for path in set(filter(None, values_in(chunk.field("path")))):
-                if there.intersection(PurePath(path).parts[:1]):
-                    return True
-        return False
-
-    def value(self, index: int) -> Any:
-        """One cell."""
-        number = self._group_of(index)
-        with self._lock:
-            if self._kept[0] != number:
-                self._kept = number, self._read(number, self.column)
-            return self._kept[1][index - self._groups[number][2]].as_py()
-
-    def labels(self) -> tuple[str, ...] | None:
-        """Read the column of classes, if there is one.
-
-        Returns:
-            Class of each row, or None.
-
-        Raises:
-            DataError: Not all files have it, or it cannot be read.
-        """
-        schema = _parquet(self._files[0]).schema_arrow
-        name = next((name for name in ("label", "labels") if name in schema.names), None)
-        if name is None:
-            return None
-        try:
-            parts = (self._read(number, name) for number in range(len(self._groups)))
-            return labels_in(parts, class_names(schema, name))
-        except Exception as error:  # a later file without it, a damaged page
-            raise DataError(
-                f"`{self._files[0].parent}`: column `{name}` cannot be read in all files "
-                f"({one_line(error)}): write it again, or leave it out."
-            ) from error
-
-    def vectors(self) -> np.ndarray:
-        """Read the column as features (N, D), from lists of one length.
-
-        Returns:
-            The features, in a mapped file where they are large.
-
-        Raises:
-            DataError: They are not of one length and type, or claim to be far more than there is.
-        """
-        filled = 0
-        features: np.ndarray = np.empty((0, 0))
-        for number, (file, *_) in enumerate(self._groups):
-            for chunk in self._read(number, self.column).chunks:
-                part = vectors_in(chunk, f"`{file}`: column `{self.column}`")
-                if not features.size and part.size:
-                    shape, dtype = (self._count, part.shape[1]), part.dtype
-                    size = self._count * part.shape[1] * dtype.itemsize
-                    check_expansion(
-                        self.column, size, sum(one.stat().st_size for one in self._files)
-                    )
-                    features = bytes_for(size).view(dtype).reshape(shape)
-                if part.shape[1:] != features.shape[1:] or part.dtype != features.dtype:
-                    raise DataError(
-                        f"`{file}`: column `{self.column}` has vectors of {part.shape[1]} "
-                        f"{part.dtype} values, and of {features.shape[1]} {features.dtype} values "
-                        "before: give all of them one length and type."
-                    )
-                features[filled : filled + len(part)] = part
-                filled += len(part)
-        return features[:filled]
-
-    def _group_of(self, index: int) -> int:
-        """The row group that holds a row."""
-        return bisect_right(self._groups, index, key=lambda group: group[2]) - 1
-
-    def _read(self, number: int, column: str, leaf: str = "") -> Any:
-        """A column of a row group, checked to the last value: readers trust what is in memory."""
-        # Texts and bytes stay in dictionaries: a file may hold a large one once, and say that it
-        # is that of a million rows.
-        import pyarrow
-
-        file, group, first, _ = self._groups[number]
-        last = self._groups[number + 1][2] if number + 1 < len(self._groups) else self._count
-        data = _parquet(file, column + leaf)
-        size = data.metadata.row_group(group).total_byte_size
-        check_expansion(f"row group {group}", size, file.stat().st_size)
-        try:
-            found = data.read_row_group(group, columns=[column + leaf])[column]
-        except pyarrow.ArrowCapacityError:  # more than 2 GB of different ones fit no dictionary
-            found = _in_batches(_parquet(file), group, column + leaf)[column]
-        found.validate(full=True)
-        if len(found) != last - first:
-            raise DataError(f"holds {len(found)} rows where {last - first} were: write it again.")
-        return found
-
-
-def _in_batches(data: Any, group: int, column: str) -> Any:
-    """Read a column of a row group a few rows at a time, while it is no larger than it may be."""
-    import pyarrow
-
-    batches, size = [], 0
-    most = data.metadata.row_group(group).total_byte_size
-    rows = data.iter_batches(_BATCH_ROWS, [group], columns=[column], use_threads=False)
-    for batch in rows:
-        size += batch.nbytes
-        if size > 2 * most:  # with offsets, and values that several rows share
-            raise DataError(
-                f"has a row group {group} of more than the {most} bytes that it claims: write it "
-                "again."
-            )
-        batches.append(batch)
-    return pyarrow.Table.from_batches(batches)
-
-
-def _parquet(path: Path, kept: str = "") -> Any:
-    """Open a parquet file, not of too long a description; texts of one column as dictionaries."""
-    import pyarrow.parquet as parquet
-
-    check_regular(path)
-    with unblocked(path) as file:
-        start = file.read(512)
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - 8))
-        if found := foreign_content(start):
-            raise DataError(found)
-        if int.from_bytes(file.read(4), "little") > min(end, MAX_FOOTER_BYTES):
-            raise ValueError("its description is longer than it is, or than what is read")
-    data = parquet.ParquetFile(path)
-    if not kept:
-        return data
-    leaves = [data.schema.column(index) for index in range(len(data.schema))]
-    texts = [
-        leaf.path
-        for leaf in leaves
-        if leaf.physical_type == "BYTE_ARRAY" and f"{leaf.path}.".startswith(f"{kept}.")
-    ]
-    return parquet.ParquetFile(path, metadata=data.metadata, read_dictionary=texts)
-
-
-def unreadable(error: Exception) -> str:
-    """Say why a file is no table.
-
-    Args:
-        error: What was raised.
-
-    Returns:
-        What follows the name of the file in a message.
-    """
-    if isinstance(error, DataError):
-        return str(error)
-    return f"is no readable parquet file ({one_line(error)}): write it again."
-
-
-MAX_JSON_BYTES = 2**26
-"""The largest JSON file of a dataset."""
-
-
-class DatasetRows:
-    """Rows of a Hugging Face dataset, whose images stay encoded, in mapped files.
-
-    The files are read without the package that wrote them: it would follow names that lead out of
-    the folder, and compute with columns before anything has checked them.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        import pyarrow  # noqa: F401 - before the first file is looked at
-
-        self.folder = folder
-        if (folder / "dataset_dict.json").exists():
-            splits = ", ".join(map(str, _json(folder / "dataset_dict.json")["splits"]))
-            raise DataError(f"holds the splits {splits}: give the folder of one of them.")
-        state = _json(folder / "state.json")
-        info = _json(folder / "dataset_info.json").get("features") or {}
-        if state.get("_indices_data_files") or state.get("_indices_files"):
-            raise DataError("is a selection of rows: save it again with a newer `datasets`.")
-        names = [str(item["filename"]) for item in state["_data_files"]]
-        self._files = [beside(folder, name) for name in names]
-        self.identities = {file: file_identity(file, content=False) for file in self._files}
-        self._info = {str(key): value for key, value in info.items()}
-        self._open()
-
-    def _open(self) -> None:
-        """Map the files, and check the columns that are used to the last value."""
-        self._starts = [0]
-        self._parts: list[Any] = []
-        self._label_parts: list[Any] = []
-        self._places: list[tuple[Path, int]] = []  # file of each part, first row there
-        self.column, self.is_embedded = "", True
-        self.label: str | None = None
-        for file in self._files:
-            rows = 0
-            for batch in self._batches(file):
-                images = batch.column(self.column)
-                self._parts.append(images)
-                if self.label is not None:
-                    self._label_parts.append(batch.column(self.label))
-                self.is_embedded = self.is_embedded and not bytes_in(images).null_count
-                self._places.append((file, rows))
-                rows += len(images)
-                self._starts.append(self._starts[-1] + len(images))
-                check_rows(self._starts[-1])
-
-    def _batches(self, file: Path) -> Iterator[Any]:
-        """Yield the columns that are used, in parts."""
-        import pyarrow
-
-        with pyarrow.memory_map(str(file)) as source:
-            check_expansion(file.name, _unpacked_bytes(source), file.stat().st_size)
-            source.seek(0)
-            schema = pyarrow.ipc.open_stream(source).schema
-            column = image_column(self.folder, schema)
-            label = next((n for n in ("label", "labels") if n in schema.names), None)
-            if self.column and (column, label) != (self.column, self.label):
-                # Labels of some files would stand for the rows of others.
-                raise DataError(
-                    f"has the columns `{column}` and `{label}` in `{file.name}`, `{self.column}` "
-                    f"and `{self.label}` before: save it as one data set."
-                )
-            self.column, self.label = column, label
-            used = [schema.get_field_index(n) for n in (self.column, self.label) if n is not None]
-            options = pyarrow.ipc.IpcReadOptions(included_fields=sorted(used), use_threads=False)
-            source.seek(0)
-            for batch in pyarrow.ipc.open_stream(source, options=options):
-                batch.validate(full=True)
-                yield batch
-
-    def __getstate__(self) -> dict[str, Any]:
-        mapped = {"_parts", "_label_parts"}
-        return {key: value for key, value in self.__dict__.items() if key not in mapped}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state
-        self._open()
-
-    def __len__(self) -> int:
-        return self._starts[-1]
-
-    def place(self, index: int) -> tuple[Path, int]:
-        """File of a row, and its number there."""
-        part = self._part_of(index)
-        file, first = self._places[part]
-        return file, first + index - self._starts[part]
-
-    def value(self, index: int) -> Any:
-        """One cell."""
-        part = self._part_of(index)
-        return self._parts[part][index - self._starts[part]].as_py()
-
-    def _part_of(self, index: int) -> int:
-        """The part that holds a row."""
-        return bisect_right(self._starts, index) - 1
-
-    def labels(self) -> tuple[str, ...] | None:
-        """The column of classes, if there is one."""
-        if self.label is None:
-            return None
-        kind = self._info.get(self.label)
-        names = kind.get("names") if isinstance(kind, dict) else None
-        return labels_in(self._label_parts, names if isinstance(names, list) else None)
-
-
-def _unpacked_bytes(source: Any) -> int:
-    """Bytes that the compressed parts of an Arrow stream say they unpack to."""
-    import pyarrow
-
-    total = 0
-    while True:
-        try:
-            message = pyarrow.ipc.read_message(source)
-        except EOFError:
-            return total
-        if message.type not in {"record batch", "dictionary"}:
-            continue
-        body = memoryview(message.body)
-        for offset, length in _compressed_buffers(memoryview(message.metadata), message.type):
-            if length:  # else there is not even a size
-                (size,) = struct.unpack_from("<q", body[offset:])
-                total += max(size, 0)  # -1: this one lies there as it is
-
-
-def _compressed_buffers(metadata: memoryview, kind: str) -> Iterator[tuple[int, int]]:
-    """Yield where the compressed buffers of an Arrow message lie, and their lengths."""
-
-    # pyarrow shows neither: these are the tables of FlatBuffers. A table begins with the distance
-    # back to the list of its fields, whose places follow two sizes.
-    def read(form: str, place: int) -> int:
-        if place < 0:
-            raise ValueError("a place before the start of a message")
-        return int(struct.unpack_from(form, metadata, place)[0])
-
-    def field(table: int, number: int) -> int:
-        places = table - read("<i", table)
-        there = 4 + 2 * number < read("<H", places)
-        place = read("<H", places + 4 + 2 * number) if there else 0
-        return table + place if place else 0
-
-    def followed(place: int) -> int:
-        return place + read("<I", place)
-
-    batch = followed(field(followed(0), 2))  # Message.header
-    if kind == "dictionary":
-        batch = followed(field(batch, 1))  # DictionaryBatch.data
-    buffers = field(batch, 2)
-    if not buffers or not field(batch, 3):  # RecordBatch.buffers, RecordBatch.compression
-        return
-    start = followed(buffers)
-    for number in range(read("<I", start)):
-        place = start + 4 + 16 * number
-        yield read("<q", place), read("<q", place + 8)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """An object of a JSON file."""
-    check_regular(path)
-    with unblocked(path) as file:
-        content = file.read(MAX_JSON_BYTES + 1)
-    if len(content) > MAX_JSON_BYTES:
-        raise DataError(f"holds `{path.name}` of more than {MAX_JSON_BYTES} bytes: save it again.")
-    found = json.loads(content)
-    if not isinstance(found, dict):
-        raise ValueError(f"{path.name} holds no JSON object")
-    return found
-
-
-_INSTALL = 'pip install "otmetrics[datasets]"'
+_TABLE_FILES = {".arrow", ".json", ".md", ".parquet"}
+"""What lies next to tables without being an image that a row may name."""
 
 
 class ImageColumn:
@@ -449,50 +53,31 @@ class ImageColumn:
 
     kind = "table"
 
-    def __init__(self, path: Path, rows: ParquetRows | DatasetRows, files: list[Path]) -> None:
-        self.path = path
-        self._rows = rows
+    def __init__(self, path: Path, rows: "_Rows") -> None:
+        self.path, self._rows = path, rows
         self.names = RowNames(path.name, len(rows))
         if not self.names:
             raise DataError(f"`{path}` has no rows: give a table with images.")
-        self._identities = rows.identities  # of the files before they were opened
         self.labels = rows.labels()
-        self.remarks = _split_remarks(files)
+        self.remarks = rows.remarks()
 
     def __len__(self) -> int:
         return len(self.names)
 
     def read(self, index: int) -> DecodedImage:
-        """Decode one image.
-
-        Args:
-            index: Its row.
-
-        Returns:
-            The pixels and whether they were transparent.
-        """
+        """Decode one image."""
         return decoded_from(lambda: io.BytesIO(self._content(index)), f"{self.path}[{index}]")
 
     def identity(self, index: int, content: bool) -> bytes | None:
-        """Tell one image from all others without decoding it.
-
-        Args:
-            index: Its row.
-            content: Hash the encoded image instead of asking for path, size and time of the file.
-
-        Returns:
-            16 bytes; None where it cannot be read or the file was changed a moment ago.
-        """
-        if content or not self._rows.is_embedded:  # files beside the table change without it
+        """Tell one image from all others, by its bytes or by its file and row."""
+        if content or not self._rows.is_embedded:  # files next to the table change without it
             try:
                 return digest("content", self._content(index))
             except Exception:  # reading it for its features will say what is wrong
                 return None
         file, row = self._rows.place(index)
-        whole = self._identities[file]
-        if whole is None or file_identity(file, content=False) != whole:
-            return None  # what was replaced since is not what is read
-        return digest("row", whole, self._rows.column, str(row))
+        whole = self._rows.identities[file]
+        return None if whole is None else digest("row", whole, self._rows.column, str(row))
 
     def _content(self, index: int) -> bytes:
         """The encoded image of a row."""
@@ -501,19 +86,11 @@ class ImageColumn:
             content, path = value.get("bytes"), value.get("path")
             if content is None and path:
                 file, _ = self._rows.place(index)
-                return bytes_beside(file.parent, str(path))
+                return _read_beside(file.parent, str(path))
             value = content
         if not isinstance(value, bytes):
-            raise DataError("holds no image: leave the row out, or pass --skip-corrupt.")
+            raise DataError(f"holds no image: leave the row out, {SKIP}")
         return value
-
-
-def _split_remarks(files: list[Path]) -> list[str]:
-    """Say that several parts of a data set are read as one."""
-    splits = splits_of([file.name for file in files])
-    if not splits:
-        return []
-    return [f"the splits {', '.join(splits)} are read as one set: give the files of one of them"]
 
 
 class ColumnFeatures(FeatureArray):
@@ -527,62 +104,460 @@ class ColumnFeatures(FeatureArray):
 
 
 def parquet_table(paths: Iterable[Path]) -> ImageColumn | ColumnFeatures:
-    """Open parquet files that hold images, or vectors of one length where they hold no images.
+    """Open parquet files, one after the other, that hold images, or else vectors of one length.
 
-    What files claim is limited: to `MAX_FOOTER_BYTES` of description, `limits.MAX_ROWS` rows, and
-    columns that unpack as `limits.check_expansion` says.
-
-    Args:
-        paths: The files, one after the other.
-
-    Returns:
-        Their images. Memory: one row group at a time. Or features, in memory or in a mapped file.
-
-    Raises:
-        DataError: A file cannot be read, or has no column of images or vectors, or pyarrow is
-            missing.
+    Memory: one row group of images at a time; features in memory or in a mapped file.
     """
     files = list(paths)
+    return _open(files[0], lambda: _Rows(files, _look_parquet, _read_parquet))
+
+
+def dataset_images(folder: Path) -> ImageColumn | ColumnFeatures:
+    """Open a Hugging Face dataset that `save_to_disk` wrote; its images stay in mapped files."""
+    return _open(folder, lambda: _Rows(_dataset_files(folder), _look_arrow, _read_arrow))
+
+
+def _open(path: Path, rows_of: Callable[[], "_Rows"]) -> ImageColumn | ColumnFeatures:
+    """Open a table; whatever goes wrong is told with the name of a file or folder."""
     try:
-        rows = ParquetRows(files)
-        return _features(files, rows) if rows.is_vector else ImageColumn(files[0], rows, files)
+        import pyarrow  # noqa: F401 - before the first file is looked at
     except ImportError as error:
-        raise DataError(f"`{files[0]}` needs the package pyarrow: {_INSTALL}.") from error
-    except Exception as error:  # pyarrow's own errors, and names that are no text
-        if isinstance(error, DataError) and str(error).startswith("`"):
-            raise
-        raise DataError(f"`{files[0]}` {unreadable(error)}") from error
+        raise DataError(
+            f'`{path}` needs the package pyarrow: pip install "otmetrics[datasets]".'
+        ) from error
+
+    try:
+        rows = rows_of()
+        if not rows.is_vector:
+            return ImageColumn(path, rows)
+        found = ColumnFeatures(checked_features(rows.vectors(), path), path, None, rows.labels())
+        found.remarks = [f"features are those of its column `{rows.column}`", *rows.remarks()]
+        return found
+    except Exception as error:  # pyarrow's own errors, those of the system, names that are no text
+        raise DataError(_explain(path, error)) from error
 
 
-def _features(files: list[Path], rows: ParquetRows) -> ColumnFeatures:
-    """Features that are the rows of a column."""
-    array = checked_features(rows.vectors(), files[0])
-    found = ColumnFeatures(array, files[0], None, rows.labels())
-    found.remarks = [f"features are those of its column `{rows.column}`", *_split_remarks(files)]
+def _explain(path: Path, error: Exception) -> str:
+    """Say which file is wrong and why, unless the error says it."""
+    detail = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, DataError):
+        return detail if detail.startswith("`") else f"`{path}` {detail}"
+    if isinstance(error, FileNotFoundError):
+        return f"`{path}` {missing(str(path))}"
+    return f"`{path}` is not a readable table ({detail}): write it again."
+
+
+# --- rows of any table ------------------------------------------------------------------------
+
+
+class _Part(NamedTuple):
+    """Rows that are read together: a row group of a parquet file, or a whole Arrow file."""
+
+    file: Path
+    group: int
+    start: int  # of the table
+    start_in_file: int
+    rows: int
+
+
+class _Rows:
+    """Rows of one or several files; the part that was read last stays in memory.
+
+    Args:
+        files: The files, one after the other.
+        look: From a file to its schema and the rows of each of its parts.
+        read: From a file, the number of a part and a column to its values, as pyarrow has them.
+    """
+
+    def __init__(
+        self,
+        files: list[Path],
+        look: Callable[[Path], tuple[Any, list[int]]],
+        read: Callable[[Path, int, str], Any],
+    ) -> None:
+        self._files, self._read_part = files, read
+        self.identities = {file: file_identity(file, content=False) for file in files}
+        self.column, self.is_vector = "", False
+        self.label: str | None = None
+        self._parts: list[_Part] = []
+        self._count = 0
+        self._keep_nothing()
+        for file in files:
+            try:
+                schema, sizes = look(file)
+                self._choose_columns(file, schema)
+            except Exception as error:
+                raise DataError(_explain(file, error)) from error
+
+            before = self._count
+            for group, rows in enumerate(sizes):
+                self._parts.append(_Part(file, group, self._count, self._count - before, rows))
+                self._count += rows
+                if not self.is_vector:
+                    limits.check_rows(self._count)
+
+        # Where nothing but tables lies there, all images lie in them, whatever paths rows name.
+        self.is_embedded = all(
+            Path(name).suffix.lower() in _TABLE_FILES or name == ".gitattributes"
+            for folder in {file.parent for file in files}
+            for name in os.listdir(folder)  # noqa: PTH208 - names alone
+        )
+
+    def _choose_columns(self, file: Path, schema: Any) -> None:
+        """Choose the columns of images or vectors and of classes, which all files must share."""
+        column, is_vector = _chosen_column(file, schema)
+        label = next((name for name in ("label", "labels") if name in schema.names), None)
+        if file == self._files[0]:
+            self.column, self.is_vector, self.label = column, is_vector, label
+            self._class_names = _class_names(schema, label)
+        elif (column, label) != (self.column, self.label):
+            # Classes of some files would stand for the rows of others.
+            raise DataError(
+                f"has its samples in `{column}` and their classes in {_shown(label)}, "
+                f"`{self._files[0]}` in `{self.column}` and {_shown(self.label)}: give all files "
+                "the same columns."
+            )
+
+    def _keep_nothing(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: tuple[int, Any] = (-1, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in {"_lock", "_kept"}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._keep_nothing()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _part_of(self, index: int) -> int:
+        return bisect_right(self._parts, index, key=lambda part: part.start) - 1
+
+    def place(self, index: int) -> tuple[Path, int]:
+        """File of a row, and its number there."""
+        part = self._parts[self._part_of(index)]
+        return part.file, part.start_in_file + index - part.start
+
+    def value(self, index: int) -> Any:
+        """One cell of the column of images."""
+        number = self._part_of(index)
+        with self._lock:
+            if self._kept[0] != number:
+                self._kept = number, self._read(self._parts[number], self.column)
+            return self._kept[1][index - self._parts[number].start].as_py()
+
+    def _read(self, part: _Part, column: str) -> Any:
+        """A column of a part, validated to the last value."""
+        found = self._read_part(part.file, part.group, column)
+        found.validate(full=True)
+        if len(found) != part.rows:
+            raise DataError(f"holds {len(found)} rows where {part.rows} were: write it again.")
+        return found
+
+    def labels(self) -> tuple[str, ...] | None:
+        """Class of each row, or None; one text per class, not one per row."""
+        if self.label is None:
+            return None
+        known: dict[str, str] = {}
+        found: list[str] = []
+        size = 0
+        for part in self._parts:
+            values = self._read(part, self.label)
+            size += values.nbytes
+            if size > limits.MAX_LABEL_BYTES:
+                raise DataError(
+                    f"has classes of more than the {limits.MAX_LABEL_BYTES} bytes that are read: "
+                    "leave the column out, or give each class a short name."
+                )
+            labels = (_label(value, self._class_names) for value in _values(values))
+            found += (known.setdefault(label, label) for label in labels)
+        return tuple(found)
+
+    def vectors(self) -> np.ndarray:
+        """The column as features (N, D), from lists of one length; a mapped file where large."""
+        features: np.ndarray = np.empty((0, 0))
+        filled = 0
+        for part in self._parts:
+            for chunk in self._read(part, self.column).chunks:
+                rows = _vectors(chunk, f"`{part.file}`: column `{self.column}`")
+                if not features.size and rows.size:
+                    features = self._room_for_vectors(rows)
+                if rows.shape[1:] != features.shape[1:] or rows.dtype != features.dtype:
+                    raise DataError(
+                        f"`{part.file}`: column `{self.column}` has vectors of {rows.shape[1]} "
+                        f"{rows.dtype} values, and of {features.shape[1]} {features.dtype} values "
+                        "before: give all of them one length and type."
+                    )
+                features[filled : filled + len(rows)] = rows
+                filled += len(rows)
+        return features[:filled]
+
+    def _room_for_vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Room for as many vectors as there are rows, if the files can hold them."""
+        size = self._count * rows.shape[1] * rows.dtype.itemsize
+        packed = sum(file.stat().st_size for file in self._files)
+        limits.check_expansion(self.column, size, packed)
+        return limits.room_for(size).view(rows.dtype).reshape(self._count, rows.shape[1])
+
+    def remarks(self) -> list[str]:
+        """What to know about the files, a line each."""
+        return splits_remark(splits_of([file.name for file in self._files]), "the files of one")
+
+
+def _shown(label: str | None) -> str:
+    return "no column" if label is None else f"`{label}`"
+
+
+# --- parquet files ----------------------------------------------------------------------------
+
+
+def _look_parquet(path: Path) -> tuple[Any, list[int]]:
+    """Schema of a parquet file, and the rows of each row group."""
+    data = _open_parquet(path)
+    groups = range(data.metadata.num_row_groups)
+    return data.schema_arrow, [max(data.metadata.row_group(one).num_rows, 0) for one in groups]
+
+
+def _open_parquet(path: Path) -> Any:
+    """Open a parquet file, not of too long a description."""
+    import pyarrow.parquet
+
+    check_regular(path)
+    with open_without_waiting(path) as file:
+        start = file.read(512)
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 8))
+        if found := limits.foreign_content(start):
+            raise DataError(found)
+        if int.from_bytes(file.read(4), "little") > min(end, limits.MAX_FOOTER_BYTES):
+            raise ValueError("its description is longer than it is, or than what is read")
+    return pyarrow.parquet.ParquetFile(path)
+
+
+def _read_parquet(path: Path, group: int, column: str) -> Any:
+    """A column of a row group."""
+    import pyarrow.parquet
+
+    data = _open_parquet(path)
+    size = data.metadata.row_group(group).total_byte_size
+    limits.check_expansion(f"row group {group}", size, path.stat().st_size)
+
+    # Texts and bytes stay in dictionaries: a file may hold a large one once, and say that it is
+    # that of a million rows.
+    leaves = [data.schema.column(index) for index in range(len(data.schema))]
+    texts = [
+        leaf.path
+        for leaf in leaves
+        if leaf.physical_type == "BYTE_ARRAY" and f"{leaf.path}.".startswith(f"{column}.")
+    ]
+    data = pyarrow.parquet.ParquetFile(path, metadata=data.metadata, read_dictionary=texts)
+    try:
+        return data.read_row_group(group, columns=[column])[column]
+    except pyarrow.ArrowCapacityError as error:
+        raise DataError(
+            f"`{path}` has a row group of more than 2 GB: write it again with smaller ones."
+        ) from error
+
+
+# --- Hugging Face datasets --------------------------------------------------------------------
+
+
+def _dataset_files(folder: Path) -> list[Path]:
+    """The Arrow files of a dataset, none of them outside of its folder."""
+    if (folder / "dataset_dict.json").exists():
+        splits = ", ".join(map(str, _load_json(folder / "dataset_dict.json")["splits"]))
+        raise DataError(f"holds the splits {splits}: give the folder of one of them.")
+    state = _load_json(folder / "state.json")
+    if state.get("_indices_data_files") or state.get("_indices_files"):
+        raise DataError("is a selection of rows: save it again with a newer `datasets`.")
+    return [_find_beside(folder, str(item["filename"])) for item in state["_data_files"]]
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    """An object of a JSON file."""
+    check_regular(path)
+    with open_without_waiting(path) as file:
+        content = file.read(limits.MAX_JSON_BYTES + 1)
+    if len(content) > limits.MAX_JSON_BYTES:
+        raise DataError(
+            f"holds `{path.name}` of more than {limits.MAX_JSON_BYTES} bytes: save it again."
+        )
+    found = json.loads(content)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} does not hold a JSON object")
     return found
 
 
-def dataset_images(folder: Path) -> ImageColumn:
-    """Open a Hugging Face dataset that `save_to_disk` wrote; files outside of it are not read.
+def _look_arrow(path: Path) -> tuple[Any, list[int]]:
+    """Schema of a file that holds a stream of Arrow, and its rows, as one part."""
+    import pyarrow
 
-    Args:
-        folder: Its folder.
+    with pyarrow.memory_map(str(path)) as source:
+        schema = pyarrow.ipc.open_stream(source).schema
+    column, _ = _chosen_column(path, schema)
+    return schema, [len(_read_arrow(path, 0, column))]
 
-    Returns:
-        Its images, mapped from disk.
 
-    Raises:
-        DataError: The folder holds several splits, or no column of images, or cannot be read, or
-            the package is missing.
-    """
-    try:
-        return ImageColumn(folder, DatasetRows(folder), [])
-    except ImportError as error:
-        raise DataError(f"`{folder}` needs the package pyarrow: {_INSTALL}.") from error
-    except Exception as error:  # pyarrow's own errors, those of the system, and of other JSON
-        if isinstance(error, DataError):
-            named = str(error).startswith("`")
-            raise error if named else DataError(f"`{folder}` {error}") from error
+def _read_arrow(path: Path, group: int, column: str) -> Any:
+    """A column of a file that holds a stream of Arrow, as it lies in the mapped file."""
+    import pyarrow
+
+    with pyarrow.memory_map(str(path)) as source:
+        try:
+            while message := pyarrow.ipc.read_message(source):
+                if message.type in {"record batch", "dictionary"} and _is_compressed(message):
+                    # They may unpack to any size. `save_to_disk` does not compress.
+                    raise DataError(f"`{path}` is compressed: save it again with `save_to_disk`.")
+        except EOFError:
+            pass
+
+        source.seek(0)
+        schema = pyarrow.ipc.open_stream(source).schema
+        index = schema.get_field_index(column)
+        options = pyarrow.ipc.IpcReadOptions(included_fields=[index], use_threads=False)
+        source.seek(0)
+        kind, chunks = schema.field(index).type, []
+        for batch in pyarrow.ipc.open_stream(source, options=options):
+            batch.validate(full=True)
+            chunks.append(batch.column(0))
+    return pyarrow.chunked_array(chunks, kind)
+
+
+def _is_compressed(message: Any) -> bool:
+    """Whether the buffers of an Arrow message are compressed, of which pyarrow says nothing."""
+    # These are tables of FlatBuffers: a table begins with the distance back to the list of its
+    # fields, whose places follow two sizes.
+    data = memoryview(message.metadata)
+
+    def read(form: str, place: int) -> int:
+        if place < 0:
+            raise ValueError("a place before the start of a message")
+        return int(struct.unpack_from(form, data, place)[0])
+
+    def field(table: int, number: int) -> int:
+        places = table - read("<i", table)
+        there = 4 + 2 * number < read("<H", places)
+        place = read("<H", places + 4 + 2 * number) if there else 0
+        return table + place if place else 0
+
+    def follow(place: int) -> int:
+        return place + read("<I", place)
+
+    batch = follow(field(follow(0), 2))  # Message.header
+    if message.type == "dictionary":
+        batch = follow(field(batch, 1))  # DictionaryBatch.data
+    return field(batch, 3) != 0  # RecordBatch.compression
+
+
+# --- columns ----------------------------------------------------------------------------------
+
+
+def _chosen_column(path: Path, schema: Any) -> tuple[str, bool]:
+    """The column that is read, and whether it holds vectors instead of images."""
+    images = [field.name for field in schema if _holds_images(field.type)]
+    vectors = [field.name for field in schema if _holds_vectors(field.type)]
+    if vectors and not images:
+        named = [name for name in ("features", "embedding", "embeddings") if name in vectors]
+        if not named and len(vectors) > 1:
+            raise DataError(
+                f"`{path}` has vectors in {', '.join(vectors)}: name the one to read `features`, "
+                "or save it as a .npy file (N, D)."
+            )
+        return (named or vectors)[0], True
+
+    for name in ("image", "img"):
+        if name in images:
+            return name, False
+        if not images and name in schema.names:
+            raise DataError(
+                f"`{path}`: column `{name}` is of type {schema.field(name).type}: give the content "
+                "of image files, as bytes."
+            )
+    if len(images) != 1:
         raise DataError(
-            f"`{folder}` is no readable dataset ({one_line(error)}): save it again."
-        ) from error
+            f"`{path}` has the columns {', '.join(schema.names)}: name the one with encoded images "
+            "`image`, or save features as a .npy file (N, D)."
+        )
+    return images[0], False
+
+
+def _holds_images(kind: Any) -> bool:
+    """Whether values of a type may be encoded images: bytes, or a structure with bytes."""
+    import pyarrow
+
+    if pyarrow.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+
+
+def _holds_vectors(kind: Any) -> bool:
+    """Whether values of a type are lists of numbers."""
+    from pyarrow import types
+
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return is_list and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type))
+
+
+def _vectors(chunk: Any, where: str) -> np.ndarray:
+    """Lists of one length as an array (n, D)."""
+    if chunk.null_count or chunk.flatten().null_count:
+        raise DataError(f"{where} has rows or values that are missing: leave them out.")
+    lengths = np.unique(chunk.value_lengths().to_numpy(zero_copy_only=False))
+    if len(lengths) > 1:
+        raise DataError(
+            f"{where} has vectors of {lengths[0]} to {lengths[-1]} values: give all of them one "
+            "length, features (N, D)."
+        )
+    values = chunk.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(chunk), int(lengths[0]) if len(lengths) else 0)
+
+
+def _values(column: Any) -> Iterator[Any]:
+    """Yield the values of a column: those of a dictionary are made once, not once per row."""
+    import pyarrow
+
+    for chunk in column.chunks:
+        if not pyarrow.types.is_dictionary(chunk.type):
+            yield from (value.as_py() for value in chunk)
+            continue
+        values = chunk.dictionary.to_pylist()
+        yield from (None if index is None else values[index] for index in chunk.indices.to_pylist())
+
+
+def _class_names(schema: Any, column: str | None) -> Sequence[str] | None:
+    """Names of the classes in the order of their numbers, where Hugging Face's record has them."""
+    try:
+        info = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]
+        return [str(name) for name in info["names"]]
+    except (TypeError, KeyError, ValueError):
+        return None
+
+
+def _label(value: Any, names: Sequence[str] | None) -> str:
+    """A class by its name, where it has one."""
+    if names is not None and isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    return str(value)
+
+
+# --- files that a table names -----------------------------------------------------------------
+
+
+def _find_beside(folder: Path, name: str) -> Path:
+    """A file that a table names, which must lie in its folder, also where a link leads."""
+    check_member(name, is_link=False)
+    file = (folder / name).resolve()
+    if folder.resolve() not in file.parents:
+        raise DataError(f"holds `{name}`, a link that leads out of it: copy the file there.")
+    check_regular(file)
+    return file
+
+
+def _read_beside(folder: Path, name: str) -> bytes:
+    """Content of an image file that a table names."""
+    with open_without_waiting(_find_beside(folder, name)) as file:
+        if os.fstat(file.fileno()).st_size > limits.MAX_MEMBER_BYTES:
+            raise DataError(f"is larger than the {limits.MAX_MEMBER_BYTES} bytes that are read.")
+        return file.read(limits.MAX_MEMBER_BYTES)

@@ -232,7 +232,7 @@ def test_skip_corrupt_goes_on_and_names_the_files(otmetrics, tmp_path):
     [
         (["score", "{real}", "{missing}"], 3, "does not exist"),
         (["score", "{real}", "{empty}"], 3, "no images"),
-        (["score", "{real}", "{text}"], 3, "is no folder"),
+        (["score", "{real}", "{text}"], 3, "is not a folder"),
         (["score", "{real}", "{single}"], 3, "at least 6 are needed"),
         (["score", "{real}", "{nan}"], 3, "NaN"),
         (["score", "{real}", "{wide}"], 3, "extract both alike"),

@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from otmetrics.errors import DataError
-from otmetrics.images import ImageFolder, batches, files, open_input
-from otmetrics.images import archives as module
+from otmetrics.images import ImageFolder, batches, files, limits, open_input
 from otmetrics.images.archives import PackedImages, expand_braces
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
@@ -143,6 +142,12 @@ def test_names_without_a_range_stand_for_themselves():
     assert [str(path) for path in expand_braces("{08..11}.tar")] == [
         f"{n:02d}.tar" for n in range(8, 12)
     ]
+    assert [str(path) for path in expand_braces("a{1,x}-{2..1}")] == [
+        "a1-2",
+        "a1-1",
+        "ax-2",
+        "ax-1",
+    ]
 
 
 def test_members_are_told_apart(write, tmp_path, monkeypatch):
@@ -160,17 +165,6 @@ def test_members_are_told_apart(write, tmp_path, monkeypatch):
     os.utime(other, (time.time() - 60,) * 2)
     assert [open_input(other).identity(index, content=True) for index in range(6)] == by_content
     assert open_input(other).identity(0, content=False) != by_place[0]
-
-
-def test_another_archive_in_its_place_is_not_read(write, tmp_path):
-    path = write(CONTENT)
-    os.utime(path, (time.time() - 60,) * 2)
-    source = pickle.loads(pickle.dumps(open_input(path)))
-    source.read(0)
-    write(dict(zip(NAMES, reversed(CONTENT.values()), strict=True)), "b").replace(path)
-    with pytest.raises(DataError, match=r"a/1\.png` lies in an archive that was replaced"):
-        source.read(0)
-    assert source.identity(0, content=True) is None
 
 
 def test_more_archives_than_files_may_be_open(write, tmp_path):
@@ -195,9 +189,11 @@ def test_more_archives_than_files_may_be_open(write, tmp_path):
 
 
 def test_ranges_beyond_reason_are_refused(tmp_path):
-    for name in ("x-{5..1}.tar", "x-{0..99999999999}.tar"):
-        with pytest.raises(DataError, match="must count up, to at most 100000 files"):
-            open_input(tmp_path / name)
+    names = ["{0..99999999999}", "{1..100001}", "{-99999..2}", "{1..999}{1..999}", "{a,b}" * 20]
+    names += ["{0.." + "9" * 5000 + "}", "{0..99999999999..10000000000}"]
+    for name in names:
+        with pytest.raises(DataError, match="stands for more than 100000 files"):
+            expand_braces(f"x-{name}.tar")
     path = write_zip(tmp_path / "x{1..2}.zip", CONTENT)  # there as it is
     assert len(open_input(path)) == 6
 
@@ -250,7 +246,7 @@ def test_devices_in_a_tar_are_no_images(tmp_path, kind):
 
 
 def test_a_member_that_claims_to_be_huge_is_not_read(write, monkeypatch):
-    monkeypatch.setattr(module, "MAX_MEMBER_BYTES", 50)
+    monkeypatch.setattr(limits, "MAX_MEMBER_BYTES", 50)
     source = open_input(write(CONTENT))
     with pytest.raises(DataError, match=r"a/1\.png` has \d+ bytes, more than the 50 that are read"):
         source.read(0)
@@ -331,7 +327,7 @@ def test_a_tar_that_is_compressed_as_a_whole_is_refused(tmp_path, mode):
 def test_what_is_no_archive_is_refused(tmp_path, content, suffix):
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"is no zip or tar archive|holds no images"):
+    with pytest.raises(DataError, match=r"is not a zip or tar archive|holds no images"):
         open_input(path)
 
 

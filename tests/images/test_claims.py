@@ -5,14 +5,12 @@ import io
 import json
 import os
 import random
-import re
 import struct
 import tarfile
 import time
 import tracemalloc
 import warnings
 import zipfile
-import zlib
 from contextlib import contextmanager
 
 import numpy as np
@@ -22,14 +20,11 @@ from PIL import Image
 from otmetrics.errors import DataError
 from otmetrics.images import (
     ImageFolder,
-    archives,
     arrays,
-    columns,
     files,
     limits,
     open_input,
 )
-from otmetrics.images import tables as parquet_rows
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
 GIGABYTES = 5 * 2**30
@@ -93,8 +88,7 @@ SHAPES = [(10, 3), (39, 3), (41, 3), (40, 4), (10**12, 3), (10**30, 10**30)]
 @pytest.mark.parametrize("large", [False, True])
 def test_a_header_that_does_not_fit_its_values(tmp_path, monkeypatch, shape, kind, large):
     if large:
-        for module in (arrays, limits):
-            monkeypatch.setattr(module, "MAPPED_BYTES", 1)
+        monkeypatch.setattr(limits, "MAPPED_BYTES", 1)
     path = tmp_path / ("a.npy" if kind == "npy" else "a.npz")
     if kind == "npy":
         path.write_bytes(npy(FEATURES, shape))
@@ -165,30 +159,29 @@ def test_what_unpacks_to_far_more_than_there_is(tmp_path, monkeypatch):
 
 
 def test_large_entries_are_unpacked_into_a_file(tmp_path, monkeypatch):
-    for module in (arrays, limits):
-        monkeypatch.setattr(module, "MAPPED_BYTES", 10**6)
+    monkeypatch.setattr(limits, "MAPPED_BYTES", 10**6)
     values = (np.arange(4 * 10**6, dtype=np.int16) % 251).reshape(-1, 2)
     for name, array in (("c", values), ("f", np.asfortranarray(values))):
-        np.savez_compressed(tmp_path / f"{name}.npz", array)
-        with cheap(megabytes=6):
-            found = open_input(tmp_path / f"{name}.npz").features
-        assert isinstance(found, np.memmap)
-        assert np.array_equal(found, values)
+        for write in (np.savez, np.savez_compressed):
+            write(tmp_path / f"{name}.npz", array)
+            with cheap(megabytes=6):
+                found = open_input(tmp_path / f"{name}.npz").features
+            assert isinstance(found, np.memmap)
+            assert np.array_equal(found, values)
 
 
 def test_arrays_that_unpack_to_more_than_is_unpacked(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", FEATURES)
-    np.savez(tmp_path / "b.npz", FEATURES)
+    np.save(tmp_path / "b.npy", FEATURES)
     monkeypatch.setattr(limits, "MAX_UNPACKED_BYTES", FEATURES.nbytes)
     assert np.array_equal(open_input(tmp_path / "a.npz").features, FEATURES)
     monkeypatch.setattr(limits, "MAX_UNPACKED_BYTES", FEATURES.nbytes - 1)
     with pytest.raises(DataError, match=r"a\.npz` unpacks to 960 bytes, more than the 959 that"):
         open_input(tmp_path / "a.npz")
-    monkeypatch.setattr(arrays, "MAPPED_BYTES", 1)  # what is not packed is read where it lies
-    assert np.array_equal(open_input(tmp_path / "b.npz").features, FEATURES)
+    assert np.array_equal(open_input(tmp_path / "b.npy").features, FEATURES)  # read in place
     monkeypatch.undo()
     with pytest.raises(DataError, match="more than the 34359738368 that are unpacked"):
-        limits.bytes_for(limits.MAX_UNPACKED_BYTES + 1)
+        limits.room_for(limits.MAX_UNPACKED_BYTES + 1)
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs POSIX")
@@ -201,12 +194,12 @@ def test_why_a_file_for_what_is_unpacked_cannot_be_made(tmp_path, monkeypatch):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
     try:
         with pytest.raises(DataError, match=r"takes no file \(File too large\): set TMPDIR"):
-            limits.bytes_for(limits.MAPPED_BYTES)
+            limits.room_for(limits.MAPPED_BYTES)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     monkeypatch.setattr(limits.tempfile, "tempdir", str(tmp_path / "none"))
     with pytest.raises(DataError, match=r"none` takes no file \(No such file or directory\)"):
-        limits.bytes_for(limits.MAPPED_BYTES)
+        limits.room_for(limits.MAPPED_BYTES)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +234,7 @@ def test_only_warnings_of_headers_are_ignored(tmp_path, monkeypatch):
         warnings.warn("something else", stacklevel=1)
 
     path.write_bytes(content)
-    monkeypatch.setattr(arrays, "_check_size", warned)
+    monkeypatch.setattr(arrays._Header, "check_size", warned)
     with pytest.warns(UserWarning, match="something else"):
         arrays.loaded_array(path)
 
@@ -273,13 +266,13 @@ def test_labels_beyond_reason(tmp_path, monkeypatch):
     labels = np.array([f"class {index % 7}" for index in range(40)])
     np.savez_compressed(tmp_path / "a.npz", features=FEATURES, labels=labels)
     assert open_input(tmp_path / "a.npz").labels == tuple(labels.tolist())
-    monkeypatch.setattr(arrays, "MAX_LABEL_BYTES", labels.nbytes - 1)
+    monkeypatch.setattr(limits, "MAX_LABEL_BYTES", labels.nbytes - 1)
     with pytest.raises(DataError, match="has an entry `labels` of more than 1119 bytes: leave it"):
         open_input(tmp_path / "a.npz")
     np.savez_compressed(tmp_path / "b.npz", features=FEATURES, labels=np.zeros(40, "U100000"))
     with cheap(), pytest.raises(DataError, match="has an entry `labels` of more than 1119 bytes"):
         open_input(tmp_path / "b.npz")
-    monkeypatch.setattr(arrays, "MAX_PROTOCOL_BYTES", 10)
+    monkeypatch.setattr(limits, "MAX_PROTOCOL_BYTES", 10)
     np.savez(tmp_path / "c.npz", features=FEATURES, protocol='{"x": 1}' + " " * 10)
     with pytest.raises(DataError, match="has an entry `protocol` of more than 10 bytes"):
         open_input(tmp_path / "c.npz")
@@ -319,7 +312,7 @@ def test_a_tar_with_zeros_inside(tmp_path):
         third = archive.getmembers()[2].offset
     for length in (512, 1024, 2048):
         path.write_bytes(whole[:third] + bytes(length) + whole[third + length :])
-        with pytest.raises(DataError, match="data follow the mark of its end: fetch it again"):
+        with pytest.raises(DataError, match=r"data follow the mark of its end\. Fetch it again"):
             open_input(path)
 
 
@@ -347,7 +340,7 @@ def test_a_tar_with_zeros_in_a_long_name(tmp_path, form):
     assert len(open_input(path)) == 3
     place = whole.index(f"1{name}.png".encode()) // 512 * 512
     path.write_bytes(whole[:place] + bytes(512) + whole[place + 512 :])
-    with pytest.raises(DataError, match="is incomplete or damaged, for a header is full of zeros"):
+    with pytest.raises(DataError, match="is incomplete or damaged: a header is full of zeros"):
         open_input(path)
 
 
@@ -357,7 +350,7 @@ def test_a_zip_whose_directory_swallows_files(tmp_path):
     first, second = (content.index(b"PK\1\2", start) for start in (0, content.index(b"PK\1\2") + 4))
     content[first + 32 : first + 34] = (second - first).to_bytes(2, "little")  # of its comment
     path.write_bytes(content)
-    with pytest.raises(DataError, match="its directory has not the 6 files that it says"):
+    with pytest.raises(DataError, match="its directory does not have the 6 files that it says"):
         open_input(path)
 
 
@@ -367,7 +360,7 @@ def test_a_tar_whose_rest_was_never_written(tmp_path):
     os.truncate(path, GIGABYTES)
     with (
         cheap(),
-        pytest.raises(DataError, match="bytes follow the mark of its end: fetch it again"),
+        pytest.raises(DataError, match=r"bytes follow the mark of its end\. Fetch it again"),
     ):
         open_input(path)
 
@@ -429,7 +422,7 @@ def test_headers_of_a_tar_beyond_reason(tmp_path, kind, size):
 
 def test_headers_of_a_tar_that_lead_back_or_out(tmp_path):
     path = tmp_path / "a.tar"
-    for size, message in ((-512, "leads back"), (-1024, "leads back"), (2**40, "behind its end")):
+    for size, message in ((-512, "leads back"), (-1024, "leads back"), (2**40, "after its end")):
         path.write_bytes(header("x.png", 0) + header("y.png", size) + bytes(2048))
         with cheap(), pytest.raises(DataError, match=message):
             open_input(path)
@@ -443,15 +436,14 @@ def test_headers_of_a_tar_that_are_full_of_digits(tmp_path):
         open_input(path)
 
 
-def test_large_members_are_unpacked_in_parts(tmp_path):
+def test_members_unpack_to_what_they_say_at_most(tmp_path):
     data = bytes(5_000_000)
     path = write_zip(tmp_path / "a.zip", {"x.png": data}, zipfile.ZIP_DEFLATED)
-    source = open_input(path)
-    assert archives._bytes(source._members[0]) == data
-    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    content = packer.compress(data) + packer.flush()
-    assert archives._inflate(content, len(data)) == data
-    assert len(archives._inflate(content, 99)) == 100  # one more, which tells the lie
+    with cheap(megabytes=11):
+        assert open_input(path)._members[0].read() == data
+    lying(path, "x.png", 99)
+    with cheap(megabytes=1), pytest.raises(zipfile.BadZipFile):
+        open_input(path)._members[0].read()
 
 
 @pytest.mark.parametrize("suffix", ["tar", "zip"])
@@ -480,7 +472,7 @@ def test_a_folder_of_links_with_billions_of_paths(tmp_path):
             (tmp_path / str(level) / side).symlink_to(tmp_path / str(level + 1))
     (tmp_path / "25").mkdir()
     (tmp_path / "25" / "x.png").write_bytes(png(PIXELS[0]))
-    with cheap(), pytest.raises(DataError, match=f"to more than {files.MAX_REVISITS} of its"):
+    with cheap(), pytest.raises(DataError, match=f"to more than {limits.MAX_REVISITS} of its"):
         open_input(tmp_path / "0")
 
 
@@ -491,7 +483,7 @@ def test_folders_that_are_reached_twice_are_told(tmp_path):
     (tmp_path / "b").symlink_to("a")
     folder = ImageFolder(tmp_path)
     assert folder.names == ("a/x.png", "b/x.png")
-    assert folder.remarks[0].startswith("links lead to 1 folders once more, such as `")
+    assert folder.remarks[0].startswith("links lead to 1 folders again, such as `")
 
 
 def test_lists_beyond_reason(tmp_path, monkeypatch):
@@ -505,7 +497,7 @@ def test_lists_beyond_reason(tmp_path, monkeypatch):
         open_input(path)
     (tmp_path / "x.png").write_bytes(png(PIXELS[0]))
     path.write_text("x.png\n" * 3)
-    monkeypatch.setattr(files, "MAX_LIST_BYTES", 17)
+    monkeypatch.setattr(limits, "MAX_LIST_BYTES", 17)
     with pytest.raises(DataError, match="has more than the 17 bytes"):
         open_input(path)
 
@@ -561,7 +553,10 @@ def test_labels_of_one_file_do_not_stand_for_rows_of_another(tmp_path):
     (folder / "data.arrow").rename(folder / "bare.arrow")
     names = [{"filename": "bare.arrow"}, {"filename": "data.arrow"}]
     write_dataset(folder, ROWS, _data_files=names)
-    with pytest.raises(DataError, match=r"columns `image` and `label` in `data.arrow`.* before"):
+    with pytest.raises(
+        DataError,
+        match=r"data\.arrow` has its samples in `image` and .* in `label`, .* and no column: give",
+    ):
         open_input(folder)
 
 
@@ -627,18 +622,6 @@ def test_malformed_descriptions_of_a_dataset(tmp_path, name, content):
     (tmp_path / name).write_text(content, encoding="latin-1")
     with pytest.raises(DataError, match=r"` (is|has|does|holds)"):
         open_input(tmp_path)
-
-
-@pytest.mark.parametrize("content", ["[]", '{"features": 3}', '{"features": [{"label": 3}]}'])
-def test_malformed_features_of_a_dataset(tmp_path, content):
-    write_dataset(tmp_path, ROWS)
-    (tmp_path / "dataset_info.json").write_text(content)
-    with pytest.raises(DataError, match="is no readable dataset"):
-        open_input(tmp_path)
-    for names in ("3", "null", '["x"]'):  # of numbers, where these are texts
-        info = f'{{"features": {{"label": {{"names": {names}}}}}}}'
-        (tmp_path / "dataset_info.json").write_text(info)
-        assert open_input(tmp_path).labels == ("a", "b") * 3
 
 
 def test_descriptions_beyond_reason(tmp_path):
@@ -714,44 +697,25 @@ def test_a_parquet_file_that_holds_one_image_a_thousand_times(tmp_path, monkeypa
     assert source.labels == ("y" * 100,) * 999 + ("z",)
 
 
-def test_row_groups_too_large_for_a_dictionary_are_read_in_batches(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    path = tmp_path / "a.parquet"
-    rng = np.random.default_rng(0)
-    values = [None if index == 7 else rng.bytes(1000) for index in range(50)]
-    parquet.write_table(pyarrow.table({"image": values}), path)
-    found = parquet_rows._in_batches(parquet.ParquetFile(path), 0, "image")["image"]
-    assert found.to_pylist() == values
-    parquet.write_table(pyarrow.table({"image": [bytes(1000)] * 50}), path)
-    with pytest.raises(DataError, match=r"a row group 0 of more than the .* that it claims: write"):
-        parquet_rows._in_batches(parquet.ParquetFile(path), 0, "image")
-
-
 @pytest.mark.parametrize("compression", ["lz4", "zstd"])
 @pytest.mark.parametrize("dictionary", [False, True])
-def test_arrow_files_that_unpack_to_far_more_than_there_is(
-    tmp_path, monkeypatch, compression, dictionary
-):
+def test_arrow_files_that_may_unpack_to_any_size(tmp_path, compression, dictionary):
     pyarrow = pytest.importorskip("pyarrow")
     folder = write_dataset(tmp_path, ROWS)
     label = pyarrow.array(["x" * 10**6, "y"] * 4)
     label = label.dictionary_encode() if dictionary else label
     table = pyarrow.table({"image": [IMAGES["0.png"] + bytes(10**6)] * 8, "label": label})
-    options = pyarrow.ipc.IpcWriteOptions(compression=compression)
-    path = folder / "data.arrow"
-    with pyarrow.ipc.new_stream(str(path), table.schema, options=options) as stream:
-        stream.write_table(table, max_chunksize=3)
-    assert open_input(folder).labels == ("x" * 10**6, "y") * 4
-    size = 8 * (len(IMAGES["0.png"]) + 10**6) + (1 if dictionary else 4) * 10**6
-    monkeypatch.setattr(limits, "FREE_BYTES", size)  # offsets and sizes come to it
-    monkeypatch.setattr(limits, "MAX_EXPANSION", 1)
-    with arrow_memory(1), pytest.raises(DataError, match=r"has `data\.arrow` of \d+ bytes in") as e:
-        open_input(folder)
-    assert size < int(re.search(r"of (\d+) bytes", str(e.value))[1]) < size + 1000
-    assert str(e.value).startswith(f"`{folder}` ")
-    monkeypatch.setattr(limits, "FREE_BYTES", size + 1000)
-    assert len(open_input(folder)) == 8
+    for options, refused in ((None, False), (compression, True)):
+        options = pyarrow.ipc.IpcWriteOptions(compression=options)
+        path = str(folder / "data.arrow")
+        with pyarrow.ipc.new_stream(path, table.schema, options=options) as stream:
+            stream.write_table(table, max_chunksize=3)
+        with arrow_memory(1):
+            if not refused:
+                assert open_input(folder).labels == ("x" * 10**6, "y") * 4
+                continue
+            with pytest.raises(DataError, match=r"data\.arrow` is compressed: save it again"):
+                open_input(folder)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "dataset"])
@@ -765,7 +729,7 @@ def test_classes_of_tables_beyond_reason(tmp_path, monkeypatch, kind):
     else:
         parquet.write_table(pyarrow.table(rows), path, row_group_size=2)
     assert open_input(path).labels == tuple(rows["label"])
-    monkeypatch.setattr(columns, "MAX_LABEL_BYTES", 599)
+    monkeypatch.setattr(limits, "MAX_LABEL_BYTES", 599)
     with pytest.raises(DataError, match="classes of more than the 599 bytes that are read: leave"):
         open_input(path)
 
@@ -868,7 +832,7 @@ def test_several_splits_are_told(tmp_path):
             name = f"{split}-0000{shard}-of-00002.parquet"
             write_parquet(tmp_path / "both" / name, image=list(IMAGES.values()))
     assert open_input(tmp_path / "both").remarks == [
-        "the splits test, train are read as one set: give the files of one of them"
+        "the splits test, train are read as one set: give the files of one"
     ]
     for name in ("train-00000-of-00002", "train-00001-of-00002"):
         write_parquet(tmp_path / "one" / f"{name}.parquet", image=list(IMAGES.values()))

@@ -20,8 +20,9 @@ from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from otmetrics.errors import DataError
 from otmetrics.images import MAX_PIXELS, ImageArray, decoded_image
-from otmetrics.images.decode import MAX_CHUNKS, MAX_SIDE, composited_on_white
+from otmetrics.images.decode import composited_on_white
 from otmetrics.images.facts import has_two_levels
+from otmetrics.images.limits import MAX_CHUNKS, MAX_SIDE
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
@@ -513,7 +514,7 @@ def test_a_cut_tail_is_never_filled(tmp_path, suffix):
 
 @pytest.mark.parametrize("side", [11_600, 13_000, 20_000, 2**31 - 1])
 def test_bombs_are_refused_from_the_header(tmp_path, side):
-    """Above `MAX_PIXELS`, and on both sides of Pillow's own error; warnings would fail here."""
+    """Above `MAX_PIXELS`, and on both sides of Pillow's own error."""
     path = tmp_path / "bomb.png"
     path.write_bytes(png_bytes(side, side, 8, 0, [b"\0"]))
     with pytest.raises(DataError, match=r"bomb\.png` has .*pixels.*scale it down"):
@@ -580,7 +581,7 @@ def test_text_and_profiles_that_unfold_are_bounded(tmp_path, kind):
     assert most < 2**26
 
 
-def test_pillows_own_limits_do_not_warn_but_hold(tmp_path, monkeypatch):
+def test_pillows_own_limits_hold(tmp_path, monkeypatch):
     path = saved(tmp_path / "a.png", RGB)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 34)  # Pillow warns above, raises above 68
     assert_decodes_to(path, RGB)
@@ -661,28 +662,21 @@ def damaged_exif(tmp_path):
     return path
 
 
-def test_damaged_exif_is_read_in_silence(damaged_exif):
-    assert decoded_image(damaged_exif).pixels.shape == (3, 24, 40)
+def test_damaged_exif_is_read_and_told_as_the_caller_wants(damaged_exif):
+    with pytest.warns(UserWarning, match="EXIF"):
+        assert decoded_image(damaged_exif).pixels.shape == (3, 24, 40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(DataError, match=r"damaged\.jpg` is truncated or corrupt .*EXIF"):
+            decoded_image(damaged_exif)
 
 
-def test_threads_decode_in_silence_whatever_the_filters(damaged_exif):
-    """The main thread swaps the filters of the process while others decode."""
+def test_threads_leave_the_filters_of_warnings_alone(damaged_exif):
     filters = list(warnings.filters)
     with ThreadPoolExecutor(4) as pool:
-        futures = [pool.submit(decoded_image, damaged_exif) for _ in range(100)]
-        while not all(future.done() for future in futures):
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-    first = futures[0].result().pixels
-    assert all(torch.equal(future.result().pixels, first) for future in futures)
+        images = list(pool.map(decoded_image, [damaged_exif] * 100))
+    assert all(torch.equal(image.pixels, images[0].pixels) for image in images)
     assert list(warnings.filters) == filters
-
-
-def test_pillow_still_warns_elsewhere(damaged_exif):
-    decoded_image(damaged_exif)
-    with pytest.warns(UserWarning, match="EXIF") as record, Image.open(damaged_exif) as image:
-        image.getexif()
-    assert "TiffImagePlugin" in record[0].filename  # the stack level is that of the caller
 
 
 def test_threads_see_the_same_images(tmp_path):
@@ -737,7 +731,7 @@ def test_no_flipped_bit_of_a_png_gives_other_pixels(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [b"IDAT", b"prVt"])
-def test_a_png_of_a_great_many_parts(tmp_path, kind):
+def test_a_png_of_a_great_many_chunks(tmp_path, kind):
     saved(tmp_path / "a.png", RGB)
     sound = (tmp_path / "a.png").read_bytes()
     start = sound.index(b"IDAT") - 4
@@ -748,5 +742,5 @@ def test_a_png_of_a_great_many_parts(tmp_path, kind):
         if whole:
             assert np.array_equal(decoded_image(tmp_path / "b.png").pixels.permute(1, 2, 0), RGB)
             continue
-        with pytest.raises(DataError, match="has more than the 262144 parts that a PNG may have"):
+        with pytest.raises(DataError, match="has more than the 262144 chunks that a PNG may have"):
             decoded_image(tmp_path / "b.png")

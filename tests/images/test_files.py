@@ -14,7 +14,6 @@ from otmetrics.images import (
     FeatureArray,
     ImageArray,
     ImageFolder,
-    arrays,
     decoded_image,
     limits,
     open_input,
@@ -227,7 +226,7 @@ TO_LAST = r"\.astype\('uint8'\)\.transpose\(0, 2, 3, 1\)"
     (np.zeros((2, 16, 8, 8), np.float32), r"\.mean\(\(2, 3\)\)"),
     (np.full((2, 3, 8, 8), np.nan), "values from nan to nan"),
     (np.zeros((2, 4, 8, 8, 3), np.uint8), r"\.reshape\(-1, \*x\.shape\[2:\]\)"),
-    (np.zeros((2, 8, 8, 3), complex), "complex values are no images"),
+    (np.zeros((2, 8, 8, 3), complex), "complex values are not images"),
     (np.zeros((2, 8), complex), r"np\.concatenate\(\[x\.real, x\.imag\], axis=1\)"),
     (np.zeros(4, [("a", "f4"), ("b", "f4")]), "structured array with the fields a, b"),
 ], ids=range(13))  # fmt: skip
@@ -326,8 +325,7 @@ def test_choice_of_the_entry(tmp_path):
 
 
 def test_large_entries_are_mapped(tmp_path, monkeypatch):
-    for module in (arrays, limits):
-        monkeypatch.setattr(module, "MAPPED_BYTES", 1)
+    monkeypatch.setattr(limits, "MAPPED_BYTES", 1)
     kept = {"c": RNG.normal(size=(50, 4)), "f": np.asfortranarray(RNG.normal(size=(5, 4)))}
     for name, array in kept.items():
         path = saved(tmp_path / f"{name}.npz", labels=np.arange(len(array)), features=array)
@@ -405,7 +403,7 @@ def test_one_image_file_is_no_data_set(tmp_path):
 @pytest.mark.parametrize("name", ["a.pt", "a"])
 def test_other_files_are_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"is no folder, nor a kind of file that is read: give"):
+    with pytest.raises(DataError, match=r"is not a folder, nor a kind of file that is read: give"):
         open_input(tmp_path / name)
 
 
@@ -436,5 +434,5 @@ def test_missing_arrays(tmp_path):
 def test_an_archive_entry_that_is_no_array(tmp_path):
     with zipfile.ZipFile(tmp_path / "f.npz", "w") as archive:
         archive.writestr("features", "text")
-    with pytest.raises(DataError, match="an entry that is no array"):
+    with pytest.raises(DataError, match="an entry that is not an array"):
         open_input(tmp_path / "f.npz")
