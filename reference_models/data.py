@@ -422,7 +422,7 @@ def _read(source: reading.ImageSource, size: int) -> Tensor:
             images[done : done + len(batch)] = torch.stack(batch)
             done += len(batch)
     except DataError as error:  # training has no option to leave files out
-        advice = str(error).replace("pass --skip-corrupt to leave such files out", "remove it")
+        advice = str(error).replace("pass `skip_corrupt` to leave such files out", "remove it")
         raise DataError(advice) from error
     return images
 

@@ -16,7 +16,8 @@ from braceexpand import UnbalancedBracesError, braceexpand
 
 from otmetrics.errors import DataError
 from otmetrics.images import limits
-from otmetrics.images.decode import SKIP, DecodedImage, check_regular, decoded_from
+from otmetrics.images.damage import check_regular, check_start, name_errors
+from otmetrics.images.decode import DecodedImage, decoded_from
 from otmetrics.images.files import (
     check_member,
     digest,
@@ -24,8 +25,6 @@ from otmetrics.images.files import (
     is_hidden,
     is_image,
     labels_of,
-    missing,
-    splits_of,
     splits_remark,
 )
 
@@ -54,7 +53,7 @@ class _Member(NamedTuple):
         if self.size > limits.MAX_MEMBER_BYTES:
             raise DataError(
                 f"has {self.size} bytes, more than the {limits.MAX_MEMBER_BYTES} that are read: "
-                f"pack it again, {SKIP}"
+                "pack it again."
             )
         if self.start is None:
             return _read_zipped(self.archive, self.name)
@@ -79,12 +78,7 @@ class PackedImages:
     before their first or after their last member: what is left of a download, or of archives that
     were put together.
 
-    Attributes:
-        path: The first archive.
-        names: Names of the members; after the archive's name where there are several.
-        labels: Top folder of each image, where all of them lie in one; else None.
-        num_others: How many visible files of other kinds lie among them.
-        remarks: What else to know, a line each.
+    Names are those of the members, after that of the archive where there are several.
     """
 
     kind = "archive"
@@ -103,7 +97,7 @@ class PackedImages:
                 "give an archive with image files."
             )
 
-        self.remarks += splits_remark(splits_of([path.name for path in archives]), "files")
+        self.remarks += splits_remark([path.name for path in archives], "the files of one of them")
         several = len(archives) > 1
         self.names = tuple(
             f"{member.archive.path.name}/{member.name}" if several else member.name
@@ -176,14 +170,14 @@ def expand_braces(path: str | Path) -> list[Path]:
 
 def _list_members(path: Path) -> list[_Member]:
     """All files of an archive."""
-    try:
+    damage = "is not a zip or tar archive, or a damaged one"
+    with name_errors(path, damage, "unpack it, or pack it again as .zip or .tar"):
         check_regular(path)
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             archive = _Archive(path, status.st_size, identity_of(path, status))
             start = file.read(512)
-            if reason := limits.foreign_content(start):
-                raise DataError(reason)
+            check_start(start)
             if start[:2] in {b"\x1f\x8b", b"BZ"} or start[:6] == b"\xfd7zXZ\x00":
                 raise DataError(
                     "is compressed as a whole, which must be read from its start each time"
@@ -191,21 +185,6 @@ def _list_members(path: Path) -> list[_Member]:
 
             file.seek(0)
             return (_list_zip if start[:2] == b"PK" else _list_tar)(archive, file)
-    except DataError as error:
-        done = str(error).endswith(".")
-        advice = "" if done else ": unpack it, or pack it again as .zip or .tar."
-        raise DataError(f"`{path}` {error}{advice}") from error
-    except FileNotFoundError as error:
-        raise DataError(f"`{path}` {missing(str(path))}") from error
-    except Exception as error:  # zipfile and tarfile raise nearly anything on a damaged file
-        if isinstance(error, OSError) and error.errno:
-            raise DataError(
-                f"`{path}` cannot be read ({os.strerror(error.errno)}): check its permissions."
-            ) from error
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"`{path}` is not a zip or tar archive, or a damaged one ({detail}): pack it again."
-        ) from error
 
 
 # --- zip --------------------------------------------------------------------------------------

@@ -13,15 +13,16 @@ import numpy as np
 
 from otmetrics.errors import DataError, ignored_warnings
 from otmetrics.images import limits
+from otmetrics.images.damage import check_regular, check_start, name_errors
 from otmetrics.images.decode import (
     DecodedImage,
-    check_regular,
     check_size,
     composited_on_white,
     image_tensor,
+    unreadable,
 )
 from otmetrics.images.facts import pixel_facts
-from otmetrics.images.files import RowNames, digest, identity_of, missing
+from otmetrics.images.files import RowNames, digest, identity_of
 
 _ENTRIES = ("features", "images", "arr_0")
 _STATISTICS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))  # pytorch-fid, TTUR, EDM, ADM; JiT
@@ -66,7 +67,7 @@ def loaded_array(path: Path) -> LoadedArray:
         DataError: The file is missing, corrupt, pickled, an archive without a clear entry, or
             beyond a limit.
     """
-    try:
+    with name_errors(path, "is truncated or corrupt", "write it again"):
         check_regular(path)
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -74,38 +75,17 @@ def loaded_array(path: Path) -> LoadedArray:
             file.seek(0)
             if start[:2] == b"PK":
                 found = _load_archive(file)
-            else:
-                _check_start(start)
+            elif start[: len(_MAGIC)] == _MAGIC:
                 found = LoadedArray(_map(file, status.st_size))
+            else:
+                check_start(start)
+                if start[:1] == b"\x80":
+                    raise DataError(
+                        "holds pickled objects, which could run code: save an array with np.save."
+                    )
+                what = f"begins with {start[:16]!r}" if start else "is empty"
+                raise DataError(f"is truncated or corrupt, not a .npy or .npz file ({what})")
         return found._replace(identity=identity_of(path, status))
-    except Exception as error:  # numpy and zipfile raise nearly anything on a damaged file
-        raise DataError(f"`{path}` {_explain(error, path)}") from error
-
-
-def _explain(error: Exception, path: Path) -> str:
-    """Say in one line what is wrong with a file and what to do about it."""
-    detail = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, DataError):
-        return detail
-    if isinstance(error, FileNotFoundError):
-        return missing(str(path))
-    if isinstance(error, OSError) and error.errno:
-        return f"cannot be read ({error.strerror}): check its permissions."
-    return f"is truncated or corrupt ({detail}): write it again."
-
-
-def _check_start(start: bytes) -> None:
-    """Raise where a file is not an array, and say what it is."""
-    if start[: len(_MAGIC)] == _MAGIC:
-        return
-    if found := limits.foreign_content(start):
-        raise DataError(found)
-    if start[:1] == b"\x80":
-        raise DataError(
-            "holds pickled objects, which could run code: save an array with np.save instead."
-        )
-    what = f"begins with {start[:16]!r}" if start else "is empty"
-    raise DataError(f"is truncated or corrupt, not a .npy or .npz file ({what}): write it again.")
 
 
 class _Header(NamedTuple):
@@ -324,7 +304,7 @@ class ImageArray:
         try:
             check_size((self._array.shape[2], self._array.shape[1]))
         except DataError as error:
-            raise DataError(f"`{self.names[index]}` {error}") from error
+            raise unreadable(f"`{self.names[index]}` {error}") from error
 
         image = np.asarray(self._array[index])
         rgb = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]

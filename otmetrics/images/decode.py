@@ -2,7 +2,6 @@
 
 import os
 import re
-import stat
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +22,9 @@ from PIL import (
 )
 from torch import Tensor
 
-from otmetrics.errors import DataError
+from otmetrics.errors import Argument, DataError
 from otmetrics.images import limits
+from otmetrics.images.damage import check_regular, check_start, explain
 from otmetrics.images.facts import KINDS, MOST_FRAMES, ImageFacts, has_two_levels
 
 # Only these decoders see a file, whatever its name: no EPS that would start an interpreter.
@@ -41,9 +41,6 @@ FORMATS = tuple(
         WebPImagePlugin.WebPImageFile,
     )
 )
-
-SKIP = "or pass --skip-corrupt to leave such files out."
-"""The remedy that all unreadable images share."""
 
 _MOST_PAGES = 1000  # of a TIFF, that are counted
 _COUNTED_BYTES = 2**24  # of a GIF, whose frames are counted
@@ -110,7 +107,7 @@ def decoded_image(path: str | Path) -> DecodedImage:
         if path.stat().st_size > limits.MAX_MEMBER_BYTES:
             raise DataError(
                 f"has more than the {limits.MAX_MEMBER_BYTES} bytes that are read of an image: "
-                f"re-export it, {SKIP}"
+                f"re-export it."
             )
         return path.open("rb")
 
@@ -127,8 +124,22 @@ def decoded_from(opened: Callable[[], BinaryIO], name: str) -> DecodedImage:
     try:
         with opened() as file:
             return _decode(file)
+    except Image.UnidentifiedImageError as error:
+        known = ", ".join(str(name) for name in FORMATS)
+        raise unreadable(
+            f"`{name}` is not a readable image ({known} are read): re-export it."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise unreadable(f"`{name}` has too many pixels for Pillow: scale it down.") from error
     except Exception as error:  # Pillow raises nearly anything on a damaged file
-        raise DataError(f"`{name}` {_explain_failure(error)}") from error
+        message = explain(error, name, "is truncated or corrupt", "re-export it")
+        raise unreadable(message) from error
+
+
+def unreadable(message: str) -> DataError:
+    """The error of one image among many, which may be left out."""
+    skip = Argument("skip_corrupt")
+    return DataError(message.removesuffix("."), ", or pass ", skip, " to leave such files out.")
 
 
 # --- colours ----------------------------------------------------------------------------------
@@ -204,50 +215,23 @@ def check_size(size: tuple[int, int]) -> None:
     """Raise on an image, width by height, that is empty or would fill the memory."""
     width, height = size
     if min(size) < 1:
-        raise DataError(f"has no pixels ({width} x {height}): re-export it, {SKIP}")
+        raise DataError(f"has no pixels ({width} x {height}): re-export it.")
     if width * height > limits.MAX_PIXELS:
         raise DataError(
             f"has {width} x {height} pixels, more than the {limits.MAX_PIXELS} that are decoded: "
-            f"scale it down, {SKIP}"
+            f"scale it down."
         )
     if max(size) > limits.MAX_SIDE:
         raise DataError(
             f"has {width} x {height} pixels, and a side of more than {limits.MAX_SIDE} is not "
-            f"decoded: cut it, {SKIP}"
+            f"decoded: cut it."
         )
-
-
-def check_regular(path: Path) -> None:
-    """Raise unless the path leads to a regular file: opening a pipe would wait for ever."""
-    mode = path.stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise DataError("is a folder, not a file: give a file in it.")
-    if not stat.S_ISREG(mode):
-        raise DataError("is not a regular file but a device, pipe or socket: remove it.")
-
-
-def _explain_failure(error: Exception) -> str:
-    """Say in one line what is wrong with a file and what to do about it."""
-    detail = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, DataError):
-        return detail
-    if isinstance(error, FileNotFoundError):
-        return f"does not exist, or is a link to a missing file: check the path, {SKIP}"
-    if isinstance(error, OSError) and error.errno:
-        return f"cannot be read ({os.strerror(error.errno)}): check its permissions, {SKIP}"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"has too many pixels for Pillow ({detail}): scale it down, {SKIP}"
-    if isinstance(error, Image.UnidentifiedImageError):
-        known = ", ".join(str(name) for name in FORMATS)
-        return f"is not a readable image ({known} are read): re-export it, {SKIP}"
-    return f"is truncated or corrupt ({detail}): re-export it, {SKIP}"
 
 
 def _decode(file: BinaryIO) -> DecodedImage:
     """Decode an open file."""
     start = file.read(512)
-    if found := limits.foreign_content(start):
-        raise DataError(found)
+    check_start(start)
     if start.startswith(_PNG):
         _check_chunks(file)
 
@@ -279,7 +263,7 @@ def _check_chunks(file: BinaryIO) -> None:
             return
         file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
     raise DataError(
-        f"has more than the {limits.MAX_CHUNKS} chunks that a PNG may have: re-export it, {SKIP}"
+        f"has more than the {limits.MAX_CHUNKS} chunks that a PNG may have: re-export it."
     )
 
 

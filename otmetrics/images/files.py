@@ -6,13 +6,14 @@ import re
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Protocol
 
 from otmetrics.errors import DataError
 from otmetrics.images import limits
-from otmetrics.images.decode import DecodedImage, check_regular, decoded_image
+from otmetrics.images.damage import check_regular, check_start, name_errors, open_without_waiting
+from otmetrics.images.decode import DecodedImage, decoded_image
 
 EXTENSIONS = (
     *(".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
@@ -47,20 +48,12 @@ def labels_of(names: Sequence[str]) -> tuple[str, ...] | None:
     return labels if len(set(labels)) > 1 else None
 
 
-def splits_of(names: Sequence[str]) -> list[str]:
-    """The parts of one data set, such as train and test, that files or folders are named after.
-
-    Sorted; empty where there are not several, or where a name says something else.
-    """
-    stems = {re.sub(r"-(\d+|\d+-of-\d+)$", "", name.split(".")[0]) for name in names}
-    return sorted(stems) if len(stems) > 1 and stems <= set(SPLITS) else []
-
-
-def splits_remark(splits: list[str], remedy: str) -> list[str]:
-    """Say in one line that several splits are read as one set; nothing where there are none."""
-    if not splits:
+def splits_remark(names: Iterable[str], remedy: str) -> list[str]:
+    """Say in one line, if so, that files or folders are named after several parts of a data set."""
+    splits = {re.sub(r"-(\d+|\d+-of-\d+)$", "", name.split(".")[0]) for name in names}
+    if len(splits) < 2 or not splits <= set(SPLITS):
         return []
-    return [f"the splits {', '.join(splits)} are read as one set: give {remedy}"]
+    return [f"the splits {', '.join(sorted(splits))} are read as one set: give {remedy}"]
 
 
 def check_member(name: str, *, is_link: bool) -> None:
@@ -92,11 +85,6 @@ class RowNames(Sequence[str]):
 SETTLED_SECONDS = 2.0
 """A file that changed later may change again within one tick of its file system's clock."""
 
-MAX_CONTENT_BYTES = 2**32
-"""The largest file that is known by its content; a larger one is not kept in the cache."""
-
-_READ_BYTES = 2**20
-
 
 def digest(*parts: bytes | str) -> bytes:
     """Hash parts to 16 bytes (BLAKE2b), so that no two lists of parts give one hash."""
@@ -111,36 +99,19 @@ def digest(*parts: bytes | str) -> bytes:
 def file_identity(path: Path, content: bool) -> bytes | None:
     """Tell a file from all others by its content, or by its path, size and times of change.
 
-    16 bytes; None where it cannot be read, is not a regular file or larger than
-    `MAX_CONTENT_BYTES`, or changed so recently that its times cannot tell it from its next state.
+    16 bytes; None where it cannot be read as an image, or changed so recently that its times cannot
+    tell it from its next state.
     """
     try:
-        return _content_identity(path) if content else identity_of(path, path.stat())
+        if not content:
+            return identity_of(path, path.stat())
+        with open_without_waiting(path) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > limits.MAX_MEMBER_BYTES:
+                return None
+            return digest("content", file.read(limits.MAX_MEMBER_BYTES))
     except OSError:
         return None
-
-
-def _content_identity(path: Path) -> bytes | None:
-    """Hash a file as `digest("content", ...)` does, in parts."""
-    with open_without_waiting(path) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_CONTENT_BYTES:
-            return None
-        hashed = hashlib.blake2b(digest_size=16)
-        for part in (len("content").to_bytes(8, "little"), b"content"):
-            hashed.update(part)
-
-        hashed.update(status.st_size.to_bytes(8, "little"))
-        left = status.st_size
-        while left and (part := file.read(min(left, _READ_BYTES))):
-            hashed.update(part)
-            left -= len(part)
-        return None if left or file.read(1) else hashed.digest()
-
-
-def open_without_waiting(path: Path) -> Any:
-    """Open a file for reading bytes; a pipe in its place would keep `open` waiting for ever."""
-    return os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
 
 
 def identity_of(path: Path, status: os.stat_result) -> bytes | None:
@@ -238,41 +209,23 @@ class ImageFolder(ImageFiles):
     def __init__(self, path: str | Path) -> None:
         root = Path(path)
         again: list[str] = []
-        try:
-            files = list(_visible_files(root, again))
-        except DataError as error:
-            raise DataError(f"`{path}` {error}") from error
-        except FileNotFoundError as error:
-            raise DataError(f"`{error.filename}` {missing(str(path))}") from error
-        except NotADirectoryError as error:
-            raise DataError(f"`{path}` is {_file_advice(root)}") from error
-        except OSError as error:
-            raise DataError(
-                f"`{error.filename}` cannot be read ({error.strerror}): check its permissions."
-            ) from error
+        with name_errors(path, "cannot be read", "check the path"):
+            try:
+                files = list(_visible_files(root, again))
+            except NotADirectoryError as error:
+                raise DataError(f"is {_file_advice(root)}") from error
+            names = tuple(sorted(filter(is_image, files)))
+            if not names:
+                raise DataError(_empty_advice(files))
 
-        names = tuple(sorted(filter(is_image, files)))
         super().__init__(root, root, names, labels_of(names))
-        if not names:
-            raise DataError(f"`{path}` {_empty_advice(files)}")
         self.num_others = len(files) - len(names)
-        splits = splits_of(sorted({name.split("/")[0] for name in names}))
-        self.remarks = splits_remark(splits, "one of the folders")
+        self.remarks = splits_remark({name.split("/")[0] for name in names}, "one of the folders")
         if again:
             self.remarks.append(
                 f"links lead to {len(again)} folders again, such as `{again[0]}`: their images "
                 "count twice"
             )
-
-
-def missing(path: str) -> str:
-    """What to say of a path that does not exist; a pattern was perhaps meant for the shell."""
-    if any(letter in path for letter in "*?["):
-        return (
-            "does not exist: of patterns only ranges such as {000..012} are expanded. Give the "
-            "folder that holds the files."
-        )
-    return "does not exist: check the path."
 
 
 def _empty_advice(files: list[str]) -> str:
@@ -356,21 +309,11 @@ class ListedImages(ImageFiles):
 
     def __init__(self, path: str | Path) -> None:
         file = Path(path)
-        try:
+        with name_errors(path, "is not a text in UTF-8", "write one path per line"):
             check_regular(file)
             names = tuple(_lines(file))
-        except DataError as error:
-            raise DataError(f"`{path}` {error}") from error
-        except FileNotFoundError as error:
-            raise DataError(f"`{path}` {missing(str(path))}") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"`{path}` is not a text in UTF-8: write one path a line.") from error
-        except OSError as error:
-            raise DataError(
-                f"`{path}` cannot be read ({error.strerror}): check its permissions."
-            ) from error
-        if not names:
-            raise DataError(f"`{path}` names no images: write one path a line.")
+            if not names:
+                raise DataError("names no images")
         super().__init__(file, file.parent, names, None)
 
 
@@ -386,8 +329,8 @@ def _lines(path: Path) -> Iterator[str]:
             name = line.strip()
             if not name or name.startswith("#"):
                 continue
-            if first and (found := limits.foreign_content(name.encode())):
-                raise DataError(found)
+            if first:
+                check_start(name.encode())
             first = False
 
             if len(line) > limits.MAX_LINE or not _exists(path.parent / name):

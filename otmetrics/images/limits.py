@@ -14,79 +14,35 @@ import numpy as np
 
 from otmetrics.errors import DataError
 
-# --- images -----------------------------------------------------------------------------------
+# Images.
+MAX_PIXELS = 2**27  # that are decoded: 400 MB as RGB
+MAX_SIDE = 2**16  # what shrinks a side takes memory for each of its pixels
+MAX_CHUNKS = 2**18  # of a PNG: chunks of 2 kB make the largest file that is read
+MAX_MEMBER_BYTES = 2**29  # of an image file, also inside an archive or next to a table
 
-MAX_PIXELS = 2**27
-"""The largest image that is decoded: 134 million pixels, 400 MB as RGB."""
+# Folders, lists and patterns.
+MAX_REVISITS = 1000  # folders that are reached again: links to links make billions of paths
+MAX_LIST_BYTES = 2**29  # of a text file of paths
+MAX_LINE = 2**16  # characters of a line in it
+MAX_SHARDS = 100_000  # names that one pattern such as `{000..012}` stands for
 
-MAX_SIDE = 2**16
-"""The longest side that is decoded: what shrinks a side takes memory for each of its pixels."""
-
-MAX_CHUNKS = 2**18
-"""The most chunks of a PNG: chunks of 2 kB make the largest file that is read."""
-
-MAX_MEMBER_BYTES = 2**29
-"""The largest image file, member of an archive or cell of a table that is read."""
-
-# --- folders, lists, names --------------------------------------------------------------------
-
-MAX_REVISITS = 1000
-"""How many folders of one input may be reached again: links to links make billions of paths."""
-
-MAX_LIST_BYTES = 2**29
-"""The largest text file of paths."""
-
-MAX_LINE = 2**16
-"""The longest line of it, in characters."""
-
-MAX_SHARDS = 100_000
-"""The most names that one pattern such as `{000..012}` stands for."""
-
-# --- headers and directories, which readers take whole ----------------------------------------
-
-MAX_ZIP_DIRECTORY_BYTES = 2**28
-"""The longest directory of a zip archive of images: of some two million files."""
-
+# Headers and directories, which readers take whole.
+MAX_ZIP_DIRECTORY_BYTES = 2**28  # of some two million images
 MAX_NPZ_DIRECTORY_BYTES = 2**22
-"""The longest directory of an `.npz` file."""
-
-MAX_TAR_HEADER_BYTES = 2**16
-"""The longest header of a member of a tar archive: of names, times and rights."""
-
-MAX_TAR_PADDING_BYTES = 2**20
-"""The most zeros after the end of a tar archive; tar itself pads to 10 kB, with -b to 1 MB."""
-
+MAX_TAR_HEADER_BYTES = 2**16  # of one member: names, times and rights
+MAX_TAR_PADDING_BYTES = 2**20  # zeros after the end; tar itself pads to 10 kB, with -b to 1 MB
 MAX_NPY_HEADER_BYTES = 2**16
-"""The longest header of an array."""
+MAX_FOOTER_BYTES = 2**28  # of a parquet file
+MAX_JSON_BYTES = 2**26  # of a data set
 
-MAX_FOOTER_BYTES = 2**28
-"""The longest description at the end of a parquet file."""
-
-MAX_JSON_BYTES = 2**26
-"""The largest JSON file of a data set."""
-
-# --- arrays and tables ------------------------------------------------------------------------
-
-MAX_ROWS = 2**24
-"""The most images that an array or a table may hold: what compresses well may claim any number."""
-
-MAX_LABEL_BYTES = 2**28
-"""The most bytes of classes, of all parts of a table together."""
-
-MAX_PROTOCOL_BYTES = 2**26
-"""The largest record of how features were made."""
-
-MAPPED_BYTES = 2**26
-"""From this size on an array that is unpacked is a mapped file, not memory."""
-
-MAX_UNPACKED_BYTES = 2**35
-"""The largest array that is unpacked, whatever it is packed in: 34 GB of memory or disk."""
-
-MAX_EXPANSION = 100
-"""How many times its size in the file what is larger than `FREE_BYTES` may unpack to."""
-
-FREE_BYTES = 2**28
-"""What may unpack from any number of bytes: plain pictures and constant features do compress."""
+# Arrays and tables.
+MAX_ROWS = 2**24  # images: what compresses well may claim any number
+MAX_LABEL_BYTES = 2**28  # of the classes of all rows
+MAX_PROTOCOL_BYTES = 2**26  # of the record of how features were made
+MAPPED_BYTES = 2**26  # an array that unpacks to more is a mapped file, not memory
+MAX_UNPACKED_BYTES = 2**35  # of an array, in memory or on disk: 34 GB
+FREE_BYTES = 2**28  # may unpack from any number of bytes: constant features do compress
+MAX_EXPANSION = 100  # times their size in the file, what more bytes may unpack to
 
 
 def check_expansion(name: str, unpacked: int, packed: int) -> None:
@@ -102,18 +58,6 @@ def check_rows(rows: int) -> None:
     """Refuse more images than an array or table may hold."""
     if rows > MAX_ROWS:
         raise DataError(f"holds {rows} images, more than the {MAX_ROWS} that are read: split it.")
-
-
-def foreign_content(start: bytes) -> str | None:
-    """What often lies under the name of a data file, told from its first bytes, and the remedy."""
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if text.startswith(b"version https://git-lfs"):
-        return "is a git-lfs pointer, not the file itself: run `git lfs pull` where it comes from."
-    if re.match(rb"<(!doctype html|html|head|body)\b", text, re.IGNORECASE):
-        return "is an HTML page, what a server sends instead of a file: download it again."
-    if re.match(rb"<(\?xml|error)\b", text, re.IGNORECASE):
-        return "is an XML text, perhaps the error of a server: download it again."
-    return None
 
 
 class BoundedFile:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from otmetrics.errors import DataError
+from otmetrics.errors import Argument, DataError
 from otmetrics.images.facts import ImageFacts, pixel_facts
 from otmetrics.images.files import ImageSource
 
@@ -155,8 +155,9 @@ def _receive(loader: DataLoader) -> Generator[_Packed, None, None]:
         if not str(error).startswith("DataLoader worker (pid"):
             raise
         raise DataError(
-            "a process that reads images was killed, perhaps for the memory it took: ask for fewer "
-            "with --workers, or for 0, which reads in threads."
+            "a process that reads images was killed, perhaps for the memory it took: lower ",
+            Argument("num_workers"),
+            ", or set it to 0, which reads in threads.",
         ) from error
 
 

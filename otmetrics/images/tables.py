@@ -14,6 +14,7 @@ import struct
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,15 +23,18 @@ import numpy as np
 from otmetrics.errors import DataError
 from otmetrics.images import limits
 from otmetrics.images.arrays import FeatureArray, checked_features
-from otmetrics.images.decode import SKIP, DecodedImage, check_regular, decoded_from
+from otmetrics.images.damage import (
+    check_regular,
+    check_start,
+    name_errors,
+    open_without_waiting,
+)
+from otmetrics.images.decode import DecodedImage, decoded_from
 from otmetrics.images.files import (
     RowNames,
     check_member,
     digest,
     file_identity,
-    missing,
-    open_without_waiting,
-    splits_of,
     splits_remark,
 )
 
@@ -89,7 +93,7 @@ class ImageColumn:
                 return _read_beside(file.parent, str(path))
             value = content
         if not isinstance(value, bytes):
-            raise DataError(f"holds no image: leave the row out, {SKIP}")
+            raise DataError("holds no image: leave the row out.")
         return value
 
 
@@ -126,25 +130,17 @@ def _open(path: Path, rows_of: Callable[[], "_Rows"]) -> ImageColumn | ColumnFea
             f'`{path}` needs the package pyarrow: pip install "otmetrics[datasets]".'
         ) from error
 
-    try:
+    with _name_errors(path):
         rows = rows_of()
         if not rows.is_vector:
             return ImageColumn(path, rows)
         found = ColumnFeatures(checked_features(rows.vectors(), path), path, None, rows.labels())
         found.remarks = [f"features are those of its column `{rows.column}`", *rows.remarks()]
         return found
-    except Exception as error:  # pyarrow's own errors, those of the system, names that are no text
-        raise DataError(_explain(path, error)) from error
 
 
-def _explain(path: Path, error: Exception) -> str:
-    """Say which file is wrong and why, unless the error says it."""
-    detail = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, DataError):
-        return detail if detail.startswith("`") else f"`{path}` {detail}"
-    if isinstance(error, FileNotFoundError):
-        return f"`{path}` {missing(str(path))}"
-    return f"`{path}` is not a readable table ({detail}): write it again."
+def _name_errors(path: Path) -> AbstractContextManager[None]:
+    return name_errors(path, "is not a readable table", "write it again")
 
 
 # --- rows of any table ------------------------------------------------------------------------
@@ -183,11 +179,9 @@ class _Rows:
         self._count = 0
         self._keep_nothing()
         for file in files:
-            try:
+            with _name_errors(file):
                 schema, sizes = look(file)
                 self._choose_columns(file, schema)
-            except Exception as error:
-                raise DataError(_explain(file, error)) from error
 
             before = self._count
             for group, rows in enumerate(sizes):
@@ -303,7 +297,7 @@ class _Rows:
 
     def remarks(self) -> list[str]:
         """What to know about the files, a line each."""
-        return splits_remark(splits_of([file.name for file in self._files]), "the files of one")
+        return splits_remark([file.name for file in self._files], "the files of one of them")
 
 
 def _shown(label: str | None) -> str:
@@ -326,11 +320,9 @@ def _open_parquet(path: Path) -> Any:
 
     check_regular(path)
     with open_without_waiting(path) as file:
-        start = file.read(512)
+        check_start(file.read(512))
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 8))
-        if found := limits.foreign_content(start):
-            raise DataError(found)
         if int.from_bytes(file.read(4), "little") > min(end, limits.MAX_FOOTER_BYTES):
             raise ValueError("its description is longer than it is, or than what is read")
     return pyarrow.parquet.ParquetFile(path)

@@ -832,7 +832,7 @@ def test_several_splits_are_told(tmp_path):
             name = f"{split}-0000{shard}-of-00002.parquet"
             write_parquet(tmp_path / "both" / name, image=list(IMAGES.values()))
     assert open_input(tmp_path / "both").remarks == [
-        "the splits test, train are read as one set: give the files of one"
+        "the splits test, train are read as one set: give the files of one of them"
     ]
     for name in ("train-00000-of-00002", "train-00001-of-00002"):
         write_parquet(tmp_path / "one" / f"{name}.parquet", image=list(IMAGES.values()))

@@ -491,7 +491,7 @@ def test_truncated_files_are_errors(tmp_path, suffix, share):
     content = encoded(suffix)
     path = tmp_path / "a.png"
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(DataError, match=r"`.*a\.png` .*--skip-corrupt") as error:
+    with pytest.raises(DataError, match=r"`.*a\.png` .*`skip_corrupt`") as error:
         decoded_image(path)
     assert "\n" not in str(error.value)
 
@@ -615,7 +615,7 @@ def test_missing_files_and_links_to_them(tmp_path):
     with pytest.raises(DataError, match=r"gone\.png` does not exist"):
         decoded_image(tmp_path / "gone.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
-    with pytest.raises(DataError, match=r"link\.png` does not exist, or is a link"):
+    with pytest.raises(DataError, match=r"link\.png` does not exist"):
         decoded_image(str(tmp_path / "link.png"))
 
 

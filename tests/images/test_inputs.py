@@ -128,7 +128,7 @@ def test_a_text_file_names_images_in_its_order(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "names no images: write one path a line"),
+        (b"", "names no images: write one path per line"),
         (b"# nothing\n", "names no images"),
         (b"images/9.png", r"names `images/9\.png`, which does not exist"),
         (b"\xff\xfe\x00", "is not a text in UTF-8"),

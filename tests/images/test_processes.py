@@ -79,7 +79,7 @@ def test_a_process_that_is_killed_is_told(folder):
     stream = batches(
         Deadly(folder.path), transform=torch.clone, batch_size=4, uniform=False, num_workers=1
     )
-    with pytest.raises(DataError, match=r"a process that reads images was killed.*--workers"):
+    with pytest.raises(DataError, match=r"a process that reads images was killed.*`num_workers`"):
         list(stream)
     assert not multiprocessing.active_children()
 

@@ -119,7 +119,7 @@ def test_contents_that_have_no_end_are_not_waited_for(folder, monkeypatch):
     assert file_identity(folder / "pipe.png", content=True) is None
     whole = (folder / "00.png").read_bytes()
     assert file_identity(folder / "00.png", content=True) == digest("content", whole)
-    monkeypatch.setattr(files, "MAX_CONTENT_BYTES", len(whole) - 1)
+    monkeypatch.setattr("otmetrics.images.limits.MAX_MEMBER_BYTES", len(whole) - 1)
     assert file_identity(folder / "00.png", content=True) is None
 
 
