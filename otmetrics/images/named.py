@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from otmetrics.errors import DataError, ignored_warnings
+from otmetrics.errors import Argument, DataError, ignored_warnings
 from otmetrics.images.arrays import ImageArray
 from otmetrics.images.decode import DecodedImage, image_tensor
 from otmetrics.images.facts import pixel_facts
@@ -49,13 +49,22 @@ DATA_SETS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
 """Name -> torchvision's class, and what it takes for each split."""
 
 
+_REMEDY = (
+    "check ",
+    Argument("data_root", in_python="root"),
+    ", or pass ",
+    Argument("download"),
+    " to fetch them.",
+)
+
+
 def open_torchvision(
     name: str,
     split: str,
     root: str | Path,
     *,
     download: bool = False,
-    remedy: str = "check `root`, or pass `download` to fetch them.",
+    remedy: tuple[str, ...] = _REMEDY,
 ) -> Any:
     """Open a split of a data set as torchvision does, without a word on stdout.
 
@@ -64,7 +73,7 @@ def open_torchvision(
         split: A key of its splits.
         root: The folder in which torchvision keeps the data set.
         download: Fetch what is missing there.
-        remedy: What to do where the files are missing or damaged.
+        remedy: What the message says to do where the files are missing or damaged, in parts.
 
     Returns:
         torchvision's data set.
@@ -97,10 +106,11 @@ def open_torchvision(
         # A RuntimeError only says that files are missing, and names a remedy of torchvision's.
         why = "" if isinstance(error, RuntimeError) else f" ({detail})"
         if Path(root).name in {class_name, getattr(kind, "base_folder", class_name)}:
-            remedy = f"give its parent, `{Path(root).absolute().parent}`."
+            remedy = (f"give its parent, `{Path(root).absolute().parent}`.",)
         raise DataError(
             f"`{root}` does not hold the files of {name}, intact and as torchvision lays them "
-            f"out{why}: {remedy}"
+            f"out{why}: ",
+            *remedy,
         ) from error
 
 
@@ -123,7 +133,7 @@ class OfficialImages:
             raise DataError(f"`{text}` must end in {' or '.join(f':{one}' for one in splits)}.")
         root = user_path(os.environ.get(ROOT_VARIABLE, "data"))
         remedy = f"name the folder of its files in the environment variable {ROOT_VARIABLE}."
-        self._data = open_torchvision(name, split, root, remedy=remedy)
+        self._data = open_torchvision(name, split, root, remedy=(remedy,))
 
         self.names = tuple(f"{text}[{index}]" for index in range(len(self._data)))
         classes = getattr(self._data, "classes", None)
