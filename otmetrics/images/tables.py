@@ -175,6 +175,7 @@ class _Rows:
         self.identities = {file: file_identity(file, content=False) for file in files}
         self.column, self.is_vector = "", False
         self.label: str | None = None
+        self._has_paths = False
         self._parts: list[_Part] = []
         self._count = 0
         self._keep_nothing()
@@ -190,17 +191,17 @@ class _Rows:
                 if not self.is_vector:
                     limits.check_rows(self._count)
 
-        # Where nothing but tables lies there, all images lie in them, whatever paths rows name.
-        self.is_embedded = all(
-            Path(name).suffix.lower() in _TABLE_FILES or name == ".gitattributes"
-            for folder in {file.parent for file in files}
-            for name in os.listdir(folder)  # noqa: PTH208 - names alone
+        # A structure of bytes and a path may name a file, but there is none where only tables lie.
+        names = {name for file in files for name in os.listdir(file.parent)}  # noqa: PTH208
+        self.is_embedded = not self._has_paths or all(
+            Path(name).suffix.lower() in _TABLE_FILES or name == ".gitattributes" for name in names
         )
 
     def _choose_columns(self, file: Path, schema: Any) -> None:
         """Choose the columns of images or vectors and of classes, which all files must share."""
         column, is_vector = _chosen_column(file, schema)
         label = next((name for name in ("label", "labels") if name in schema.names), None)
+        self._has_paths = self._has_paths or not _is_bytes(schema.field(column).type)
         if file == self._files[0]:
             self.column, self.is_vector, self.label = column, is_vector, label
             self._class_names = _class_names(schema, label)
@@ -477,11 +478,15 @@ def _chosen_column(path: Path, schema: Any) -> tuple[str, bool]:
 
 def _holds_images(kind: Any) -> bool:
     """Whether values of a type may be encoded images: bytes, or a structure with bytes."""
-    import pyarrow
+    from pyarrow import types
 
-    if pyarrow.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+    return _is_bytes(kind) or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+
+
+def _is_bytes(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_binary(kind) or types.is_large_binary(kind)
 
 
 def _holds_vectors(kind: Any) -> bool:
