@@ -347,32 +347,32 @@ class FeatureArray(NamedTuple):
 
 _ROWS_AT_A_TIME = 4096
 _SHOWN_VALUES = 2**22  # of which a message names the range
+_CHANNELS = {1, 3, 4}
 _TO_LAST = ".transpose(0, 2, 3, 1)"
 
 
 def _image_problem(array: np.ndarray) -> str | None:
     """Say what keeps an array from being images (N, H, W, C), and the remedy."""
-    shape, is_byte = array.shape, array.dtype == np.uint8
+    shape, kind = array.shape, array.dtype.kind
     expected = "give images (N, H, W, C) as uint8 or features (N, D)."
-    if array.ndim in {3, 4} and not is_byte and array.dtype.kind in "iuf" and array.size:
-        return _number_problem(array)
     if array.ndim == 1:
         return f"one row is not a set of features: {expected}"
-    if array.ndim == 3 and is_byte:
-        return "add the missing axis, [..., None] for N grey images or [None] for one image."
     if array.ndim == 5:
         return f"reshape it to images with .reshape(-1, *x.shape[2:]), or {expected}"
-    if array.ndim != 4:
+    if array.ndim not in {3, 4}:
         return expected
-
-    if array.dtype.kind == "c":
-        return f"complex values are not images: {expected}"
-    if not is_byte:
-        return "convert it to uint8 with values from 0 to 255."
     if 0 in shape:
         return f"it is empty: {expected}"
-    if shape[-1] not in {1, 3, 4}:
-        return f"transpose it with {_TO_LAST}." if shape[1] in {1, 3, 4} else expected
+    if kind == "c":
+        return f"complex values are not images: {expected}"
+
+    if array.dtype != np.uint8:
+        whole = "convert it to uint8 with values from 0 to 255."
+        return _number_problem(array) if kind in "iuf" else whole
+    if array.ndim == 3:
+        return "add the missing axis, [..., None] for N grey images or [None] for one image."
+    if shape[-1] not in _CHANNELS:
+        return f"transpose it with {_TO_LAST}." if shape[1] in _CHANNELS else expected
     limits.check_rows(len(array))
     return None
 
@@ -385,33 +385,33 @@ def _number_problem(array: np.ndarray) -> str:
     among = "" if array.size <= _SHOWN_VALUES else f" (of the first {_SHOWN_VALUES})"
     found = f"values from {low:.4g} to {high:.4g}{among}"
 
-    is_planar = array.ndim == 4 and array.shape[-1] not in {1, 3, 4}
-    if is_planar and array.shape[1] not in {1, 3, 4}:
-        return (
-            f"{found}: images are uint8 (N, H, W, C) with C = 1, 3 or 4, features (N, D); for "
-            "features of each place use their mean, such as .mean((2, 3))."
-        )
     is_float = array.dtype.kind == "f"
-    if is_planar and is_float and array.shape[1] == 4 and (low < -1 or high > 1):
-        return (
-            f"{found}, (N, 4, h, w): these look like the latents of an autoencoder, not like "
-            "images: decode them first."
-        )
+    axes, given = "", "(N, H, W, C)"
+    if array.ndim == 3:
+        axes, given = "[..., None]", "(N, H, W)"
+    elif array.shape[-1] not in _CHANNELS:
+        axes, given = _TO_LAST, "(N, C, H, W)"
+        if array.shape[1] not in _CHANNELS:
+            return (
+                f"{found}: images are uint8 (N, H, W, C) with C = 1, 3 or 4, features (N, D); for "
+                "features of each place use their mean, such as .mean((2, 3))."
+            )
+        if is_float and array.shape[1] == 4 and (low < -1 or high > 1):
+            return (
+                f"{found}, (N, 4, h, w): these look like the latents of an autoencoder, not like "
+                "images: decode them first."
+            )
 
-    # Nobody can know how values became what they are; these three ways are the usual ones.
-    bytes_ = "x.round().clip(0, 255)"
-    if is_float and -1 <= low < 0 and high <= 1:
-        bytes_ = "((x + 1) * 127.5).round()"
-    elif is_float and low >= 0 and high <= 1:
-        bytes_ = "(x * 255).round()"
+    # Nobody can know how values became what they are; these are the usual ways.
+    as_bytes = "x.round().clip(0, 255)"
+    if is_float and high <= 1 and low >= -1:
+        as_bytes = "(x * 255).round()" if low >= 0 else "((x + 1) * 127.5).round()"
     elif not (low >= 0 and high <= 255):
-        bytes_ = "(255 * (x - x.min()) / (x.max() - x.min())).round()"
-    axes = _TO_LAST if is_planar else "[..., None]" if array.ndim == 3 else ""
-    given = {3: "(N, H, W)", 4: "(N, C, H, W)" if is_planar else "(N, H, W, C)"}[array.ndim]
+        as_bytes = "(255 * (x - x.min()) / (x.max() - x.min())).round()"
     features = ", or features (N, D)" if array.ndim == 3 else ""
     return (
         f"{given} with {found}: images are uint8 (N, H, W, C) from 0 to 255{features}: "
-        f"convert it to uint8 with {bytes_}.astype('uint8'){axes}."
+        f"convert it to uint8 with {as_bytes}.astype('uint8'){axes}."
     )
 
 
@@ -425,9 +425,11 @@ def checked_statistics(
         raise DataError(f"{found} both must be real floating numbers.")
     if mean.ndim != 1 or not mean.size or covariance.shape != 2 * mean.shape:
         raise DataError(f"{found} they must have the shapes (D,) and (D, D).")
+
     mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise DataError(f"{found} a value is NaN or infinite.")
+
     # Files that went through float32 are off by this share of their largest entry.
     slack = 1e-4 * np.abs(covariance).max()
     if np.abs(covariance - covariance.T).max() > slack:
@@ -449,6 +451,8 @@ def checked_features(array: np.ndarray, path: Path) -> np.ndarray:
         raise DataError(f"{found} convert the features to float32.")
     if 0 in array.shape:
         raise DataError(f"{found} it is empty, give features (N, D) with N and D at least 1.")
+
+    # A few rows at a time, for the array may be larger than the memory.
     for start in range(0, len(array), _ROWS_AT_A_TIME):
         bad = ~np.isfinite(array[start : start + _ROWS_AT_A_TIME]).all(axis=1)
         if bad.any():
