@@ -13,24 +13,16 @@ from otmetrics.errors import DataError
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file that takes the place of `path` once all of it is written.
+    """Open a new file for writing that takes the place of `path` once all of it is written.
 
-    The new file lies next to `path` under a name that nobody can guess, and is created exclusively:
-    a link or file that waits there is never written through. If `path` itself is a link, the link
-    is replaced and what it points to stays. Devices, pipes and sockets are never replaced.
-
-    Args:
-        path: The file.
-
-    Yields:
-        The new file, open for writing bytes.
-
-    Raises:
-        OSError: It cannot be written; the former file is still there.
+    Where writing fails, the former file is still there. If `path` is a link, the link is replaced
+    and what it points to stays. Devices, pipes and sockets are never replaced.
     """
     check_replaceable(path)
+
+    # A name that nobody can guess, and O_EXCL, which follows no link: a link or file that waits
+    # there is never written through. The mode leaves the rights to the user's umask, as `open`.
     partial = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.partial")
-    # O_EXCL follows no link. The mode leaves the rights to the user's umask, as `open` does.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
         with os.fdopen(os.open(partial, flags, 0o666), "wb") as file:
@@ -41,34 +33,18 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise where a file must not take the place of what is there.
+    """Raise an OSError where a folder, device, pipe or socket, or a link to one, would be replaced.
 
-    Args:
-        path: Where a file shall be written.
-
-    Raises:
-        OSError: There is a folder, device, pipe or socket, or a link to one, or one of the links by
-            which the system names open files, such as /dev/stdout.
+    So would links by which the system names open files, such as /dev/stdout.
     """
     special = path.exists() and not path.is_file()
     if special or (path.is_symlink() and str(path.readlink()).startswith(("/proc/", "/dev/"))):
-        raise OSError(errno.EINVAL, "is no regular file", str(path))
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
 
 
 @contextmanager
 def writing(path: Path, remedy: str = "choose another place") -> Iterator[None]:
-    """Say of errors of the system which file cannot be written.
-
-    Args:
-        path: The file.
-        remedy: What the user can do.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        DataError: The system refuses to write.
-    """
+    """Tell errors of the system as a DataError that names the file and what the user can do."""
     try:
         yield
     except OSError as error:
@@ -77,14 +53,7 @@ def writing(path: Path, remedy: str = "choose another place") -> Iterator[None]:
 
 
 def user_path(text: str | Path) -> Path:
-    """Read a path as a shell does, whose `~` is somebody's folder.
-
-    Args:
-        text: The path, as a user gives it.
-
-    Returns:
-        The path; as it is where there is no such user, or a user without a folder.
-    """
+    """Read a path as a shell does, whose `~` is somebody's folder, where there is one."""
     try:
         return Path(text).expanduser()
     except RuntimeError:

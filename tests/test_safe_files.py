@@ -111,7 +111,7 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path, monkeypatch, kind):
         with replace_file(path) as file:
             file.write(b"new")
 
-    with pytest.raises(OSError, match="is no regular file"):
+    with pytest.raises(OSError, match="is not a regular file"):
         written()
     now = path.lstat()
     assert (now.st_ino, now.st_mode, now.st_mtime_ns) == (
@@ -125,7 +125,7 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path, monkeypatch, kind):
 @pytest.mark.skipif(os.name == "nt", reason="needs devices")
 @pytest.mark.parametrize("place", ["/dev/null", "/dev/stdout", "/dev/stdin", "/dev"])
 def test_devices_are_told_before_anything_is_written(place):
-    with pytest.raises(OSError, match="is no regular file"):
+    with pytest.raises(OSError, match="is not a regular file"):
         check_replaceable(Path(place))
 
 

@@ -152,7 +152,7 @@ def expand_braces(path: str | Path) -> list[Path]:
     if os.path.lexists(text):
         return [Path(path)]
 
-    # The package writes out each range at once, so that its size is looked at before.
+    # The package writes out each range at once, so its size must be looked at before.
     found = []
     too_many = any(
         max(len(first), len(last)) > 9 or abs(int(last) - int(first)) >= limits.MAX_SHARDS
@@ -201,10 +201,13 @@ def _list_zip(archive: _Archive, file: BinaryIO) -> list[_Member]:
                 continue
             kind = info.external_attr >> 28  # of Unix, where the archive says so
             check_member(info.filename, is_link=kind == 0o12)
+
             if info.flag_bits & 1:
                 raise DataError(f"is encrypted (`{info.filename}`)")
             if info.header_offset + info.compress_size > archive.size:
                 raise DataError(f"is cut off or damaged: `{info.filename}` lies after its end")
+
+            # A stored file may lie about either of its sizes.
             size = max(info.file_size, info.compress_size)
             found.append(_Member(archive, info.filename, size))
     return found
@@ -258,6 +261,8 @@ def _list_tar(archive: _Archive, file: BinaryIO) -> list[_Member]:
             if info.size < 0 or info.offset <= place:
                 raise DataError(f"is damaged: `{info.name}` leads back to what was read")
             place = info.offset
+
+            # Sparse files are not stored as they are.
             stored = info.isreg() and not info.issparse()
             if stored and info.offset_data + info.size > archive.size:
                 raise DataError(f"is cut off: `{info.name}` lies after its end")
@@ -283,9 +288,12 @@ def _list_tar(archive: _Archive, file: BinaryIO) -> list[_Member]:
 
 def _check_tar_end(file: BinaryIO, end: int, size: int) -> None:
     """Raise where tarfile ended without a word, and yet the archive does not end there."""
+    # tarfile ends at a damaged header as it does at the mark of the end, a block of zeros.
     file.seek(end)
     if file.read(512) != bytes(512):
         raise DataError("is cut off or damaged: the mark of its end is missing")
+
+    # What follows is read, but not gigabytes of it that a sparse file may have for nothing.
     if size - end > limits.MAX_TAR_PADDING_BYTES + 1024:
         raise DataError(
             f"is incomplete or damaged: {size - end} bytes follow the mark of its end. Fetch it "

@@ -73,6 +73,8 @@ def loaded_array(path: Path) -> LoadedArray:
             status = os.fstat(file.fileno())
             start = file.read(512)
             file.seek(0)
+
+            # By content: a name says nothing that can be trusted.
             if start[:2] == b"PK":
                 found = _load_archive(file)
             elif start[: len(_MAGIC)] == _MAGIC:
@@ -153,6 +155,7 @@ def _load_archive(file: BinaryIO) -> LoadedArray:
         names = archive.namelist()
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise DataError(f"has the entry `{twice[0]}` twice: write it again with np.savez.")
+        # torch.save writes a zip archive too, of which this entry is pickled.
         if any(name.endswith("/data.pkl") for name in names):
             raise DataError(
                 "is a file of torch.save: save its tensor with np.save(path, tensor.numpy())."
@@ -194,6 +197,7 @@ def _entry_header(archive: zipfile.ZipFile, name: str) -> _Header:
     if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         raise DataError("is compressed in another way than np.savez does: write it again.")
     limits.check_expansion(name, info.file_size, info.compress_size)
+
     with archive.open(info) as entry:
         try:
             return _header(entry)
@@ -203,6 +207,7 @@ def _entry_header(archive: zipfile.ZipFile, name: str) -> _Header:
 
 def _entry(archive: zipfile.ZipFile, name: str, most: float = math.inf) -> np.ndarray:
     """Read an entry of an archive in parts, to its end, where its checksum is compared."""
+    # Sizes must agree before room is made for them.
     header = _entry_header(archive, name)
     header.check_size(archive.getinfo(f"{name}.npy").file_size)
     if header.size > most:
@@ -238,6 +243,7 @@ def _labels(archive: zipfile.ZipFile, array: np.ndarray) -> tuple[str, ...] | No
             "or leave them out."
         )
     values = _entry(archive, "labels", limits.MAX_LABEL_BYTES).ravel()
+
     names: dict[Any, str] = {}  # one text per class, not one per row
     return tuple(names.setdefault(value, str(value)) for value in values)
 

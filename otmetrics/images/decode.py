@@ -121,6 +121,7 @@ def decoded_from(opened: Callable[[], BinaryIO], name: str) -> DecodedImage:
             "`PIL.ImageFile.LOAD_TRUNCATED_IMAGES` must be False, got True: "
             "it fills what is missing of a truncated image with grey, which would be scored."
         )
+
     try:
         with opened() as file:
             return _decode(file)
@@ -243,7 +244,7 @@ def _decode(file: BinaryIO) -> DecodedImage:
 
     rawmode = str(image.tile[0][3]) if image.tile else ""  # gone after load
     image.load()
-    check_size(image.size)
+    check_size(image.size)  # which decoding may have changed
 
     rgb, alpha, largest = rgb_and_alpha(image, rawmode)
     transparent = alpha is not None and bool((alpha < 255).any())
@@ -301,6 +302,7 @@ def _facts(
     """What an image that was decoded says of itself; it cannot be decoded again."""
     name = str(image.format)
     kind = _KINDS.get(name, name.lower())
+    # Of a TIFF it matters whether its pixels went through a lossy compression.
     if kind == "tif" and image.info.get("compression") in {"jpeg", "tiff_jpeg", "webp"}:
         kind = "tif (jpeg)"
     # Pillow opens grey with alpha of 16 bits as RGBA.
@@ -342,6 +344,7 @@ def _bits(image: Image.Image, rawmode: str) -> int:
 def _frames(file: BinaryIO, image: Image.Image) -> int:
     """Frames or pages of a file, as far as they can be counted in a moment."""
     if image.format == "TIFF":
+        # Pillow counts pages by walking through all of them, however many there are.
         pages = 1
         try:
             while pages < _MOST_PAGES:
@@ -353,6 +356,7 @@ def _frames(file: BinaryIO, image: Image.Image) -> int:
             return pages + 1
         return pages
 
+    # The frames of a GIF are counted by reading all of it.
     try:
         if image.format == "GIF" and file.seek(0, os.SEEK_END) > _COUNTED_BYTES:
             return 1 + bool(getattr(image, "is_animated", False))

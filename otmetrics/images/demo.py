@@ -72,10 +72,12 @@ def write_demo(folder: str | Path) -> tuple[Path, Path]:
     folder = Path(folder)
     tiles = _tiles()
     try:
+        # What lies there already would be scored too.
         _check_foreign(folder, {"real", "fake"})
         for subfolder in ("real", "fake"):
             names = {Path(name).name for name in tiles if name.startswith(subfolder)}
             _check_foreign(folder / subfolder, names)
+
         missing = [name for name, pixels in tiles.items() if not _is_there(folder / name, pixels)]
         for name in missing:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

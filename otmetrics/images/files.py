@@ -231,6 +231,7 @@ class ImageFolder(ImageFiles):
 def _empty_advice(files: list[str]) -> str:
     """Say what lies in a folder instead of images, and what to give."""
     kinds = Counter(PurePath(file).suffix.lower() for file in files)
+
     arrays = kinds[".npy"] + kinds[".npz"]
     if arrays:
         return (
@@ -252,6 +253,7 @@ def _empty_advice(files: list[str]) -> str:
 
 def _visible_files(root: Path, again: list[str]) -> Iterator[str]:
     """Yield the relative paths of all files; folders that are reached again go to `again`."""
+    # Folders to look into, each with those above it, by device and number: links may lead back.
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     seen: set[tuple[int, int]] = set()
     while pending:
@@ -263,6 +265,8 @@ def _visible_files(root: Path, again: list[str]) -> Iterator[str]:
         if identity in seen:
             again.append(folder)
         seen.add(identity)
+
+        # Two links per folder to the next one make 2^n paths of n folders.
         if len(again) > limits.MAX_REVISITS:
             raise DataError(
                 f"has links that lead to more than {limits.MAX_REVISITS} of its folders again: "

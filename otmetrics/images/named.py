@@ -91,6 +91,8 @@ def open_torchvision(
         ) from error
 
     kind = getattr(torchvision.datasets, class_name)
+    # The usual mistake is to name the folder of one data set, in which there is no other.
+    too_deep = Path(root).name in {class_name, getattr(kind, "base_folder", class_name)}
     try:
         # numpy warns of old pickles, and some versions report a download on stdout.
         with ignored_warnings(), redirect_stdout(sys.stderr):
@@ -105,7 +107,7 @@ def open_torchvision(
 
         # A RuntimeError only says that files are missing, and names a remedy of torchvision's.
         why = "" if isinstance(error, RuntimeError) else f" ({detail})"
-        if Path(root).name in {class_name, getattr(kind, "base_folder", class_name)}:
+        if too_deep:
             remedy = (f"give its parent, `{Path(root).absolute().parent}`.",)
         raise DataError(
             f"`{root}` does not hold the files of {name}, intact and as torchvision lays them "
@@ -216,6 +218,7 @@ def generated_images(text: str, most: int | None = None) -> ImageArray:
 
         if shape is None or not stored:
             raise DataError(f"`{text}` yields no images.")
+
         file.flush()
         array = np.memmap(file, np.uint8, "r+", shape=(stored, *shape))
     source = ImageArray(array, text)
@@ -238,6 +241,7 @@ def _batches(text: str) -> Iterator[Any]:
             "make it a generator."
         )
 
+    # A generator runs the user's code in each step.
     iterator = iter(value)
     while True:
         with _blame_function(text):
@@ -267,8 +271,10 @@ def _blame_function(text: str) -> Iterator[None]:
 def _check_batch(text: str, batch: Any) -> np.ndarray:
     """A batch as uint8 (N, H, W, C)."""
     rows = batch
+    # torch has the channels first, numpy last.
     if isinstance(batch, torch.Tensor) and batch.ndim == 4 and batch.dtype == torch.uint8:
         rows = batch.detach().cpu().movedim(1, -1).numpy()
+
     if not (
         isinstance(rows, np.ndarray)
         and rows.dtype == np.uint8

@@ -94,6 +94,7 @@ def _folder(path: Path) -> StoredImages | FeatureArray:
         return ImageFolder(path)
     if {"state.json", "dataset_info.json"} <= set(names) or "dataset_dict.json" in names:
         return dataset_images(path)
+
     suffixes = {Path(name).suffix.lower() for name in names}
     shards = suffixes & {".tar", ".parquet"} or suffixes & {".zip"}
     others = suffixes & set(EXTENSIONS) or any((path / name).is_dir() for name in names)
@@ -123,6 +124,7 @@ def _array(path: Path) -> ImageArray | FeatureArray:
     """The array of a file: images where it has four axes, features where it has two."""
     array, protocol, labels, identity, statistics = loaded_array(path)
     beside = statistics is not None
+
     if array is None:
         assert statistics is not None
         moments = checked_statistics(statistics, path)

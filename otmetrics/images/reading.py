@@ -58,6 +58,7 @@ def in_threads(
     ahead: int,
 ) -> Generator[Read, None, None]:
     """Read images in threads, in the order of `indices`; `ahead` may wait to be asked for."""
+    # One core in each thread: several that share all cores wait for each other.
     torch_threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(
         num_threads,

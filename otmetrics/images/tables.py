@@ -259,6 +259,7 @@ class _Rows:
         found: list[str] = []
         size = 0
         for part in self._parts:
+            # A file may claim more classes than memory holds, so that their bytes are counted.
             values = self._read(part, self.label)
             size += values.nbytes
             if size > limits.MAX_LABEL_BYTES:
@@ -266,6 +267,7 @@ class _Rows:
                     f"has classes of more than the {limits.MAX_LABEL_BYTES} bytes that are read: "
                     "leave the column out, or give each class a short name."
                 )
+
             labels = (_label(value, self._class_names) for value in _values(values))
             found += (known.setdefault(label, label) for label in labels)
         return tuple(found)
@@ -277,8 +279,10 @@ class _Rows:
         for part in self._parts:
             for chunk in self._read(part, self.column).chunks:
                 rows = _vectors(chunk, f"`{part.file}`: column `{self.column}`")
+                # Their length is known from the first ones, and with it the size of all.
                 if not features.size and rows.size:
                     features = self._room_for_vectors(rows)
+
                 if rows.shape[1:] != features.shape[1:] or rows.dtype != features.dtype:
                     raise DataError(
                         f"`{part.file}`: column `{self.column}` has vectors of {rows.shape[1]} "
@@ -324,6 +328,7 @@ def _open_parquet(path: Path) -> Any:
         check_start(file.read(512))
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 8))
+        # pyarrow takes as much memory as these four bytes say.
         if int.from_bytes(file.read(4), "little") > min(end, limits.MAX_FOOTER_BYTES):
             raise ValueError("its description is longer than it is, or than what is read")
     return pyarrow.parquet.ParquetFile(path)
@@ -406,6 +411,7 @@ def _read_arrow(path: Path, group: int, column: str) -> Any:
         except EOFError:
             pass
 
+        # Only the column that is asked for: damage in others does not matter.
         source.seek(0)
         schema = pyarrow.ipc.open_stream(source).schema
         index = schema.get_field_index(column)
