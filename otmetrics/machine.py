@@ -62,6 +62,37 @@ def _precisions(wanted: list[Any] | None) -> list[Any]:
     return former
 
 
+@contextmanager
+def exportable_settings() -> Iterator[None]:
+    """Let torch.export read cuDNN's settings, which raises once the newer API has set them.
+
+    Nothing is done where a GPU may compute by these settings meanwhile.
+    """
+    cudnn: Any = torch.backends.cudnn
+    with _LOCK:
+        untouched = torch.cuda.is_initialized() or not hasattr(cudnn, "conv")  # torch before 2.9
+        backends = [] if untouched else [cudnn.conv, cudnn.rnn]
+        former = [backend.fp32_precision for backend in backends]
+        try:
+            # One of them is what the older API has in mind, whose setting cannot be asked for.
+            for precision in ("tf32", "ieee"):
+                if not _is_cudnn_readable():
+                    for backend in backends:
+                        backend.fp32_precision = precision
+            yield
+        finally:
+            for backend, precision in zip(backends, former, strict=True):
+                backend.fp32_precision = precision
+
+
+def _is_cudnn_readable() -> bool:
+    """Whether the older API tells cuDNN's precision."""
+    try:
+        return torch.backends.cudnn.allow_tf32 is not None
+    except RuntimeError:
+        return False
+
+
 _MODEST = 4e9  # bytes for costs where the memory of the machine is unknown
 _T = TypeVar("_T")
 _S = TypeVar("_S")

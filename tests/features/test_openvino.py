@@ -1,6 +1,7 @@
 """The compiled network against the network, on real images, and when it must step aside."""
 
 import copy
+import logging
 import os
 import pickle
 import subprocess
@@ -95,8 +96,7 @@ def test_features_do_not_depend_on_batch_neighbours_and_threads(photographs, com
     assert torch.equal(compiled(photographs.flip(0)).flip(0), whole)
     network = compiled.network
     inputs = compiled.preprocess(photographs)
-    for num_threads in (1, 3):
-        assert torch.equal(CompiledNetwork(network, (3, 224, 224), num_threads)(inputs), whole)
+    assert torch.equal(CompiledNetwork(network, (3, 224, 224), 3)(inputs), whole)
 
 
 def test_batches_of_torch_do_not_depend_on_how_many_images_there_are(photographs):
@@ -155,17 +155,25 @@ def test_inputs_of_another_size_go_to_torch():
     assert small_extractor().features(torch.rand(2, 3, 20, 20)).shape == (2, 8)
 
 
-class Awkward(nn.Module):
-    """Decides by its input, which no converter can follow: it keeps one of the two ways."""
+class Deciding(nn.Module):
+    """Decides by its input, which no converter can follow."""
 
     def forward(self, x):
         return x.mean((2, 3)) if x.any() else x.mean((2, 3)) + 1
 
 
-def test_a_network_that_does_not_convert_faithfully_is_left_to_torch():
-    extractor = small_extractor(Awkward(), "auto")
+class Unfaithful(nn.Module):
+    """Computes other features where it is exported."""
+
+    def forward(self, x):
+        return x.mean((2, 3)) + float(torch.compiler.is_compiling())
+
+
+@pytest.mark.parametrize(("network", "reason"), [(Deciding, ""), (Unfaithful, "features differ")])
+def test_a_network_that_does_not_convert_faithfully_is_left_to_torch(network, reason):
+    extractor = small_extractor(network(), "auto")
     images = torch.rand(3, 3, 16, 16)
-    message = r"OpenVINO does not do for this network \(features differ"
+    message = rf"OpenVINO cannot run this network \({reason}"
     with pytest.warns(UserWarning, match=message):
         features = extractor(images)
     torch.testing.assert_close(features, images.mean((2, 3)))
@@ -173,8 +181,47 @@ def test_a_network_that_does_not_convert_faithfully_is_left_to_torch():
         warnings.simplefilter("error")
         extractor(images)  # says it once
     assert extractor.runtime_name.startswith("torch")
-    with pytest.raises(OptionError, match="`runtime` openvino does not do for this network"):
-        small_extractor(Awkward())(images)
+    with pytest.raises(OptionError, match="`runtime` openvino cannot run this network"):
+        small_extractor(network())(images)
+
+
+@pytest.mark.parametrize("around", [torch.inference_mode, lambda: torch.autocast("cpu")])
+def test_what_is_on_around_the_first_batch_changes_nothing(around):
+    images = torch.rand(2, 3, 16, 16)
+    expected = small_extractor()(images)
+    extractor = small_extractor()
+    with around():
+        assert torch.equal(extractor(images), expected)
+    assert extractor.runtime_name.startswith("openvino")
+
+
+def test_compiling_leaves_random_numbers_and_logging_alone():
+    def settings():
+        root = logging.getLogger()
+        return root.level, list(root.handlers), list(root.filters), warnings.filters[:]
+
+    extractor = small_extractor()
+    state, before = torch.get_rng_state(), settings()
+    extractor(torch.zeros(1, 3, 16, 16))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert settings() == before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="needs torch 2.9")
+@pytest.mark.parametrize("names", [("conv",), ("rnn",), ("conv", "rnn")])
+def test_precision_set_by_the_newer_api_does_not_keep_it_from_compiling(names):
+    images = torch.rand(2, 3, 16, 16)
+    expected = small_extractor()(images)
+    backends = [getattr(torch.backends.cudnn, name) for name in names]
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        assert torch.equal(small_extractor()(images), expected)
+        assert [backend.fp32_precision for backend in backends] == ["ieee"] * len(names)
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 def test_copies_and_pickles_compile_their_own():
@@ -188,7 +235,7 @@ def test_copies_and_pickles_compile_their_own():
 
 SIGNALS = """
 import copy, gc, signal, torch
-from test_runtime import small_extractor
+from test_openvino import small_extractor
 
 first = small_extractor()
 first(torch.rand(1, 3, 16, 16))
@@ -214,7 +261,7 @@ def test_signals_arrive_when_compiled_networks_are_gone():
 
 SILENT = """
 import sys, torch
-from test_runtime import small_extractor
+from test_openvino import small_extractor
 
 extractor = small_extractor()
 extractor(torch.rand(1, 3, 16, 16))
