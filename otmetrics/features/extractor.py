@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from otmetrics.errors import DataError
 from otmetrics.features.openvino import CompiledNetwork, Runtime, openvino_name
 from otmetrics.features.preprocessing import Preprocessing, check_batch
-from otmetrics.features.weights import state_sha256
+from otmetrics.features.weights import tensors_sha256
 from otmetrics.machine import ieee_float32
 
 
@@ -84,7 +84,7 @@ class FrozenExtractor(nn.Module):
     @cached_property
     def weights_sha256(self) -> str:
         """Hash of the weights when first asked for: names, shapes, dtypes, bytes; on any device."""
-        return state_sha256(self.network)
+        return tensors_sha256(self.network.state_dict())
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class FrozenExtractor(nn.Module):
     def runtime_name(self) -> str:
         """What runs the network where no gradient is asked for, for the record of a score.
 
-        Known for certain once it has run; before that, OpenVINO may still turn out not to do.
+        Known for certain once it has run; before that, OpenVINO may still fail to compile it.
         """
         if self._compiled_shape is not None and self.runtime.compiles:
             return openvino_name()
@@ -109,18 +109,7 @@ class FrozenExtractor(nn.Module):
         return f"torch {torch.__version__}{device}"
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Return the network inputs of `images`, on the network's device.
-
-        Args:
-            images: What the preprocessing takes: (N, 3, H, W), uint8, or floating in [0, 1];
-                without preprocessing, what the network takes.
-
-        Returns:
-            The inputs, a batch.
-
-        Raises:
-            ValueError: If the images are no batch that the preprocessing takes.
-        """
+        """Return the network inputs of a batch of `images`, on the network's device."""
         if not isinstance(images, Tensor):
             raise ValueError(
                 f"`images` must be a tensor, got {type(images).__name__}: for a NumPy array, "
@@ -157,15 +146,15 @@ class FrozenExtractor(nn.Module):
         else:
             with torch.autocast(self.device.type, enabled=False):
                 features = self.network(inputs.to(self.dtype))
+
         features = _checked_features(features, len(inputs), self.name)
         self.num_features = features.shape[1]
         return features
 
     def compiled_network(self) -> CompiledNetwork | None:
-        """Return the network as compiled for a CPU; compiling takes a second, once.
+        """The network compiled for inputs without gradients, which takes seconds, once.
 
-        Returns:
-            The compiled network, for inputs without gradients; None where torch runs it.
+        None where torch runs it.
         """
         shape = self._compiled_shape
         return None if shape is None else self.runtime.compiled_network(self.network, shape)
@@ -200,29 +189,15 @@ class FrozenExtractor(nn.Module):
         return self.features(self.preprocess(images))
 
     def set_dtype(self, dtype: torch.dtype) -> "FrozenExtractor":
-        """Let the network compute in another dtype; features are float32 all the same.
-
-        Args:
-            dtype: torch.float32 or torch.bfloat16; the record has it, and the hash of the weights
-                as they were in float32.
-
-        Returns:
-            The extractor.
-        """
+        """Let the network compute in another dtype; features are float32 all the same."""
+        # The record has the hash of the weights as they were in float32.
         _ = self.weights_sha256
         self.network.to(dtype)
         self.dtype = dtype
         return self
 
     def train(self, mode: bool = True) -> "FrozenExtractor":
-        """Do nothing: a frozen extractor stays in eval mode.
-
-        Args:
-            mode: Ignored.
-
-        Returns:
-            The extractor.
-        """
+        """Do nothing: a frozen extractor stays in eval mode."""
         return self
 
     def extra_repr(self) -> str:

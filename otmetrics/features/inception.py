@@ -11,15 +11,12 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from otmetrics.errors import DataError
+from otmetrics.errors import Argument, DataError
 from otmetrics.features.extractor import FrozenExtractor
 from otmetrics.features.preprocessing import Preprocessing
-from otmetrics.features.weights import load_weights, read_state_dict, verify_sha256
+from otmetrics.features.weights import INCEPTION, load_weights, read_state_dict, verify_sha256
 from otmetrics.safe_files import user_path
 
-FILE_NAME = "weights-inception-2015-12-05-6726825d.pth"
-SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-NUM_BYTES = 95628359
 NUM_FEATURES = 2048
 WEIGHTS_VARIABLE = "OTMETRICS_WEIGHTS"
 TIMEOUT_SECONDS = 20.0
@@ -30,29 +27,20 @@ PREPROCESSING = Preprocessing(size=299, mean=(128 / 255,) * 3, std=(128 / 255,) 
 def inception(weights: str | Path | None = None, download: bool = False) -> FrozenExtractor:
     """Build the extractor `inception`: the 2048 pooled features on which FID is defined.
 
-    Args:
-        weights: A weights file, whatever its hash; None looks at the file or folder in the
-            environment variable OTMETRICS_WEIGHTS, then into torch's cache.
-        download: Fetch the published file if it is at neither place.
+    Images are squashed to 299 x 299, bicubic; published FIDs resize with `tf1`. `weights` None
+    looks at the file or folder in the environment variable OTMETRICS_WEIGHTS, then into torch's
+    cache, and fetches the published file if that is asked for.
 
-    Returns:
-        The frozen extractor; images are squashed to 299 x 299, bicubic. Published FIDs resize with
-        `tf1`.
-
-    Raises:
-        DataError: If the weights are not on this machine, or damaged, or cannot be fetched.
-
-    References:
-        Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
-        Equilibrium", NeurIPS 2017. Szegedy et al., "Rethinking the Inception Architecture for
-        Computer Vision", CVPR 2016.
+    Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
+    Equilibrium", NeurIPS 2017. Szegedy et al., "Rethinking the Inception Architecture for Computer
+    Vision", CVPR 2016.
     """
     blocks = _building_blocks()
-    path = (
-        Path(weights)
-        if weights is not None
-        else _published_weights(blocks.URL_INCEPTION_V3, download)
-    )
+    if weights is not None:
+        path = Path(weights)
+    else:
+        path = _published_weights(blocks.URL_INCEPTION_V3, download)
+
     # The classifier of 1008 classes is no part of the features.
     state = {k: v for k, v in read_state_dict(path).items() if not k.startswith("fc.")}
     network = _network(blocks)
@@ -62,24 +50,16 @@ def inception(weights: str | Path | None = None, download: bool = False) -> Froz
 
 
 def find_weights() -> Path | None:
-    """Look for the weights on this machine, not in the network.
-
-    Returns:
-        The file that OTMETRICS_WEIGHTS names or holds, else the one in torch's cache, else None.
-    """
+    """The file that OTMETRICS_WEIGHTS names or holds, else the one in torch's cache, else None."""
     paths = [_cached_path()]
     if variable := os.environ.get(WEIGHTS_VARIABLE):
         own = user_path(variable)
-        paths.insert(0, own / FILE_NAME if own.is_dir() else own)
+        paths.insert(0, own / INCEPTION.name if own.is_dir() else own)
     return next((path for path in paths if path.is_file()), None)
 
 
 def is_available() -> bool:
-    """Tell whether code and weights are on this machine, without importing the code.
-
-    Returns:
-        True where torch-fidelity is installed and the weights are found.
-    """
+    """Whether code and weights are on this machine, without importing the code."""
     return find_spec("torch_fidelity") is not None and find_weights() is not None
 
 
@@ -129,37 +109,44 @@ def _published_weights(url: str, download: bool) -> Path:
     path = find_weights()
     if path is None and not download:
         raise DataError(
-            f"inception: its weights {FILE_NAME} ({NUM_BYTES / 1e6:.1f} MB) are not on this "
-            f"machine, and nothing is fetched without being asked: add --download (in Python "
-            f"`download=True`), name a file with --weights PATH or the environment variable "
-            f"{WEIGHTS_VARIABLE}, or put it at {_cached_path()} (SHA-256 {SHA256}, from {url})."
+            f"inception: its weights {INCEPTION.name} ({INCEPTION.num_bytes / 1e6:.1f} MB) are not "
+            "on this machine, and nothing is fetched unless you ask for it: give ",
+            Argument("download", "download=True"),
+            ", name a file with ",
+            Argument("weights"),
+            f" or the environment variable {WEIGHTS_VARIABLE}, or put it at {_cached_path()} "
+            f"(SHA-256 {INCEPTION.sha256}, from {url}).",
         )
+
     path = path or _download(url)
-    if path.name == FILE_NAME:
-        verify_sha256(path, SHA256)
+    if path.name == INCEPTION.name:
+        verify_sha256(path, INCEPTION.sha256)
     return path
 
 
 def _cached_path() -> Path:
     """Return where torch.hub keeps the file."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
+    return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION.name
 
 
 def _download(url: str) -> Path:
     """Fetch the file into torch's cache, under its name only when it is whole."""
     path = _cached_path()
+
     timeout = socket.getdefaulttimeout()
     # urllib has no timeout of its own: behind a firewall that drops packets it would hang for
     # minutes.
     socket.setdefaulttimeout(TIMEOUT_SECONDS)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=SHA256, progress=False)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION.sha256, progress=False)
     except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
-            f"{FILE_NAME}: missing, and the download failed ({error}); put it at {path} "
-            f"(SHA-256 {SHA256}, {NUM_BYTES} bytes, from {url}), "
-            f"or name it with --weights PATH or the environment variable {WEIGHTS_VARIABLE}."
+            f"{INCEPTION.name}: missing, and the download failed ({error}); put it at {path} "
+            f"(SHA-256 {INCEPTION.sha256}, {INCEPTION.num_bytes} bytes, from {url}), or name it "
+            "with ",
+            Argument("weights"),
+            f" or the environment variable {WEIGHTS_VARIABLE}.",
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)

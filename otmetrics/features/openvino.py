@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from otmetrics.errors import OptionError
+from otmetrics.errors import Argument, OptionError
 from otmetrics.machine import exportable_settings, ieee_float32
 
 RUNTIMES = ("auto", "openvino", "torch")
@@ -36,10 +36,14 @@ class Runtime:
 
     def __init__(self, choice: str = "auto") -> None:
         if choice not in RUNTIMES:
-            raise ValueError(f"`runtime` must be one of {', '.join(RUNTIMES)}, got {choice!r}.")
+            raise OptionError(
+                Argument("runtime"), f" must be one of {', '.join(RUNTIMES)}, got {choice!r}."
+            )
         installed = find_spec("openvino") is not None
         if choice == "openvino" and not installed:
-            raise ValueError("`runtime` openvino needs the package openvino: pip install openvino.")
+            raise OptionError(
+                Argument("runtime"), " openvino needs the package openvino: pip install openvino."
+            )
         self.choice = choice
         # Whether OpenVINO runs the network, as far as is known before it is compiled.
         self.compiles = choice != "torch" and installed
@@ -68,7 +72,8 @@ class Runtime:
             reason = " ".join(str(error).split())[:200]
             if self.choice == "openvino":
                 raise OptionError(
-                    f"`runtime` openvino cannot run this network ({reason}): leave it out."
+                    Argument("runtime"),
+                    f" openvino cannot run this network ({reason}): leave it out.",
                 ) from error
             self.compiles = False
             warnings.warn(

@@ -1,4 +1,4 @@
-"""Images in, features out, with the network never waiting for what can be done beside it."""
+"""Images in, features out, with the network never waiting for what can be done meanwhile."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -45,13 +45,8 @@ def pipeline(
     torch's kernels depend on the size of a batch, so a short batch is filled up with copies of its
     last image: features do not depend on how many images there are.
 
-    Args:
-        extractor: The extractor, on its device.
-        batch_size: Images a batch, at most.
-        in_processes: Whether processes read, which leave the network to this one.
-
-    Returns:
-        The pipeline; its `features` yields one tensor a batch.
+    `features` yields one tensor per batch of at most `batch_size` images. With `in_processes`,
+    processes read, which leave the network to this one.
     """
     preprocessing = extractor.preprocessing
     compiled = extractor.compiled_network()
@@ -62,6 +57,7 @@ def pipeline(
             _thread_features,
             2 * compiled.num_threads,
         )
+
     cores = torch.get_num_threads()
     if extractor.device.type == "cuda" and preprocessing is not None:
         gpu = partial(_on_gpu, extractor, batch_size)
@@ -113,6 +109,7 @@ def _on_gpu(
             copied.copy_(features, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
+
         if under_way is not None:
             yield _wait_for(*under_way)
         under_way = copied[: len(images)], event

@@ -20,20 +20,13 @@ class _Bands(NamedTuple):
 
 
 def resample(images: Tensor, shape: tuple[int, int], mode: str) -> Tensor:
-    """Resize by a separable filter that widens as images shrink, as Pillow's does.
+    """Resize images (N, C, H, W) to float32 (N, C, *shape) by a filter that widens as they shrink.
 
-    The weights are computed in float64 and applied in float32: within 1e-3 grey levels of Pillow's
-    filter on float channels (autocast and TF32, where they are on, are as far off as they are).
-    Each image is treated on its own.
-
-    Args:
-        images: (N, C, H, W), of any dtype; float32 is made of it.
-        shape: Wanted height and width.
-        mode: "bicubic" or "bilinear".
-
-    Returns:
-        float32 (N, C, *shape); bicubic may leave the range of the input. Time O(N C (W h + w h)
-        taps), with H x W brought to h x w.
+    The filters are Pillow's, `mode` "bicubic" or "bilinear"; bicubic may leave the range of the
+    input. The weights are computed in float64 and applied in float32: within 1e-3 grey levels of
+    Pillow's filter on float channels (autocast and TF32, where they are on, are as far off as they
+    are). Each image is treated on its own. Time O(N C (W h + w h) taps), with H x W brought to
+    h x w.
     """
     (height, width), (high, wide) = images.shape[-2:], shape
     # Those of long sides are large, 150 bytes a pixel of the side, and are not kept.
@@ -43,12 +36,8 @@ def resample(images: Tensor, shape: tuple[int, int], mode: str) -> Tensor:
     )
     # One image at a time stays in a CPU's cache.
     parts = images.split(1 if images.device.type == "cpu" else max(len(images), 1))
-    return _concatenate([_apply_filters(part, rows, columns, shape) for part in parts])
-
-
-def _concatenate(parts: list[Tensor]) -> Tensor:
-    """Parts of a batch together; no copy where there is one."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    resized = [_apply_filters(part, rows, columns, shape) for part in parts]
+    return resized[0] if len(resized) == 1 else torch.cat(resized)
 
 
 def _apply_filters(images: Tensor, rows: _Bands, columns: _Bands, shape: tuple[int, int]) -> Tensor:
@@ -57,6 +46,7 @@ def _apply_filters(images: Tensor, rows: _Bands, columns: _Bands, shape: tuple[i
     first = images.permute(2, 0, 1, 3).to(torch.float32, memory_format=torch.contiguous_format)
     windows = first.flatten(1).unfold(0, rows.weights.shape[2], rows.step)  # views of (b, row, k)
     down = (rows.weights @ windows.transpose(1, 2)).flatten(0, 1)[: shape[0]].view(-1, width)
+
     windows = down.unfold(1, columns.weights.shape[2], columns.step).transpose(0, 1)
     across = (windows @ columns.weights.transpose(1, 2)).unflatten(1, (shape[0], count, channels))
     return across.permute(2, 3, 1, 0, 4).flatten(3)[..., : shape[1]].contiguous()
@@ -66,14 +56,17 @@ def _apply_filters(images: Tensor, rows: _Bands, columns: _Bands, shape: tuple[i
 def _bands(size: int, wanted: int, mode: str, device: str) -> _Bands:
     """Weights that bring `size` pixels to `wanted`, in blocks of outputs."""
     first, stop, weights = _taps(size, wanted, mode)
+    # Near _BLOCK, the number that leaves the fewest empty rows in the last block.
     rows = min(range(_BLOCK - 8, _BLOCK + 9), key=lambda rows: -wanted % rows)
     rows = rows if size > 2 * _BLOCK else wanted
     blocks = -(-wanted // rows)
+
     # Windows lie at even distances: as far apart as leaves all inputs of their outputs inside.
     index = np.arange(blocks)
     ends = np.array([stop[rows * b : rows * (b + 1)].max() for b in index])
     step = min([*(first[::rows][1:] // index[1:]), *((size - ends[:-1]) // index[:0:-1]), size])
     columns = size - int(step) * (blocks - 1) if blocks > 1 else size
+
     dense = np.zeros((blocks * rows, columns + weights.shape[1]), np.float32)
     into = (first - step * (np.arange(wanted) // rows))[:, None] + np.arange(weights.shape[1])
     np.put_along_axis(dense[:wanted], into, weights, axis=1)
@@ -88,11 +81,12 @@ def _taps(size: int, wanted: int, mode: str) -> tuple[np.ndarray, np.ndarray, np
     stretch = max(scale, 1.0)
     support = (2.0 if mode == "bicubic" else 1.0) * stretch
     centres = (np.arange(wanted) + 0.5) * scale
+
     first = np.maximum((centres - support + 0.5).astype(int), 0)
     stop = np.minimum((centres + support + 0.5).astype(int), size)
     inputs = first[:, None] + np.arange((stop - first).max())
     distances = np.abs((inputs - centres[:, None] + 0.5) / stretch)
-    weights = _FILTERS[mode](distances) * (inputs < stop[:, None])
+    weights = _FILTERS[mode](distances) * (inputs < stop[:, None])  # taps of the longest row
     return first, stop, weights / weights.sum(1, keepdims=True)
 
 
@@ -196,17 +190,9 @@ class Preprocessing:
         return {"size": self.size, "mode": mode, "crop": self.crop}
 
     def resized_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Tell what an image of some size is resized to, before its centre is cut out.
+        """Height and width that an image is resized to, before its centre is cut out.
 
-        Args:
-            height: Of the image, in pixels.
-            width: Of the image, in pixels.
-
-        Returns:
-            Height and width.
-
-        Raises:
-            ValueError: If an image that is as long and narrow would become too large.
+        ValueError where an image is so long and narrow that it would become too large.
         """
         if self.size is None:
             return height, width
@@ -231,14 +217,9 @@ class Preprocessing:
 
 
 def check_batch(images: Tensor, said: str = "images") -> None:
-    """Raise unless images come as (N, 3, H, W).
+    """Raise ValueError unless images are (N, 3, H, W), and say what makes them so.
 
-    Args:
-        images: The batch.
-        said: What the remedy in the message calls it.
-
-    Raises:
-        ValueError: If they have another shape; the message says what makes it (N, 3, H, W).
+    `said` is what the remedy calls the images.
     """
     if images.ndim == 4 and images.shape[1] == 3 and 0 not in images.shape[2:]:
         return
@@ -294,10 +275,28 @@ def _check_images(images: Tensor) -> None:
         raise ValueError(f"`images` must be uint8, or floating in [0, 1], got {images.dtype}.")
     # Written so that NaN fails it too.
     if not bool(((images >= 0) & (images <= 1)).all()):
+        low, high = images.min().item(), images.max().item()
         raise ValueError(
-            "`images` must lie in [0, 1] when they are floating, got "
-            f"[{images.min().item():g}, {images.max().item():g}]; rescale or clamp, or pass uint8."
+            f"`images` must lie in [0, 1] when they are floating, got [{low:g}, {high:g}]: "
+            f"{unit_range_remedy(low, high)}."
         )
+
+
+def unit_range_remedy(low: float, high: float, said: str = "images") -> str:
+    """What brings floating images, which lie in [low, high], into [0, 1].
+
+    Never to clamp them: half of an image in [-1, 1] would be lost without a word.
+    """
+    if low >= -1 and high <= 1:
+        return f"give ({said} + 1) / 2 for images in [-1, 1]"
+    if low >= 0 and high <= 255:
+        return f"give {said} / 255 for images in [0, 255]"
+    if low != low or high != high:
+        return "find out where NaN comes from"
+    return (
+        f"undo a normalisation by mean and std, {said} * std + mean; give ({said} + 1) / 2 for "
+        f"images in [-1, 1] and {said} / 255 for images in [0, 255]"
+    )
 
 
 @lru_cache(maxsize=64)

@@ -11,7 +11,7 @@ from urllib.request import urlopen
 import torch
 from torch import nn
 
-from otmetrics.errors import DataError
+from otmetrics.errors import Argument, DataError, OptionError
 from otmetrics.features.extractor import FrozenExtractor
 from otmetrics.features.preprocessing import Preprocessing
 from otmetrics.features.weights import load_weights, read_state_dict
@@ -28,18 +28,7 @@ def timm_backbone(
     """Build the extractor `timm:MODEL`: pooled features of a timm model, with its preprocessing.
 
     Differs from timm's evaluation transform only in that the resized image is not rounded to uint8.
-
-    Args:
-        model: A timm name such as `vit_small_patch14_dinov2.lvd142m`.
-        weights: A .safetensors or .pth file of this model; None takes timm's from its cache.
-        download: Fetch them from the Hugging Face hub if they are not there.
-
-    Returns:
-        The frozen extractor.
-
-    Raises:
-        ValueError: If timm has no such model.
-        DataError: If the weights are not on this machine, or damaged, or cannot be fetched.
+    `weights` None takes timm's own: from this machine, or from the Hugging Face hub if asked to.
     """
     import timm
 
@@ -55,13 +44,9 @@ def timm_backbone(
 
 
 def is_cached(model: str) -> bool:
-    """Look for a timm model in the Hugging Face cache, without importing anything.
+    """Whether the Hugging Face cache holds a timm model, without importing anything.
 
-    Args:
-        model: A timm name; without tag it stands for any tag.
-
-    Returns:
-        True where the cache holds files of the model.
+    A name without tag stands for any tag.
     """
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
     cache = user_path(os.environ.get("HF_HUB_CACHE", home / "hub"))
@@ -70,17 +55,13 @@ def is_cached(model: str) -> bool:
 
 
 def pixels() -> FrozenExtractor:
-    """Build the extractor `pixels`: the image itself at 32 x 32, in [0, 1].
-
-    Returns:
-        The frozen extractor, D = 3072, without weights.
-    """
+    """Build the extractor `pixels`: the image itself at 32 x 32, in [0, 1]; D = 3072."""
     preprocessing = Preprocessing(size=PIXELS_SIZE)
     return FrozenExtractor(nn.Flatten(), preprocessing, "pixels", 3 * PIXELS_SIZE**2)
 
 
 def _check_model_name(model: str, needs_weights: bool) -> None:
-    """Raise ValueError with close names unless timm knows `model` and, if needed, its weights."""
+    """Raise with close names unless timm knows `model` and, if needed, its weights."""
     import timm
 
     architecture, _, tag = model.partition(".")
@@ -89,12 +70,16 @@ def _check_model_name(model: str, needs_weights: bool) -> None:
         close = difflib.get_close_matches(model, known, n=5) or ["timm.list_models()"]
     elif (tag or needs_weights) and not timm.models.is_model_pretrained(model):
         published = timm.list_pretrained(f"{architecture}.*")
-        close = published or ["a model with published weights, or pass --weights PATH"]
+        if not published:
+            raise OptionError(
+                f"`timm:{model}` has no published weights: give a file with ",
+                Argument("weights"),
+                ", or choose another model.",
+            )
+        close = published
     else:
         return
-    raise ValueError(
-        f"`name` must be a timm model, got timm:{model}; choose from {', '.join(close)}."
-    )
+    raise OptionError(f"`timm:{model}` is not a timm model: choose from {', '.join(close)}.")
 
 
 def _create_pretrained(model: str, download: bool) -> nn.Module:
@@ -113,9 +98,13 @@ def _create_pretrained(model: str, download: bool) -> nn.Module:
     if not download:
         raise DataError(
             f"timm:{model}: its weights ({_size(model)}) are not on this machine, and nothing is "
-            "fetched without being asked: add --download (in Python `download=True`), or name a "
-            "file with --weights PATH."
+            "fetched unless you ask for it: give ",
+            Argument("download", "download=True"),
+            ", or name a file with ",
+            Argument("weights"),
+            ".",
         )
+
     try:
         _reach_hub()
         return timm.create_model(model, pretrained=True, num_classes=0)
@@ -124,7 +113,9 @@ def _create_pretrained(model: str, download: bool) -> nn.Module:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise DataError(
             f"timm:{model}: its weights are not in the cache and could not be fetched ({reason}); "
-            "download them elsewhere and pass --weights PATH."
+            "download them elsewhere and give the file with ",
+            Argument("weights"),
+            ".",
         ) from error
 
 

@@ -4,6 +4,7 @@ import sys
 import pytest
 import torch
 
+from otmetrics.errors import OptionError
 from otmetrics.features import DEFAULT_EXTRACTOR, EXTRACTORS, is_available, load_extractor
 
 STAYS_LIGHT = """
@@ -56,21 +57,37 @@ def test_declared_number_of_features_is_true(name):
 
 @pytest.mark.parametrize("name", ["inceptoin", "", "timm", "timm:", "module", "pixels:3"])
 def test_unknown_names_list_the_choices(name):
-    with pytest.raises(ValueError, match=r"must be a known extractor, .*efficientnet_lite0, "):
+    with pytest.raises(ValueError, match=r"is not an extractor: .*efficientnet_lite0, "):
         load_extractor(name)
-    with pytest.raises(ValueError, match="choose from"):
+    with pytest.raises(ValueError, match="is not an extractor"):
         is_available(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("dinov2", "timm:vit_small_patch14_dinov2.lvd142m"),
+        ("DINO", "timm:vit_small_patch14_dinov2.lvd142m"),
+        ("resnet50", "timm:resnet50"),
+        ("vit_small_patch14_dinov2.lvd142m", "timm:vit_small_patch14_dinov2.lvd142m"),
+        ("inceptoin", "inception"),
+        ("Pixel", "pixels"),
+    ],
+)
+def test_unknown_names_suggest_what_was_meant(name, meant):
+    with pytest.raises(OptionError, match=rf"^`{name}` is not .*: did you mean `{meant}`\? There"):
+        load_extractor(name)
 
 
 @pytest.mark.parametrize("name", ["pixels", "none", "module:a.b:c"])
 def test_weights_for_what_has_none_are_refused(name):
-    with pytest.raises(ValueError, match=f"'{name}', which has no weights to load"):
+    with pytest.raises(ValueError, match=f"`weights` does not apply to `{name}`, which has no"):
         load_extractor(name, weights="weights.pth")
 
 
 @pytest.mark.parametrize("name", ["none", "module:a.b:c"])
 def test_resize_for_what_does_not_resize_is_refused(name):
-    with pytest.raises(ValueError, match=f"'{name}', which does not resize images"):
+    with pytest.raises(ValueError, match=f"`resize` does not apply to `{name}`, which does not"):
         load_extractor(name, resize="tf1")
 
 
@@ -94,5 +111,10 @@ def test_none_passes_features_through(dtype):
 
 
 def test_device_is_where_the_network_goes():
-    assert load_extractor("pixels", device="meta").device.type == "meta"
     assert load_extractor("pixels", device=torch.device("cpu")).device.type == "cpu"
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", "cuda:99"])
+def test_a_device_that_is_not_here_is_told(device):
+    with pytest.raises(OptionError, match=rf"`device` must be \"cpu\", .* got '{device}'"):
+        load_extractor("pixels", device=device)

@@ -7,14 +7,14 @@ from sklearn.datasets import load_sample_images
 from otmetrics.errors import DataError
 from otmetrics.features import load_extractor
 from otmetrics.features.efficientnet import (
-    FILE_NAME,
     PACKAGE,
     PREPROCESSING,
-    SHA256,
     _classifier,
     find_weights,
 )
-from otmetrics.features.weights import read_state_dict
+from otmetrics.features.weights import EFFICIENTNET_LITE0, read_state_dict
+
+FILE_NAME, SHA256, _ = EFFICIENTNET_LITE0
 
 IMAGES = torch.stack([torch.from_numpy(a.copy()) for a in load_sample_images().images])
 IMAGES = IMAGES.permute(0, 3, 1, 2)
@@ -72,13 +72,15 @@ def test_protocol_and_pickle(extractor):
 
 def test_weights_can_be_given_under_either_names(extractor, tmp_path):
     images = IMAGES[:, :, :50, :50]
+    expected = load_extractor("efficientnet_lite0", runtime="torch")(images)
     original = read_state_dict(find_weights())
     renamed = dict(zip(_classifier().state_dict(), original.values(), strict=True))
     for state in (original, renamed):
         torch.save(state, tmp_path / "mine.pth")
-        mine = load_extractor("efficientnet_lite0", weights=tmp_path / "mine.pth")
+        path = tmp_path / "mine.pth"
+        mine = load_extractor("efficientnet_lite0", weights=path, runtime="torch")
         assert mine.weights_sha256 == extractor.weights_sha256
-        assert torch.equal(mine(images), extractor(images))
+        assert torch.equal(mine(images), expected)
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

@@ -12,7 +12,9 @@ from sklearn.datasets import load_sample_images
 from otmetrics.errors import DataError
 from otmetrics.features import inception as module
 from otmetrics.features import is_available, load_extractor
-from otmetrics.features.inception import FILE_NAME, NUM_BYTES, SHA256
+from otmetrics.features.weights import INCEPTION
+
+FILE_NAME, SHA256, NUM_BYTES = INCEPTION
 
 IMAGES = torch.stack([torch.from_numpy(a.copy()) for a in load_sample_images().images])
 IMAGES = IMAGES.permute(0, 3, 1, 2)
@@ -106,7 +108,7 @@ def test_without_internet_the_message_says_everything(no_weights, monkeypatch):
     with pytest.raises(DataError, match="no route to host") as caught:
         load_extractor("inception", download=True)
     message = str(caught.value)
-    for part in (FILE_NAME, str(no_weights), SHA256, str(NUM_BYTES), "--weights PATH"):
+    for part in (FILE_NAME, str(no_weights), SHA256, str(NUM_BYTES), "`weights`"):
         assert part in message
     assert "OTMETRICS_WEIGHTS" in message
     assert "\n" not in message
@@ -120,7 +122,7 @@ def test_a_download_is_checked_before_it_gets_its_name(no_weights, tmp_path, mon
         module._download(source.as_uri())
     assert list(no_weights.parent.iterdir()) == []
     digest = hashlib.sha256(b"weights").hexdigest()
-    monkeypatch.setattr(module, "SHA256", digest)
+    monkeypatch.setattr(module, "INCEPTION", INCEPTION._replace(sha256=digest))
     assert module._download(source.as_uri()) == no_weights
     assert no_weights.read_bytes() == b"weights"
 

@@ -285,7 +285,9 @@ def test_nobody_is_told_of_its_use(tmp_path):
 
 @pytest.mark.parametrize("name", ["pixels", "none"])
 def test_openvino_is_refused_where_it_has_nothing_to_do(name):
-    with pytest.raises(ValueError, match="`runtime` must be torch"):
+    with pytest.raises(
+        ValueError, match=f"`runtime` does not apply to `{name}`, which is not compiled"
+    ):
         load_extractor(name, runtime="openvino")
     with pytest.raises(
         ValueError, match="openvino computes in float32 on the CPU, not in bfloat16"
@@ -298,7 +300,7 @@ def test_unknown_choices_are_refused():
         Runtime("x")
     with pytest.raises(ValueError, match="`dtype` must be one of float32, bfloat16, got 'half'"):
         load_extractor("efficientnet_lite0", dtype="half")
-    with pytest.raises(ValueError, match="`dtype` must be float32 for 'pixels'"):
+    with pytest.raises(ValueError, match="`dtype` must be float32 for `pixels`"):
         load_extractor("pixels", dtype="bfloat16")
 
 

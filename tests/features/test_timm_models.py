@@ -98,9 +98,12 @@ def test_number_of_features_is_known_before_the_first_batch(random_weights, mode
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("resnet81", "got timm:resnet81; choose from .*resnet18"),
+        ("resnet81", "`timm:resnet81` is not a timm model: choose from .*resnet18"),
         ("zzzzqqqq", "choose from timm.list_models"),
-        ("resnet18.nonsense", "got timm:resnet18.nonsense; choose from resnet18.a1_in1k"),
+        (
+            "resnet18.nonsense",
+            "resnet18.nonsense` is not a timm model: choose from resnet18.a1_in1k",
+        ),
         ("vit_small_patch14_dinov2.lvd142", "choose from vit_small_patch14_dinov2.lvd142m"),
         ("vgg11_bn.nonsense", "choose from vgg11_bn.tv_in1k"),
     ],
@@ -113,7 +116,7 @@ def test_unknown_models_get_close_names(model, message):
 def test_a_model_without_published_weights_needs_a_file(monkeypatch):
     monkeypatch.setattr(timm.models, "is_model_pretrained", lambda model: False)
     monkeypatch.setattr(timm, "list_pretrained", lambda pattern: [])
-    with pytest.raises(ValueError, match="--weights PATH"):
+    with pytest.raises(ValueError, match="no published weights: give a file with `weights`"):
         load_extractor("timm:resnet18")
 
 
@@ -132,7 +135,7 @@ def test_without_internet_one_line_says_what_to_do(tmp_path):
     assert run.stderr == ""
     assert len(run.stdout.splitlines()) == 1
     assert run.stdout.startswith("timm:vit_small_patch14_dinov2.lvd142m: its weights are not")
-    assert "--weights PATH" in run.stdout
+    assert "`weights`" in run.stdout
 
 
 def test_an_unreachable_hub_is_not_asked_again_and_again(tmp_path, monkeypatch):

@@ -64,16 +64,16 @@ def test_instances_classes_and_functions_work(attribute):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere:net", "importable module, got 'nowhere'"),
-        ("mynets.nowhere:net", "importable module, got 'mynets.nowhere'"),
-        ("mynets.means:Means", "without 'Means'; choose from Mean"),
-        ("mynets.means:Parts.other", "without 'other'; choose from instance"),
-        ("mynets.means:number", "must be a torch.nn.Module, got int at module:mynets.means:number"),
+        ("nowhere:net", "module `nowhere` cannot be imported"),
+        ("mynets.nowhere:net", "module `mynets.nowhere` cannot be imported"),
+        ("mynets.means:Means", "`module:mynets.means:Means` has no 'Means': choose from Mean"),
+        ("mynets.means:Parts.other", "has no 'other': choose from instance"),
+        ("mynets.means:number", "`module:mynets.means:number` must be a torch.nn.Module, got int"),
         ("mynets.means:lazy", "must be a torch.nn.Module, got int"),
-        ("mynets.means:NeedsWidth", "callable without arguments, .* 'width'"),
-        ("mynets.means", "must be module:package.name:attr, got module:mynets.means"),
-        ("mynets.means:", "must be module:package.name:attr"),
-        (".means:Mean", "must be module:package.name:attr"),
+        ("mynets.means:NeedsWidth", "callable without arguments .*'width'"),
+        ("mynets.means", "`module:mynets.means` must have the form module:package.name:attr"),
+        ("mynets.means:", "must have the form module:package.name:attr"),
+        (".means:Mean", "must have the form module:package.name:attr"),
     ],
 )
 def test_wrong_names_are_explained(name, message):

@@ -33,7 +33,7 @@ class Opaque:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such weights file"),
+        (None, "no such file; check the path given as `weights`"),
         (b"not weights at all", "cannot be read as weights"),
         (b"", "cannot be read as weights"),
         (Opaque(), "cannot be read as weights .*save a state_dict"),

@@ -225,7 +225,7 @@ def test_a_network_that_does_not_compile_is_kept_under_what_ran_it(folder, monke
     options = Extraction(num=2, cache=True)
     extracted([folder], options)
     monkeypatch.setattr("otmetrics.features.openvino.CompiledNetwork", fail)
-    with pytest.warns(UserWarning, match="OpenVINO does not do for this network"):
+    with pytest.warns(UserWarning, match="OpenVINO cannot run this network"):
         (found,) = extracted([folder], Extraction(num=3, cache=True))
     assert found.source["runtime"].startswith("torch")
     assert len(cache_info()) == 2
