@@ -13,6 +13,7 @@ from torch import nn
 from otmetrics import Scoring, score_features
 from otmetrics.features import FrozenExtractor, Preprocessing
 from otmetrics.images import files, open_input
+from otmetrics.scoring import cache
 from otmetrics.scoring import image_features as module
 from otmetrics.scoring.cache import cache_folder
 
@@ -51,7 +52,7 @@ def extractor(seconds: float = 0.0) -> FrozenExtractor:
 
 def features(folder: Path, *, seconds: float = 0.0, shard: int = 8, progress=None, **options):
     """Features of a folder, kept in shards of a few images."""
-    module.SHARD_IMAGES = shard
+    cache.SHARD_IMAGES = shard
     source = open_input(folder)
     reading = module.Reading(**{"batch_size": 4, "cache": True} | options)
     pick = list(range(len(source)))

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,48 +21,28 @@ from otmetrics.safe_files import replace_file, user_path
 
 # Changes whenever the same image gives other features under the same protocol, or shards hold other
 # things.
-VERSION = 2
+VERSION = 3
 VARIABLE = "OTMETRICS_CACHE"
+
+# A shard is written when it holds this many images or has waited this long: what a kill costs.
+SHARD_IMAGES = 4096
+SHARD_SECONDS = 5.0
+
 _SUFFIX = ".safetensors"
 _RECORD = "shelf.json"
 _SHARD = re.compile(rf"[0-9a-f]{{64}}\{_SUFFIX}")
 _OWN = re.compile(rf"({_SHARD.pattern}|{re.escape(_RECORD)})|\..*\.[0-9a-f]{{16}}\.partial")
-_MOST_BYTES = 2**28  # of a shard, and
-_MOST_ROWS = 2**16  # its rows
+# The most that a shard holds: what is larger was not written here, and is not read.
+_MOST_BYTES = 2**28
+_MOST_ROWS = 2**16
 _HEADER_BYTES = 4096
 
-Stored = tuple[np.ndarray, np.ndarray, list[bool], np.ndarray]
-"""Indices, features (n, D), whether each image was transparent, its facts (n, 8)."""
-
-
-@dataclass(frozen=True)
-class ShelfInfo:
-    """What one shelf of the cache holds.
-
-    Attributes:
-        path: Its folder.
-        source: The input that its features were computed from.
-        extractor: Name of the extractor.
-        shards: How many files it has.
-        num_bytes: Their size.
-        last_used: When it was last written to or read, seconds since 1970.
-    """
-
-    path: Path
-    source: str
-    extractor: str
-    shards: int
-    num_bytes: int
-    last_used: float
+Stored = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Indices (n,), features (n, D), whether each image was transparent (n,), its facts (n, 8)."""
 
 
 def cache_folder() -> Path:
-    """Return where features are kept.
-
-    Returns:
-        The folder that the environment variable OTMETRICS_CACHE names, else the user's cache
-        folder of the operating system.
-    """
+    """The folder that OTMETRICS_CACHE names, else the user's cache folder of the system."""
     if folder := os.environ.get(VARIABLE):
         return user_path(folder)
     from platformdirs import user_cache_path
@@ -71,74 +51,106 @@ def cache_folder() -> Path:
 
 
 class Shelf:
-    """Features of one input by one extractor: bags of rows, each under the key of its image.
+    """Features of one input by one extractor: rows, each under the key of its image.
 
-    A bag is one safetensors file, a shard, whose name is the hash of its content: it appears whole
-    or not at all, any number of processes may write at once, and a damaged one is seen when it is
-    read, thrown away, and its features are computed anew.
+    They lie in shards: safetensors files whose name is the hash of their content. A shard appears
+    whole or not at all, any number of processes may write at once, and a damaged one is seen when
+    it is read, thrown away, and its features are computed again.
 
     Shards are trusted as far as their owner is: a shelf is read and written only where it is a
-    folder, no link, of this user or of root, in which nobody else can write, and of the files in
-    it only such that are regular and belong to one of the two.
+    folder, not a link, of this user or of root, in which nobody else can write, and of the files in
+    it only those that are regular and belong to one of the two.
 
     Args:
         source: Name of the input, for `cache info`.
         protocol: What the features depend on beside the images (JSON-able).
         dimension: D, where it is known: rows of another length are passed by.
+
+    Attributes:
+        notes: What went wrong in writing; a cache that cannot be written to is no reason to stop.
     """
 
     def __init__(self, source: str, protocol: dict[str, Any], dimension: int | None = None) -> None:
         self.protocol = {"version": VERSION, **protocol}
         self.source, self.dimension = source, dimension
+        self.notes: list[str] = []
         name = _sha256(json.dumps([self.protocol, source], sort_keys=True).encode())
         self.path = cache_folder() / name[:32]
+        self._waiting: list[tuple[list[bytes], np.ndarray, np.ndarray, np.ndarray]] = []
+        self._since = time.monotonic()
 
     def find_stored(self, keys: list[bytes | None]) -> Iterator[Stored]:
-        """Find the features of images.
+        """What is known of images by their keys, 16 bytes each or None, from one shard at a time.
 
-        Args:
-            keys: 16 bytes an image; None where there is no key.
-
-        Yields:
-            From one shard after the other: indices among `keys`, their features (n, D), whether
-            each image was transparent, and its facts (n, 8). No index comes twice.
+        Indices are places in `keys`; none comes twice.
         """
         wanted: dict[bytes, list[int]] = {}
         for index, key in enumerate(keys):
             if key is not None:
                 wanted.setdefault(key, []).append(index)  # copies of a file may share a key
+
         dimension = self.dimension
         for path in self._shards():
-            there = _keys(path)
-            if not any(key in wanted for key in there):
+            shard = _read_shard(path, wanted)
+            if shard is None or dimension not in (None, shard["features"].shape[1]):
                 continue
-            content = _parse(_read_checked(path), there, dimension)
-            if content is None:
-                continue
-            sound = np.isfinite(content["features"]).all(axis=1)
-            known = [(row, key) for row, key in enumerate(there) if sound[row]]
-            found = [(row, index) for row, key in known for index in wanted.pop(key, [])]
+            sound = np.isfinite(shard["features"]).all(axis=1)
+            found = [
+                (row, index)
+                for row, key in enumerate(shard["keys"])
+                if sound[row]
+                for index in wanted.pop(key.tobytes(), [])
+            ]
             if not found:
                 continue
-            rows, indices = (list(column) for column in zip(*found, strict=True))
-            dimension = content["features"].shape[1]
-            transparent = content["transparent"][rows].astype(bool).tolist()
-            features, facts = content["features"][rows], content["facts"][rows]
-            yield np.array(indices), features, transparent, facts
+            rows, indices = np.array(found).T
+            dimension = shard["features"].shape[1]
+            transparent = shard["transparent"][rows].astype(bool)
+            yield indices, shard["features"][rows], transparent, shard["facts"][rows]
+
+    def keep(
+        self,
+        keys: list[bytes | None],
+        features: np.ndarray,
+        transparent: np.ndarray,
+        facts: np.ndarray,
+    ) -> None:
+        """Take in what was computed, and write it when it is much or has waited long.
+
+        Images without a key, and features that are not finite, are not kept.
+        """
+        finite = np.isfinite(features).all(axis=1)
+        known = [(row, key) for row, key in enumerate(keys) if key is not None and finite[row]]
+        if known and not self.notes:
+            rows = [row for row, _ in known]
+            named = [key for _, key in known]
+            self._waiting.append((named, features[rows], transparent[rows], facts[rows]))
+
+        many = sum(len(part[0]) for part in self._waiting) >= SHARD_IMAGES
+        if many or time.monotonic() - self._since >= SHARD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits; what cannot be written is noted, and nothing is kept from then on."""
+        waiting, self._waiting, self._since = self._waiting, [], time.monotonic()
+        if not waiting:
+            return
+        keys, *columns = zip(*waiting, strict=True)
+        try:
+            self.store([key for part in keys for key in part], *map(np.concatenate, columns))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self.notes.append(
+                f"features are not kept: `{self.path}`: {reason}; name another folder in the "
+                f"environment variable {VARIABLE}, or compute without a cache"
+            )
 
     def store(
-        self, keys: list[bytes], features: np.ndarray, transparent: list[bool], facts: np.ndarray
+        self, keys: list[bytes], features: np.ndarray, transparent: np.ndarray, facts: np.ndarray
     ) -> None:
-        """Keep the features of images, in one shard, or in several where they are many.
+        """Write rows to one shard, or to several where they are many.
 
-        Args:
-            keys: 16 bytes an image.
-            features: (N, D).
-            transparent: Whether each of them was.
-            facts: What their files say of them, (N, 8), as `images.facts.facts_array` gives it.
-
-        Raises:
-            OSError: If the folder cannot be written to, or is not this user's alone.
+        OSError where the folder cannot be written to, or is not this user's alone.
         """
         from safetensors.numpy import save
 
@@ -155,12 +167,8 @@ class Shelf:
                 }
             )
             _write(self.path / (_sha256(content) + _SUFFIX), content)
-        _write(self.path / _RECORD, json.dumps(self._record).encode())
-
-    @property
-    def _record(self) -> dict[str, Any]:
-        """What `cache info` says of it."""
-        return {"source": self.source, "protocol": self.protocol}
+        record = {"source": self.source, "protocol": self.protocol}
+        _write(self.path / _RECORD, json.dumps(record).encode())
 
     def _shards(self) -> list[Path]:
         """All shards, in an order that does not depend on the file system."""
@@ -182,7 +190,7 @@ def _fault(folder: Path) -> str:
     """What keeps a shelf from being trusted, or nothing."""
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode):
-        return "is a link, or no folder"
+        return "is a link, or not a folder"
     if not _is_owned(status):
         return "belongs to another user"
     if hasattr(os, "geteuid") and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -200,7 +208,7 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
     try:
         status = os.fstat(descriptor)
         if not (stat.S_ISREG(status.st_mode) and _is_owned(status)):
-            raise OSError(errno.EPERM, "is no file of this user's cache", str(path))
+            raise OSError(errno.EPERM, "is not a file of this user's cache", str(path))
         if status.st_size > _MOST_BYTES:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
         with open(descriptor, "rb", closefd=False) as file:
@@ -209,85 +217,66 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
         os.close(descriptor)
 
 
-def _keys(path: Path) -> list[bytes]:
-    """Keys of a shard, from its first bytes; none where it cannot be read."""
+def _read_shard(path: Path, wanted: Collection[bytes]) -> dict[str, np.ndarray] | None:
+    """The arrays of a shard that holds a wanted key; one whose name is not its hash is removed."""
+    from safetensors.numpy import load
+
     try:
         with _reading(path) as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > _HEADER_BYTES:
-                return []
-            entry = json.loads(file.read(length))["keys"]
-            (count, width), (begin, end) = entry["shape"], entry["data_offsets"]
-            sound = width == 16 and 0 < count <= _MOST_ROWS and end - begin == 16 * count
-            if not sound or entry["dtype"] != "U8":
-                return []
-            file.seek(8 + length + begin)
-            content = file.read(16 * count)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
-        return []  # gone, damaged, or none of ours
-    if len(content) < 16 * count:
-        return []
-    return [content[start : start + 16] for start in range(0, 16 * count, 16)]
-
-
-def _read_checked(path: Path) -> bytes | None:
-    """Content of a shard; one whose name is not its hash is removed."""
-    try:
-        with _reading(path) as file:
+            if not _may_hold(file, wanted):
+                return None
+            file.seek(0)
             content = file.read()
-            if whole := _sha256(content) == path.stem:
+            is_whole = _sha256(content) == path.stem
+            if is_whole:
                 with suppress(OSError):  # a cache that may only be read serves as well
                     os.utime(file.fileno() if os.utime in os.supports_fd else path)
     except OSError:
         return None
-    if not whole:
+    if not is_whole:
         with suppress(OSError):
             path.unlink()
-    return content if whole else None
-
-
-def _parse(
-    content: bytes | None, keys: list[bytes], dimension: int | None
-) -> dict[str, np.ndarray] | None:
-    """Arrays of a shard, or nothing where they are not such as `Shelf.store` writes."""
-    from safetensors.numpy import load
-
-    if content is None:
         return None
     try:
         arrays = load(content)
-        features, facts = arrays["features"], arrays["facts"]
-        whole = arrays["keys"].tobytes() == b"".join(keys)
-        transparent = arrays["transparent"]
+        return arrays if _is_sound(**arrays) else None
     except Exception:  # what safetensors makes of other things under a name that is their hash
         return None
+
+
+def _may_hold(file: BinaryIO, wanted: Collection[bytes]) -> bool:
+    """Whether a shard has a wanted key, from its first bytes: most of a large shelf is not read."""
+    try:
+        length = int.from_bytes(file.read(8), "little")
+        begin, end = json.loads(file.read(min(length, _HEADER_BYTES)))["keys"]["data_offsets"]
+        file.seek(8 + length + begin)
+        content = file.read(min(max(end - begin, 0), 16 * _MOST_ROWS))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return False  # gone, damaged, or not one of ours
+    return any(content[start : start + 16] in wanted for start in range(0, len(content), 16))
+
+
+def _is_sound(
+    keys: np.ndarray, features: np.ndarray, transparent: np.ndarray, facts: np.ndarray
+) -> bool:
+    """Whether arrays are such as `Shelf.store` writes."""
     count = len(keys)
-    sound = (
-        whole
+    return (
+        (keys.shape, keys.dtype) == ((count, 16), np.uint8)
         and features.ndim == 2
         and len(features) == count
-        and features.shape[1] == (dimension or features.shape[1]) > 0
+        and features.shape[1] > 0
         and features.dtype in (np.float32, np.float64)
         and (transparent.shape, transparent.dtype) == ((count,), np.uint8)
         and transparent.max() <= 1
         and len(facts) == count
         and valid_facts(facts)
     )
-    return arrays if sound else None
 
 
 def _sha256(content: bytes) -> str:
     """SHA-256 in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
-
-
-def _is_special(path: Path) -> bool:
-    """Whether a pipe, a device or a link has the name."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return False
-    return not stat.S_ISREG(mode)
 
 
 def _write(path: Path, content: bytes, tries: int = 5) -> None:
@@ -297,8 +286,10 @@ def _write(path: Path, content: bytes, tries: int = 5) -> None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if fault := _fault(path.parent):
             raise OSError(errno.EPERM, fault, str(path.parent))
-        if _is_special(path):
-            path.unlink()  # in a folder of our own: nobody waits at its other end
+
+        # A pipe, a device or a link of that name, in a folder of our own: nobody waits for it.
+        if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+            path.unlink()
         with replace_file(path) as file:
             file.write(content)
     except FileNotFoundError:
@@ -307,15 +298,23 @@ def _write(path: Path, content: bytes, tries: int = 5) -> None:
         _write(path, content, tries - 1)
 
 
-def cache_info() -> list[ShelfInfo]:
-    """Look at what the cache holds.
+@dataclass(frozen=True)
+class ShelfInfo:
+    """What one shelf holds: its folder, its input and extractor, its shards and their bytes.
 
-    Returns:
-        One entry a shelf, the one that was used last first.
-
-    Raises:
-        DataError: If the folder cannot be read.
+    `last_used` is when it was last written to or read, in seconds since 1970.
     """
+
+    path: Path
+    source: str
+    extractor: str
+    shards: int
+    num_bytes: int
+    last_used: float
+
+
+def cache_info() -> list[ShelfInfo]:
+    """What the cache holds, the shelf that was used last first."""
     folder = cache_folder()
     try:
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
@@ -369,17 +368,7 @@ def _info(folder: Path, names: list[str]) -> ShelfInfo:
 
 
 def clear_cache(older_than_days: float = 0.0) -> list[ShelfInfo]:
-    """Remove shelves from the cache.
-
-    Args:
-        older_than_days: Leave those that were used since.
-
-    Returns:
-        What was removed.
-
-    Raises:
-        DataError: If a folder cannot be removed.
-    """
+    """Remove shelves that were not used for so many days; return what was removed."""
     limit = time.time() - 86400 * older_than_days
     removed = [info for info in cache_info() if info.last_used <= limit]
     for info in removed:

@@ -1,34 +1,28 @@
 """Features of the images of one source: from the cache if they are there, else by the network."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from otmetrics.checks import check_at_least, check_positive
-from otmetrics.errors import DataError
-from otmetrics.features import FrozenExtractor, pipeline
+from otmetrics.errors import Argument, DataError, OptionError
+from otmetrics.features import FrozenExtractor, Pipeline, pipeline
 from otmetrics.images import ImageArray, ReadingReport, StoredImages, batches
 from otmetrics.images.facts import WIDTH, facts_array
 from otmetrics.machine import memory_budget
-from otmetrics.scoring.cache import Shelf, Stored
+from otmetrics.scoring.cache import Shelf
 from otmetrics.scoring.mapped import new_array
 from otmetrics.scoring.ranks import ALONE, Ranks
 from otmetrics.unknown_options import ToldOptions
 
 Progress = Callable[[str, int, int], None]
 """Called with a task's name, the steps done and the steps in all."""
-
-SHARD_IMAGES = 4096
-SHARD_SECONDS = 5.0
-"""A shard is written when it holds this many images or has waited this long: what a kill costs."""
 
 _ROWS_AT_A_TIME = 256
 
@@ -38,10 +32,10 @@ class Reading(ToldOptions):
     """How images are read, in what portions and how far ahead.
 
     Attributes:
-        batch_size: Images a batch of the network.
-        num_threads: Reading threads; None for what suits the device.
-        num_workers: Reading processes instead; 0 for threads.
-        skip_corrupt: Leave out unreadable images.
+        batch_size: Images per batch of the network.
+        num_threads: Threads that read images; None for what suits the device.
+        num_workers: Processes that read images instead; 0 for threads.
+        skip_corrupt: Leave out images that cannot be read, instead of stopping.
         cache: Take features from the cache, and keep them there.
         cache_verify: Know images by their content, not by path, size, number and times of change.
         memory_limit: Bytes of features that are held in memory; more go to a file that is mapped.
@@ -67,7 +61,7 @@ class Reading(ToldOptions):
         if self.memory_limit is not None:
             check_positive("memory_limit", self.memory_limit)
         if self.cache_verify and not self.cache:
-            raise ValueError("`cache_verify` needs `cache`.")
+            raise OptionError(Argument("cache_verify"), " needs ", Argument("cache"), ".")
 
 
 @dataclass(frozen=True)
@@ -100,22 +94,24 @@ class _Rows:
         self.filled = np.zeros(count, bool)
         self.transparent = np.zeros(count, bool)
         self.facts = np.zeros((count, WIDTH), np.int32)
-        self.limit = limit
+        self._limit = limit
         self._values = np.empty((0, 0), np.float32)
 
     def put(
-        self, places: np.ndarray, features: np.ndarray, transparent: Any, facts: np.ndarray
+        self, places: np.ndarray, features: np.ndarray, transparent: np.ndarray, facts: np.ndarray
     ) -> None:
         """Fill some rows."""
         if not len(places):
             return
-        if not self.filled.any():
+        if not self.filled.any():  # only now the dimension is known
             shape = len(self.filled), features.shape[1]
-            self._values = new_array(shape, features.dtype, self.limit)
+            self._values = new_array(shape, features.dtype, self._limit)
         if features.shape[1] != self._values.shape[1]:
             raise DataError(
                 "the cache holds features of another dimension than the network gives: remove them "
-                "by `otmetrics cache clear`, or go without by --no-cache."
+                "with `otmetrics cache clear`, or give ",
+                Argument("no_cache", "cache=False"),
+                ".",
             )
         self._values[places] = features
         self.transparent[places] = transparent
@@ -127,10 +123,12 @@ class _Rows:
     ) -> ImageFeatures:
         """All rows that were filled, and what else is known of them."""
         places, values = np.flatnonzero(self.filled), self._values
-        for start in range(0, len(places), _ROWS_AT_A_TIME):  # they move up, without a second array
+        # They move up over those of images that were left out, without a second array.
+        for start in range(0, len(places), _ROWS_AT_A_TIME):
             part = places[start : start + _ROWS_AT_A_TIME]
             if part[-1] >= start + len(part):
                 values[start : start + len(part)] = values[part]
+
         return ImageFeatures(
             torch.from_numpy(values[: len(places)]),
             [pick[place] for place in places],
@@ -151,44 +149,155 @@ def image_features(
     progress: Progress | None = None,
     ranks: Ranks = ALONE,
 ) -> ImageFeatures | None:
-    """Features of some images of a source.
+    """Features of the images `pick`, ascending, of a source that the user calls `path`.
 
-    Args:
-        source: The images.
-        path: What the user calls it.
-        pick: Indices of the images, ascending.
-        extractor: What makes their features.
-        reading: How they are read, and whether features are kept.
-        progress: Called after each batch.
-        ranks: The processes that share the images.
-
-    Returns:
-        The features; None on all processes but the first. Time is that of reading and of the
-        network for images that are not in the cache; memory that of the features and a few batches.
-
-    Raises:
-        DataError: If an image cannot be read and none may be left out, or a process is missed.
+    None on all processes but the first. Time is that of reading and of the network for images that
+    are not in the cache; memory that of the features and a few batches.
     """
-    own = _own_features(source, path, ranks.share(pick), extractor, reading, progress, ranks)
-    return own if ranks.world == 1 else _gather(own, pick, reading, ranks)
+    task = _Task(source, path, ranks.share(pick), extractor, reading, progress, ranks)
+    own = _own_features(task)
+    return own if ranks.world == 1 else _gather(own, pick, task)
 
 
-def _gather(
-    own: ImageFeatures, pick: list[int], reading: Reading, ranks: Ranks
-) -> ImageFeatures | None:
-    """Features of all processes, on the first one."""
+@dataclass(frozen=True)
+class _Task:
+    """What `image_features` was asked for, with the images that fall to this process."""
+
+    source: StoredImages
+    path: str | Path
+    pick: list[int]
+    extractor: FrozenExtractor
+    reading: Reading
+    progress: Progress | None
+    ranks: Ranks
+
+    @property
+    def limit(self) -> float:
+        """Bytes of features that all processes of a machine hold in memory."""
+        return memory_budget(torch.device("cpu"), self.reading.memory_limit)
+
+    def key(self, index: int) -> bytes | None:
+        """What tells an image from all others now."""
+        return self.source.identity(index, self.reading.cache_verify)
+
+    def tell(self, num_done: int, step: str = "") -> None:
+        """Say how far it is."""
+        if self.progress is not None:
+            world = self.ranks.world
+            part = f" (one of {world} parts)" if world > 1 else ""
+            self.progress(f"features of {self.path}{part}{step}", num_done, len(self.pick))
+
+
+def _own_features(task: _Task) -> ImageFeatures:
+    """Features of the images that fall to this process."""
+    # Processes on one machine each have a part in memory, and the first one has them all, too.
+    world = task.ranks.world
+    rows = _Rows(len(task.pick), task.limit / (1 if world == 1 else 2 * world))
+
+    shelf, keys = _shelf_and_keys(task)
+    for places, features, transparent, facts in shelf.find_stored(keys) if shelf else ():
+        rows.put(places, features, transparent, facts)
+    num_cached = int(rows.filled.sum())
+
+    # A network takes seconds to compile, or to come onto a GPU.
+    is_complete = num_cached == len(task.pick)
+    task.tell(num_cached, ": from the cache" if is_complete else ": starting")
+    report = ReadingReport()
+    if not is_complete:
+        runtime = task.extractor.runtime_name
+        # Arrays are in memory, or mapped, and not decoded: nothing to gain by sending them.
+        num_workers = 0 if isinstance(task.source, ImageArray) else task.reading.num_workers
+        work = pipeline(task.extractor, task.reading.batch_size, in_processes=num_workers > 0)
+        if task.extractor.runtime_name != runtime:  # it did not compile: other features are kept
+            return _own_features(task)
+        try:
+            _compute(task, work, num_workers, report, rows, shelf, keys)
+        finally:
+            if shelf is not None:
+                shelf.flush()
+
+    skipped = list(zip(report.left_out, report.skipped, strict=True))
+    return rows.features(task.pick, skipped, num_cached, shelf.notes if shelf else [])
+
+
+def _shelf_and_keys(task: _Task) -> tuple[Shelf | None, list[bytes | None]]:
+    """The place of the images in the cache, and the key of each; None where nothing is kept."""
+    if not (task.reading.cache and is_kept(task.extractor)):
+        return None, []
+    keys = []
+    for place, index in enumerate(task.pick):
+        keys.append(task.key(index))
+        if place % 1024 == 0:  # hashing takes its time
+            task.ranks.alive()
+
+    by_content = task.reading.cache_verify
+    where = "any, by content" if by_content else str(Path(task.path).absolute())
+    protocol = {
+        "extractor": task.extractor.protocol,
+        "runtime": task.extractor.runtime_name,
+        "versions": {name: version(name) for name in ("pillow", "timm")},
+    }
+    return Shelf(where, protocol, task.extractor.num_features), keys
+
+
+def _compute(
+    task: _Task,
+    work: Pipeline,
+    num_workers: int,
+    report: ReadingReport,
+    rows: _Rows,
+    shelf: Shelf | None,
+    keys: list[bytes | None],
+) -> None:
+    """Read the images that are missing, and fill their rows."""
+    reading, missing = task.reading, np.flatnonzero(~rows.filled)
+    stream = batches(
+        task.source,
+        transform=work.prepare,
+        batch_size=reading.batch_size,
+        indices=[task.pick[place] for place in missing],
+        skip_corrupt=reading.skip_corrupt,
+        num_threads=reading.num_threads or work.num_threads,
+        num_workers=num_workers,
+        pin_memory=work.pin_memory,
+        uniform=work.uniform,
+        report=report,
+    )
+    ordered, num_cached, done = np.array(task.pick), len(rows.filled) - len(missing), 0
+    for batch in work.features(stream):
+        part = slice(done, done + len(batch))
+        indices, features = report.indices[part], batch.numpy()
+        places = np.searchsorted(ordered, indices)
+        transparent, facts = np.array(report.transparent[part]), facts_array(report.facts[part])
+        rows.put(places, features, transparent, facts)
+
+        if shelf is not None:
+            # Asked again: a file that was replaced before it was read has another key.
+            before, now = [keys[place] for place in places], map(task.key, indices)
+            same = [key if key == old else None for key, old in zip(now, before, strict=True)]
+            shelf.keep(same, features, transparent, facts)
+
+        done = part.stop
+        task.ranks.alive()
+        task.tell(num_cached + report.done)
+
+
+def _gather(own: ImageFeatures, pick: list[int], task: _Task) -> ImageFeatures | None:
+    """Features of all images, on the first process."""
     arrays = [own.features.numpy(), np.array(own.indices, np.int64), own.transparent, own.facts]
     known = {"skipped": own.skipped, "cached": own.num_cached, "notes": own.notes}
-    limit = _limit(reading)  # of which the process's own features take a quarter at most
-    rows, ordered, records = _Rows(len(pick), limit / 2), np.array(pick), []
-    room = partial(new_array, limit=limit / 4)
-    for (features, indices, transparent, facts), record in ranks.gather(arrays, known, room):
+
+    # Of the limit, the process's own features take a quarter at most.
+    rows, ordered, records = _Rows(len(pick), task.limit / 2), np.array(pick), []
+    room = partial(new_array, limit=task.limit / 4)
+    for (features, indices, transparent, facts), record in task.ranks.gather(arrays, known, room):
         rows.put(np.searchsorted(ordered, indices), features, transparent, facts)
         records.append(record)
         del features  # before the next ones come
-        ranks.alive()
-    if not ranks.first:
+        task.ranks.alive()
+    if not task.ranks.first:
         return None
+
     return rows.features(
         pick,
         sorted((int(index), text) for record in records for index, text in record["skipped"]),
@@ -197,173 +306,11 @@ def _gather(
     )
 
 
-def _limit(reading: Reading) -> float:
-    """Bytes of features of an input that are held in memory."""
-    return memory_budget(torch.device("cpu"), reading.memory_limit)
-
-
-def _own_features(
-    source: StoredImages,
-    path: str | Path,
-    pick: list[int],
-    extractor: FrozenExtractor,
-    reading: Reading,
-    progress: Progress | None,
-    ranks: Ranks,
-) -> ImageFeatures:
-    """Features of the images that fall to this process."""
-    # Processes on one machine each have a part in memory, and the first one has them all, too.
-    rows = _Rows(len(pick), _limit(reading) / (1 if ranks.world == 1 else 2 * ranks.world))
-    shelf = _Shelved(source, path, pick, extractor, reading, ranks)
-    for places, features, transparent, facts in shelf.find_stored():
-        rows.put(places, features, transparent, facts)
-    num_cached = int(rows.filled.sum())
-    missing = np.flatnonzero(~rows.filled)
-    task = f"features of {path}" + (f" (one of {ranks.world} parts)" if ranks.world > 1 else "")
-    if progress is not None:
-        # A network takes seconds to compile, or to come onto a GPU.
-        step = "starting" if len(missing) else "from the cache"
-        progress(f"{task}: {step}", num_cached, len(pick))
-    report = ReadingReport()
-    if len(missing):
-        runtime = extractor.runtime_name
-        # Arrays are in memory, or mapped, and not decoded: nothing to gain by sending them.
-        num_workers = 0 if isinstance(source, ImageArray) else reading.num_workers
-        work = pipeline(extractor, reading.batch_size, in_processes=num_workers > 0)
-        if extractor.runtime_name != runtime:  # it did not compile: other features are kept
-            return _own_features(source, path, pick, extractor, reading, progress, ranks)
-        stream = batches(
-            source,
-            transform=work.prepare,
-            batch_size=reading.batch_size,
-            indices=[pick[place] for place in missing],
-            skip_corrupt=reading.skip_corrupt,
-            num_threads=reading.num_threads or work.num_threads,
-            num_workers=num_workers,
-            pin_memory=work.pin_memory,
-            uniform=work.uniform,
-            report=report,
-        )
-        ordered, done = np.array(pick), 0
-        with shelf:
-            for batch in work.features(stream):
-                values, end = batch.numpy(), done + len(batch)
-                places = np.searchsorted(ordered, report.indices[done:end])
-                transparent, facts = (
-                    report.transparent[done:end],
-                    facts_array(report.facts[done:end]),
-                )
-                rows.put(places, values, transparent, facts)
-                shelf.keep(places, values, transparent, facts)
-                done = end
-                ranks.alive()
-                if progress is not None:
-                    progress(task, num_cached + report.done, len(pick))
-    skipped = list(zip(report.left_out, report.skipped, strict=True))
-    return rows.features(pick, skipped, num_cached, shelf.notes)
-
-
-class _Shelved:
-    """The place of some images in the cache, or nothing where there is none for them."""
-
-    def __init__(
-        self,
-        source: StoredImages,
-        path: str | Path,
-        pick: list[int],
-        extractor: FrozenExtractor,
-        reading: Reading,
-        ranks: Ranks,
-    ) -> None:
-        self.notes: list[str] = []
-        self._shelf: Shelf | None = None
-        self._keys: list[bytes | None] = []
-        self._source, self._pick, self._verify = source, pick, reading.cache_verify
-        self._waiting: list[tuple[bytes, np.ndarray, bool, np.ndarray]] = []
-        self._since = time.monotonic()
-        if reading.cache and is_kept(extractor):
-            where = "any, by content" if reading.cache_verify else str(Path(path).absolute())
-            self._shelf = Shelf(where, cache_protocol(extractor), extractor.num_features)
-            for place in range(len(pick)):
-                self._keys.append(self._identity(place))
-                if place % 1024 == 0:  # hashing takes its time
-                    ranks.alive()
-
-    def _identity(self, place: int) -> bytes | None:
-        """What tells an image from all others now."""
-        return self._source.identity(self._pick[place], self._verify)
-
-    def find_stored(self) -> Iterator[Stored]:
-        """What is there: places in the pick, features, transparency, facts."""
-        return self._shelf.find_stored(self._keys) if self._shelf else iter(())
-
-    def keep(
-        self,
-        places: np.ndarray,
-        features: np.ndarray,
-        transparent: list[bool],
-        facts: np.ndarray,
-    ) -> None:
-        """Take in features, and write them when they are many or have waited long."""
-        if self._shelf is None:
-            return
-        for place, row, flag, known in zip(places, features, transparent, facts, strict=True):
-            key = self._keys[place]
-            # Asked again: a file that was replaced before it was read has another one.
-            same = key is not None and key == self._identity(int(place))
-            if key is not None and same and np.isfinite(row).all():
-                self._waiting.append((key, row, flag, known))
-        if len(self._waiting) >= SHARD_IMAGES or time.monotonic() - self._since >= SHARD_SECONDS:
-            self._write()
-
-    def __enter__(self) -> None:
-        self._since = time.monotonic()
-
-    def __exit__(self, *error: object) -> None:
-        self._write()
-
-    def _write(self) -> None:
-        """Write a shard; a cache that cannot be written to is no reason to stop."""
-        waiting, self._waiting, self._since = self._waiting, [], time.monotonic()
-        if not waiting or self._shelf is None:
-            return
-        keys, rows, transparent, facts = (list(column) for column in zip(*waiting, strict=True))
-        try:
-            self._shelf.store(keys, np.stack(rows), transparent, np.stack(facts))
-        except OSError as error:
-            reason = error.strerror or str(error)
-            self.notes.append(
-                f"features are not kept: `{self._shelf.path}`: {reason}; name another folder in "
-                "the environment variable OTMETRICS_CACHE, or go without by --no-cache"
-            )
-            self._shelf = None
-
-
 def is_kept(extractor: FrozenExtractor) -> bool:
-    """Tell whether the cache holds features of an extractor.
+    """Whether the cache holds features of an extractor.
 
-    Args:
-        extractor: The extractor.
-
-    Returns:
-        False for networks without weights, which are quicker than a disk, and for modules of the
-        user, whose code can change without their weights.
+    Not of networks without weights, which are quicker than a disk, nor of modules of the user,
+    whose code can change without their weights.
     """
     has_weights = any(True for _ in extractor.network.parameters())
     return has_weights and not extractor.name.startswith("module:")
-
-
-def cache_protocol(extractor: FrozenExtractor) -> dict[str, Any]:
-    """Describe all that features depend on beside the images.
-
-    Args:
-        extractor: The extractor.
-
-    Returns:
-        Its protocol, what runs it and what decodes images, with their versions (JSON-able).
-    """
-    return {
-        "extractor": extractor.protocol,
-        "runtime": extractor.runtime_name,
-        "versions": {name: version(name) for name in ("pillow", "timm")},
-    }

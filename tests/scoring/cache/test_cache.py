@@ -204,15 +204,18 @@ def test_a_cached_run_says_what_was_read_as_the_first_one_did(folder):
 def test_everything_that_features_depend_on_has_its_shelf(folder, tmp_path):
     np.savez(tmp_path / "a.npz", images=PIXELS)
     age(tmp_path)
-    kinds = [{}, {"resize": "bilinear"}, {"dtype": "bfloat16"}, {"runtime": "torch"}]
+    torch_runs = {"runtime": "torch"}
+    kinds = [{}, torch_runs | {"resize": "bilinear"}, {"dtype": "bfloat16"}, torch_runs]
     for done, options in enumerate(kinds):
         options = Extraction(num=2, cache=True, **options)
         extracted([folder], options)
         assert len(cache_info()) == done + 1
     before = len(shards())
-    extracted([folder], Extraction(num=2, cache=True))
+    extracted([folder], Extraction(num=2, cache=True))  # all is there: nothing is compiled
     assert len(shards()) == before
-    extracted([folder], Extraction(num=2, cache=True, seed=1))  # other images, the same shelf
+    extracted(
+        [folder], Extraction(num=2, cache=True, seed=1, **torch_runs)
+    )  # other images, the same shelf
     assert len(cache_info()) == len(kinds)
     assert {info.extractor for info in cache_info()} == {"efficientnet_lite0"}
     assert {info.source for info in cache_info()} == {str(folder)}
@@ -436,7 +439,7 @@ def test_a_shelf_that_is_a_link_is_neither_read_nor_written(folder, expected):
     found = features(folder)
     assert found.num_cached == 0
     assert torch.equal(found.features, expected)
-    assert "is a link, or no folder" in found.notes[0]
+    assert "is a link, or not a folder" in found.notes[0]
     assert cache_info() == clear_cache() == []
     assert sorted(path.name for path in elsewhere.iterdir()) == before
 
@@ -460,7 +463,7 @@ def test_many_rows_become_several_shards(monkeypatch):
     monkeypatch.setattr(cache, "_MOST_ROWS", 3)
     shelf = Shelf("source", {"extractor": "x"})
     keys = [bytes([index]) * 16 for index in range(8)]
-    shelf.store(keys, FEATURES, [False] * 8, FACTS)
+    shelf.store(keys, FEATURES, np.zeros(8, bool), FACTS)
     assert len(shards()) == 3
     assert sum(len(found[0]) for found in shelf.find_stored(keys)) == 8
 
