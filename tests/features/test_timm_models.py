@@ -90,7 +90,7 @@ def test_other_interpolations_become_bicubic(random_weights, monkeypatch):
     "model", ["resnet18", "mobilenetv3_small_050", "vit_tiny_patch16_224", "test_vit"]
 )
 def test_number_of_features_is_known_before_the_first_batch(random_weights, model):
-    extractor = load_extractor(f"timm:{model}")
+    extractor = load_extractor(f"timm:{model}", runtime="torch")
     known = extractor.num_features
     assert extractor(IMAGES[:1]).shape == (1, known)
 
