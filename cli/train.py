@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import inspect
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from otmetrics.errors import DataError, OptionError
+from otmetrics.errors import OptionError
 
 from .options import INPUT, Command, field_options, resolved_device
 from .progress import training_progress
@@ -21,7 +22,6 @@ _COUNT = click.IntRange(min=0)
 _RUN_OPTIONS = (
     click.Option(
         ["--data"],
-        required=True,
         metavar="NAME",
         help="ring8, grid25, digits, mnist, fashion_mnist, cifar10, celeba, stacked_mnist, "
         "folder:PATH of images, or npz:PATH of images or of points (N, D).",
@@ -39,7 +39,7 @@ _RUN_OPTIONS = (
         ["--resume"],
         is_flag=True,
         help="Go on from the last checkpoint in RUN, if it has one. Options that are not given are "
-        "those of RUN.",
+        "those of RUN; a path in --data must be given again.",
     ),
     click.Option(
         ["--allow-change"],
@@ -152,8 +152,8 @@ def run_training(
     options: dict[str, Any],
     objective: dict[str, Any],
     *,
-    data: str,
     out: Path,
+    data: str | None = None,
     data_root: Path | None = None,
     download: bool = False,
     quiet: bool = False,
@@ -163,10 +163,12 @@ def run_training(
     """Load, train, and say what is where."""
     with trainer():
         from otmetrics.reference_models.data import load_data
-        from otmetrics.reference_models.evaluation import check_extractor_claim
+        from otmetrics.reference_models.evaluation import check_data_claim, check_extractor_claim
         from otmetrics.reference_models.presets import config_for
         from otmetrics.reference_models.reporter import Reporter
-        from otmetrics.reference_models.training import train as trained
+        from otmetrics.reference_models.resuming import earlier_options
+        from otmetrics.reference_models.training import RunOptions
+        from otmetrics.reference_models.training import train as train_generator
     from otmetrics.scoring.ranks import number_in_environment, place_in_environment
 
     rank, world = place_in_environment(slurm=False)  # accelerate takes torchrun's alone
@@ -175,11 +177,15 @@ def run_training(
     for key in ("log_every", "checkpoint_every"):
         if rest.get(key, 0) < 0:
             raise OptionError(f"`{key}` must be an integer >= 0, got {rest[key]}.")
-    if rest.get("resume"):
-        named = "eval_features" in options
-        options, objective = _as_before(out, name, options, objective)
-        if not named:
-            check_extractor_claim(options.get("eval_features", "auto"), out)
+    if rest.get("resume") and (before := earlier_options(out, name)) is not None:
+        if data is None:
+            check_data_claim(before.data, out)
+            data = before.data
+        if "eval_features" not in options:
+            check_extractor_claim(before.options.get("eval_features", "auto"), out)
+        options, objective = before.options | options, before.objective | objective
+    if data is None:
+        raise click.UsageError("Missing option '--data'.")
     size = options.get("size") or None
     with _first_alone(world, rest.get("device") == "cpu"):
         samples = load_data(data, root=data_root, download=download, size=size)
@@ -188,42 +194,23 @@ def run_training(
         reporter = Reporter(
             out if first else None, progress=progress, warn=warn, tensorboard=not no_tensorboard
         )
-        state = trained(config, samples, out, reporter=reporter, download=download, **rest)
+        how = RunOptions(download=download, **rest)
+        try:
+            state = train_generator(config, samples, out, reporter=reporter, options=how)
+        except KeyboardInterrupt as error:
+            if not error.args:
+                raise
+            again = ["otmetrics", "train", name, "--out", str(out), "--resume"]
+            again += ["--data", data] if ":" in data else []
+            again += ["--data-root", str(data_root)] if data_root else []
+            again += ["--device", how.device] if how.device != "auto" else []
+            raise KeyboardInterrupt(f"{error}; go on with: {shlex.join(again)}") from error
     if first:
         best = state.best
         echo(f"{out}: {state.step} steps of {name} on {data}; best at {int(best['step'])}:")
         for key, value in best.items():
             if key != "step":
                 echo(f"  {key:20} {value:.4g}")
-
-
-def _as_before(
-    out: Path, name: str, options: dict[str, Any], objective: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options that are given, and those of the run in a folder, if it is one of the preset."""
-    from otmetrics.reference_models import saving
-    from otmetrics.reference_models.config import TrainConfig, config_from, read_config
-    from otmetrics.reference_models.objectives import OBJECTIVES
-    from otmetrics.reference_models.training import last_checkpoint
-
-    def known(values: dict[str, Any], kind: type) -> dict[str, Any]:
-        """Without what the run says beside options, or what another version had."""
-        names = [item.name for item in dataclasses.fields(kind) if "help" in item.metadata]
-        return {key: values[key] for key in names if key in values}
-
-    last = last_checkpoint(out)
-    before = saving.load(last)["config"] if last else read_config(out)
-    if before is None or before.get("preset") != name:
-        return options, objective  # training says what is wrong with the folder
-    try:
-        own, common = known(before["objective"], OBJECTIVES[name]), known(before, TrainConfig)
-        config_from({"preset": name, "objective": own, "data": before["data"], **common})
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(
-            f"the configuration of `{out}` is malformed ({saving.reason(error)}): "
-            "name another folder, with all options."
-        ) from error
-    return common | options, own | objective
 
 
 @contextmanager

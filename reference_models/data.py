@@ -2,199 +2,19 @@
 
 import difflib
 import hashlib
-import importlib
 import os
-import sys
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from otmetrics import images as reading
 from otmetrics.checks import check_seed
-from otmetrics.errors import DataError, OptionError, ignored_warnings
+from otmetrics.errors import Argument, DataError, OptionError
 from otmetrics.features import Preprocessing
 
 from .modes import Mixture, Scaling, grid25, ring8, standardisation, triples
-
-OFFICIAL = {
-    "mnist": "MNIST",
-    "fashion_mnist": "FashionMNIST",
-    "cifar10": "CIFAR10",
-    "celeba": "CelebA",
-    "stacked_mnist": "MNIST",
-}
-"""Names of the data that torchvision reads, each with its class there."""
-
-
-class Labelled(NamedTuple):
-    """Images with their classes.
-
-    Attributes:
-        images: uint8 (N, C, H, W).
-        labels: int64 (N,).
-    """
-
-    images: Tensor
-    labels: Tensor
-
-
-class Files(NamedTuple):
-    """Files of torchvision's that were asked for.
-
-    Attributes:
-        name: A key of `OFFICIAL`.
-        root: Their folder.
-        download: Whether to fetch what is missing there.
-    """
-
-    name: str
-    root: str | Path | None
-    download: bool
-
-    def open_parts(self, *parts: dict[str, Any]) -> list[Any]:
-        """Open parts of the data set, or say what is missing.
-
-        Args:
-            parts: What torchvision's class takes for each.
-
-        Returns:
-            The parts.
-
-        Raises:
-            OptionError: If the folder is not named.
-            DataError: If its files are missing or damaged.
-        """
-        if self.root is None:
-            raise OptionError(
-                f"`{self.name}` needs the folder of its files: name it with --data-root, and add "
-                "--download to fetch them."
-            )
-        kind = getattr(_module("torchvision.datasets", self.name), OFFICIAL[self.name])
-        try:
-            # numpy warns of old pickles, and older versions report a download on stdout
-            with ignored_warnings(), redirect_stdout(sys.stderr):
-                return [kind(self.root, download=self.download, **part) for part in parts]
-        except Exception as error:  # torchvision raises nearly anything on damaged files
-            raise DataError(self._problem(error)) from error
-
-    def _problem(self, error: Exception) -> str:
-        """Say what is wrong with the files and what to do about it."""
-        detail = " ".join(str(error).split()) or type(error).__name__
-        if self.download:
-            return (
-                f"`{self.name}` could not be fetched into `{self.root}` or read there ({detail}): "
-                "check the connection, or put its files there as torchvision lays them out."
-            )
-        return (
-            f"`{self.root}` does not hold the sound files of {self.name} as torchvision lays them "
-            f"out ({detail}): check --data-root, or add --download to fetch them."
-        )
-
-
-def digits() -> Labelled:
-    """Load scikit-learn's digits, whose values run from 0 to 16.
-
-    Returns:
-        The images of 8 pixels.
-
-    Raises:
-        DataError: If scikit-learn is missing.
-    """
-    found = _module("sklearn.datasets", "digits").load_digits()
-    images = torch.from_numpy(found.images * (255 / 16)).round().to(torch.uint8)[:, None]
-    return Labelled(images, torch.from_numpy(found.target).long())
-
-
-def load_classified(files: Files) -> tuple[Labelled, Labelled]:
-    """Load MNIST, Fashion-MNIST or CIFAR-10.
-
-    Args:
-        files: Where they are.
-
-    Returns:
-        The official training and test images.
-
-    Raises:
-        OptionError: If the folder is not named.
-        DataError: If files are missing, damaged, or do not belong together.
-    """
-    train, held_out = files.open_parts({"train": True}, {"train": False})
-    return _load_part(files, train), _load_part(files, held_out)
-
-
-def _load_part(files: Files, part: Any) -> Labelled:
-    """Images of a part that torchvision opened."""
-    pixels, classes = torch.as_tensor(part.data), torch.as_tensor(part.targets).long()
-    if len(pixels) != len(classes):
-        raise DataError(
-            f"`{files.root}` holds {len(pixels)} images and {len(classes)} labels of "
-            f"{files.name}: fetch its files again."
-        )
-    images = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
-    return Labelled(images.contiguous(), classes)
-
-
-@dataclass(frozen=True)
-class Faces:
-    """Aligned images of CelebA, 178 x 218 pixels, to be read one by one.
-
-    Attributes:
-        folder: Their folder.
-        names: Their files.
-    """
-
-    folder: Path
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read(self, index: int) -> reading.DecodedImage:
-        """Decode one.
-
-        Args:
-            index: Which.
-
-        Returns:
-            The image.
-        """
-        return reading.decoded_image(self.folder / self.names[index])
-
-
-def celeba(files: Files) -> tuple[Faces, Faces]:
-    """Find the faces.
-
-    Args:
-        files: Where they are.
-
-    Returns:
-        Those of the official training part, and all others.
-
-    Raises:
-        OptionError: If the folder is not named.
-        DataError: If files are missing or damaged.
-    """
-    train, everything = files.open_parts({"split": "train"}, {"split": "all"})
-    folder = Path(everything.root, everything.base_folder, "img_align_celeba")
-    others = sorted(set(everything.filename) - set(train.filename))
-    return Faces(folder, tuple(train.filename)), Faces(folder, tuple(others))
-
-
-def _module(module: str, data: str) -> ModuleType:
-    """Import a module of a package that only training needs."""
-    try:
-        return importlib.import_module(module)
-    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
-        raise DataError(
-            f"`{data}` needs the package of {module}, which cannot be imported ({error}): "
-            'pip install "otmetrics[train]".'
-        ) from error
-
 
 SIDES = (8, 28, 32, 64)
 """Sides in pixels of the images that the networks take."""
@@ -204,7 +24,9 @@ FOLDER_SIDES = (32, 64)
 
 MIXTURES = {"ring8": ring8, "grid25": grid25}
 
-NAMES = (*MIXTURES, "digits", *OFFICIAL)
+_OFFICIAL = ("mnist", "fashion_mnist", "cifar10", "celeba", "stacked_mnist")
+
+NAMES = (*MIXTURES, "digits", *_OFFICIAL)
 """All names but folder:PATH and npz:PATH."""
 
 _NUM_POINTS = 100_000, 10_000
@@ -214,23 +36,14 @@ _FEWEST_FILES = 20
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Samples to learn from, and samples of the same law kept aside to score against.
-
-    Attributes:
-        name: The name it was loaded by.
-        train: Points float64 (N, D) in their own coordinates, or images uint8 (N, C, H, W).
-        held_out: More of the same kind, none of them in `train`.
-        labels: Classes int64 (N,) of both parts; None where the data has none.
-        scaling: What the networks' units are for points; None for images.
-        mixture: The law of the points; None where it is not known.
-    """
+    """Samples to learn from, and more of the same distribution that are kept to score against."""
 
     name: str
-    train: Tensor
-    held_out: Tensor
-    labels: tuple[Tensor, Tensor] | None = None
-    scaling: Scaling | None = None
-    mixture: Mixture | None = None
+    train: Tensor  # points float64 (N, D) in their own coordinates, or images uint8 (N, C, H, W)
+    held_out: Tensor  # of the same kind, none of them in `train`
+    labels: tuple[Tensor, Tensor] | None = None  # classes int64 (N,) of both parts, where known
+    scaling: Scaling | None = None  # the networks' units of points; None for images
+    mixture: Mixture | None = None  # the distribution of the points, where it is known
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -248,29 +61,16 @@ class Data:
         """Samples in the units of the networks.
 
         Images become (x - 127.5) / 127.5, in [-1, 1]; points have zero mean and unit standard
-        deviation along each axis.
-
-        Args:
-            samples: Samples (N, *shape) as in `train`, on any device.
-
-        Returns:
-            float32 (N, *shape), on the same device.
+        deviation along each axis. The result is float32, on the device of the samples.
         """
         if self.scaling is None:
             return (samples.float() - 127.5) / 127.5
         return self.scaling.apply(samples)
 
     def from_network(self, outputs: Tensor) -> Tensor:
-        """Samples from the units of the networks, the inverse of `to_network`.
+        """Samples from the units of the networks, without a graph; a ValueError unless finite.
 
-        Args:
-            outputs: Floating (N, *shape), on any device.
-
-        Returns:
-            Images as uint8, clamped to [0, 255] and rounded; points as float64. Without a graph.
-
-        Raises:
-            ValueError: If a value is NaN or infinite.
+        Images become uint8, clamped to [0, 255] and rounded; points float64.
         """
         outputs = outputs.detach()
         if not torch.isfinite(outputs).all():
@@ -309,33 +109,23 @@ def load_data(
     ===============  ==========================================================================
 
     Images are resized by the antialiased bilinear filter. A random tenth of folders and arrays is
-    held out.
+    held out. Equal arguments give equal data, on the CPU: `seed` decides mixtures, triples and
+    random splits. `root` is the folder of torchvision's files, into which they are fetched if
+    `download` says so; `size` is the side in pixels of the images of a folder, 32 or 64.
 
-    Args:
-        name: A name of the table.
-        root: The folder of torchvision's files; data of other kinds does not look at it.
-        download: Fetch missing files of torchvision's into `root`. Nothing is fetched without it.
-        seed: Seeds mixtures, triples and random splits.
-        size: Side in pixels of the images of a folder, 32 or 64; 64 by default.
-
-    Returns:
-        The data, on the CPU. Equal arguments give equal data.
-
-    Raises:
-        OptionError: If the name is unknown, an option breaks its rule, or `root` is missing.
-        DataError: If files or packages are missing, or files damaged, of another shape or too few.
+    An OptionError says that the name is unknown, an option breaks its rule, or `root` is missing; a
+    DataError that files or packages are missing, or files damaged, of another shape or too few.
 
     Examples:
         >>> load_data("ring8").shape
         (2,)
     """
-    try:
-        check_seed(seed)
-    except ValueError as error:
-        raise OptionError(str(error)) from error
+    check_seed(seed)
     kind, _, path = name.partition(":")
     if size is not None and kind != "folder":
-        raise OptionError(f"`size` is an option of folder:PATH alone, got {size} for {name!r}.")
+        raise OptionError(
+            Argument("size"), f" is an option of folder:PATH alone, got {size} for {name!r}."
+        )
     if kind == "folder" and path:
         return _folder(name, Path(path), FOLDER_SIDES[-1] if size is None else size, seed)
     if kind == "npz" and path:
@@ -344,33 +134,33 @@ def load_data(
         return mixture_data(MIXTURES[name](), seed=seed)
     if name == "digits":
         return _digits(seed)
-    if name in OFFICIAL:
-        return _official(Files(name, root, download), seed)
-    raise OptionError(_unknown(name))
+    if name in _OFFICIAL:
+        if root is None:
+            raise OptionError(
+                f"`{name}` needs the folder of its files: name it with ",
+                Argument("data_root", in_python="root"),
+                ", and add ",
+                Argument("download"),
+                " to fetch them.",
+            )
+        return _official(name, root, download, seed)
+    raise OptionError(Argument("data"), _unknown(name))
 
 
 def mixture_data(mixture: Mixture, *, seed: int = 0) -> Data:
-    """Draw 100 000 training and 10 000 held-out samples of a mixture.
-
-    Args:
-        mixture: The mixture.
-        seed: Seeds the samples.
-
-    Returns:
-        The data; the networks' units are the samples divided by the analytic standard deviation.
-    """
+    """Draw 100 000 training and 10 000 held-out samples of a mixture."""
     generator = torch.Generator().manual_seed(seed)
     train, held_out = (mixture.sample(num, generator) for num in _NUM_POINTS)
     return Data(mixture.name, train, held_out, scaling=mixture.scaling, mixture=mixture)
 
 
 def _unknown(name: str) -> str:
-    """Say what is wrong with a name that is none, and what may be meant."""
+    """What is wrong with a name that is not known, and what may be meant."""
     near = difflib.get_close_matches(name.lower(), NAMES, n=2)
     advice = f"; did you mean {' or '.join(near)}?" if near else "."
     if not near and Path(name).exists():
         advice = f"; for your own files write {'folder' if Path(name).is_dir() else 'npz'}:{name}."
-    return f"`data` must be one of {', '.join(NAMES)}, folder:PATH, npz:PATH, got {name!r}{advice}"
+    return f" must be one of {', '.join(NAMES)}, folder:PATH, npz:PATH, got {name!r}{advice}"
 
 
 # --- random splits ----------------------------------------------------------------------------
@@ -401,7 +191,7 @@ def _folder(name: str, path: Path, size: int, seed: int) -> Data:
     """Load the images of a folder."""
     if size not in FOLDER_SIDES:
         sides = " or ".join(map(str, FOLDER_SIDES))
-        raise OptionError(f"`size` must be {sides} pixels, got {size!r}.")
+        raise OptionError(Argument("size"), f" must be {sides} pixels, got {size!r}.")
     return Data(name, *_tenth_held_out(path, _read(reading.ImageFolder(path), size), seed))
 
 
@@ -455,22 +245,74 @@ def _array(name: str, path: Path, seed: int) -> Data:
 
 
 def _digits(seed: int) -> Data:
-    """Load scikit-learn's digits."""
-    images, labels = digits()
+    """Load scikit-learn's digits, whose values run from 0 to 16; a fifth of them is held out."""
+    try:
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise DataError(
+            f"`digits` needs the package sklearn, which cannot be imported ({error}): "
+            'pip install "otmetrics[train]".'
+        ) from error
+    found = load_digits()
+    images = torch.from_numpy(found.images * (255 / 16)).round().to(torch.uint8)[:, None]
+    labels = torch.from_numpy(found.target).long()
     train, held_out = _split(len(images), 5, seed)
     return Data("digits", images[train], images[held_out], (labels[train], labels[held_out]))
 
 
-def _official(files: Files, seed: int) -> Data:
-    """Load what torchvision reads."""
-    if files.name == "celeba":
-        learned, others = (_read(faces, 64) for faces in celeba(files))
-        return Data(files.name, learned, others)
-    train, held_out = load_classified(files)
-    if files.name == "stacked_mnist":
+def _official(name: str, root: str | Path, download: bool, seed: int) -> Data:
+    """Load what torchvision reads, with its own parts to train and to hold out."""
+    if name == "celeba":
+        return _celeba(root, download)
+    files = "mnist" if name == "stacked_mnist" else name
+    parts = [_classified(files, split, root, download) for split in ("train", "test")]
+    if name == "stacked_mnist":
         generator = torch.Generator().manual_seed(seed)
-        train, held_out = (
-            Labelled(*triples(*part, num=num, generator=generator))
-            for part, num in zip((train, held_out), _NUM_STACKED, strict=True)
+        parts = [
+            triples(*part, num=num, generator=generator)
+            for part, num in zip(parts, _NUM_STACKED, strict=True)
+        ]
+    (train, train_labels), (held_out, held_out_labels) = parts
+    return Data(name, train, held_out, (train_labels, held_out_labels))
+
+
+def _classified(name: str, split: str, root: str | Path, download: bool) -> tuple[Tensor, Tensor]:
+    """Images uint8 (N, C, H, W) of a split, and their classes."""
+    found = reading.open_torchvision(name, split, root, download=download)
+    pixels, classes = torch.as_tensor(found.data), torch.as_tensor(found.targets).long()
+    if len(pixels) != len(classes):
+        raise DataError(
+            f"`{root}` holds {len(pixels)} images and {len(classes)} labels of {name}: fetch its "
+            "files again."
         )
-    return Data(files.name, train.images, held_out.images, (train.labels, held_out.labels))
+    images = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+    return images.contiguous(), classes
+
+
+def _celeba(root: str | Path, download: bool) -> Data:
+    """Load the faces of CelebA; those of its training part train, and all others are held out."""
+    train, everything = (
+        reading.open_torchvision("celeba", split, root, download=download)
+        for split in ("train", "all")
+    )
+    folder = Path(everything.root, everything.base_folder, "img_align_celeba")
+    others = sorted(set(everything.filename) - set(train.filename))
+    learned, held_out = (
+        _read(_Faces(folder, tuple(names)), 64) for names in (train.filename, others)
+    )
+    return Data("celeba", learned, held_out)
+
+
+@dataclass(frozen=True)
+class _Faces:
+    """Aligned images of CelebA, 178 x 218 pixels, to be read one by one."""
+
+    folder: Path
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> reading.DecodedImage:
+        """Decode one."""
+        return reading.decoded_image(self.folder / self.names[index])

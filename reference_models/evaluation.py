@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from otmetrics.errors import ConvergenceWarning, DataError, OptionError
+from otmetrics.errors import Argument, ConvergenceWarning, DataError, OptionError
 from otmetrics.features import (
     DEFAULT_EXTRACTOR,
     FrozenExtractor,
@@ -24,8 +24,13 @@ from otmetrics.scoring.score import score_features
 from .codes import CodeScores, code_scores, reconstruction
 from .config import EVALUATED, HIGHER_IS_BETTER, TrainConfig
 from .data import NAMES, Data
-from .modes import ModeScores
-from .priors import TransportPrior
+from .modes import (
+    NUM_SCORED,
+    ModeScores,
+    accuracy,
+    fit_digit_classifier,
+    stacked_scores,
+)
 from .sampling import Sampler, generate_samples
 
 _BATCH = 250
@@ -43,15 +48,9 @@ class Evaluator:
     default extractor, unless `eval_features` names another one. Noise, samples and directions are
     the same at each call.
 
-    Args:
-        config: The run; its `eval_num` held-out samples, or all if there are fewer, are taken.
-        data: Its data.
-        device: Where networks and scores run.
-        download: Whether to fetch an extractor's weights that are not on this machine.
-
-    Raises:
-        DataError: If too few samples are held out, or weights are missing.
-        OptionError: If an extractor is named for points.
+    Its `eval_num` held-out samples are taken, or all if there are fewer. A DataError says that too
+    few are held out or that weights are missing; an OptionError that an extractor is named for
+    points.
     """
 
     def __init__(
@@ -75,18 +74,14 @@ class Evaluator:
     def __call__(self, sampler: Sampler) -> dict[str, float]:
         """Scores by name, without floors, exact and Sinkhorn ones of 1000 samples; see `report`.
 
-        Args:
-            sampler: Generator and prior in evaluation mode, on any device.
-
-        Returns:
-            The scores; of an autoencoder whose codes have no law yet the error of rebuilt samples.
+        Of an autoencoder whose codes have no distribution yet only the error of rebuilt samples.
         """
         if not sampler.prior.known:
-            return {"reconstruction": self._reconstruction(sampler)}
+            return {"reconstruction": reconstruction(sampler, self.data, self.held_out)}
         report, modes = self.report(sampler, floor=False, most=_QUICK, again=False)
         values = {name: score.value for name, score in report.scores.items()}
         if sampler.encoder is not None:
-            values["reconstruction"] = self._reconstruction(sampler)
+            values["reconstruction"] = reconstruction(sampler, self.data, self.held_out)
         if modes is None:
             return values
         found = {"high_quality": modes.high_quality, "modes_kl": modes.kl}
@@ -96,21 +91,16 @@ class Evaluator:
     def report(
         self, sampler: Sampler, *, floor: bool = True, most: int = 10_000, again: bool = True
     ) -> tuple[ScoreReport, ModeScores | None]:
-        """Score a generator.
+        """All scores of a generator, and the modes where the data has known ones.
 
-        Args:
-            sampler: Generator and prior in evaluation mode, on any device.
-            floor: Whether to compute floors too.
-            most: Most samples a side of exact and Sinkhorn distances.
-            again: Whether to take other noise than the evaluations that chose the generator.
-
-        Returns:
-            All scores, and the modes where the data has known ones.
+        `most` is the largest number of samples per side of exact and Sinkhorn distances; `again`
+        takes other noise than the evaluations that chose the generator.
         """
         seed, other = hash_counters(
             torch.arange(2) + _STREAM + 2 * again, self.config.seed
         ).tolist()
         fake = generate_samples(sampler, self.data, len(self.real), seed)
+
         scoring = Scoring(
             metrics=EVALUATED,
             floor=floor,
@@ -124,26 +114,15 @@ class Evaluator:
         return report, self._modes(sampler, fake, other)
 
     def code_scores(self, sampler: Sampler) -> CodeScores | None:
-        """What the codes of a generator say: see `codes.CodeScores`.
-
-        Args:
-            sampler: Generator and prior in evaluation mode, on any device.
-
-        Returns:
-            The scores; None for a generator of noise.
-        """
-        if not isinstance(sampler.prior, TransportPrior):
+        """What the codes of a generator say, see `codes.CodeScores`; None for one of noise."""
+        if sampler.encoder is None:
             return None
         return code_scores(sampler, self.data, self.held_out, self.config.seed)
 
-    def _reconstruction(self, sampler: Sampler) -> float:
-        """Mean squared error of the held-out samples, in the networks' units."""
-        return reconstruction(sampler, self.data, self.held_out)
-
     def _features(self, samples: Tensor, name: str) -> FeatureSet:
         """Features of samples as `Data` holds them, and what they are called."""
-        source = {"path": name, "kind": "tensor", "used": len(samples)}
-        source["available"] = len(samples)
+        num = len(samples)
+        source = {"path": name, "kind": "tensor", "used": num, "available": num}
         if self.extractor is None:
             return FeatureSet(samples.double(), {"extractor": "none"}, source)
         images = samples.expand(-1, 3, -1, -1) if samples.shape[1] == 1 else samples
@@ -157,23 +136,12 @@ class Evaluator:
             return self.data.mixture.mode_scores(fake)
         if self.classifier is None:
             return None
-        from .modes import NUM_SCORED, stacked_scores
-
         images = generate_samples(sampler, self.data, NUM_SCORED, seed)
         return stacked_scores(images, self.classifier)
 
 
 def better(name: str, scores: dict[str, float], best: dict[str, float]) -> bool:
-    """Whether new scores beat the best ones so far.
-
-    Args:
-        name: The score that decides.
-        scores: The new ones.
-        best: The best ones; empty before the first.
-
-    Returns:
-        True if they do, or are the first to have that score.
-    """
+    """Whether new scores beat the best ones so far in one of them, or are the first to have it."""
     if name not in best:
         return True
     one, two = scores[name], best[name]
@@ -183,15 +151,7 @@ def better(name: str, scores: dict[str, float], best: dict[str, float]) -> bool:
 
 
 def check_data_claim(name: str, run: Path) -> None:
-    """Raise where a run would decide what is read: its folder may be anybody's.
-
-    Args:
-        name: The data that it says it learned from.
-        run: The run, for the message.
-
-    Raises:
-        OptionError: If they are not built in.
-    """
+    """Raise where a run would decide which path is read: its folder may be anybody's."""
     if name not in NAMES:
         raise OptionError(
             f"`{run}` says that it learned from `{name}`, and nothing is read on its word: name "
@@ -200,15 +160,7 @@ def check_data_claim(name: str, run: Path) -> None:
 
 
 def check_extractor_claim(name: str, run: Path) -> None:
-    """Raise where a run would decide what is imported or fetched: its folder may be anybody's.
-
-    Args:
-        name: The `eval_features` that it says it was evaluated by.
-        run: The run, for the message.
-
-    Raises:
-        OptionError: If that extractor is not installed with otmetrics.
-    """
+    """Raise where a run would decide what is imported or fetched: its folder may be anybody's."""
     if name != "auto" and not is_known(name):
         raise OptionError(
             f"`{run}` says that it was evaluated by `{name}`, which otmetrics does not know: "
@@ -228,12 +180,14 @@ def _extractor(
     """The extractor for the data, None for points."""
     if len(data.shape) == 1:
         if name not in ("auto", "none"):
-            raise OptionError(f"`eval_features` must be auto or none for points, got {name!r}.")
+            raise OptionError(
+                Argument("eval_features"), f" must be auto or none for points, got {name!r}."
+            )
         return None
     if name == "auto":
         name = "pixels" if data.shape[1] == 8 else DEFAULT_EXTRACTOR
     if name == "none":
-        raise OptionError("`eval_features` must be an extractor of images, got 'none'.")
+        raise OptionError(Argument("eval_features"), " must be an extractor of images, got 'none'.")
     try:
         return load_extractor(name, download=download).to(device)
     except DataError:
@@ -244,8 +198,6 @@ def _extractor(
 
 def _stacked_classifier(data: Data, seed: int) -> nn.Module:
     """A classifier of digits, fitted to the first channels of the training triples."""
-    from .modes import accuracy, fit_digit_classifier
-
     assert data.labels is not None
     images, modes = data.train[:_FITTED, :1], data.labels[0][:_FITTED]
     classifier = fit_digit_classifier(images, modes // 100, seed)

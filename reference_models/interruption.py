@@ -15,19 +15,15 @@ _NOTED = b"\nStopping as soon as this step is kept; once more to stop at once.\n
 def deferred_interrupts(wanted: bool) -> Iterator[Callable[[], bool]]:
     """Note the first Ctrl-C and the first SIGTERM; a second one does what it did before.
 
-    A line on the standard error says that it was noted. Outside the main thread, where Python takes
-    no signals, nothing changes.
-
-    Args:
-        wanted: Whether to; else nothing changes either.
-
-    Yields:
-        Whether one has come.
+    Gives a function that tells whether one has come; a line on the standard error says so at once.
+    Nothing changes where it is not wanted, nor outside the main thread, where Python takes no
+    signals.
     """
     asked = False
     if not wanted or threading.current_thread() is not threading.main_thread():
         yield lambda: asked
         return
+
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     # Ignored: a job that a shell put in the background. None: not Python's, nor to be put back.
     before = {

@@ -9,17 +9,16 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from otmetrics.errors import OptionError
+from otmetrics.errors import Argument, OptionError
 
 from .config import TrainConfig
 from .data import Data
 from .objectives import OBJECTIVES
 
+_LARGE = {"architecture": "resnet", "latent": 128, "batch_size": 64, "steps": 100_000}
+
 KINDS: dict[str, dict[str, Any]] = {
     "points": {
-        "architecture": "mlp",
-        "width": 128,
-        "latent": 2,
         "steps": 10_000,
         "lr_generator": 1e-3,
         "lr_critic": 1e-3,
@@ -28,53 +27,33 @@ KINDS: dict[str, dict[str, Any]] = {
         "ema_images": 256_000,
         "select": "coverage",  # distances tell how many samples each mode got, not how sharp it is
     },
-    "digits": {"architecture": "mlp", "width": 128, "latent": 32, "batch_size": 128, "steps": 5000},
+    "digits": {"latent": 32, "batch_size": 128},
     "28": {
         "architecture": "dcgan",
         "width": 16,
         "latent": 64,
         "batch_size": 64,
-        "steps": 5000,
         "eval_num": 1000,
         "eval_every": 2000,
     },
-    "32": {
-        "architecture": "resnet",
-        "width": 128,
-        "latent": 128,
-        "batch_size": 64,
-        "steps": 100_000,
-    },
-    "64": {
-        "architecture": "resnet",
-        "width": 128,
-        "latent": 128,
-        "batch_size": 64,
-        "steps": 100_000,
-    },
+    "32": _LARGE,
+    "64": _LARGE,
 }
-"""Settings by kind of data: points, images of 8 pixels, of 28, 32 and 64."""
+"""Settings by kind of data, points and images of 8, 28, 32 and 64 pixels, where they are not the
+defaults of `TrainConfig`."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A bundled model.
+    """A bundled model; its settings are fields of `TrainConfig` or of the objective."""
 
-    Attributes:
-        paper: Authors, title, year.
-        loss: What generator and critic minimise, in a line.
-        images: Fields of `TrainConfig` or of the objective for images.
-        points: The same for points.
-        small: What differs from `images` for those of 28 pixels, which a laptop trains in minutes.
-        minutes: How long a run of these settings took on one core, evaluations included, by kind of
-            data; a kind that was not measured is missing.
-    """
-
-    paper: str
-    loss: str
+    paper: str  # authors, title, year
+    loss: str  # what generator and critic minimise, in a line
     images: dict[str, Any] = field(default_factory=dict)
     points: dict[str, Any] = field(default_factory=dict)
+    # What differs from `images` for those of 28 pixels, which a laptop trains in minutes.
     small: dict[str, Any] = field(default_factory=dict)
+    # Of a whole run on one core, evaluations included, by kind of data, where it was measured.
     minutes: dict[str, float] = field(default_factory=dict)
 
 
@@ -82,14 +61,14 @@ PRESETS: dict[str, Preset] = {
     "dcgan": Preset(
         "Radford, Metz, Chintala, Unsupervised representation learning with DCGANs, 2016",
         "non-saturating cross-entropy",
-        {"lr_generator": 2e-4, "lr_critic": 2e-4, "beta1": 0.5, "beta2": 0.999},
+        {"lr_generator": 2e-4, "lr_critic": 2e-4, "beta2": 0.999},
         small={"steps": 8000},
         minutes={"points": 1.5, "28": 8.9},
     ),
     "sngan": Preset(
         "Miyato et al., Spectral normalization for GANs, 2018",
         "hinge; spectral norm of each layer of the critic at most 1",
-        {"lr_generator": 2e-4, "lr_critic": 2e-4, "beta1": 0.0, "beta2": 0.9},
+        {"lr_generator": 2e-4, "lr_critic": 2e-4, "beta1": 0.0},
         {"num_critic_steps": 1},
         minutes={"points": 2.0},
     ),
@@ -116,7 +95,7 @@ PRESETS: dict[str, Preset] = {
     "wgan-gp": Preset(
         "Gulrajani et al., Improved training of Wasserstein GANs, 2017",
         "difference of mean scores; slopes of the critic drawn to 1",
-        {"lr_generator": 2e-4, "lr_critic": 2e-4, "beta1": 0.0, "beta2": 0.9},
+        {"lr_generator": 2e-4, "lr_critic": 2e-4, "beta1": 0.0},
         {
             "penalty": 0.1,
             "num_critic_steps": 1,
@@ -124,19 +103,13 @@ PRESETS: dict[str, Preset] = {
             "lr_critic": 2e-3,
             "steps": 12_000,
         },
-        {
-            "num_critic_steps": 2,
-            "lr_generator": 5e-4,
-            "lr_critic": 5e-4,
-            "beta1": 0.5,
-            "steps": 5000,
-        },
+        {"num_critic_steps": 2, "lr_generator": 5e-4, "lr_critic": 5e-4, "beta1": 0.5},
         minutes={"points": 2.2, "28": 10.9},
     ),
     "wgan-qc": Preset(
         "Liu, Gu, Samaras, Wasserstein GAN with quadratic transport cost, 2019",
         "critic regressed on the exact potentials of the batch",
-        {"beta1": 0.5, "beta2": 0.999},
+        {"beta2": 0.999},
         {
             "match": "vector",
             "gamma": 1.0,
@@ -154,8 +127,7 @@ PRESETS: dict[str, Preset] = {
         "Sanjabi, Ba, Razaviyayn, Lee, On the convergence and robustness of training GANs with "
         "regularized optimal transport, 2018",
         "regularised transport cost of the batch, plan held fixed",
-        {"beta1": 0.5, "beta2": 0.9},
-        {
+        points={
             "order": 1.0,
             "lam": 0.02,
             "tolerance": 0.05,
@@ -163,7 +135,7 @@ PRESETS: dict[str, Preset] = {
             "ema_images": 100_000,
             "steps": 4000,
         },
-        {
+        small={
             "order": 1.0,
             "lam": 0.02,
             "tolerance": 0.02,
@@ -178,8 +150,7 @@ PRESETS: dict[str, Preset] = {
     "sinkhorn-gan": Preset(
         "Genevay, Peyre, Cuturi, Learning generative models with Sinkhorn divergences, 2018",
         "debiased Sinkhorn divergence of the batch",
-        {"beta1": 0.5, "beta2": 0.9},
-        {
+        points={
             "order": 1.0,
             "epsilon": 0.03,
             "tolerance": 0.02,
@@ -192,7 +163,7 @@ PRESETS: dict[str, Preset] = {
     "ot-gan": Preset(
         "Salimans, Zhang, Radford, Metaxas, Improving GANs using optimal transport, 2018",
         "mini-batch energy distance: four cross costs less two own ones",
-        {"lr_generator": 3e-4, "lr_critic": 3e-4, "beta1": 0.5, "beta2": 0.999, "epsilon": 0.02},
+        {"lr_generator": 3e-4, "lr_critic": 3e-4, "beta2": 0.999, "epsilon": 0.02},
         {
             "cost": "data",
             "order": 1.0,
@@ -216,7 +187,7 @@ PRESETS: dict[str, Preset] = {
         "Deshpande, Zhang, Schwing, Generative modeling using the sliced Wasserstein distance, "
         "2018",
         "sliced cost of critic features, or of points; critic by cross-entropy",
-        {"beta1": 0.5, "beta2": 0.999, "num_projections": 200},
+        {"beta2": 0.999, "num_projections": 200},
         {
             "order": 1.0,
             "space": "data",
@@ -226,27 +197,20 @@ PRESETS: dict[str, Preset] = {
             "ema_images": 1_000_000,
             "steps": 20_000,
         },
-        {
-            "batch_size": 128,
-            "lr_generator": 2e-3,
-            "lr_critic": 5e-4,
-            "beta2": 0.99,
-            "steps": 5000,
-        },
+        {"batch_size": 128, "lr_generator": 2e-3, "lr_critic": 5e-4, "beta2": 0.99},
         minutes={"points": 3.3, "28": 12.2},
     ),
     "max-swg": Preset(
         "Deshpande et al., Max-sliced Wasserstein distance and its use for GANs, 2019",
         "cost along the one direction that the critic found",
-        {"beta1": 0.5, "beta2": 0.999},
+        {"beta2": 0.999},
         {"gamma": 0.1, "steps": 7000},
         minutes={"points": 2.8},
     ),
     "exact-ot": Preset(
         "Fatras et al., Learning with minibatch Wasserstein, 2020 (the loss)",
         "exact transport cost of the batch",
-        {"beta1": 0.5, "beta2": 0.9},
-        {"order": 1.0, "lr_generator": 2e-3},
+        points={"order": 1.0, "lr_generator": 2e-3},
         minutes={"points": 2.3},
     ),
     "ae-ot": Preset(
@@ -261,13 +225,7 @@ PRESETS: dict[str, Preset] = {
     "ae-ot-gan": Preset(
         "An et al., AE-OT-GAN: training GANs from data specific latent distribution, 2020",
         "minus the mean score, and errors of rebuilt samples; noise as in ae-ot",
-        {
-            "lr_generator": 2e-4,
-            "lr_critic": 2e-4,
-            "beta1": 0.5,
-            "beta2": 0.999,
-            "num_codes": 10_000,
-        },
+        {"lr_generator": 2e-4, "lr_critic": 2e-4, "beta2": 0.999, "num_codes": 10_000},
         {
             "num_codes": 2000,
             "content": 1e4,
@@ -287,14 +245,7 @@ _FITTED_TO = {"cost": "order", "inner": "lam"}  # a preset has the second for it
 
 
 def kind_of(data: Data) -> str:
-    """The kind of data that settings go by.
-
-    Args:
-        data: The data.
-
-    Returns:
-        A key of `KINDS`.
-    """
+    """The kind of data that settings go by, a key of `KINDS`."""
     if len(data.shape) == 1:
         return "points"
     return "digits" if data.shape[1] == 8 else str(data.shape[1])
@@ -305,17 +256,8 @@ def config_for(
 ) -> TrainConfig:
     """The configuration of a preset for some data.
 
-    Args:
-        name: Name of the preset.
-        data: The data.
-        options: Fields of `TrainConfig` that replace the preset's.
-        objective: Fields of its objective that do.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        OptionError: If the name is unknown or an option breaks its rule.
+    `options` are fields of `TrainConfig` and `objective` those of its objective, which replace the
+    preset's own.
     """
     kind = kind_of(data)
     if kind == "points" and name in ("ae-ot", "ae-ot-gan"):
@@ -324,17 +266,7 @@ def config_for(
 
 
 def settings_of(name: str) -> dict[str, dict[str, Any]]:
-    """All options of a preset.
-
-    Args:
-        name: Its name.
-
-    Returns:
-        For each kind of data the options of its objective, then those of the run.
-
-    Raises:
-        OptionError: If the name is unknown.
-    """
+    """All options of a preset by kind of data: those of its objective, then those of the run."""
     found = {}
     for kind in KINDS:
         config = TrainConfig(data="", **_merge_fields(name, kind, {}, {}))
@@ -347,20 +279,25 @@ def settings_of(name: str) -> dict[str, dict[str, Any]]:
 def _merge_fields(
     name: str, kind: str, options: dict[str, Any], objective: dict[str, Any]
 ) -> dict[str, Any]:
-    """Fields of a configuration, the later ones winning."""
+    """Fields of a configuration: of the kind of data, then of the preset, then those given."""
     if name not in PRESETS:
-        raise OptionError(f"`preset` must be one of {', '.join(PRESETS)}, got {name!r}.")
+        raise OptionError(
+            Argument("preset"), f" must be one of {', '.join(PRESETS)}, got {name!r}."
+        )
     preset, made = PRESETS[name], OBJECTIVES[name]
     own = {item.name: item.default for item in dataclasses.fields(made)}  # type: ignore[arg-type]
     settings = KINDS[kind] | (preset.points if kind == "points" else preset.images)
     if kind == "28":
         settings |= preset.small
+
+    # What was fitted to the preset's own choice does not bind another one.
     for key, fitted in _FITTED_TO.items():
         if key in objective and objective[key] != settings.get(key, own[key]):
             settings.pop(fitted, None)
+
     chosen = {key: value for key, value in settings.items() if key in own} | objective
     rest = {key: value for key, value in settings.items() if key not in own} | options
     try:
         return rest | {"objective": made(**chosen)}
     except ValueError as error:
-        raise OptionError(str(error)) from error
+        raise OptionError(*error.args) from error

@@ -1,4 +1,4 @@
-"""What a run leaves behind beside its weights: log, curves, samples, and lines for a terminal."""
+"""What a run leaves behind next to its weights: log, curves, samples, and lines for a terminal."""
 
 import csv
 import io
@@ -15,112 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otmetrics.errors import DataError, OptionError
+from otmetrics.errors import DataError
 from otmetrics.images import write_png
 from otmetrics.safe_files import replace_file, writing
 
-from .config import FILE, TrainConfig, is_run
+from .config import FILE, TrainConfig
 from .data import Data
 from .sampling import Sampler, generate_samples
-
-_NOT_CURVES = {"step", "images", "seconds"}
-
-
-def show(path: Path, samples: Tensor, data: Data) -> None:
-    """Write a picture of samples: a grid of images, or a plane of points over real ones.
-
-    Args:
-        path: A PNG file.
-        samples: Images uint8 (N, C, H, W) or points (N, D); of more axes the first two are drawn.
-        data: The data, whose held-out points are drawn behind.
-    """
-    if samples.ndim == 4:
-        grid(path, samples)
-    else:
-        _cloud(path, samples, data)
-
-
-def grid(path: Path, images: Tensor, *, columns: int = 8) -> None:
-    """Write a grid of images, small ones enlarged pixel by pixel.
-
-    Args:
-        path: A PNG file.
-        images: Images uint8 (N, C, H, W), C = 1 or 3.
-        columns: Images in a row.
-    """
-    from torchvision.utils import make_grid
-
-    factor = max(1, 64 // images.shape[-1])
-    large = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-    with replace_file(path) as file:
-        write_png(file, make_grid(large, nrow=columns, padding=2, pad_value=255))
-
-
-def curves(out: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `losses.png` and `scores.png`, one panel a number.
-
-    Args:
-        out: Folder of the run.
-        rows: Rows of its log.
-    """
-    for name, scores in (("losses.png", False), ("scores.png", True)):
-        chosen: dict[str, list[tuple[int, float]]] = {}
-        for row in rows:
-            for key, value in row.items():
-                if key not in _NOT_CURVES and key.startswith("score/") == scores:
-                    chosen.setdefault(key.removeprefix("score/"), []).append((row["step"], value))
-        most = max((len(points) for points in chosen.values()), default=0)
-        curves = {key: points for key, points in chosen.items() if len(points) > 1 or most == 1}
-        if curves:
-            _panels(out / name, curves)
-
-
-def _panels(path: Path, lines: dict[str, list[tuple[int, float]]]) -> None:
-    """One panel for each line, three in a row."""
-    from matplotlib.figure import Figure
-
-    num = -(-len(lines) // 3)
-    figure = Figure(figsize=(12, 2.6 * num), layout="constrained")
-    axes = figure.subplots(num, 3, squeeze=False).flatten()
-    for axis, (name, points) in zip(axes, lines.items(), strict=False):
-        steps, values = zip(*points, strict=True)
-        axis.plot(steps, values, marker="." if len(points) < 30 else None, linewidth=1)
-        axis.set_title(name, fontsize=9, parse_math=False)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
-    for axis in axes[len(lines) :]:
-        axis.set_visible(False)
-    figure.supxlabel("generator steps", fontsize=8)
-    with replace_file(path) as file:
-        figure.savefig(file, format="png", dpi=110)
-
-
-def _cloud(path: Path, points: Tensor, data: Data) -> None:
-    """Fake points over as many real ones, both axes to one scale."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    axis = figure.subplots()
-    real = data.held_out[: len(points)]
-    for cloud, label, colour in ((real, "real", "0.75"), (points, "fake", "tab:red")):
-        plane = cloud if cloud.shape[1] > 1 else torch.cat([cloud, torch.zeros_like(cloud)], 1)
-        axis.scatter(plane[:, 0], plane[:, 1], s=4, c=colour, label=label, linewidths=0)
-    if len(real):
-        low, high = real.amin(0)[:2], real.amax(0)[:2]
-        margin = 0.3 * float((high - low).max())
-        axis.set_xlim(float(low[0]) - margin, float(high[0]) + margin)
-        axis.set_ylim(float(low[-1]) - margin, float(high[-1]) + margin)
-    axis.set_aspect("equal")
-    axis.legend(loc="upper right", fontsize=8)
-    with replace_file(path) as file:
-        figure.savefig(file, format="png", dpi=110)
-
 
 LOG, TABLE, SAMPLES, BOARD = "log.jsonl", "log.csv", "samples", "tensorboard"
 _SHOWN_IMAGES, _SHOWN_POINTS = 64, 2500
 _LONGEST = 1 << 20  # characters of a row
 _LARGEST = 1 << 30  # bytes of a log
-_PARTIAL = re.compile(r"\..*\.[0-9a-f]{16}\.partial")  # what a kill leaves of a file
+PARTIAL = re.compile(r"\..*\.[0-9a-f]{16}\.partial")  # what a kill leaves of a file
+_NOT_CURVES = {"step", "images", "seconds"}
 
 Progress = Callable[[int, int, str], None]
 """Called with the steps done, the steps in all, and the last numbers as text."""
@@ -135,11 +43,8 @@ class Reporter:
     checkpoint, and no others. Nothing is written before `start`; what cannot be written is a
     DataError.
 
-    Args:
-        out: Folder of the run, made here; None to leave nothing behind, on processes but the first.
-        progress: Called at each log.
-        warn: Called with each early warning.
-        tensorboard: Whether TensorBoard gets the numbers, if it is installed.
+    `out` is None on processes but the first, which leave nothing behind. `progress` is called at
+    each log, `warn` with each warning.
     """
 
     def __init__(
@@ -156,65 +61,46 @@ class Reporter:
         self._last_score, self._began = "", time.monotonic()
 
     def start(self, config: TrainConfig, data: Data, step: int) -> None:
-        """Begin, or go on after a step.
-
-        Args:
-            config: The run.
-            data: Its data.
-            step: The last step of the checkpoint, 0 for none.
-        """
+        """Begin, or go on after the last step of the checkpoint."""
         self.config, self.data = config, data
         if self.out is None:
             return
+
         self.rows = [row for row in _read(self.out / LOG) if row["step"] <= step]
         with writing(self.out):
             (self.out / SAMPLES).mkdir(parents=True, exist_ok=True)
             for path in self.out.iterdir():
-                if _PARTIAL.fullmatch(path.name):
+                if PARTIAL.fullmatch(path.name):
                     path.unlink()
+
         lines = "".join(json.dumps(row) + "\n" for row in self.rows)
         for name, content in ((FILE, config.text), (LOG, lines)):
             with writing(self.out / name), replace_file(self.out / name) as file:
                 file.write(content.encode())
+
         self._seconds_before = self.rows[-1]["seconds"] if self.rows else 0.0
         self._writer = _tensorboard(self.out, step) if self._wants_tensorboard else None
         self._began = time.monotonic()
 
-    def log(self, step: int, images: int, checked: tuple[dict[str, float], list[str]]) -> None:
-        """A row of losses.
-
-        Args:
-            step: The step.
-            images: Fake samples so far.
-            checked: Numbers and warnings.
-        """
-        values, warnings = checked
+    def log(self, step: int, images: int, values: dict[str, float]) -> None:
+        """A row of losses after a step, and so many fake samples."""
         self._row(step, images, values)
-        self._warn(step, warnings)
-        if self.progress is not None:
-            shown = [f"{name} {value:.3g}" for name, value in values.items() if "loss" in name]
-            self.progress(step, self.config.steps, "  ".join([*shown, self._last_score]))
+        shown = [f"{name} {value:.3g}" for name, value in values.items() if "loss" in name]
+        self._show(step, "  ".join([*shown, self._last_score]))
 
     def note(self, step: int, logs: dict[str, Tensor]) -> None:
-        """Show numbers of a round of transport, which is part of a step.
-
-        Args:
-            step: The step before it.
-            logs: Scalars.
-        """
-        if self.progress is not None:
-            shown = (f"{name} {float(logs[name]):.3g}" for name in ("misfit", "empty_cells"))
-            self.progress(step, self.config.steps, "  ".join(["transport:", *shown]))
+        """Show numbers of a round of transport, which is part of a step."""
+        shown = (f"{name} {float(logs[name]):.3g}" for name in ("misfit", "empty_cells"))
+        self._show(step, "  ".join(["transport:", *shown]))
 
     def begun(self, step: int, what: str) -> None:
-        """Tell that something has begun that may take minutes.
+        """Tell that something has begun that may take minutes."""
+        self._show(step, f"{what} ...")
 
-        Args:
-            step: The step.
-            what: What, in a word.
-        """
-        if self.progress is not None:
-            self.progress(step, self.config.steps, f"{what} ...")
+    def tell(self, step: int, warning: str) -> None:
+        """Tell a warning, if there is one."""
+        if self.warn is not None and warning:
+            self.warn(f"step {step}: {warning}")
 
     def scores(
         self,
@@ -222,20 +108,13 @@ class Reporter:
         images: int,
         scores: dict[str, float],
         sampler: Sampler,
-        warnings: list[str],
     ) -> None:
-        """A row of scores, and samples.
+        """A row of scores, and a picture of samples: of the same noise at each call.
 
-        Args:
-            step: The step.
-            images: Fake samples so far.
-            scores: Scores by name.
-            sampler: What has them: it draws the same noise at each call; while it has no prior,
-                held-out samples are shown beside what is rebuilt of their codes.
-            warnings: What they warn of.
+        While the sampler has no prior, held-out samples are shown next to what is rebuilt of their
+        codes.
         """
         self._row(step, images, {f"score/{name}": value for name, value in scores.items()})
-        self._warn(step, warnings)
         shown = self.config.select if self.config.select in scores else next(iter(scores))
         self._last_score = f"{shown} {scores[shown]:.4g}"
         if self.out is None:
@@ -245,7 +124,7 @@ class Reporter:
         if sampler.prior.known:
             samples = generate_samples(sampler, self.data, num, self.config.seed)
         else:
-            samples = _beside(self.data.held_out[:num], sampler, self.data)
+            samples = _with_rebuilt(self.data.held_out[:num], sampler, self.data)
         path = self.out / SAMPLES / f"step_{step:07d}.png"
         with writing(path):
             show(path, samples, self.data)
@@ -293,47 +172,18 @@ class Reporter:
                 for name, value in values.items():
                     self._writer.add_scalar(name, value, step)
 
-    def _warn(self, step: int, warnings: list[str]) -> None:
-        """Tell early warnings."""
-        if self.warn is not None:
-            for line in warnings:
-                self.warn(f"step {step}: {line}")
+    def _show(self, step: int, text: str) -> None:
+        """Show a text to whoever watches."""
+        if self.progress is not None:
+            self.progress(step, self.config.steps, text)
 
 
-def _beside(samples: Tensor, sampler: Sampler, data: Data) -> Tensor:
+def _with_rebuilt(samples: Tensor, sampler: Sampler, data: Data) -> Tensor:
     """Images each before what is rebuilt of it, as many as there were; points only rebuilt."""
     rebuilt = data.from_network(sampler.rebuilt(samples, data))
     if samples.ndim != 4:
         return rebuilt
     return torch.stack([samples, rebuilt], 1).flatten(0, 1)[: len(samples)]
-
-
-def begun(out: Path) -> bool:
-    """Whether a folder without checkpoints holds the beginning of a run.
-
-    Args:
-        out: The folder, which need not exist.
-
-    Returns:
-        False where nothing would be lost.
-
-    Raises:
-        OptionError: If it holds something else.
-        DataError: If it cannot be read.
-    """
-    try:
-        found = [path for path in out.iterdir() if not _PARTIAL.fullmatch(path.name)]
-        # Of a run that was killed before its configuration was there.
-        bare = [path.name for path in found] == [SAMPLES] and not any(found[0].iterdir())
-    except (FileNotFoundError, NotADirectoryError):  # told where it is made
-        return False
-    except OSError as error:
-        raise DataError(f"`{out}` cannot be read ({error.strerror}): name another.") from error
-    if not found or bare:
-        return False
-    if not is_run(out):
-        raise OptionError(f"`{out}` holds files of something else: name a new folder.")
-    return True
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
@@ -342,7 +192,8 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         return
     if not path.is_file() or path.stat().st_size > _LARGEST:
         raise DataError(
-            f"`{path}` is no log of a run: it must be a regular file of at most 1 GiB; remove it."
+            f"`{path}` is not the log of a run: it must be a regular file of at most 1 GiB; remove "
+            "it."
         )
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
@@ -359,11 +210,8 @@ def _row_of(line: str) -> dict[str, Any]:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return {}
-    if (
-        not line.endswith("\n")
-        or not isinstance(row, dict)
-        or not {"step", "seconds"} <= row.keys()
-    ):
+    whole = line.endswith("\n") and isinstance(row, dict)
+    if not whole or not {"step", "seconds"} <= row.keys():
         return {}
     numbers = all(type(v) is float or (type(v) is int and abs(v) < 2**53) for v in row.values())
     return row if numbers and type(row["step"]) is int and math.isfinite(row["seconds"]) else {}
@@ -377,3 +225,86 @@ def _tensorboard(out: Path, step: int) -> Any:
         return None
     with writing(out / BOARD):
         return SummaryWriter(str(out / BOARD), purge_step=step + 1 if step else None)
+
+
+# --- pictures ---------------------------------------------------------------------------------
+
+
+def show(path: Path, samples: Tensor, data: Data) -> None:
+    """Write a PNG of samples: a grid of images, or a plane of points over held-out ones."""
+    if samples.ndim == 4:
+        grid(path, samples)
+    else:
+        _cloud(path, samples, data)
+
+
+def grid(path: Path, images: Tensor, *, columns: int = 8) -> None:
+    """Write a grid of images uint8 (N, C, H, W), small ones enlarged pixel by pixel."""
+    from torchvision.utils import make_grid
+
+    factor = max(1, 64 // images.shape[-1])
+    large = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    with replace_file(path) as file:
+        write_png(file, make_grid(large, nrow=columns, padding=2, pad_value=255))
+
+
+def curves(out: Path, rows: list[dict[str, Any]]) -> None:
+    """Write `losses.png` and `scores.png`, one panel per number in the rows of a log."""
+    for name, scores in (("losses.png", False), ("scores.png", True)):
+        chosen: dict[str, list[tuple[int, float]]] = {}
+        for row in rows:
+            for key, value in row.items():
+                if key not in _NOT_CURVES and key.startswith("score/") == scores:
+                    chosen.setdefault(key.removeprefix("score/"), []).append((row["step"], value))
+
+        # One point is no curve, unless there is one of everything.
+        most = max((len(points) for points in chosen.values()), default=0)
+        curves = {key: points for key, points in chosen.items() if len(points) > 1 or most == 1}
+        if curves:
+            _panels(out / name, curves)
+
+
+def _panels(path: Path, lines: dict[str, list[tuple[int, float]]]) -> None:
+    """One panel for each line, three in a row."""
+    from matplotlib.figure import Figure
+
+    num = -(-len(lines) // 3)
+    figure = Figure(figsize=(12, 2.6 * num), layout="constrained")
+    axes = figure.subplots(num, 3, squeeze=False).flatten()
+
+    for axis, (name, points) in zip(axes, lines.items(), strict=False):
+        steps, values = zip(*points, strict=True)
+        axis.plot(steps, values, marker="." if len(points) < 30 else None, linewidth=1)
+        axis.set_title(name, fontsize=9, parse_math=False)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+    for axis in axes[len(lines) :]:
+        axis.set_visible(False)
+
+    figure.supxlabel("generator steps", fontsize=8)
+    with replace_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+def _cloud(path: Path, points: Tensor, data: Data) -> None:
+    """Fake points over as many real ones, both axes to one scale."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axis = figure.subplots()
+    real = data.held_out[: len(points)]
+
+    for cloud, label, colour in ((real, "real", "0.75"), (points, "fake", "tab:red")):
+        plane = cloud if cloud.shape[1] > 1 else torch.cat([cloud, torch.zeros_like(cloud)], 1)
+        axis.scatter(plane[:, 0], plane[:, 1], s=4, c=colour, label=label, linewidths=0)
+
+    # The window is that of real points: fake ones far off would make them a dot.
+    if len(real):
+        low, high = real.amin(0)[:2], real.amax(0)[:2]
+        margin = 0.3 * float((high - low).max())
+        axis.set_xlim(float(low[0]) - margin, float(high[0]) + margin)
+        axis.set_ylim(float(low[-1]) - margin, float(high[-1]) + margin)
+    axis.set_aspect("equal")
+    axis.legend(loc="upper right", fontsize=8)
+    with replace_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)

@@ -10,13 +10,7 @@ _BATCH = 100
 
 
 class Sampler(nn.Module):
-    """A generator, the law of what it is given, and the encoder of its codes.
-
-    Args:
-        generator: Noise or codes (B, latent) to samples in the networks' units.
-        prior: Where they come from.
-        encoder: Samples to codes; None for a generator of noise.
-    """
+    """A generator, the prior of the noise or codes (B, latent) it is given, and their encoder."""
 
     def __init__(self, generator: nn.Module, prior: Prior, encoder: nn.Module | None) -> None:
         super().__init__()
@@ -24,15 +18,7 @@ class Sampler(nn.Module):
 
     @torch.no_grad()
     def codes(self, samples: Tensor, data: Data) -> Tensor:
-        """Codes of samples.
-
-        Args:
-            samples: Samples (N, *shape) as in `data.train`.
-            data: The data, for its units.
-
-        Returns:
-            float32 (N, latent), on the device of the networks.
-        """
+        """Codes float32 (N, latent) of samples (N, *shape) as in `data.train`, on our device."""
         assert self.encoder is not None, "noise has no codes"
         device = next(self.generator.parameters()).device
         parts = samples.split(_BATCH)
@@ -40,31 +26,16 @@ class Sampler(nn.Module):
 
     @torch.no_grad()
     def rebuilt(self, samples: Tensor, data: Data) -> Tensor:
-        """What the generator makes of the codes of samples.
-
-        Args:
-            samples: Samples (N, *shape) as in `data.train`.
-            data: The data, for its units.
-
-        Returns:
-            float32 (N, *shape) in the networks' units, on the CPU.
-        """
+        """What the generator makes of the codes of samples, in the networks' units, on the CPU."""
         parts = self.codes(samples, data).split(_BATCH)
         return torch.cat([self.generator(part).float().cpu() for part in parts])
 
 
 @torch.no_grad()
 def generate_samples(sampler: Sampler, data: Data, num: int, seed: int) -> Tensor:
-    """Samples in the form and the coordinates of the data.
+    """Samples in the form and the coordinates of the data, on the CPU.
 
-    Args:
-        sampler: Generator and prior, in evaluation mode.
-        data: The data, or what `export.loaded` gives instead.
-        num: How many.
-        seed: Decides the noise.
-
-    Returns:
-        Points float64 (num, D) or images uint8 (num, C, H, W), on the CPU.
+    Points are float64 (num, D), images uint8 (num, C, H, W). The seed decides the noise.
     """
     source = torch.Generator().manual_seed(seed)
     device = next(sampler.generator.parameters()).device

@@ -1,25 +1,40 @@
-"""The training loop, whole on one page: critic steps, a generator step, average, log, evaluate."""
+"""The two loops of a run: an autoencoder, for presets that have one, and generator against critic.
+
+After each step a run logs, evaluates and saves, each as often as its options say.
+"""
 
 import copy
-import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch import Tensor
 
 from otmetrics.errors import DataError, OptionError
-from otmetrics.safe_files import writing
 
 from . import saving
-from .config import TrainConfig, config_from
+from .config import TrainConfig
 from .data import Data
 from .evaluation import Evaluator, better
 from .health import Health
 from .interruption import deferred_interrupts
-from .priors import TransportPrior
-from .reporter import Reporter, begun
-from .saving import export
-from .steps import State, initial_state, one_step
+from .reporter import Reporter
+from .resuming import check_folder, drop_later_best, resume_run
+from .steps import State, coding_step, gan_step, initial_state, transport_round
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out; none of this changes its weights."""
+
+    resume: bool = False  # go on from the folder's last checkpoint, or begin where it has none
+    allow_change: bool = False  # also with another configuration, samples or number of processes
+    device: str = "auto"  # "cpu" where a GPU shall not be taken
+    download: bool = False  # fetch weights of the extractor that evaluates, if they are missing
+    log_every: int = 0  # steps between rows of the log; 0: 200 rows in a run
+    checkpoint_every: int = 0  # steps between checkpoints; 0: twenty in a run
 
 
 def train(
@@ -28,195 +43,210 @@ def train(
     out: Path,
     *,
     reporter: Reporter,
-    resume: bool = False,
-    allow_change: bool = False,
-    device: str = "auto",
-    download: bool = False,
-    log_every: int = 0,
-    checkpoint_every: int = 0,
+    options: RunOptions = RunOptions(),
 ) -> State:
-    """Train a generator, and leave all that belongs to the run in its folder.
+    """Train a generator on `load_data(config.data)`, and leave all of the run in a folder.
 
     Each process takes its own batches; gradients are averaged over processes. All random numbers of
     a step follow from seed, process and step: a run that is stopped anywhere and resumed has the
     same weights, to the bit on the CPU. In one process the first Ctrl-C or SIGTERM waits for the
-    step to end, with its evaluation if it has one, and for its checkpoint.
+    step to end, with its evaluation if it has one, and for its checkpoint; then it is a
+    KeyboardInterrupt.
 
-    Args:
-        config: The run.
-        data: What `load_data(config.data)` gave.
-        out: Folder of the run, made here.
-        reporter: Where losses, scores and samples go.
-        resume: Whether to go on from the folder's last checkpoint; from the start if it has none,
-            which a warning says.
-        allow_change: Whether to go on although the configuration, the samples or the number of
-            processes are others.
-        device: "auto", or "cpu" where a GPU shall not be taken.
-        download: Whether to fetch weights of the extractor that evaluates, if they are missing.
-        log_every: Steps between rows of the log; 0 for 200 rows in a run.
-        checkpoint_every: Steps between checkpoints; 0 for twenty in a run.
-
-    Returns:
-        The last state.
-
-    Raises:
-        OptionError: If the folder holds a run and `resume` is not set, or the run is another one,
-            or the folder holds something else, or accelerate is set to mixed precision.
-        DataError: If a file cannot be read or written.
-        DivergedError: If a loss or a weight is no longer finite; the last checkpoint is from
-            before that.
-        KeyboardInterrupt: After the checkpoint of the step in which a signal came.
+    An OptionError says that the folder holds a run and `resume` is not set, or another run, or
+    something else; a DataError that a file cannot be read or written; a DivergedError that a loss
+    or a weight is no longer finite: the last checkpoint is from before that.
     """
-    accelerator = Accelerator(cpu=device == "cpu")
+    accelerator = Accelerator(cpu=options.device == "cpu")
     if accelerator.mixed_precision != "no":
         raise OptionError(
             f"mixed precision {accelerator.mixed_precision!r} of accelerate is not read: set "
             "`precision`, which is part of the run, and leave accelerate's at no."
         )
-    _check_folder(out, resume)
-    state = initial_state(config, data, accelerator.device)
-    setting = {"processes": accelerator.num_processes, "samples": data.fingerprint}
-    resumed = _resume(state, config, setting, out, allow_change)
-    log_every = log_every or max(1, config.steps // 200)
-    checkpoint_every = checkpoint_every or max(1, config.steps // 20)
-    eval_every = config.eval_every or max(1, config.steps // 10)
-    coding = config.objective.coding_steps(config.steps)
-    evaluator = None
-    if accelerator.is_main_process:
-        evaluator = Evaluator(config, data, accelerator.device, download)
-    health = Health(out)
-    given_up = evaluator is not None and _has_later_best(out, state)
-    accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
-    if resume and not resumed and reporter.warn is not None:
-        reporter.warn(f"`{out}` has no checkpoint: the run begins from its start.")
-    reporter.start(config, data, state.step)
-    health.remember(reporter.rows)
-    if given_up:
-        with writing(out / saving.BEST):
-            (out / saving.BEST).unlink()
-    if evaluator and state.best:
-        export(out, state.best_sampler, config, data, int(state.best["step"]))
-
-    def save(path: Path) -> None:
-        whole = state.to_dict()
-        health.check_weights(state.step, whole)
-        saving.save(path, whole | setting, config)
+    run = _begin(config, data, out, reporter, options, accelerator)
 
     alone = accelerator.num_processes == 1  # several would stop at different steps, and wait
     try:
-        with deferred_interrupts(alone) as interrupted:
-            while state.step < config.steps:
-                before = state.step
-                if before == coding > 0:
-                    reporter.begun(before, "transporting noise to codes, a round")
-                logs = one_step(state, config, data, accelerator)
-                step, done = state.step, state.step == config.steps
-                health.note(logs)
-                if step == before:  # a round of the transport, with more of them to come
-                    reporter.note(step, logs)
-                marked = done or step == coding + 1 > 1  # its end is logged and evaluated too
-                if step > before and (marked or step % log_every == 0):
-                    reporter.log(step, state.images, health.check_step(step, logs))
-                if evaluator and step > before and (marked or step % eval_every == 0):
-                    reporter.begun(step, "evaluating")
-                    sampler = state.sampler
-                    scores = evaluator(sampler)
-                    reporter.scores(
-                        step, state.images, scores, sampler, health.judge_scores(scores)
-                    )
-                    if config.select in scores and better(config.select, scores, state.best):
-                        state.best = scores | {"step": float(step)}
-                        state.best_average = copy.deepcopy(state.average.state_dict())
-                        save(out / saving.BEST)
-                        export(out, state.best_sampler, config, data, step)
-                stop = interrupted()
-                kept = marked or step == coding  # each round, and the codes before the first
-                if evaluator and (kept or stop or step % checkpoint_every == 0):
-                    save(out / saving.LAST)
-                    reporter.flush()
-                if stop and not done:
-                    raise KeyboardInterrupt(f"`{out}` is kept to step {step}: `resume` goes on.")
+        with deferred_interrupts(alone) as run.interrupted:
+            train_autoencoder(run)
+            train_gan(run)
     except (DataError, OptionError):
         raise
     except ValueError as error:  # what a solver or a score says of samples that are not finite
-        health.check_weights(state.step, state.to_dict())
-        health.stop(state.step, f"what the networks gave ({error})", error)
+        run.health.check_weights(run.state.step, run.state.to_dict())
+        run.health.stop(run.state.step, f"what the networks gave ({error})", error)
     finally:
         reporter.end()
     accelerator.wait_for_everyone()
-    return state
+    return run.state
 
 
-def last_checkpoint(out: Path) -> Path | None:
-    """The checkpoint that a run goes on from.
+def train_autoencoder(run: "Run") -> None:
+    """Train encoder and decoder, then transport noise to their codes; nothing for plain noise."""
+    state, last = run.state, run.coding_steps
+    while state.step < last:
+        logs = coding_step(state, run.config, run.data, run.accelerator)
+        run.finish_step(logs, keep=state.step == last)
 
-    Args:
-        out: Folder of the run.
-
-    Returns:
-        The last one; the best one where a kill came between the two; None where there is neither.
-        A link counts also where it leads nowhere.
-    """
-    places = (out / saving.LAST, out / saving.BEST)
-    return next((place for place in places if os.path.lexists(place)), None)
-
-
-def _check_folder(out: Path, resume: bool) -> None:
-    """Raise where a folder holds what no run has left there, or a run that nobody asked for."""
-    if last_checkpoint(out) is not None:
-        if not resume:
-            raise OptionError(f"`{out}` holds a run: set `resume`, or name another folder.")
-    elif begun(out) and not resume:
-        raise OptionError(
-            f"`{out}` holds a run that was stopped before its first checkpoint: set `resume` to "
-            "begin it again, or name another folder."
-        )
+    while not state.prior.known:
+        run.reporter.begun(state.step, "transporting noise to codes, a round")
+        logs = transport_round(state, run.config, run.data, run.accelerator)
+        if state.prior.known:
+            run.finish_step(logs, milestone=True)
+            run.judge_transport(logs)
+        else:
+            run.finish_round(logs)
 
 
-def _resume(
-    state: State, config: TrainConfig, setting: dict[str, Any], out: Path, allow_change: bool
-) -> bool:
-    """Take up the last checkpoint of a folder, if there is one."""
-    last = last_checkpoint(out)
-    if last is None:
-        return False
-    stored = saving.load(last)
-    if not allow_change:
-        saving.check_same_run(stored, config, setting, last)
-    try:
-        state.load(stored)
-        if isinstance(state.prior, TransportPrior):
-            _check_stage(state, state.prior, config, config_from(stored["config"]), last)
-    except OptionError:
-        raise
-    except Exception as error:  # what comes from a file may be anything
-        if stored["config"] == config.to_dict():
-            raise DataError(
-                f"`{last}` holds a malformed record ({saving.reason(error)}): it was not "
-                "written by `otmetrics train`; train anew."
-            ) from error
-        raise OptionError(
-            f"`{last}` holds networks or optimisers of another kind or size: only options that "
-            "leave them as they are can change in a run."
-        ) from error
-    return True
+def train_gan(run: "Run") -> None:
+    """Train critic and generator, until all steps are done."""
+    state = run.state
+    while state.step < run.config.steps:
+        logs = gan_step(state, run.config, run.data, run.accelerator)
+        run.finish_step(logs)
 
 
-def _check_stage(
-    state: State, prior: TransportPrior, config: TrainConfig, old: TrainConfig, last: Path
-) -> None:
-    """Raise where other options would train an autoencoder whose codes have a law already."""
-    before, now = (one.objective.coding_steps(one.steps) for one in (old, config))
-    if before != now and (prior.begun or state.step > now):
-        raise OptionError(
-            f"`{last}` is beyond the {before} steps of its autoencoder, which would be {now}: "
-            "choose `steps` and `autoencoder_share` so that they stay, or train anew."
-        )
-    if prior.known:
-        prior.kept_share(config.seed)
+@dataclass
+class Run:
+    """What the loops have at hand, and what follows each of their steps."""
+
+    config: TrainConfig
+    data: Data
+    out: Path
+    state: State
+    reporter: Reporter
+    health: Health
+    accelerator: Accelerator
+    evaluator: Evaluator | None  # on the first process alone, which also saves
+    setting: dict[str, Any]  # what decides the weights next to the configuration
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+    interrupted: Callable[[], bool] = lambda: False
+
+    @property
+    def coding_steps(self) -> int:
+        """Steps of the autoencoder; the one that follows them is the transport."""
+        return self.config.objective.coding_steps(self.config.steps)
+
+    def finish_step(
+        self, logs: dict[str, Tensor], *, milestone: bool = False, keep: bool = False
+    ) -> None:
+        """Log, evaluate and save if it is time to, or at a milestone; save also to `keep` it."""
+        step = self.state.step
+        milestone |= step == self.config.steps
+        self.health.note(logs)
+
+        if milestone or step % self.log_every == 0:
+            self.log(logs)
+        if milestone or step % self.eval_every == 0:
+            self.evaluate()
+
+        stopped = self.interrupted()
+        if milestone or keep or stopped or step % self.checkpoint_every == 0:
+            self.save()
+        if stopped and step < self.config.steps:
+            self.stop()
+
+    def finish_round(self, logs: dict[str, Tensor]) -> None:
+        """Save after a round of the transport, which is part of a step."""
+        self.health.note(logs)
+        self.reporter.note(self.state.step, logs)
+        self.save()
+        if self.interrupted():
+            self.stop()
+
+    def log(self, logs: dict[str, Tensor]) -> None:
+        """A row of the log, unless a number is not finite."""
+        step = self.state.step
+        values = self.health.check_step(step, logs)
+        self.reporter.log(step, self.state.images, values)
+        if "spread" in values:
+            self.reporter.tell(step, self.health.collapse(step, values["spread"]))
+
+    def evaluate(self) -> None:
+        """Score the average, and keep it if it is the best one so far."""
+        if self.evaluator is None:
+            return
+        state, select = self.state, self.config.select
+        self.reporter.begun(state.step, "evaluating")
+        scores = self.evaluator(state.sampler)
+        self.reporter.scores(state.step, state.images, scores, state.sampler)
+
+        if select in scores and better(select, scores, state.best):
+            state.best = scores | {"step": float(state.step)}
+            state.best_average = copy.deepcopy(state.average.state_dict())
+            self.save(saving.BEST)
+            self.export()
+
+    def save(self, name: str = saving.LAST) -> None:
+        """Write a checkpoint, unless a weight is not finite."""
+        if self.evaluator is None:
+            return
+        whole = self.state.to_dict()
+        self.health.check_weights(self.state.step, whole)
+        saving.save(self.out / name, whole | self.setting, self.config)
+        if name == saving.LAST:
+            self.reporter.flush()
+
+    def export(self) -> None:
+        """Write the best generator."""
+        best = self.state.best
+        saving.export(self.out, self.state.best_sampler, self.config, self.data, int(best["step"]))
+
+    def judge_transport(self, logs: dict[str, Tensor]) -> None:
+        """Warn where cells are far from equal shares of the noise."""
+        misfit, empty = float(logs["misfit"]), int(logs["empty_cells"])
+        if empty or misfit > max(1.0, float(logs["misfit_noise"])):
+            self.reporter.tell(
+                self.state.step,
+                f"shares of codes in the noise are off by up to {misfit:.0%}, {empty} have none: "
+                "the transport needs a higher `max_rounds`",
+            )
+
+    def stop(self) -> None:
+        """End as the signal that came asks for, now that nothing is lost by it."""
+        raise KeyboardInterrupt(f"`{self.out}` is kept to step {self.state.step}")
 
 
-def _has_later_best(out: Path, state: State) -> bool:
-    """Whether the best checkpoint is from a later step than the run's, and so none of it."""
-    best = out / saving.BEST
-    return os.path.lexists(best) and saving.load(best)["step"] > state.step
+def _begin(
+    config: TrainConfig,
+    data: Data,
+    out: Path,
+    reporter: Reporter,
+    options: RunOptions,
+    accelerator: Accelerator,
+) -> Run:
+    """Take up the run of a folder, or begin one."""
+    check_folder(out, options.resume)
+    state = initial_state(config, data, accelerator.device)
+    setting = {"processes": accelerator.num_processes, "samples": data.fingerprint}
+    resumed = resume_run(state, config, setting, out, options.allow_change)
+
+    evaluator = None
+    if accelerator.is_main_process:
+        evaluator = Evaluator(config, data, accelerator.device, options.download)
+    run = Run(
+        config,
+        data,
+        out,
+        state,
+        reporter,
+        Health(out),
+        accelerator,
+        evaluator,
+        setting,
+        log_every=options.log_every or max(1, config.steps // 200),
+        eval_every=config.eval_every or max(1, config.steps // 10),
+        checkpoint_every=options.checkpoint_every or max(1, config.steps // 20),
+    )
+
+    accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
+    if options.resume and not resumed:
+        reporter.tell(0, f"`{out}` has no checkpoint: the run begins from its start.")
+    if evaluator is not None:
+        drop_later_best(out, state)
+    reporter.start(config, data, state.step)
+    if evaluator is not None and state.best:
+        run.export()  # a kill may have come between the checkpoint and the generator
+    return run

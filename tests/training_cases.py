@@ -8,7 +8,7 @@ from otmetrics.reference_models.config import TrainConfig
 from otmetrics.reference_models.data import Data, load_data
 from otmetrics.reference_models.presets import config_for
 from otmetrics.reference_models.reporter import Reporter
-from otmetrics.reference_models.training import State, train
+from otmetrics.reference_models.training import RunOptions, State, train
 
 SMALL: dict[str, Any] = {
     "steps": 12,
@@ -49,8 +49,8 @@ def stopping(step: int) -> Any:
 def run(config: TrainConfig, data: Data, out: Path, stop: int | None = None, **rest: Any) -> State:
     """Train, or break off at a step; a row of the log at each one."""
     reporter = Reporter(out, progress=None if stop is None else stopping(stop), tensorboard=False)
-    options = {"log_every": 1, "checkpoint_every": 3, "device": "cpu"} | rest
-    return train(config, data, out, reporter=reporter, **options)
+    options = RunOptions(**{"log_every": 1, "checkpoint_every": 3, "device": "cpu"} | rest)
+    return train(config, data, out, reporter=reporter, options=options)
 
 
 def images(shape: tuple[int, ...], num: int = 60, seed: int = 0) -> Data:

@@ -21,7 +21,7 @@ from otmetrics.reference_models.evaluation import Evaluator
 from otmetrics.reference_models.presets import config_for
 from otmetrics.reference_models.reporter import Reporter
 from otmetrics.reference_models.saving import load_generator
-from otmetrics.reference_models.training import train
+from otmetrics.reference_models.training import RunOptions, train
 
 WEIGHTS = ((0.0, 0.0), (1.0, 0.1), (10.0, 0.0), (10.0, 0.1), (10.0, 10.0), (100.0, 0.1))
 CODING, STEPS = 3000, 5000
@@ -34,8 +34,8 @@ def trained(data: Data, folder: Path, options: dict[str, Any], objective: dict[s
     share = CODING / options["steps"]
     config = config_for("ae-ot-gan", data, options, {"autoencoder_share": share} | objective)
     reporter = Reporter(folder, tensorboard=False)
-    rest = {"reporter": reporter, "resume": True, "allow_change": True, "device": "cpu"}
-    train(config, data, folder, **rest)
+    how = RunOptions(resume=True, allow_change=True, device="cpu")
+    train(config, data, folder, reporter=reporter, options=how)
 
 
 def one_run(root: Path, out: Path, content: float, feature: float) -> str:

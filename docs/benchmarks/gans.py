@@ -22,11 +22,12 @@ from otmetrics.reference_models.data import Data, load_data
 from otmetrics.reference_models.presets import PRESETS, config_for
 from otmetrics.reference_models.reporter import Reporter
 from otmetrics.reference_models.sampling import generate_samples
-from otmetrics.reference_models.training import train
+from otmetrics.reference_models.training import RunOptions, train
 
 from otmetrics import Exact, Sliced
 
 NUM = 2500
+_GO_ON = RunOptions(resume=True, device="cpu")
 COLUMNS = ("modes", "high_quality", "kl", "exact", "sliced", "seconds")
 
 
@@ -54,7 +55,7 @@ def one_run(preset: str, name: str, seed: int, out: Path, steps: int | None) -> 
     if result.exists():
         return json.loads(result.read_text())
     reporter = Reporter(folder, tensorboard=False)
-    state = train(config, data, folder, reporter=reporter, resume=True, device="cpu")
+    state = train(config, data, folder, reporter=reporter, options=_GO_ON)
     found = scored(generate_samples(state.sampler, data, NUM, seed=12345 + seed), data)
     seconds = reporter.rows[-1]["seconds"]
     found |= {"preset": preset, "data": name, "seed": seed, "seconds": seconds}

@@ -27,11 +27,12 @@ from otmetrics.reference_models.presets import config_for
 from otmetrics.reference_models.reporter import Reporter, grid
 from otmetrics.reference_models.sampling import generate_samples
 from otmetrics.reference_models.saving import load_generator
-from otmetrics.reference_models.training import train
+from otmetrics.reference_models.training import RunOptions, train
 from torch import Tensor, nn
 
 PRESETS = ("dcgan", "wgan-gp", "rot-gan", "ot-gan", "swg")
 NUM_SHOWN, NUM_READ, NUM_NEAR = 64, 5000, 1000
+_GO_ON = RunOptions(resume=True, device="cpu")
 
 
 def folder_of(preset: str, data: Data, out: Path, options: dict[str, Any]) -> Path:
@@ -48,7 +49,7 @@ def one_run(
     result = folder / "result.json"
     if not result.exists():
         reporter = Reporter(folder, tensorboard=False)
-        train(config, data, folder, reporter=reporter, resume=True, device="cpu")
+        train(config, data, folder, reporter=reporter, options=_GO_ON)
         report, _ = Evaluator(config, data, torch.device("cpu")).report(load_generator(folder)[0])
         found = {"preset": preset, "steps": config.steps, "seconds": reporter.rows[-1]["seconds"]}
         result.write_text(json.dumps(found | report.to_dict()))

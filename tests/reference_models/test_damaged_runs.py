@@ -14,8 +14,8 @@ import pytest
 import torch
 import training_cases
 from otmetrics.reference_models import saving
-from otmetrics.reference_models.config import TrainConfig, read_config
-from otmetrics.reference_models.reporter import begun
+from otmetrics.reference_models.config import TrainConfig
+from otmetrics.reference_models.resuming import has_begun, read_config
 from training_cases import configured, points, run
 
 from otmetrics.errors import DataError, OptionError
@@ -61,7 +61,7 @@ def test_a_checkpoint_with_any_other_bytes_is_refused(out: Path) -> None:
 
 
 def test_a_generator_with_any_other_bytes_is_refused(out: Path) -> None:
-    place = out / saving.FILE
+    place = out / saving.GENERATOR
     for content in damaged(place.read_bytes(), 300):
         place.write_bytes(content)
         with pytest.raises(DataError, match="is damaged") as caught:
@@ -174,13 +174,13 @@ def edited(out: Path, edit: Callable[[dict[str, Any], dict[str, torch.Tensor]], 
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    with safe_open(out / saving.FILE, framework="pt") as file:
+    with safe_open(out / saving.GENERATOR, framework="pt") as file:
         record = json.loads(file.metadata()["otmetrics"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     edit(record, tensors)
     text = json.dumps(record)
     metadata = {"otmetrics": text, "sha256": saving._hash(text, tensors)}
-    save_file(tensors, out / saving.FILE, metadata=metadata)
+    save_file(tensors, out / saving.GENERATOR, metadata=metadata)
 
 
 CLAIMS: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]] = {
@@ -213,7 +213,7 @@ CLAIMS: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]] = {
 @pytest.mark.parametrize("case", CLAIMS)
 def test_what_a_generator_claims_is_checked(out: Path, case: str) -> None:
     edited(out, CLAIMS[case])
-    with pytest.raises(DataError, match="no generator of this version or is damaged") as caught:
+    with pytest.raises(DataError, match="not a generator of this version or is damaged") as caught:
         saving.load_generator(out)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 700
@@ -234,18 +234,18 @@ def test_a_generator_of_codes_must_have_a_transport(tmp_path: Path) -> None:
     for edit in (forget, other):
         edited(tmp_path, edit)
         with pytest.raises(
-            DataError, match=r"no generator of this version or is damaged.*transport"
+            DataError, match=r"not a generator of this version or is damaged.*transport"
         ):
             saving.load_generator(tmp_path)
 
 
-@pytest.mark.parametrize("name", [saving.LAST, saving.FILE])
+@pytest.mark.parametrize("name", [saving.LAST, saving.GENERATOR])
 def test_what_is_no_regular_file_is_not_opened(out: Path, name: str) -> None:
     """A fifo would wait for ever for somebody who writes."""
     (out / name).unlink()
     os.mkfifo(out / name)
-    with pytest.raises(DataError, match="is no regular file"):
-        saving.load_generator(out) if name == saving.FILE else saving.load(out / name)
+    with pytest.raises(DataError, match="is not a regular file"):
+        saving.load_generator(out) if name == saving.GENERATOR else saving.load(out / name)
 
 
 def test_a_link_that_leads_nowhere_is_no_start_anew(config: TrainConfig, out: Path) -> None:
@@ -275,7 +275,7 @@ def test_a_configuration_with_other_values_is_refused(out: Path) -> None:
     for content in damaged(whole, 200):
         place.write_bytes(content)
         if json_of(content) is None:
-            assert read_config(out) is None  # "holds files of something else"
+            assert read_config(out) is None  # "holds other files, and no run"
         elif json_of(content) == json_of(whole):
             assert read_config(out) == before
         else:
@@ -295,8 +295,8 @@ def test_what_is_no_configuration_is_left_alone(kind: str, tmp_path: Path) -> No
             file.truncate(1 << 40)
     else:
         place.write_bytes({"nested": b"[" * 10**5, "no text": b"\xff\xfe", "list": b"[1]"}[kind])
-    with pytest.raises(OptionError, match="holds files of something else"):
-        begun(tmp_path)
+    with pytest.raises(OptionError, match="holds other files, and no run"):
+        has_begun(tmp_path)
     assert read_config(tmp_path) is None
 
 
@@ -345,7 +345,7 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from otmetrics.reference_models.reporter import Reporter
-from otmetrics.reference_models.training import train
+from otmetrics.reference_models.training import RunOptions, train
 from training_cases import configured, points, weights
 
 data, root = points(), Path(sys.argv[2])
@@ -358,8 +358,8 @@ class Plain(Reporter):
         self.flush()
 
 def run(out, resume=False):
-    options = {"log_every": 1, "checkpoint_every": 2, "device": "cpu", "resume": resume}
-    return train(config, data, out, reporter=Plain(out, tensorboard=False), **options)
+    options = RunOptions(log_every=1, checkpoint_every=2, device="cpu", resume=resume)
+    return train(config, data, out, reporter=Plain(out, tensorboard=False), options=options)
 
 def killed(out, moment):
     '''Run until the file system is about to be changed for this time.'''
@@ -409,7 +409,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path: Path) -> 
 def test_a_run_without_a_checkpoint_begins_when_asked_to(
     config: TrainConfig, whole: Path, out: Path
 ) -> None:
-    for name in (saving.LAST, saving.BEST, saving.FILE):
+    for name in (saving.LAST, saving.BEST, saving.GENERATOR):
         (out / name).unlink()
     with pytest.raises(OptionError, match="stopped before its first checkpoint: set `resume`"):
         run(config, points(), out)

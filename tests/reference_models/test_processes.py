@@ -30,11 +30,11 @@ def full(*arguments):
     raise DataError("the disk is full")
 
 if len(sys.argv) > 3:
-    training.checkpoint.save = full
+    training.saving.save = full
 config = configured(sys.argv[2], data, steps=4, eval_every=2)
 reporter = Reporter(out if rank == 0 else None, tensorboard=False)
-options = {"device": "cpu", "checkpoint_every": 2}
-state = training.train(config, data, out, reporter=reporter, **options)
+options = training.RunOptions(device="cpu", checkpoint_every=2)
+state = training.train(config, data, out, reporter=reporter, options=options)
 torch.save(state.to_dict() | {"drawn": drawn[0]}, out / f"rank{rank}.pt")
 """
 

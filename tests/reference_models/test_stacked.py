@@ -175,7 +175,7 @@ def test_evaluations_count_the_modes_of_a_generator(monkeypatch):
     data = load_data("stacked_mnist", root=MNIST)
     read = []
     monkeypatch.setattr(
-        "otmetrics.reference_models.modes.accuracy",
+        "otmetrics.reference_models.evaluation.accuracy",
         lambda *a: read.append(accuracy(*a)) or read[0],
     )
     config = config_for("dcgan", data, {"eval_features": "pixels", "eval_num": 20}, {})

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from otmetrics.reference_models import saving
-from otmetrics.reference_models.config import EVALUATED, HIGHER_IS_BETTER, changes, config_from
+from otmetrics.reference_models.config import EVALUATED, HIGHER_IS_BETTER, config_from
 from otmetrics.reference_models.presets import PRESETS
+from otmetrics.reference_models.resuming import changes
 from otmetrics.reference_models.sampling import generate_samples
 from otmetrics.reference_models.steps import follow, initial_state
 from training_cases import Stopped, configured, images, points, run, weights
@@ -136,7 +137,7 @@ def test_a_damaged_checkpoint_is_said_to_be_one(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="damaged"):
             run(config, data, out, resume=True)
     torch.save({"version": 0}, out / saving.LAST)
-    with pytest.raises(DataError, match="no checkpoint of this version"):
+    with pytest.raises(DataError, match="not a checkpoint of this version"):
         run(config, data, out, resume=True)
 
 
@@ -252,9 +253,9 @@ def test_a_generator_of_another_version_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(saving, "GENERATOR_FORMAT", 1)
+        patch.setattr(saving, "FORMAT", 1)
         run(configured("exact-ot", points(), steps=2), points(), tmp_path)
-    with pytest.raises(DataError, match=r"no generator of this version.*version 1, not 4"):
+    with pytest.raises(DataError, match=r"not a generator of this version.*version 1, not 4"):
         saving.load_generator(tmp_path)
 
 
@@ -272,7 +273,7 @@ def test_every_score_may_choose_the_best(name: str, tmp_path: Path) -> None:
 def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     data = points()
     (tmp_path / "config.json").write_text("mine")
-    with pytest.raises(OptionError, match="files of something else"):
+    with pytest.raises(OptionError, match="holds other files, and no run"):
         run(configured("exact-ot", data), data, tmp_path)
     assert (tmp_path / "config.json").read_text() == "mine"
 
