@@ -140,7 +140,7 @@ def ranks_of_other_options(case: Case, rank: int, world: int) -> None:
     with pytest.raises(ValueError, match="must come from a metric with the features and options"):
         metric.compute()
     narrow = feed(case.make(feature=None), REAL[:, : 6 - rank], FAKE[:, : 6 - rank])
-    with pytest.raises(ValueError, match="same number of features D in every batch"):
+    with pytest.raises(ValueError, match="All batches must have the same number of features D"):
         narrow.compute()
     assert not narrow._is_synced
 

@@ -27,38 +27,31 @@ from otmetrics.metrics.state import DIGEST_BYTES, SIDES, TwoSidedMetric, name_st
 from otmetrics.metrics.stores import Memory, Store
 from otmetrics.unknown_options import unknown_option
 
+_ALL_PAIRS = "all pairs are taken: the same expectation, less variance, no draw"
+_ANY_SIZE = "images of any size are taken, and resized as the extractor asks"
+_CUBIC = 'kernel="polynomial" is the published (x.y / D + 1)^3'
+
+# Options of metrics elsewhere that have no counterpart of their name here.
 _ELSEWHERE = {
     "antialias": "`resize` of FrechetInceptionDistance and of otmetrics.load_extractor decides it",
     "blur": "give method=otmetrics.Sinkhorn(epsilon=...)",
-    "coef": 'kernel="polynomial" is the published (x.y / D + 1)^3',
-    "degree": 'kernel="polynomial" is the published (x.y / D + 1)^3',
+    "coef": _CUBIC,
+    "degree": _CUBIC,
     "feature_extractor_weights_path": "`weights` of FrechetInceptionDistance names the file",
-    "gamma": 'kernel="polynomial" is the published (x.y / D + 1)^3; kernel="rbf" has `bandwidth`',
-    "input_img_size": "images of any size are taken, and resized as the extractor asks",
+    "gamma": f'{_CUBIC}; kernel="rbf" has `bandwidth`',
+    "input_img_size": _ANY_SIZE,
     "n_projections": "give method=otmetrics.Sliced(num_projections=...)",
     "p": "give method=otmetrics.Sliced(order=...)",
-    "resize_input": "images of any size are taken, and resized as the extractor asks",
+    "resize_input": _ANY_SIZE,
     "splits": "scores are of all samples",
-    "subset_size": "all pairs are taken: the same expectation, less variance, no draw",
-    "subsets": "all pairs are taken: the same expectation, less variance, no draw",
+    "subset_size": _ALL_PAIRS,
+    "subsets": _ALL_PAIRS,
     "use_fp16": "features are float32",
 }
-"""Options of metrics elsewhere that have no counterpart of their name here."""
 
 
 class FeatureMetric(TwoSidedMetric):
-    """A score of real and fake samples that come in batches.
-
-    Args:
-        feature: Extractor name, network or extractor; None where features are given.
-        store: How to remember a side.
-        normalize: Whether images are floating in [0, 1] instead of uint8.
-        reset_real_features: Whether `reset` forgets the real side too.
-        **kwargs: Those of `torchmetrics.Metric`.
-
-    Raises:
-        ValueError: If an option breaks its rule.
-    """
+    """A score of real and fake samples that come in batches."""
 
     is_differentiable = False
     higher_is_better = False
@@ -90,11 +83,12 @@ class FeatureMetric(TwoSidedMetric):
                 "`normalize` must be False where the input is taken as it is "
                 f"(feature={self._feature_name}): scale it in your own network."
             )
+
         self.normalize = normalize
         self.reset_real_features = reset_real_features
         self._sizes: dict[str, int] | None = None
         self._scores_in: torch.dtype | None = None
-        self._add_states(store)
+        self._add_states(store)  # last: `origin` depends on all the rest
 
     @abstractmethod
     def _value(self, real: Any, fake: Any) -> Tensor | dict[str, Tensor]:
@@ -140,6 +134,7 @@ class FeatureMetric(TwoSidedMetric):
                 raise ValueError(
                     f"`{side}` holds no samples: call update(images, real={side == 'real'}) first."
                 )
+
         self._sizes = sizes
         sides = [self._store.collect(memory) for memory in memories.values()]
         if self._scores_in == torch.float64:
@@ -198,6 +193,7 @@ class FeatureMetric(TwoSidedMetric):
                 "call update() for each side and compute() at the end, or let `real` be a bool "
                 "tensor; with reset_real_features=False real samples may come before."
             )
+
         value = self._value_of(batch)
         self._take(after)
         self._forward_cache = value
@@ -220,7 +216,7 @@ class FeatureMetric(TwoSidedMetric):
     def protocol(self) -> dict[str, Any]:
         """What the score depends on, for its record (JSON-able).
 
-        `sizes` are the samples a side of the latest `compute`, None before the first.
+        `sizes` are the samples per side of the latest `compute`, None before the first.
         """
         features: dict[str, Any] = {"extractor": "none"}
         if self.extractor is not None:
@@ -263,14 +259,10 @@ class FeatureMetric(TwoSidedMetric):
         dtype = self._scores_in or (torch.float64 if self.layout[1] else torch.float32)
         rounded = score.to(dtype)
         if not torch.isfinite(rounded).all():
+            wider = ", or call set_dtype(torch.float64)" if torch.isfinite(score).all() else ""
             raise ValueError(
                 f"`compute` gives a score that does not fit {dtype}: scale the features of both "
-                "sides down"
-                + (
-                    "."
-                    if score.isfinite().logical_not().any()
-                    else ", or call set_dtype(torch.float64)."
-                )
+                f"sides down{wider}."
             )
         return rounded
 
@@ -282,6 +274,7 @@ class FeatureMetric(TwoSidedMetric):
         features = batch_features(images, self.extractor, self.normalize, self.device, asker=self)
         parts = sides_of(features, real)
         dimension, is_double = features.shape[1], features.dtype == torch.float64
+
         state = {"layout": self.layout.new_tensor([dimension, is_double]), "origin": self.origin}
         for side in SIDES:
             seen = dimension and side in parts
@@ -304,14 +297,11 @@ class FeatureMetric(TwoSidedMetric):
 
     def _origin(self) -> Tensor:
         """Two digests as bytes: what the states depend on, and which metrics may share them."""
-        source = {
-            "extractor": None if self.extractor is None else self.extractor.protocol,
-            "network": None
-            if self.extractor is None
-            else _describe_network(self.extractor.network),
-            "normalize": self.normalize,
-            "store": repr(self._store),
-        }
+        source = {"normalize": self.normalize, "store": repr(self._store)}
+        if self.extractor is not None:
+            # Weights do not tell layers and their options; addresses differ between processes.
+            layers = re.sub(r" at 0x[0-9a-f]+", "", repr(self.extractor.network))
+            source |= {"extractor": self.extractor.protocol, "network": layers}
         group = id(self.extractor), self.reset_real_features
         return torch.cat([_digest(source), _digest(repr(group))])
 
@@ -338,12 +328,7 @@ class FeatureMetric(TwoSidedMetric):
 def check_no_foreign_options(feature: Any, options: dict[str, Any]) -> None:
     """Raise where an option of torchmetrics' or another package's metrics was given.
 
-    Args:
-        feature: What was given as `feature`.
-        options: Options that the metric itself does not know.
-
-    Raises:
-        ValueError: If there is one; the message tells the way here.
+    `options` are those that the metric itself does not know.
     """
     if isinstance(feature, int):
         raise ValueError(
@@ -359,11 +344,6 @@ def _digest(record: Any) -> Tensor:
     """The first bytes of the hash of a JSON-able record."""
     text = json.dumps(record, sort_keys=True)
     return torch.tensor(list(hashlib.sha256(text.encode()).digest()[:DIGEST_BYTES]))
-
-
-def _describe_network(network: nn.Module) -> str:
-    """Layers and their options, which weights do not tell; the same in every process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(network))
 
 
 def _plain(option: Any) -> Any:

@@ -1,9 +1,7 @@
 """From a batch to features: what `update` accepts, and one extraction for all metrics."""
 
-import hashlib
-import io
-import pickle
 from collections import deque
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,98 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from otmetrics.checks import as_tensor
-from otmetrics.features import FrozenExtractor, load_extractor
+from otmetrics.features import EXTRACTORS, FrozenExtractor, is_known, load_extractor
 from otmetrics.features.preprocessing import check_batch
 
 
-def given_tensor(name: str, value: Any) -> Tensor:
-    """Return what was given as a tensor: a dense tensor, or one of a NumPy array.
-
-    Args:
-        name: The argument's name, for the message.
-        value: Its value.
-
-    Returns:
-        The tensor itself, or the numbers of the array: read-only, mapped, of any byte order and
-        any strides.
-
-    Raises:
-        TypeError: If it is anything else, or an array whose numbers no tensor holds; the message
-            says how it becomes one.
-    """
-    if isinstance(value, Tensor | np.ndarray):
-        return as_tensor(name, value)
-    if value is None:
-        raise TypeError(f"`{name}` is missing, got None: give a torch.Tensor or numpy.ndarray.")
-    raise TypeError(
-        f"`{name}` must be a torch.Tensor or numpy.ndarray, got {_describe_type(value)}: "
-        f"{_way_to_an_array(name, value)}."
-    )
-
-
-def _describe_type(value: Any) -> str:
-    """The type of a value, and of what it holds where that is a list."""
-    if isinstance(value, list | tuple) and value:
-        return f"a {type(value).__name__} of {type(value[0]).__name__}"
-    return type(value).__name__
-
-
-def _way_to_an_array(name: str, value: Any) -> str:
-    """How what people have becomes what is taken."""
-    first = value[0] if isinstance(value, list | tuple) and value else None
-    if _is_picture(first):
-        return (
-            "give uint8 of one size, torch.stack([torchvision.transforms.functional.pil_to_tensor("
-            f'i.convert("RGB")) for i in {name}])'
-        )
-    if _is_picture(value):
-        return f'give torchvision.transforms.functional.pil_to_tensor({name}.convert("RGB"))[None]'
-    if isinstance(first, Tensor):
-        loader = "; where a loader gives images and labels, the images alone"
-        return f"give torch.stack({name}){loader}"
-    if isinstance(first, np.ndarray):
-        return f"give numpy.stack({name})"
-    if isinstance(value, list | tuple):
-        return f"give numpy.array({name})"
-    if isinstance(value, dict):
-        return f'give the images in it, such as {name}["image"]'
-    if hasattr(value, "toarray"):
-        return f"give the dense {name}.toarray()"
-    if hasattr(value, "to_numpy"):
-        return f"give {name}.to_numpy()"
-    if isinstance(value, str) or hasattr(value, "__fspath__"):
-        return "files are read by otmetrics.score(real, fake)"
-    return f"give numpy.asarray({name})"
-
-
-def _is_picture(value: Any) -> bool:
-    """Whether a value is an image of Pillow, which need not be loaded for it."""
-    return any(kind.__module__ == "PIL.Image" for kind in type(value).__mro__)
-
-
 def batch_features(
-    images: Tensor | np.ndarray,
+    images: Any,
     extractor: FrozenExtractor | None,
     normalize: bool,
     device: torch.device,
     asker: object,
 ) -> Tensor:
-    """Features of a batch, checked.
+    """Features (N, D) of a batch as a metric takes it, checked; (0, 0) for a batch of none.
 
-    Args:
-        images: See `FeatureMetric.update`.
-        extractor: None where `images` are features.
-        normalize: Whether images are floating in [0, 1] instead of uint8.
-        device: Of the metric.
-        asker: The metric.
-
-    Returns:
-        Finite features (N, D) on the device, float32 or float64, that share no memory with
-        `images`; (0, 0) for a batch of none.
-
-    Raises:
-        TypeError: If `images` are neither a tensor nor an array of numbers.
-        ValueError: If a shape, a range or a device breaks its rule, or a feature is not finite.
+    They are finite, float32 or float64, on the device, and share no memory with `images`.
+    `extractor` is None where `images` are features; `asker` is the metric.
     """
     # What a remedy calls the batch: an array has no `permute`.
     said = "torch.from_numpy(images)" if isinstance(images, np.ndarray) else "images"
@@ -117,20 +38,52 @@ def batch_features(
         )
     if images.ndim and not len(images):
         return torch.zeros(0, 0, device=device)
+
     if extractor is None:
         features = _at_least_float32(images).clone()
     else:
-        features = features_of(
-            _prepare_images(images, extractor, normalize, said), extractor, asker
-        )
+        images = _prepare_images(images, extractor, normalize, said)
+        features = features_of(images, extractor, asker)
     features = features.to(device)
     if not torch.isfinite(features).all():
         broken = int((~torch.isfinite(features)).any(1).sum())
         raise ValueError(
-            f"`images` must give finite features, got NaN or infinite values in {broken} of "
-            f"{len(features)} samples."
+            f"`images` must {'be' if extractor is None else 'give'} finite features, got NaN or "
+            f"infinite values in {broken} of {len(features)} samples."
         )
     return features
+
+
+def given_tensor(name: str, value: Any) -> Tensor:
+    """A tensor or a NumPy array as a dense tensor; anything else raises with what to give."""
+    first = value[0] if isinstance(value, list | tuple) and value else None
+    converted = "torchvision.transforms.functional.pil_to_tensor("
+    remedy = ""
+    if _is_picture(first):
+        remedy = f'uint8 of one size, torch.stack([{converted}i.convert("RGB")) for i in {name}])'
+    elif _is_picture(value):
+        remedy = f'{converted}{name}.convert("RGB"))[None]'
+    elif isinstance(first, Tensor):
+        loader = "; where a loader gives images and labels, the images alone"
+        remedy = f"torch.stack({name}){loader}"
+    elif isinstance(first, np.ndarray):
+        remedy = f"numpy.stack({name})"
+    elif isinstance(value, list | tuple):
+        remedy = f"numpy.array({name})"
+    elif isinstance(value, dict):
+        remedy = f'the images in it, such as {name}["image"]'
+    if not remedy:
+        return as_tensor(name, value)
+
+    kind = type(value).__name__
+    if first is not None:
+        kind = f"a {kind} of {type(first).__name__}"
+    raise TypeError(f"`{name}` must be a torch.Tensor or numpy.ndarray, got {kind}: give {remedy}.")
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether a value is an image of Pillow, which need not be loaded for it."""
+    return any(kind.__module__ == "PIL.Image" for kind in type(value).__mro__)
 
 
 def _at_least_float32(features: Tensor) -> Tensor:
@@ -159,6 +112,7 @@ def _prepare_images(
                 f"`images` must be uint8, got {_range_of(images)}: {_to_uint8(images, said)}."
             )
         return images
+
     if not images.is_floating_point():
         raise ValueError(
             f"`images` must be floating in [0, 1], got {images.dtype}: make the metric with "
@@ -173,12 +127,10 @@ def _prepare_images(
 
 
 def _range_of(images: Tensor) -> str:
-    """The dtype of images and the range of their values, as far as these are numbers."""
-    if images.is_meta or images.is_complex() or not images.numel():
-        return str(images.dtype)
-    if not torch.isfinite(images).all():
-        return f"{images.dtype} with NaN or infinite values"
+    """The dtype of images and the range of their values."""
     low, high = _ends(images)
+    if not np.isfinite(low + high):
+        return f"{images.dtype} with NaN or infinite values"
     return f"{images.dtype} in [{low:g}, {high:g}]"
 
 
@@ -211,6 +163,7 @@ def _to_uint8(images: Tensor, said: str) -> str:
         if low >= 0 and high <= 1:
             return taken
         return f"{taken}, and {_to_unit(images, said)}"
+
     if low >= 0 and high <= 1:
         return f"give {said}.to(torch.uint8) * 255 for images of 0 and 1"
     if low >= 0 and high <= 255:
@@ -219,21 +172,14 @@ def _to_uint8(images: Tensor, said: str) -> str:
 
 
 def check_sides(real: Any) -> None:
-    """Raise unless `real` is True, False, or a bool tensor or array.
-
-    Args:
-        real: See `FeatureMetric.update`.
-
-    Raises:
-        ValueError: If it is anything else.
-    """
+    """Raise unless `real` is True, False, or a bool tensor or array."""
     if isinstance(real, bool | np.bool_):
-        return
-    if isinstance(real, Tensor | np.ndarray) and str(real.dtype) in {"torch.bool", "bool"}:
         return
     got = "nothing" if real is None else repr(real)
     advice = "give real=True for real samples, real=False for generated ones"
     if isinstance(real, Tensor | np.ndarray):
+        if str(real.dtype) in ("torch.bool", "bool"):
+            return
         got = f"{real.dtype} {tuple(real.shape)}"
         advice = "give real samples with real=True and fake ones with real=False, in two calls"
     raise ValueError(
@@ -243,33 +189,97 @@ def check_sides(real: Any) -> None:
 
 
 def sides_of(features: Tensor, real: bool | Tensor | np.ndarray) -> dict[str, Tensor]:
-    """Features of either side that the batch speaks of.
-
-    Args:
-        features: Features (N, D).
-        real: True, False, or a bool tensor (N,), one for each sample; `check_sides` saw it.
-
-    Returns:
-        `real`, `fake` or both.
-
-    Raises:
-        ValueError: If there is not one bool a sample.
-    """
-    if isinstance(real, bool | np.bool_):
-        return {"real" if real else "fake": features}
-    mask = given_tensor("real", real).to(features.device)
+    """Features of `real`, `fake` or both, as `real` says, which `check_sides` has seen."""
+    mask = torch.tensor(real) if isinstance(real, bool | np.bool_) else given_tensor("real", real)
     if not mask.ndim:
         return {"real" if mask else "fake": features}
+    mask = mask.to(features.device)
     if mask.shape != features.shape[:1]:
         raise ValueError(
-            f"`real` must hold one bool a sample, ({len(features)},), got {tuple(mask.shape)}."
+            f"`real` must hold one bool per sample, ({len(features)},), got {tuple(mask.shape)}."
         )
     return {"real": features[mask], "fake": features[~mask]}
 
 
+# Extractors that a metric still holds, by what was given for them.
 _NAMED: WeakValueDictionary[tuple[str, ...], FrozenExtractor] = WeakValueDictionary()
-_COPIES: WeakKeyDictionary[nn.Module, tuple[bytes | None, ref[FrozenExtractor]]]
-_COPIES = WeakKeyDictionary()
+_COPIES: WeakKeyDictionary[nn.Module, ref[FrozenExtractor]] = WeakKeyDictionary()
+
+
+def shared_extractor(
+    feature: str | nn.Module,
+    weights: str | Path | None = None,
+    resize: str | None = None,
+    download: bool = False,
+) -> FrozenExtractor:
+    """The extractor for a `feature` argument; the same argument gives the same object.
+
+    A network is copied: what becomes of it later, in training say, changes no metric. The other
+    arguments are those of `load_extractor`.
+    """
+    if isinstance(feature, FrozenExtractor):
+        return feature
+    if isinstance(feature, nn.Module):
+        return _of_network(feature)
+    if not isinstance(feature, str):
+        raise ValueError(
+            "`feature` must be the name of an extractor, a torch.nn.Module, or None for features "
+            f"(N, D), got {type(feature).__name__}."
+        )
+    if not is_known(feature):
+        raise ValueError(
+            f"`feature` must be a known extractor, got {feature!r}; choose from "
+            f"{', '.join(EXTRACTORS)}."
+        )
+    key = (feature, str(weights), str(resize))
+    extractor = _NAMED.get(key)
+    if extractor is None:
+        extractor = load_extractor(feature, weights=weights, resize=resize, download=download)
+        _NAMED[key] = extractor
+    return extractor
+
+
+def _of_network(network: nn.Module) -> FrozenExtractor:
+    """A frozen copy of a network as it is now; the one that there is, if nothing has changed."""
+    extractor = _COPIES[network]() if network in _COPIES else None
+    with suppress(Exception):  # attributes that cannot be compared, or that contain themselves
+        if extractor is not None and _is_alike(network, extractor.network):
+            return extractor
+
+    kind = type(network).__qualname__
+    try:
+        with torch.no_grad():  # the weights of the copy are leaves of no graph, scripted ones too
+            extractor = FrozenExtractor(deepcopy(network), None, kind)
+    except Exception as error:  # whatever the copying of a stranger's network raises
+        raise ValueError(
+            f"`feature` must be a network that copy.deepcopy copies, got {kind} ({error}): run a "
+            "batch through lazy layers, remove weight_norm, or hand the network itself over, as "
+            "otmetrics.features.FrozenExtractor(network, None, name)."
+        ) from error
+    _COPIES[network] = ref(extractor)
+    return extractor
+
+
+def _is_alike(network: Any, copy: Any) -> bool:
+    """Whether a copy still has the weights, layers, hooks and attributes of its network.
+
+    False also where they cannot be compared: a second copy costs time, a stale one the number.
+    """
+    if type(network) is not type(copy):
+        return False
+    if isinstance(network, Tensor):
+        return network.shape == copy.shape and torch.equal(network.detach().to(copy), copy)
+    if isinstance(network, nn.Module):
+        # A copy is frozen in eval mode, whatever the network does.
+        ours, theirs = ({**vars(one), "training": False} for one in (network, copy))
+        return _is_alike(ours, theirs)
+    if isinstance(network, dict):
+        return network.keys() == copy.keys() and all(
+            _is_alike(value, copy[name]) for name, value in network.items()
+        )
+    if isinstance(network, list | tuple):
+        return len(network) == len(copy) and all(map(_is_alike, network, copy))
+    return network is copy or bool(network == copy)
 
 
 class _Batch(NamedTuple):
@@ -284,117 +294,12 @@ _REMEMBERED = 2  # real and fake: each metric of a loop may be given both before
 _LATEST: WeakKeyDictionary[FrozenExtractor, deque[_Batch]] = WeakKeyDictionary()
 
 
-def shared_extractor(
-    feature: str | nn.Module,
-    weights: str | Path | None = None,
-    resize: str | None = None,
-    download: bool = False,
-) -> FrozenExtractor:
-    """The extractor for a `feature` argument; the same argument gives the same object.
-
-    Args:
-        feature: An extractor, its name for `load_extractor`, or any network, which is copied: what
-            becomes of it later, in training say, changes no metric.
-        weights: For `load_extractor`.
-        resize: For `load_extractor`.
-        download: For `load_extractor`.
-
-    Returns:
-        The frozen extractor.
-
-    Raises:
-        ValueError: If the name is unknown, or it is neither.
-    """
-    if isinstance(feature, FrozenExtractor):
-        return feature
-    if isinstance(feature, str):
-        return _load_named(feature, weights, resize, download)
-    if isinstance(feature, nn.Module):
-        return _of_network(feature)
-    raise ValueError(
-        "`feature` must be the name of an extractor, a torch.nn.Module, or None for features "
-        f"(N, D), got {type(feature).__name__}."
-    )
-
-
-def _load_named(
-    name: str, weights: str | Path | None, resize: str | None, download: bool
-) -> FrozenExtractor:
-    """An extractor by name, with messages that speak of `feature`."""
-    key = (name, str(weights), str(resize))
-    extractor = _NAMED.get(key)
-    if extractor is None:
-        try:
-            extractor = load_extractor(name, weights=weights, resize=resize, download=download)
-        except ValueError as error:
-            raise type(error)(str(error).replace("`name`", "`feature`")) from error
-        _NAMED[key] = extractor
-    return extractor
-
-
-def _of_network(network: nn.Module) -> FrozenExtractor:
-    """A frozen copy of a network as it is now."""
-    seen = _digest_network(network)
-    before, copy = _COPIES.get(network, (None, lambda: None))
-    extractor = copy()
-    if extractor is None or before is None or before != seen:
-        extractor = _frozen_copy(network)
-        _COPIES[network] = seen, ref(extractor)
-    return extractor
-
-
-def _frozen_copy(network: nn.Module) -> FrozenExtractor:
-    """The extractor of a copy, whose weights are leaves of no graph, scripted ones too."""
-    kind = type(network).__qualname__
-    try:
-        with torch.no_grad():
-            return FrozenExtractor(deepcopy(network), None, kind)
-    except Exception as error:  # whatever the copying of a stranger's network raises
-        raise ValueError(
-            f"`feature` must be a network that copy.deepcopy copies, got {kind} ({error}): run a "
-            "batch through lazy layers, remove weight_norm, or hand the network itself over, as "
-            "otmetrics.features.FrozenExtractor(network, None, name)."
-        ) from error
-
-
-def _digest_network(network: nn.Module) -> bytes | None:
-    """Digest of weights, layers, attributes and hooks; None where they cannot be told."""
-    if "forward" in vars(network):  # patched, and pickled by name at best
-        return None
-    digest = hashlib.sha256()
-    try:
-        pickle.Pickler(_Hashed(digest), protocol=pickle.HIGHEST_PROTOCOL).dump(network)
-    except Exception:  # local classes, lambdas, scripted modules
-        return None
-    return digest.digest()
-
-
-class _Hashed(io.RawIOBase):
-    """A file that keeps the hash of what is written."""
-
-    def __init__(self, digest: Any) -> None:
-        self._digest = digest
-
-    def write(self, data: Any) -> int:
-        """Hash it."""
-        self._digest.update(data)
-        return len(data)
-
-
 def features_of(images: Tensor, extractor: FrozenExtractor, asker: object) -> Tensor:
-    """Features of a batch, computed once for all metrics that share the extractor.
+    """Features (N, D) of a batch, computed once for all metrics that share the extractor.
 
     A metric that asks gets the features of one of the two latest batches if that has the same
     content, and if the metric has not had them yet; it never gets them twice, so nothing outlives
-    one round.
-
-    Args:
-        images: What the extractor takes.
-        extractor: The extractor.
-        asker: The metric that asks.
-
-    Returns:
-        Features (N, D) without a graph, not to be written to.
+    one round. They have no graph and are not to be written to.
     """
     latest = _LATEST.setdefault(extractor, deque(maxlen=_REMEMBERED))
     for batch in latest:
@@ -404,16 +309,14 @@ def features_of(images: Tensor, extractor: FrozenExtractor, asker: object) -> Te
     kept = images.detach().clone()  # the caller may refill the buffer in place
     with torch.no_grad():
         features = extractor(kept.clone())  # a network may write into its input, or return it
+    # A view, such as the class token of a transformer, would keep all that it is a part of.
+    features = features.clone()
     latest.append(_Batch(kept, features, {id(asker)}))
     return features
 
 
 def forget(extractor: FrozenExtractor) -> None:
-    """Free the latest batches.
-
-    Args:
-        extractor: Whose.
-    """
+    """Free the latest batches of an extractor."""
     _LATEST.pop(extractor, None)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from otmetrics.checks import check_device
 from otmetrics.metrics.stores import Memory, Store, join_chunks
 
 SIDES = ("real", "fake")
-_MOST_FEATURES = 2**31
 DIGEST_BYTES = 8
+_MOST_FEATURES = 2**31
 
 
 class TwoSidedMetric(Metric):
@@ -35,8 +36,8 @@ class TwoSidedMetric(Metric):
         """Register the states; call it once when all that `_origin` speaks of is there."""
         self._store = store
         for side in SIDES:
-            for field, default in store.empty().items():
-                self.add_state(f"{side}_{field}", default)
+            for name, default in name_states(side, store.empty()).items():
+                self.add_state(name, default)
         self.add_state("layout", torch.zeros(2, dtype=torch.int64))
         self.add_state("origin", self._origin())
 
@@ -57,19 +58,19 @@ class TwoSidedMetric(Metric):
         Raises:
             ValueError: If it is of another class, or was made with other features or options.
         """
-        given = incoming_state
-        if isinstance(given, Metric) and type(given) is type(self):
-            incoming_state = given.metric_state
-        if not isinstance(incoming_state, dict):
+        state = incoming_state
+        if isinstance(state, Metric) and type(state) is type(self):
+            state = state.metric_state
+        if not isinstance(state, dict):
             advice = ""
-            if isinstance(given, list | tuple):
+            if isinstance(incoming_state, list | tuple):
                 advice = ": merge one after the other, for other in metrics: merge_state(other)"
             raise ValueError(
                 f"`incoming_state` must be a {type(self).__name__} or its `metric_state`, "
-                f"got {type(given).__name__}{advice}."
+                f"got {type(incoming_state).__name__}{advice}."
             )
-        self._check_state("incoming_state", incoming_state)
-        self._take(self._merge_states(self.metric_state, self._move_state(incoming_state)))
+        self._check_state("incoming_state", state)
+        self._take(self._merge_states(self.metric_state, self._move_state(state)))
 
     def _memory(self, state: Memory, side: str) -> Memory:
         """What a state holds of one side."""
@@ -109,35 +110,30 @@ class TwoSidedMetric(Metric):
         }
 
     def _check_state(self, name: str, state: Memory) -> None:
-        """Raise unless a state has all fields, made with the same features and options."""
+        """Raise unless a state is whole, and made with the same features and options."""
         if "origin" in state:
             self._check_origin(name, state["origin"])
         missing = [field for field in self._defaults if field not in state]
         if missing:
             raise ValueError(f"`{name}` must hold {', '.join(missing)} too.")
-        _check_field(f"{name}.layout", state["layout"], self.layout)
+        _check_tensor(f"{name}.layout", state["layout"], self.layout)
         dimension, is_double = state["layout"].tolist()
         if not 0 <= dimension < _MOST_FEATURES or is_double not in (0, 1):
             raise ValueError(f"`{name}.layout` must be (D, 0) or (D, 1), got a damaged one.")
+
         empty = self._store.empty()
         # Without memory, so that a forged D costs nothing.
         blank = self._store.of(torch.zeros(0, dimension, device="meta")) if dimension else empty
         for side in SIDES:
             memory = self._memory(state, side)
             try:
-                for field, value in memory.items():
-                    _check_field(f"{name}.{side}_{field}", value, empty[field])
+                _check_memory(f"{name}.{side}", memory, empty)  # a side that saw no sample
             except ValueError:
-                for field, value in memory.items():
-                    _check_field(f"{name}.{side}_{field}", value, blank[field])
-            try:
-                self._store.check(memory)
-            except ValueError as error:
-                raise ValueError(f"`{name}` is damaged: its {side} {error}.") from error
+                _check_memory(f"{name}.{side}", memory, blank)
 
     def _check_origin(self, name: str, origin: Tensor) -> None:
         """Raise unless samples were seen with the same features and options."""
-        _check_field(f"{name}.origin", origin, self.origin)
+        _check_tensor(f"{name}.origin", origin, self.origin)
         if not torch.equal(origin[:DIGEST_BYTES].cpu(), self.origin[:DIGEST_BYTES].cpu()):
             raise ValueError(
                 f"`{name}` must come from a metric with the features and options of {self!r}: "
@@ -156,32 +152,32 @@ class TwoSidedMetric(Metric):
         self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any = None
     ) -> None:
         """Replace the state by that of all ranks, in the order of ranks; some may be empty."""
-        group = process_group or self.process_group
 
-        def gathered(state: Tensor) -> list[Tensor]:
-            return dist_sync_fn(state.to(self.device).contiguous(), group=group)
+        def gather(state: Tensor) -> list[Tensor]:
+            state = state.to(self.device).contiguous()
+            return dist_sync_fn(state, group=process_group or self.process_group)
 
-        for origin in gathered(self.origin):
+        for origin in gather(self.origin):
             self._check_origin("rank", origin)
-        digests = gathered(self._digest_of_options().to(self.device))
+        digests = gather(self._digest_of_options().to(self.device))
         if any(not torch.equal(digest, digests[0]) for digest in digests):
             raise ValueError(
                 f"`rank` must compute with the options of all others, got another {self!r} on some."
             )
-        layouts = torch.stack(gathered(self.layout))
+        layouts = torch.stack(gather(self.layout))
         _check_dimensions(layouts)
         dimension, is_double = layouts.amax(0).tolist()
         if not dimension:
             return
+
         dtype = torch.float64 if is_double else torch.float32
         blank = self._store.of(torch.zeros(0, dimension, dtype=dtype, device=self.device))
         state = {"layout": layouts.amax(0), "origin": self.origin}
         for side in SIDES:
-            # Behind a blank memory all ranks have all fields, in equal numbers of dimensions.
-            memory = self._store.merge(
-                blank, self._move_state(self._memory(self.metric_state, side))
-            )
-            parts = [gathered(_whole(value, dtype)) for value in memory.values()]
+            memory = self._memory(self.metric_state, side)
+            if not self._store.count(memory):
+                memory = blank  # all ranks gather all fields, in equal numbers of dimensions
+            parts = [gather(_whole(value, dtype)) for value in memory.values()]
             ranks = [
                 {
                     field: [part] if isinstance(value, list) else part
@@ -197,7 +193,7 @@ class TwoSidedMetric(Metric):
         wrapped = super()._wrap_compute(compute)
 
         @functools.wraps(compute)
-        def computed(*args: Any, **kwargs: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
             was_synced, count = self._is_synced, self._update_count
             # A rank without samples is nothing to warn of; a metric without any raises.
             self._update_count = max(1, count)
@@ -208,17 +204,7 @@ class TwoSidedMetric(Metric):
                 if self._is_synced and not was_synced and self._should_unsync:
                     self.unsync()
 
-        return computed
-
-    def state_dict(  # type: ignore[override]
-        self, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
-    ) -> dict[str, Any]:
-        """The states, where they are persistent, without the room behind their rows."""
-        saved = super().state_dict(destination, prefix, keep_vars)
-        return _compact(saved, [prefix + name for name in self._defaults])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return _compact(super().__getstate__(), self._defaults)
+        return run
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any
@@ -237,45 +223,63 @@ class TwoSidedMetric(Metric):
                 self._computed, self._update_count = None, max(1, self._update_count)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
+    def to(self, *args: Any, **kwargs: Any) -> "TwoSidedMetric":
+        """Move the metric, as `torch.nn.Module.to` does; its dtype stays.
+
+        Args:
+            *args: Those of `torch.nn.Module.to`.
+            **kwargs: The same.
+
+        Returns:
+            The metric.
+
+        Raises:
+            ValueError: If there is no such device on this machine.
+        """
+        device = kwargs.get("device", args[0] if args else None)
+        if isinstance(device, str | torch.device) and str(device) != "meta":
+            check_device(device)
+        return super().to(*args, **kwargs)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         """Follow a move to another device, never a change of dtype."""
         device = fn(torch.empty(0, device=self.device)).device
         return super()._apply(lambda tensor: tensor.to(device), *args, **kwargs)
 
 
-def _check_field(name: str, value: Any, like: Any) -> None:
-    """Raise unless a state is a tensor as another one, or a list of rows as those in another."""
-    if isinstance(like, list):
-        if not isinstance(value, list):
-            raise ValueError(f"`{name}` must be a list of tensors, got {type(value).__name__}.")
-        for rows in value if like else ():
-            if not isinstance(rows, Tensor) or not rows.ndim or rows.layout != torch.strided:
-                raise ValueError(f"`{name}` must be a list of dense tensors of rows.")
-            double = rows.dtype == torch.float64 and like[0].is_floating_point()
-            _check_field(f"{name}[:0]", rows[:0], like[0].double() if double else like[0])
-        if value and not like:
-            raise ValueError(f"`{name}` must be empty, got {len(value)} tensors.")
-        return
+def _check_memory(name: str, memory: Memory, like: Memory) -> None:
+    """Raise unless a memory has the kinds, shapes and dtypes of another one of its store."""
+    for field, value in memory.items():
+        label, model = f"{name}_{field}", like[field]
+        if not isinstance(model, list):
+            _check_tensor(label, value, model)
+            continue
+        if not isinstance(value, list) or (value and not model):
+            wanted = "a list of tensors" if model else "an empty list"
+            raise ValueError(f"`{label}` must be {wanted}, got {type(value).__name__}.")
+        for rows in value:
+            _check_tensor(label, rows, model[0], rows=True)
+
+
+def _check_tensor(name: str, value: Any, like: Tensor, *, rows: bool = False) -> None:
+    """Raise unless a state is a finite tensor as another one; `rows` may be any number of rows."""
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         raise ValueError(f"`{name}` must be a dense tensor, got {type(value).__name__}.")
-    if value.shape != like.shape or value.dtype != like.dtype:
+    shape = (*value.shape[:1], *like.shape[1:]) if rows and value.ndim else like.shape
+    dtype = like.dtype
+    if rows and dtype.is_floating_point and value.dtype == torch.float64:
+        dtype = torch.float64  # features keep their dtype
+    if value.shape != shape or value.dtype != dtype:
         raise ValueError(
-            f"`{name}` must be {like.dtype} {tuple(like.shape)}, "
-            f"got {value.dtype} {tuple(value.shape)}."
+            f"`{name}` must be {dtype} {tuple(shape)}, got {value.dtype} {tuple(value.shape)}."
         )
+    if dtype.is_floating_point and not torch.isfinite(value).all():
+        raise ValueError(f"`{name}` must be finite.")
 
 
 def name_states(side: str, memory: Memory) -> Memory:
     """A memory under the names of its states."""
     return {f"{side}_{field}": value for field, value in memory.items()}
-
-
-def _compact(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Replace list states by copies that hold their rows and nothing else."""
-    for name in names:
-        if isinstance(values.get(name), list):
-            values[name] = [rows.clone() for rows in values[name]]
-    return values
 
 
 def _whole(value: Any, dtype: torch.dtype) -> Tensor:
@@ -291,6 +295,6 @@ def _check_dimensions(layouts: Tensor) -> None:
     dimensions = sorted(set(layouts[:, 0].tolist()) - {0})
     if len(dimensions) > 1:
         raise ValueError(
-            "`images` must have the same number of features D in every batch, "
+            "All batches must have the same number of features D, "
             f"got {' and '.join(map(str, dimensions))}."
         )

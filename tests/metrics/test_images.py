@@ -259,7 +259,7 @@ def test_nothing_is_held_after_reset_or_death(network):
     fed(metric)
     del metric, extractor
     gc.collect()
-    assert network not in {key for key, (_, ref) in features._COPIES.items() if ref()}
+    assert network not in {key for key, copy in features._COPIES.items() if copy()}
 
 
 def test_metrics_of_one_name_share_one_extractor():
