@@ -36,9 +36,9 @@ class Store(ABC):
     def of(self, features: Tensor) -> Memory:
         """Memory of a batch (N, D), N >= 0."""
 
-    @abstractmethod
     def _merge(self, first: Memory, second: Memory) -> Memory:
         """Memory of one stream followed by another, both with samples."""
+        raise NotImplementedError
 
     @abstractmethod
     def count(self, memory: Memory) -> int:
@@ -69,8 +69,8 @@ class AllSamples(Store):
         """The batch itself."""
         return {"features": [features]}
 
-    def _merge(self, first: Memory, second: Memory) -> Memory:
-        """The batches of both."""
+    def merge(self, first: Memory, second: Memory) -> Memory:
+        """The batches of both, uncounted: after thousands of them counting would cost more."""
         return {"features": first["features"] + second["features"]}
 
     def count(self, memory: Memory) -> int:
@@ -79,7 +79,10 @@ class AllSamples(Store):
 
     def collect(self, memory: Memory) -> Tensor:
         """Features (N, D)."""
-        return join_chunks(memory["features"])
+        chunks = memory["features"]
+        # In place of the batches, for whoever shares the list: joined once, and held once.
+        chunks[:] = [join_chunks(chunks)]
+        return chunks[0]
 
 
 class Reservoir(NamedTuple):
