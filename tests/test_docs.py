@@ -1,13 +1,21 @@
 """Every example in a docstring and in the README runs and says what it says."""
 
+import ast
+import dataclasses
 import doctest
 import importlib
+import inspect
 import re
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from test_architecture import FILES, parts
+
+import otmetrics
+from otmetrics import features, functional, metrics, transport
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,6 +32,65 @@ def test_doctests(name: str) -> None:
     torch.manual_seed(0)
     outcome = doctest.testmod(module, extraglobs={"torch": torch})
     assert outcome.failed == 0
+
+
+FACES = [otmetrics, features, functional, metrics, transport]
+EXPORTED = {
+    f"{face.__name__}.{name}": value
+    for face in FACES
+    for name in face.__all__
+    if inspect.isclass(value := getattr(face, name)) or inspect.isfunction(value)
+}
+
+
+@pytest.mark.parametrize("exported", EXPORTED)
+def test_exported_names_are_documented_in_full(exported: str) -> None:
+    value = EXPORTED[exported]
+    if not inspect.isclass(value):
+        assert_documented(value)
+        return
+    assert value.__doc__
+    named, own = sections(value), inspect.get_annotations(value)
+    if hasattr(value, "_fields"):
+        assert set(value._fields) == named.get("Attributes", set()), "Attributes"
+    elif dataclasses.is_dataclass(value):
+        assert set(own) == named.get("Attributes", set()), "Attributes"
+    elif "__init__" in vars(value):
+        assert parameters(value.__init__) == named.get("Args", set()), "Args"
+    for name, method in vars(value).items():
+        known = name.startswith("_") or name in own or hasattr(torch.nn.Module, name)
+        if inspect.isfunction(method) and not known:
+            assert_documented(method)
+
+
+def assert_documented(function: Callable) -> None:
+    """Args for each parameter, Returns or Yields, and Raises where the function itself raises."""
+    function = inspect.unwrap(function)
+    named, label = sections(function), function.__qualname__
+    assert named.get("Args", set()) == parameters(function), label
+    if inspect.signature(function).return_annotation not in (None, inspect.Signature.empty):
+        assert {"Returns", "Yields"} & named.keys(), label
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    if any(isinstance(node, ast.Raise) and node.exc for node in ast.walk(tree)):
+        assert named.get("Raises"), label
+
+
+def parameters(function: Callable) -> set[str]:
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    own = inspect.signature(function, follow_wrapped=False).parameters.values()
+    return {stars.get(one.kind, "") + one.name for one in own} - {"self", "cls"}
+
+
+def sections(value: object) -> dict[str, set[str]]:
+    """The sections of a docstring, and the names that each one explains."""
+    found: dict[str, set[str]] = {}
+    for section, text in re.findall(
+        r"^(Args|Attributes|Returns|Yields|Raises):\n((?:    .*\n?|\n)+)",
+        inspect.getdoc(value) or "",
+        re.MULTILINE,
+    ):
+        found[section] = set(re.findall(r"^    (\*{0,2}\w+):", text, re.MULTILINE))
+    return found
 
 
 def test_the_maths_has_examples() -> None:

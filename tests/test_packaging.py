@@ -1,6 +1,7 @@
 """The package as users get it: its list of packages, its imports, its wheel."""
 
 import ast
+import inspect
 import json
 import re
 import shutil
@@ -8,12 +9,15 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from command import write_images
 
 import otmetrics
+from otmetrics import Exact, Sinkhorn, Sliced, functional
+from otmetrics.transport.sliced.max_sliced import MaxSliced
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,6 +25,13 @@ else:
     import tomli as tomllib  # pytest brings it there
 
 ROOT = Path(__file__).parents[1]
+SOLVERS = {
+    "entropic_cost": Sinkhorn,
+    "exact_wasserstein": Exact,
+    "max_sliced_wasserstein": MaxSliced,
+    "sinkhorn_divergence": Sinkhorn,
+    "sliced_wasserstein": Sliced,
+}
 HEAVY = {"torchmetrics", "timm", "PIL", "matplotlib", "otmetrics.reference_models"}
 
 
@@ -91,6 +102,24 @@ def test_public_names_load():
     assert set(otmetrics.__all__) <= set(dir(otmetrics))
     with pytest.raises(AttributeError, match="attribute fid"):
         otmetrics.fid  # noqa: B018
+
+
+def test_the_stub_lists_the_options_of_the_solvers():
+    stub = {}
+    exec(Path(functional.__file__).with_suffix(".pyi").read_text(), stub)
+    names = {name for name in stub if not name.startswith("__")} - {"torch", "Tensor"}
+    assert names == set(functional.__all__)
+    for name in names:
+        function = getattr(functional, name)
+        passes_on = not isinstance(function, type) and "options" in (
+            inspect.signature(function, follow_wrapped=False).parameters
+            | inspect.signature(inspect.unwrap(function)).parameters
+        )
+        assert (stub[name] is not function) == passes_on, name
+        assert inspect.signature(stub[name]) == inspect.signature(function)
+    for name, solver in SOLVERS.items():
+        told = {one.name: one.default for one in inspect.signature(stub[name]).parameters.values()}
+        assert {field.name: field.default for field in fields(solver)}.items() <= told.items()
 
 
 @pytest.fixture(scope="module")

@@ -15,21 +15,39 @@ _BLURRED = 1e6  # roundings of a product: a distance of so many is right to six 
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares in [0, 1], each a scalar or (B,)."""
+    """The result of `precision_recall`.
+
+    Attributes:
+        precision: Share of fake samples in the real manifold, in [0, 1], a scalar or (B,).
+        recall: Share of real samples in the fake manifold, the same.
+    """
 
     precision: Tensor
     recall: Tensor
 
 
 class DensityCoverage(NamedTuple):
-    """Density >= 0 (1 in expectation for equal laws) and coverage in [0, 1]."""
+    """The result of `density_coverage`.
+
+    Attributes:
+        density: Real balls around a fake sample over k, a scalar or (B,): >= 0, and 1 in
+            expectation for equal distributions.
+        coverage: Share of real balls that hold a fake sample, in [0, 1].
+    """
 
     density: Tensor
     coverage: Tensor
 
 
 class ManifoldScores(NamedTuple):
-    """All four scores, from one pass over the distances."""
+    """The result of `manifold_scores`.
+
+    Attributes:
+        precision: See `PrecisionRecall`.
+        recall: The same.
+        density: See `DensityCoverage`.
+        coverage: The same.
+    """
 
     precision: Tensor
     recall: Tensor
@@ -41,7 +59,7 @@ class ManifoldScores(NamedTuple):
 def manifold_scores(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> ManifoldScores:
     """Precision, recall, density and coverage at the price of precision and recall.
 
-    See `precision_recall` and `density_coverage` for the definitions, cost, errors and references.
+    See `precision_recall` and `density_coverage` for the definitions, cost and references.
 
     Args:
         real: Features (N, D) or (B, N, D), N > num_neighbors.
@@ -50,6 +68,10 @@ def manifold_scores(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> Ma
 
     Returns:
         The four scores.
+
+    Raises:
+        TypeError: If a cloud is not a floating tensor.
+        ValueError: If a side has too few samples for k, or shapes do not match.
     """
     check_at_least("num_neighbors", num_neighbors, 1)
     real, fake = _check_clouds(real, fake, num_neighbors, min_fake=num_neighbors + 1)
@@ -94,8 +116,8 @@ def density_coverage(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> D
     """Mean number of real balls around a fake sample over k, and share of balls that hold one.
 
     Both use balls around real samples only, so that outliers among the fake do no harm. For equal
-    laws density is 1 in expectation and coverage 1 - prod_{i=1..k} (N - i) / (M + N - i). Time and
-    memory as `precision_recall`, without the distances among the fake.
+    distributions density is 1 in expectation and coverage 1 - prod_{i=1..k} (N - i) / (M + N - i).
+    Time and memory as `precision_recall`, without the distances among the fake.
 
     Args:
         real: Features (N, D) or (B, N, D), N > num_neighbors.
