@@ -29,11 +29,11 @@ from .metrics import FrechetInceptionDistance as FrechetInceptionDistance
 from .metrics import KernelFeatureDistance as KernelFeatureDistance
 from .metrics import PrecisionRecall as PrecisionRecall
 from .metrics import WassersteinFeatureDistance as WassersteinFeatureDistance
-from .scoring.extraction import Extraction as Extraction
 from .scoring.extraction import extracted as extracted
-from .scoring.families import METRICS as METRICS
-from .scoring.families import Scoring as Scoring
 from .scoring.feature_set import FeatureSet as FeatureSet
+from .scoring.options import METRICS as METRICS
+from .scoring.options import Extraction as Extraction
+from .scoring.options import Scoring as Scoring
 from .scoring.report import Floor as Floor
 from .scoring.report import Score as Score
 from .scoring.report import ScoreReport as ScoreReport

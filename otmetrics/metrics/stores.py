@@ -187,11 +187,11 @@ class SampleReservoir(Store):
 
     def _merge(self, first: Memory, second: Memory) -> Memory:
         """Reservoir of both streams."""
-        reservoirs = (
+        one, other = (
             Reservoir(join_chunks(memory["positions"]), *memory["stream"].tolist())
             for memory in (first, second)
         )
-        merged, kept = merged_reservoirs(*reservoirs, self.max_samples, self.seed)
+        merged, kept = merged_reservoirs(one, other, self.max_samples, self.seed)
         features = first["features"] + second["features"]
         if len(kept) < sum(map(len, features)):  # copied only where something is dropped
             features = [join_chunks(features)[kept]]

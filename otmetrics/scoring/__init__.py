@@ -5,9 +5,9 @@ import lazy_loader
 # Loaded on first use, as the command line needs `scoring.ranks` before anything heavy. The function
 # `score` has the name of its module here: it is `otmetrics.score`.
 _HOME = {
-    "extraction": ["Extraction", "extracted"],
-    "families": ["METRICS", "Scoring"],
+    "extraction": ["extracted"],
     "feature_set": ["FeatureSet"],
+    "options": ["METRICS", "Extraction", "Scoring"],
     "report": ["Floor", "Score", "ScoreReport"],
     "score": ["score_features"],
 }
