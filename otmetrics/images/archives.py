@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from otmetrics.errors import DataError
 from otmetrics.images import limits
@@ -161,7 +161,7 @@ def expand_braces(path: str | Path) -> list[Path]:
     if not too_many:
         try:
             found = list(islice(braceexpand(text, escape=False), limits.MAX_SHARDS + 1))
-        except (UnbalancedBracesError, RecursionError):
+        except (ValueError, RecursionError):  # unbalanced braces
             return [Path(path)]
     if too_many or len(found) > limits.MAX_SHARDS:
         raise DataError(f"`{path}` stands for more than {limits.MAX_SHARDS} files: give fewer.")
