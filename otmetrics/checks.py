@@ -48,6 +48,8 @@ def checked_clouds(
         raise ValueError(
             f"`real` and `fake` must be on one device, got {real.device} and {fake.device}."
         )
+
+    # Half precision has too few digits for sums over samples.
     dtype = torch.promote_types(torch.promote_types(real.dtype, fake.dtype), torch.float32)
     return real.to(dtype), fake.to(dtype)
 
@@ -144,9 +146,11 @@ def checked_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor 
             f"`{name}` must have shape {tuple(shape)}, got {tuple(weights.shape)}"
             f"{_way_to_weights(name, weights.shape, shape)}."
         )
+
     weights = weights.to(cloud.device, torch.float64).expand(shape)
     if not torch.isfinite(weights.detach()).all() or (weights.detach() < 0).any():
         raise ValueError(f"`{name}` must be finite and >= 0.")
+    # Finite weights may have an infinite sum.
     total = weights.sum(-1, keepdim=True)
     if not ((total > 0) & torch.isfinite(total)).all():
         raise ValueError(f"`{name}` must have a positive finite sum.")
@@ -181,6 +185,8 @@ def weights_note(real_weights: Tensor | None, fake_weights: Tensor | None) -> st
         else as_tensor(name, weights).detach().double().sum(-1).cpu()
         for name, weights in given
     ]
+
+    # One side may have a row per problem and the other one row for all.
     first, second = torch.broadcast_tensors(*sums)
     apart = ~torch.isclose(first, second, rtol=1e-6, atol=0)
     if not apart.any():
@@ -272,6 +278,7 @@ def check_device(device: str | torch.device) -> None:
     if found.type == "cpu":
         return
 
+    # Each kind of device tells in its own module how many there are; some say only whether.
     backend: Any = torch.backends.mps if found.type == "mps" else getattr(torch, found.type, None)
     there = backend is not None and hasattr(backend, "is_available") and backend.is_available()
     count = backend.device_count() if there and hasattr(backend, "device_count") else int(there)
@@ -281,7 +288,7 @@ def check_device(device: str | torch.device) -> None:
 
 
 def _is_number(value: object) -> bool:
-    """Whether a value is a finite real number; True and False are none."""
+    """Whether a value is a finite real number, which True and False are not."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -337,6 +344,7 @@ def _of_array(name: str, array: np.ndarray) -> Tensor:
             f"{name}.astype(numpy.float64)."
         )
 
+    # torch shares only plain memory, and warns of what is read-only.
     flags = array.flags
     plain = flags.c_contiguous and flags.aligned and flags.writeable and array.dtype.isnative
     # An axis of one row may have a negative stride and yet be contiguous.
@@ -346,7 +354,7 @@ def _of_array(name: str, array: np.ndarray) -> Tensor:
 
 
 def _not_a_tensor(name: str, value: object) -> str:
-    """That an argument is no tensor, and how it becomes one."""
+    """The message that an argument is not a tensor, with the call that makes it one."""
     got = type(value).__name__
     if value is None:
         return f"`{name}` must be a torch.Tensor or numpy.ndarray, got None."
@@ -355,6 +363,7 @@ def _not_a_tensor(name: str, value: object) -> str:
             f"`{name}` must be a torch.Tensor, got {got}: features are numbers; files are read by "
             "otmetrics.score(real, fake)."
         )
+    # By what they can do and not by type: scipy and pandas need not be installed.
     if hasattr(value, "toarray"):
         remedy = f"give {name}.toarray()"
     elif hasattr(value, "to_numpy"):

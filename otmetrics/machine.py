@@ -53,6 +53,8 @@ def _precisions(wanted: list[Any] | None) -> list[Any]:
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.allow_tf32 = convolution
         return former
+
+    # All four: each of these backends runs products or convolutions on some machine.
     mkldnn: Any = torch.backends.mkldnn
     cudnn: Any = torch.backends.cudnn
     backends: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv]

@@ -26,7 +26,7 @@ _OTHER_NAMES = {
 
 _ENTROPIC_HINTS = {
     "blur": "at p = 2 a blur b is `epsilon=2 * b**2, relative=False`",
-    "debias": "`functional.entropic_cost` is not debiased",
+    "debias": "the cost that is not debiased is `functional.entropic_cost`",
     "diameter": "it is measured here",
     "eps": "absolute with `relative=False`",
     "reach": "all mass is moved here: there is no unbalanced transport",
@@ -40,7 +40,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class ToldOptions:
-    """A class that tells of an unknown option which one comes closest, and all that it has."""
+    """A class that refuses an unknown option with the one that was meant and the list of all."""
 
     def __new__(cls: type[_Class], *args: Any, **options: Any) -> _Class:
         """Check the names before `__init__` takes the options."""
@@ -53,14 +53,14 @@ class ToldOptions:
 
 
 def told_options(function: _Function) -> _Function:
-    """Decorate a function so that it tells of an unknown option as `ToldOptions` does."""
+    """Decorate a function so that it refuses an unknown option as `ToldOptions` does."""
     return _checked(function, list(signature(function).parameters.values()))
 
 
 def options_of(solver: type) -> Callable[[_Function], _Function]:
     """Decorate a function whose `**options` are those of a solver.
 
-    Its signature, and with it `help`, lists them: the fields of the solver stay their only list.
+    Its signature, and with it `help`, shows them: the fields of the solver stay their only list.
     """
 
     def decorate(function: _Function) -> _Function:
@@ -83,13 +83,13 @@ def _checked(function: _Function, parameters: list[Parameter]) -> _Function:
     known = [one.name for one in parameters if one.name != "self"]
 
     @wraps(function)
-    def checked(*args: Any, **options: Any) -> Any:
+    def call(*args: Any, **options: Any) -> Any:
         for name in options:
             if name not in known:
                 raise TypeError(_message(f"`{function.__qualname__}`", name, known))
         return function(*args, **options)
 
-    whole: Any = checked
+    whole: Any = call
     whole.__signature__ = signature(function).replace(parameters=parameters)
     return cast(_Function, whole)
 
@@ -123,7 +123,7 @@ def unknown_option(cls: type, name: str) -> str:
 
 
 def _message(label: str, name: str, known: list[str], hints: Iterable[str] = ()) -> str:
-    """That there is no such option, what is meant perhaps, and what there is."""
+    """The message for an unknown option: what was meant, perhaps, and all that there is."""
     parts = [f"{label} has no option `{name}`"]
     meant = _meant(name, known)
     if meant:
@@ -133,7 +133,7 @@ def _message(label: str, name: str, known: list[str], hints: Iterable[str] = ())
     if not meant and name.lower() in ("seed", "generator"):
         parts.append("nothing is drawn at random here")
     if name.lower() == "numthreads":
-        parts.append("torch.set_num_threads says how many there are")
+        parts.append("torch.set_num_threads sets their number")
     parts += [*_entropic_hint(name, known), *hints]
     listed = f"Its options are {', '.join(known)}" if known else "It has no options"
     return f"{'; '.join(parts)}. {listed}."

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -57,6 +56,7 @@ def distances_by_product(
     `squares` are |x|^2 (N,) and |y|^2 (M,). An entry errs by up to D roundings of their sum, which
     `refine_cancelled` mends where little is left of it.
     """
+    # The product is added in place: a block of all pairs is the largest thing in memory.
     sums = torch.add(squares[0][:, None], squares[1], out=out)
     with ieee_float32(x.device):
         return sums.addmm_(x, y.T, alpha=-2).clamp_min_(0)
@@ -115,6 +115,8 @@ def power(squared: Tensor, order: float) -> Tensor:
         return squared
     if not squared.requires_grad:
         return squared.pow(order / 2)
+
+    # The power has no finite slope at 0, and infinity times a gradient of 0 would be NaN.
     apart = squared > 0
     return torch.where(apart, torch.where(apart, squared, 1.0).pow(order / 2), 0.0)
 
@@ -149,9 +151,11 @@ def cost_matrix(real: Tensor, fake: Tensor, *, order: float = 2.0) -> Tensor:
     """
     check_order(order)
     real, fake = checked_clouds(real, fake, order=order)
+
     x, y = real.double(), fake.double()
     if real.ndim == 2:
         return narrow(pairwise_costs(x, y, order), real.dtype)
+    # One by one: each problem has its own centre, and its own few pairs that need their digits.
     costs = torch.stack([pairwise_costs(*p, order) for p in zip(x, y, strict=True)])
     return narrow(costs, real.dtype)
 
@@ -193,6 +197,7 @@ def extended_potential(
     weights b. In blocks; time O(N M D).
     """
     others = others.double()
+
     parts = [potential.new_zeros(0)]
     for rows in row_blocks(len(points), len(others)):
         costs = pairwise_costs(points[rows].double(), others, order)
@@ -263,34 +268,8 @@ _BLOCK = 2**21  # entries of a block: 8 MB in float32, of the size of a cache
 _MODEST_NORMS = 2.0**-20, 2.0**20  # largest norms that float32 squares leave their digits
 
 
-class Pairs(Protocol):
-    """Costs C of shape (N, M) that need not be in memory, none below `floor`."""
-
-    shape: tuple[int, int]
-    device: torch.device
-    dtype: torch.dtype
-    rounding: float
-    floor: float
-    block_size: int
-
-    def block(self, rows: slice) -> Tensor:
-        """Costs of some rows of `blocks`, approximately, (R, M); to be read before the next one."""
-
-    def lower(self, rows: slice) -> Tensor:
-        """Numbers (R, M) not above the costs, nor far below; to be used up before the next one."""
-
-    def lower_in_float64(self, rows: Tensor) -> Tensor:
-        """The same for single rows, not below by more than the rounding of float64."""
-
-    def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Costs (K,) in float64 at K places, up to a relative error `rounding`."""
-
-    def part(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Costs (K, L) of some rows and columns, approximately."""
-
-
 class CloudPairs:
-    """Costs |x_i - y_j|^p of two clouds.
+    """Costs C_ij = |x_i - y_j|^p of two clouds, which need not be in memory, none below `floor`.
 
     A float32 matrix product gives |x|^2 + |y|^2 - 2 x.y up to gamma (|x|^2 + |y|^2), in whatever
     order the D products are summed: gamma = (D + 12) u / (1 - (D + 12) u), u = 2^-24 (Higham,
@@ -309,13 +288,16 @@ class CloudPairs:
     ) -> None:
         norms = real.norms(), fake.norms()
         largest = max(float(side.amax()) for side in norms)
+        # Squares of modest norms fit float32 as they are; powers above 2 leave it much sooner.
         self._unit = power_of_two(largest)
         if order <= 2 and _MODEST_NORMS[0] <= largest <= _MODEST_NORMS[1]:
             self._unit = 1.0
+
         self._real, self._fake = real, fake
         self._ends = (real.plain(), fake.plain()) if plain else (real, fake)
         self._order = order
         self.scale = self._unit**-order
+
         self.shape = (len(real), len(fake))
         self.device, self.dtype = real.device, torch.float32
         self.rounding = max(1.0, order / 2) * (real.shape[1] + 8) * torch.finfo(torch.float64).eps
@@ -335,11 +317,12 @@ class CloudPairs:
                 self._squared_distances(rows, out=self._stored[rows])
 
     def block(self, rows: slice) -> Tensor:
-        """Costs of some rows."""
+        """Costs (R, M) of some rows of `blocks`, roughly; to be read before the next block."""
         return power(self._block(rows), self._order)
 
     def lower(self, rows: slice) -> Tensor:
-        """Squared distances less their error bound, to the power."""
+        """Numbers (R, M) not above the costs, nor far below; to be used before the next block."""
+        # Gamma (|x|^2 + |y|^2), taken away in two steps: their sum would be a block of its own.
         error = self._relative_error(torch.float32)
         lower = self._rooms[1][: rows.stop - rows.start]
         torch.sub(self._block(rows), error * self._column_squares, out=lower)
@@ -347,16 +330,17 @@ class CloudPairs:
         return lower if self._order == 2 else power(lower.clamp_min_(0), self._order)
 
     def lower_in_float64(self, rows: Tensor) -> Tensor:
-        """The same by a product in float64."""
+        """The same for single rows, not below the costs by more than the rounding of float64."""
         squares = self._squares[0][rows], self._squares[1]
         squared = distances_by_product(self._real.at(rows) * self._unit, self._whole_fake, squares)
         errors = (squares[0][:, None] + squares[1]).mul_(self._relative_error(torch.float64))
         return power(squared.sub_(errors).clamp_min_(0), self._order)
 
     def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Costs from the differences, a bounded number of them at a time."""
+        """Costs (K,) in float64 at K places, up to a relative error `rounding`."""
         size = max(1, _PART // self._real.shape[1])
         real, fake = self._ends
+
         parts = [
             real.at(i).sub_(fake.at(j)).mul_(self._unit).square_().sum(1)
             for i, j in zip(rows.split(size), columns.split(size), strict=True)
@@ -364,7 +348,7 @@ class CloudPairs:
         return power(torch.cat(parts), self._order)
 
     def part(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """A smaller problem."""
+        """Costs (K, L) of some rows and columns, roughly."""
         if self._stored is not None:
             return power(self._stored[rows][:, columns], self._order)
         squares = self._row_squares[rows], self._column_squares[columns]
@@ -396,7 +380,7 @@ class CloudPairs:
 
 
 class MatrixPairs:
-    """Costs (N, M) in float64 that are given; exact everywhere."""
+    """Costs (N, M) that are given, with the methods of `CloudPairs`; exact everywhere."""
 
     def __init__(self, cost: Tensor) -> None:
         self._cost = cost
@@ -425,6 +409,9 @@ class MatrixPairs:
     def part(self, rows: Tensor, columns: Tensor) -> Tensor:
         """A smaller problem."""
         return self._cost[rows[:, None], columns]
+
+
+Pairs = CloudPairs | MatrixPairs
 
 
 def blocks(pairs: Pairs) -> Iterator[slice]:

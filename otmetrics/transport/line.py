@@ -62,6 +62,7 @@ def univariate_cost(
     real, fake = checked_clouds(real[..., None], fake[..., None], order=order)
     a = checked_weights("real_weights", real_weights, real)
     b = checked_weights("fake_weights", fake_weights, fake)
+
     return line_costs(real[..., 0], fake[..., 0], order, a, b)
 
 
@@ -75,6 +76,7 @@ def _check_columns(real: Tensor, fake: Tensor) -> None:
                     f"`{name}` must have shape (N,) or (B, N), got the column "
                     f"{tuple(values.shape)}: give {name}.squeeze(1)."
                 )
+
     shapes = [tuple(values.shape) for values in (real, fake)]
     if not all(len(shape) in (1, 2) for shape in shapes) or shapes[0][:-1] != shapes[1][:-1]:
         raise ValueError(
@@ -104,6 +106,7 @@ def line_costs(
         return _weighted_cost(real, fake, order, real_weights, fake_weights)
 
     if real.shape[-1] == fake.shape[-1]:
+        # Without a graph numpy sorts and sums a piece while it lies in the cache.
         if real.device.type == "cpu" and not (real.requires_grad or fake.requires_grad):
             return _paired_costs(real, fake, order)
         return _powers(sorted_values(real) - sorted_values(fake), order).mean(-1)
@@ -117,8 +120,7 @@ def line_costs(
 def _paired_costs(real: Tensor, fake: Tensor, order: float) -> Tensor:
     """Costs between samples of one size, in pieces of rows that a cache holds."""
     x, y = (side.numpy().reshape(-1, side.shape[-1]) for side in (real, fake))
-    costs = np.empty(len(x))
-    step = max(1, _CACHED // x.shape[-1])
+    costs, step = np.empty(len(x)), max(1, _CACHED // x.shape[-1])
 
     def sort_and_sum(rows: range) -> None:
         for start in rows:
@@ -205,6 +207,7 @@ def _weighted_area(
     real: Tensor, fake: Tensor, real_weights: Tensor | None, fake_weights: Tensor | None
 ) -> Tensor:
     """The area between both distribution functions, which is W_1: one sort of all values."""
+    # int |F(t) - G(t)| dt: between neighbours of all values both functions are constant.
     values = torch.cat([real, fake], -1)
     ranking = ranking_of(values)
     a, b = _fill_weights(real, real_weights), _fill_weights(fake, fake_weights)
@@ -295,9 +298,11 @@ class Staircase(NamedTuple):
 
 def staircase(a: Tensor, b: Tensor) -> Staircase:
     """The north-west-corner plan between weights (N,) and (M,) in whole units of one sum."""
+    # Each step ends where a weight is used up: sorted, the ends of both sides are the path.
     ends = torch.cat([a.cumsum(0)[:-1], b.cumsum(0)[:-1]])
     order = ends.argsort(stable=True)
     down = (order < len(a) - 1).long()
+
     start = down.new_zeros(1)
     rows = torch.cat([start, down.cumsum(0)])
     columns = torch.cat([start, (1 - down).cumsum(0)])

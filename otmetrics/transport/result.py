@@ -97,7 +97,7 @@ def round_result(result: TransportResult, dtype: torch.dtype) -> TransportResult
 
 def stack_results(results: list[TransportResult]) -> TransportResult:
     """The results of B problems of one size as one result with a leading dimension B."""
-    first = results[0]
+    first = results[0]  # all results of one solver have the same fields
     tensors = {
         name: torch.stack([getattr(result, name) for result in results])
         for name in ("value", "cost", "lower_bound", "upper_bound", "standard_error", "plan")
@@ -156,6 +156,7 @@ def barycentric_projection(plan: Tensor, fake: Tensor) -> Tensor:
     sparse = (plan if plan.is_sparse else plan.to_sparse()).coalesce()
     rows, columns = sparse.indices()
     masses = sparse.values().double()
+    # In float64, whatever the plan and the points are in: masses of 1/N add up to 1.
     totals = masses.new_zeros(len(plan)).index_add_(0, rows, masses)
     if not (totals > 0).all():
         nothing = (totals <= 0).nonzero().squeeze(1)

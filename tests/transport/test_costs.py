@@ -7,7 +7,16 @@ from cases import ORDERS, cloud, relative_tolerance
 
 from otmetrics.functional import cost_matrix
 from otmetrics.machine import ieee_float32
-from otmetrics.transport.costs import BLOCK_ELEMENTS, centre_clouds, row_blocks, squared_distances
+from otmetrics.transport.costs import (
+    BLOCK_ELEMENTS,
+    centre_clouds,
+    extended_potential,
+    pairwise_costs,
+    power_of_two,
+    refine_cancelled,
+    row_blocks,
+    squared_distances,
+)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -113,3 +122,41 @@ def test_costs_that_float32_cannot_hold_are_refused() -> None:
     assert torch.isfinite(found).all()
     torch.testing.assert_close(found.double(), cost_matrix(x, y, order=1), rtol=1e-6, atol=0)
     assert torch.isfinite(cost_matrix(x, y)).all()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_potentials_of_points_without_weight(order: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The minimum of C - g, or its soft minimum, in whatever blocks."""
+    monkeypatch.setattr("otmetrics.transport.costs.BLOCK_ELEMENTS", 13)
+    points, others, g = cloud(7, 3, seed=1), cloud(5, 3, seed=2), cloud(5, seed=3)
+    log_weights, costs = cloud(5, seed=4), pairwise_costs(points, others, order)
+    hard = extended_potential(points, others, g, order)
+    torch.testing.assert_close(hard, (costs - g).amin(1))
+    soft = extended_potential(points, others, g, order, log_weights, 0.3)
+    sums = (log_weights.exp() * ((g - costs) / 0.3).exp()).sum(1)
+    torch.testing.assert_close(soft, -0.3 * sums.log())
+    assert extended_potential(points[:0], others, g, order).shape == (0,)
+
+
+@pytest.mark.parametrize("repeated", [1, 6])
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_cancelled_distances_are_refined_in_a_batch_as_alone(
+    batch: tuple[int, ...], repeated: int
+) -> None:
+    """Few pairs one by one, many at once; distances that kept their digits are left."""
+    x = 1e4 + cloud(*batch, 6, 3, seed=1)
+    y = torch.cat([x[..., :1, :]] * repeated + [x[..., 1:, :] + 1.0], -2)
+    x = torch.cat([x[..., :1, :]] * repeated + [x[..., 1:, :]], -2)
+    squares = x.square().sum(-1), y.square().sum(-1)
+    exact = (x[..., :, None, :] - y[..., None, :, :]).square().sum(-1)
+    wrong = exact + 1e-3
+    refined = refine_cancelled(wrong.clone(), x, y, squares)
+    torch.testing.assert_close(refined, exact, rtol=1e-12, atol=0)
+    assert torch.equal(refine_cancelled(wrong.clone(), x, y, squares, share=0.0), wrong)
+
+
+@pytest.mark.parametrize("size", [1e-30, 0.5, 1.0, 3.0, 2.0**40])
+def test_a_power_of_two_brings_a_size_below_one(size: float) -> None:
+    unit = power_of_two(size)
+    assert 0.5 <= size * unit < 1
+    assert (size * unit) / unit == size

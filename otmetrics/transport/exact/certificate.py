@@ -62,6 +62,7 @@ def units(a: Tensor, b: Tensor) -> Units:
         real, fake = a.new_full((n,), m // common), b.new_full((m,), n // common)
         return Units(real, fake, n * m // common, (a, b))
 
+    # Float64 counts up to 2^53 exactly. A weight below one unit gets one, as each has to move.
     real, fake = ((weights * 2.0**52).round().clamp_min(1) for weights in (a, b))
     for weights in (real, fake):  # what rounding took is shared among those that hardly feel it
         heavy = (weights >= 2.0**51 / len(weights)).nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""Random directions, and what they tell of the mean over all of them."""
+"""Random directions, and the mean over all directions with its error."""
 
 import torch
 from torch import Tensor

@@ -302,22 +302,22 @@ def _starts(problem: _Problem, normal: Tensor, solver: MaxSliced) -> Tensor:
 
     directions = torch.cat(starts)
     lengths = directions.norm(dim=1, keepdim=True)
-    used = lengths[:, 0] > 0  # equal means are no start
+    used = lengths[:, 0] > 0  # equal means give no direction
     return (directions[used] / lengths[used])[: solver.num_starts]
 
 
 def _eigenvectors(problem: _Problem, normal: Tensor, count: int) -> Tensor:
     """Unit eigenvectors (count, D) of S_real - S_fake, largest |eigenvalue| first, roughly."""
 
-    def applied(directions: Tensor) -> Tensor:
+    def difference_times(directions: Tensor) -> Tensor:
         return _spread(problem.real, problem.real_weights, directions) - _spread(
             problem.fake, problem.fake_weights, directions
         )
 
     basis = normal[: normal.shape[1]]
     for _ in range(_POWER_STEPS):  # products with the clouds alone: no D x D matrix
-        basis = torch.linalg.qr(applied(basis).T).Q.T
-    values, vectors = torch.linalg.eigh(basis @ applied(basis).T)
+        basis = torch.linalg.qr(difference_times(basis).T).Q.T
+    values, vectors = torch.linalg.eigh(basis @ difference_times(basis).T)
     return vectors.T[values.abs().topk(count).indices] @ basis
 
 
@@ -358,7 +358,7 @@ def _ascend(problem: _Problem, directions: Tensor, solver: MaxSliced) -> tuple[T
         directions[better], costs[better] = end[gain > 0], end_costs[gain > 0]
         ways[better] = slopes[better] = _tangent(end_slopes, end)[gain > 0]
 
-        # Slopes that cancel out say that the top is no further than the step, so look closer.
+        # Slopes that cancel out mean that the top is within the step: look closer.
         spent = k[solver.order * steps[k] * ways[k].square().sum(1) < solver.tolerance]
         ways[spent] = slopes[spent]
         steps[spent] *= 0.1

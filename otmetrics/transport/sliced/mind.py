@@ -23,7 +23,7 @@ def monge_inception_distance(
 
     Differs from `sliced_wasserstein`, which is to be preferred outside comparisons with published
     numbers: it is 3 D SW_2^2, a squared distance in squared units; it drops samples where the sizes
-    differ; it tells nothing of its Monte-Carlo error. Like every plug-in estimate, it is biased up,
+    differ; it states no Monte-Carlo error. Like every plug-in estimate, it is biased up,
     by about 1/N: two samples of one distribution do not give 0, and only numbers from one sample
     size compare.
 

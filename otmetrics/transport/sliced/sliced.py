@@ -44,7 +44,7 @@ from otmetrics.transport.solver import Solver
 from otmetrics.unknown_options import options_of, told_options
 
 _FAR = 16.0  # squared distance of the mean from the origin, in variances, from which clouds move
-_ENOUGH = 1024  # points that tell where a cloud is
+_ENOUGH = 1024  # points whose mean shows where a cloud is
 _MOST_GROWTH = 4  # factor by which one round may add to the directions of the round before
 _MOST_PER_SPLIT = 16  # directions that share one split into halves
 _SAFE = 1e-15, 1e15  # longest vectors whose squares keep their digits in float32
@@ -67,7 +67,7 @@ class _Sides(NamedTuple):
 
 
 class _Slices(NamedTuple):
-    """Costs (..., L) along some directions, controls (..., L, Q) and squares (..., L, 2)."""
+    """Costs (..., L, 1) along some directions, controls (..., L, Q) and squares (..., L, 2)."""
 
     costs: Tensor
     controls: Tensor
@@ -174,7 +174,9 @@ class Sliced(Solver):
             raise ValueError("`debiased` must be False with weights: halves of samples have none.")
         generator = checked_generator(generator, direction_generator(self.seed))
 
-        sides = _Sides(*_near_origin(real, fake), a, b)
+        if (centre := far_centre(real, fake)) is not None:
+            real, fake = real - centre, fake - centre
+        sides = _Sides(real, fake, a, b)
         if directions is None:
             result = self._estimate(sides, generator)
         else:
@@ -212,7 +214,7 @@ class Sliced(Solver):
             if self.tolerance is None:
                 return self._result(cost, error, sides, message)
 
-            # Too few blocks tell no error to rely on, a single one none at all.
+            # Too few blocks give no error to rely on, a single one none at all.
             missing = math.inf
             if error is not None and target >= FEWEST_BLOCKS * block:
                 missing = self._missing(cost, error, slices.squares, sides)
@@ -231,7 +233,8 @@ class Sliced(Solver):
             growth = min(1.1 * missing**2, _MOST_GROWTH)
             wanted = self._whole_blocks(max(target + block, math.ceil(target * growth)), block)
             more = self._measure_slices(sides, wanted - target, block, generator)
-            slices, target = _join_slices(slices, more), wanted
+            slices = _Slices(*(torch.cat(pair, -2) for pair in zip(slices, more, strict=True)))
+            target = wanted
 
     def _whole_blocks(self, num: int, block: int) -> int:
         """A number of directions, rounded up to whole blocks as far as the most allow."""
@@ -257,18 +260,18 @@ class Sliced(Solver):
             border, measure = block, _split_measure(sides, num, block, generator)
 
         numbers = measure_along(sides.real, sides.fake, rows, measure, border, sides.weights)
-        costs, squares = numbers[..., 0], numbers[..., 1:]
+        costs, squares = numbers[..., :1], numbers[..., 1:]
         return _Slices(costs, _controls(sides, rows, squares), squares)
 
     def _mean(self, slices: _Slices, block: int) -> tuple[Tensor, Tensor | None]:
         """The cost, and the standard error of its root where there is more than one block."""
         costs, deviations = apply_controls(
-            slices.costs, slices.controls, positive=not self.debiased
+            slices.costs[..., 0], slices.controls, positive=not self.debiased
         )
-        cost = costs.mean(-1)
-        if costs.shape[-1] <= block:
-            return cost, None
-        return cost, error_of_root(error_of_mean(deviations, block), cost, self.order)
+        cost, error = costs.mean(-1), None
+        if costs.shape[-1] > block:
+            error = error_of_root(error_of_mean(deviations, block), cost, self.order)
+        return cost, error
 
     def _missing(self, cost: Tensor, error: Tensor, squares: Tensor, sides: _Sides) -> float:
         """The largest error of a batch as a multiple of the tolerance; 0 where all is rounding."""
@@ -348,7 +351,7 @@ def far_centre(real: Tensor, fake: Tensor) -> Tensor | None:
 
     About their common mean (..., 1, D); None where they lie near the origin.
     """
-    # Up to some 2000 points of each, evenly spaced, tell.
+    # Up to some 2000 points of each, evenly spaced, are enough.
     some = [c.detach()[..., :: max(1, c.shape[-2] // _ENOUGH), :] for c in (real, fake)]
     centre = ((some[0].mean(-2) + some[1].mean(-2)) / 2).unsqueeze(-2)
 
@@ -356,12 +359,6 @@ def far_centre(real: Tensor, fake: Tensor) -> Tensor | None:
     out = centre.double().square().sum((-2, -1))
     inside = sum(squares) / 2 - out
     return None if bool((out <= _FAR * inside).all()) else centre
-
-
-def _near_origin(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Both clouds, moved together where they lie far out."""
-    centre = far_centre(real, fake)
-    return (real, fake) if centre is None else (real - centre, fake - centre)
 
 
 def _split_measure(sides: _Sides, num: int, block: int, generator: torch.Generator) -> Measure:
@@ -405,12 +402,3 @@ def _mean_square(cloud: Tensor, weights: Tensor | None) -> Tensor:
     if not _SAFE[0] <= float(lengths.detach().amax()) <= _SAFE[1]:
         lengths = torch.linalg.vector_norm(cloud, dim=-1, dtype=torch.float64)
     return lengths.square().mean(-1) if weights is None else (lengths.square() * weights).sum(-1)
-
-
-def _join_slices(first: _Slices, second: _Slices) -> _Slices:
-    """Slices along all of the directions."""
-    return _Slices(
-        torch.cat([first.costs, second.costs], -1),
-        torch.cat([first.controls, second.controls], -2),
-        torch.cat([first.squares, second.squares], -2),
-    )
