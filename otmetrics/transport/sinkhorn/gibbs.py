@@ -47,9 +47,11 @@ class GibbsKernel:
         self.shape = x.shape[0], x.shape[1], y.shape[1]
         self.norms = _squares(x), _squares(y)
         entries = torch.Size(self.shape).numel()
+
         # Two blocks, of costs and of kernel, keep to the limit too, down to what a cache holds.
         half = int(workspace.limit / (2 * workspace.dtype.itemsize))
         self._block = min(_BLOCK, max(_CACHED, half))
+
         self.costs = self.kernel = None
         if workspace.holds(1, entries):
             self.costs = workspace.take("costs", *self.shape)
@@ -117,6 +119,8 @@ class GibbsKernel:
         a, b = a.to(x.dtype)[..., None], b.to(x.dtype)[..., None]
         by_row = torch.empty_like(x) if wanted[0] else None
         by_column = torch.zeros_like(y) if wanted[1] else None
+
+        # sum_j P_ij (x_i - y_j) is x_i times a row sum less a product: no tensor (N, M, D) is made.
         with ieee_float32(x.device):
             for rows, costs, kernel in self._kernels():
                 if order != 2:
@@ -134,6 +138,7 @@ class GibbsKernel:
     def _times_slopes(self, kernel: Tensor, costs: Tensor) -> None:
         """Multiply a kernel by |x - y|^(p - 2), and by 0 where points meet, piece by piece."""
         for part in _pieces(costs):
+            # Costs are |x - y|^p, so that this power of them is |x - y|^(p - 2).
             apart = costs[:, part] > 0
             slopes = torch.where(apart, costs[:, part], 1.0).pow_((self.order - 2) / self.order)
             kernel[:, part].mul_(slopes.mul_(apart))
@@ -143,6 +148,7 @@ class GibbsKernel:
         if self.kernel is not None and self.costs is not None:
             yield slice(0, self.shape[1]), self.costs, self.kernel
             return
+
         for rows, costs in self.cost_blocks():
             kernel = self._scratch("block of kernel", rows)
             self._exponentiate(costs, kernel, rows)
@@ -170,6 +176,7 @@ class GibbsKernel:
         x, squares = self.x[:, rows], (self.norms[0][:, rows], self.norms[1])
         with ieee_float32(x.device):
             torch.bmm(x, self.y.mT, out=out)
+
         for part in _pieces(out):
             piece, lengths = out[:, part], squares[0][:, part]
             piece.mul_(-2).add_(lengths[..., None]).add_(squares[1][:, None, :])
@@ -178,6 +185,8 @@ class GibbsKernel:
                 refine_cancelled(piece, x[:, part], self.y, norms, _CANCELLED[x.dtype])
                 piece.pow_(self.order / 2)
             piece.clamp_(min=0)
+
+        # Of a self term: a point is exactly at itself, whatever the product says.
         if self.x is self.y:
             out.diagonal(rows.start, -2, -1).zero_()
         return out

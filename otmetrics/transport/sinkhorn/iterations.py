@@ -94,6 +94,7 @@ def _anneal(kernel: GibbsKernel, a: Tensor, b: Tensor, epsilon: Tensor) -> tuple
     Stabilized sparse scaling algorithms for entropy regularized transport problems, 2019, section
     3. Overwrites the kernel.
     """
+    # f + g - C has the weighted mean 0 with this constant.
     f, g = kernel.costs_times(b), kernel.transposed_costs_times(a)
     f = f - (a * f).sum(-1, keepdim=True)
     dtype, largest = kernel.x.dtype, torch.zeros_like(a[:, 0])
@@ -102,6 +103,8 @@ def _anneal(kernel: GibbsKernel, a: Tensor, b: Tensor, epsilon: Tensor) -> tuple
         largest = torch.maximum(largest, spread.amax((-2, -1)).double())
 
     level = torch.maximum(epsilon, largest / _FIRST_EXPONENT)
+    # Exponents of the first kernel are modest, and each level hands potentials to the next: so no
+    # kernel on the way under- or overflows.
     while bool((level > epsilon).any()):
         p, q = kernel.build(f / level[:, None], g / level[:, None], level)
         psi = torch.zeros_like(q)
@@ -200,6 +203,7 @@ def _iterate(
         found = _keep_done(done, found, new)
         done = done | (error <= wanted.tolerance)
 
+        # Where the dual value fell, the extrapolation is at fault: back to the plain step.
         dual = (a * (p + phi)).sum(-1) + (b * point).sum(-1)
         fell = dual < best - slack * (1 + best.abs().clamp(max=1e6))
         best = torch.maximum(dual, best)
@@ -213,6 +217,8 @@ def _iterate(
         finished, far = torch.stack([done.all(), far]).tolist()
         if finished:
             break
+
+        # Scalings this large would leave the range of float32: the kernel takes them up.
         if far:
             p, q = kernel.build(point if symmetric else p + good, point, epsilon)
             point, good = torch.where(done[:, None], point, q), torch.zeros_like(p)
@@ -245,6 +251,9 @@ class _History:
         if self.past:
             changes = torch.stack([(residual - old) * valid for _, old, valid in self.past], 1)
             moves = torch.stack([image - old for old, _, _ in self.past], 1)
+
+            # Which combination of past changes cancels the residual: least squares, with a ridge
+            # because changes become parallel near the end.
             gram = changes @ changes.mT
             ridge = _RIDGE * gram.diagonal(dim1=-2, dim2=-1).mean(-1) + torch.finfo(gram.dtype).tiny
             identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)

@@ -182,6 +182,7 @@ class Sinkhorn(Solver):
                 assert gradient is not None
                 cost = with_gradient(cost, source, gradient, *sources)
 
+        # One warning for a batch: the worst of its problems.
         error, iterations = float(solved.error.max()), int(solved.num_iterations.max())
         converged = error <= self.tolerance
         message = f"marginal error {error:.1e} after {iterations} iterations"
@@ -301,11 +302,13 @@ def entropic_batch(
     places = merge_repeated(real), merge_repeated(fake)
     real, fake = places[0].measure, places[1].measure
     size = max(real.points.shape[1], fake.points.shape[1])
+
     device, dtype = real.points.device, torch.float64
     if _suffices_in_single(solver, size, real.weights, fake.weights):
         dtype = real.points.dtype
     limit = memory_budget(device, solver.memory_limit)
     workspace = Workspace(dtype, device, limit)
+    # As many problems at once as have room for costs and kernel of each term.
     num = max(1, int(limit / (2 * size**2 * dtype.itemsize)))
     wanted = Wanted(solver.tolerance, solver.max_iterations, debiased, bounds, gradients)
 

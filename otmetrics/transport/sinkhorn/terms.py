@@ -51,6 +51,7 @@ def merge_repeated(measure: Measure) -> Places:
     if 2 * count > len(cloud):
         return alone
 
+    # Any of the equal points may stand for its place.
     ids = torch.zeros(count, dtype=of.dtype, device=of.device)
     ids[of] = torch.arange(len(of), device=of.device)
     total = weights.new_zeros(count).index_add_(0, of, weights)
@@ -119,6 +120,7 @@ def scale_problem(
         scaled = epsilon * torch.where(mean > 0, mean, 1.0)
     else:
         scaled = epsilon / unit
+
     places = None
     if moved:
         scale = length[:, None, None]
@@ -163,6 +165,8 @@ def solve_terms(problem: Problem, wanted: Wanted, warm: tuple[Tensor, Tensor] | 
 
     rivals = [] if warm is None else [(warm[0] / scale, warm[1] / scale)]
     own: list[Term] = []
+
+    # Self terms first: their potentials nearly solve the cross term of clouds that are close.
     if wanted.debiased:
         for side, needed in enumerate(wanted.gradients):
             own.append(term(side, side, wanted._replace(gradients=(needed, False))))
@@ -176,6 +180,7 @@ def solve_terms(problem: Problem, wanted: Wanted, warm: tuple[Tensor, Tensor] | 
         cost, found = cross.value * unit, (cross.error, cross.num_iterations)
         return Solved(cost, None, None, potentials, *found, gradients, potentials)
 
+    # A bound on a difference takes the opposite bound of what is subtracted.
     terms = (cross, *own)
     lower = upper = None
     values = (own[0].value + own[1].value) / 2
@@ -225,6 +230,7 @@ def _gradients(cross: Term, own: list[Term], unit: Tensor) -> tuple[Tensor | Non
     found: list[Tensor | None] = []
     for side, gradient in enumerate(cross.gradients):
         if gradient is not None:
+            # S subtracts half of a self term, whose gradient comes as half of its own already.
             mine = own[side].gradients[0] if own else None
             gradient = gradient if mine is None else gradient - mine
             gradient = gradient * unit[:, None, None].to(gradient.dtype)

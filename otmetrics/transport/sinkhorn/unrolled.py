@@ -58,9 +58,11 @@ def unrolled_sinkhorn_divergence(
     Sinkhorn(order=order, epsilon=epsilon, relative=relative)  # their rules
     check_at_least("num_iterations", num_iterations, 1)
     real, fake = checked_clouds(real, fake, order=order)
+
     pairs = (real, fake), (real, real), (fake, fake)
     costs = [cost_matrix(x.double(), y.double(), order=order) for x, y in pairs]
     unit = costs[0].detach().mean((-2, -1)) if relative else torch.ones_like(costs[0][..., 0, 0])
+    # All points of one side may be equal to those of the other: then any unit does.
     level = epsilon * torch.where(unit > 0, unit, 1.0)
     cross = _cross_value(costs[0], level, num_iterations)
     own = [_own_value(cost, level, num_iterations) for cost in costs[1:]]
