@@ -106,6 +106,8 @@ def encoder(critic: Critic, shape: tuple[int, ...], latent: int) -> nn.Module:
     if any(isinstance(layer, nn.AdaptiveAvgPool2d) for layer in layers):
         layers = [*layers[:-2], nn.Flatten()]  # where things are is part of a code
     body = nn.Sequential(*layers)
+
+    # Nothing else tells how many features remain at the last resolution.
     num_features = body(torch.zeros(1, *shape)).shape[1]
     return nn.Sequential(body, nn.Linear(num_features, latent))
 
@@ -120,7 +122,7 @@ class MLPGenerator(nn.Module):
     def __init__(self, latent: int, shape: tuple[int, ...], width: int) -> None:
         super().__init__()
         size = torch.Size(shape).numel()
-        layers = _hidden_layers(latent, width, 3, "none", nn.ReLU)
+        layers = _hidden_layers(latent, width, "none", nn.ReLU)
         self.body = nn.Sequential(*layers, nn.Linear(width, size))
         self.squash = nn.Tanh() if len(shape) == 3 else nn.Identity()
         self.shape = shape
@@ -133,7 +135,7 @@ class MLPGenerator(nn.Module):
 def mlp_critic(shape: tuple[int, ...], width: int, normalization: str) -> Critic:
     """Three hidden layers, the last of which are the features."""
     size = torch.Size(shape).numel()
-    body = nn.Sequential(nn.Flatten(), *_hidden_layers(size, width, 3, normalization))
+    body = nn.Sequential(nn.Flatten(), *_hidden_layers(size, width, normalization))
     return Critic(body, width, normalization)
 
 
@@ -151,12 +153,15 @@ class DCGANGenerator(nn.Module):
             nn.BatchNorm2d(widths[0]),
             nn.ReLU(),
         ]
+
         for before, after in pairwise(widths):
             layers += [
                 nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False),
                 nn.BatchNorm2d(after),
                 nn.ReLU(),
             ]
+
+        # Not normalised: images have means and contrasts of their own.
         layers += [nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
 
@@ -172,6 +177,7 @@ def dcgan_critic(shape: tuple[int, ...], width: int, normalization: str) -> Crit
     if size == 28:  # the generator has a third layer of weights, that of the noise
         width *= 2
     widths = [channels, *(width * 2**i for i in range(num))]
+
     layers: list[nn.Module] = []
     side = size
     for i, (before, after) in enumerate(pairwise(widths)):
@@ -186,27 +192,23 @@ def dcgan_critic(shape: tuple[int, ...], width: int, normalization: str) -> Crit
 class _Residual(nn.Module):
     """Two convolutions next to a shortcut, at twice, half or the same resolution."""
 
-    def __init__(self, before: int, after: int, resample: str, normalization: str) -> None:
+    def __init__(self, width: int, resample: str, normalization: str) -> None:
         super().__init__()
         self.up = nn.Upsample(scale_factor=2) if resample == "up" else nn.Identity()
         self.down = nn.AvgPool2d(2) if resample == "down" else nn.Identity()
         self.path = nn.Sequential(
-            *_channel_normalised(before, normalization),
+            *_channel_normalised(width, normalization),
             nn.ReLU(),
             self.up,
-            _wrap_layer(nn.Conv2d(before, after, 3, padding=1), normalization),
-            *_channel_normalised(after, normalization),
+            _wrap_layer(nn.Conv2d(width, width, 3, padding=1), normalization),
+            *_channel_normalised(width, normalization),
             nn.ReLU(),
-            _wrap_layer(nn.Conv2d(after, after, 3, padding=1), normalization),
-        )
-        change = before != after
-        self.shortcut = (
-            _wrap_layer(nn.Conv2d(before, after, 1), normalization) if change else nn.Identity()
+            _wrap_layer(nn.Conv2d(width, width, 3, padding=1), normalization),
         )
 
     def forward(self, images: Tensor) -> Tensor:
         """Images at the new resolution."""
-        return self.down(self.path(images) + self.shortcut(self.up(images)))
+        return self.down(self.path(images) + self.up(images))
 
 
 class ResNetGenerator(nn.Module):
@@ -218,7 +220,7 @@ class ResNetGenerator(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(latent, width * start**2),
             nn.Unflatten(1, (width, start, start)),
-            *(_Residual(width, width, "up", "batch") for _ in range(num)),
+            *(_Residual(width, "up", "batch") for _ in range(num)),
             nn.BatchNorm2d(width),
             nn.ReLU(),
             nn.Conv2d(width, shape[0], 3, padding=1),
@@ -232,11 +234,11 @@ class ResNetGenerator(nn.Module):
 
 def resnet_critic(shape: tuple[int, ...], width: int, normalization: str) -> Critic:
     """Residual blocks down to 8 x 8 (28 pixels: 7 x 7); features are their mean over pixels."""
-    num = {28: 2, 32: 2, 64: 3}[shape[1]]
+    num = {28: 2, 32: 2, 64: 3}[shape[1]]  # halvings
     body = nn.Sequential(
         _wrap_layer(nn.Conv2d(shape[0], width, 3, padding=1), normalization),
-        *(_Residual(width, width, "down", normalization) for _ in range(num)),
-        *(_Residual(width, width, "same", normalization) for _ in range(2)),
+        *(_Residual(width, "down", normalization) for _ in range(num)),
+        *(_Residual(width, "same", normalization) for _ in range(2)),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
@@ -247,13 +249,12 @@ def resnet_critic(shape: tuple[int, ...], width: int, normalization: str) -> Cri
 def _hidden_layers(
     size: int,
     width: int,
-    num: int,
     normalization: str,
     activation: Callable[[], nn.Module] = lambda: nn.LeakyReLU(0.2),
 ) -> list[nn.Module]:
-    """Hidden layers of an MLP."""
+    """The three hidden layers of an MLP."""
     layers: list[nn.Module] = []
-    for before in (size, *[width] * (num - 1)):
+    for before in (size, width, width):
         layers.append(_wrap_layer(nn.Linear(before, width), normalization))
         if normalization == "batch":
             layers.append(nn.BatchNorm1d(width))
