@@ -18,6 +18,7 @@ from otmetrics.checks import (
     checked_samples,
 )
 from otmetrics.machine import ieee_float32
+from otmetrics.transport.costs import row_blocks
 from otmetrics.transport.semidiscrete.heights import block_bytes, highest_faces
 from otmetrics.transport.semidiscrete.sources import check_source, standardise
 from otmetrics.unknown_options import ToldOptions, options_of, told_options
@@ -159,18 +160,18 @@ def extended_map(
     drawn = drawn.to(points.device)
 
     num_faces, block = min(chosen.num_faces, len(points)), block_bytes(chosen.memory_limit)
-    row = 8 * chosen.num_faces * (points.shape[1] + 1)  # bytes of the normals of one sample
-    rows = max(1, block_bytes(chosen.memory_limit, _NORMALS) // row)
+    numbers = chosen.num_faces * (points.shape[1] + 1)  # in the normals of one sample
     parts = []
-    for part, shares in zip(samples.split(rows), drawn.split(rows), strict=True):
-        faces = highest_faces(part, points, heights, num_faces, block)
+    limit = block_bytes(chosen.memory_limit, _NORMALS)
+    for rows in row_blocks(len(samples), numbers, limit // 8):
+        faces = highest_faces(samples[rows], points, heights, num_faces, block)
         angles = _angles(normals[faces[:, :1]], normals[faces])
         within = angles <= limits[faces[:, :1]]
         within[:, 0] = True  # the own face, whatever rounding says of its angle
         if centres is None or chosen.rule == "two-face":
-            mixed = _two_faces(within, shares)
+            mixed = _two_faces(within, drawn[rows])
         else:
-            mixed = _inverse_distances(part, centres.to(points)[faces], within)
+            mixed = _inverse_distances(samples[rows], centres.to(points)[faces], within)
 
         # Samples that have nothing but their own point are near a break.
         kept = (mixed[:, 1:] > 0).any(1)
@@ -225,12 +226,11 @@ def neighbour_angles(
     normals = face_normals(points, source=source)
     num_neighbors = min(num_neighbors, len(points) - 1)
 
-    rows = max(1, block // (8 * len(points)))
     found = []
-    for begin, part in zip(range(0, len(points), rows), normals.split(rows), strict=True):
+    for rows in row_blocks(len(points), len(points), block // 8):
+        part = normals[rows]
         cosines = part @ normals.T
-        own = torch.arange(len(part), device=points.device)
-        cosines[own, own + begin] = -2.0  # a face is no neighbour of itself
+        cosines.diagonal(rows.start).fill_(-2.0)  # a face is not a neighbour of itself
         nearest = cosines.topk(num_neighbors, 1).indices[:, -1]
         found.append(_angles(part, normals[nearest]))
     return torch.cat(found)

@@ -9,6 +9,7 @@ from torch import Tensor
 from otmetrics.checks import check_positive, checked_heights, checked_samples
 from otmetrics.hashing import hash_counters
 from otmetrics.machine import ieee_float32
+from otmetrics.transport.costs import row_blocks
 from otmetrics.transport.exact.exact import Exact
 from otmetrics.transport.semidiscrete.sources import sample_parts, source_samples
 from otmetrics.unknown_options import told_options
@@ -72,9 +73,9 @@ def highest_faces(
             return scores.max(1, keepdim=True).indices
         return scores.topk(num_faces, 1).indices
 
-    rows = max(1, block // (points.element_size() * len(points)))
+    blocks = row_blocks(len(samples), len(points), block // points.element_size())
     with ieee_float32(points.device):
-        ids = [pick(torch.addmm(offsets, part, points.T)) for part in samples.split(rows)]
+        ids = [pick(torch.addmm(offsets, samples[rows], points.T)) for rows in blocks]
     return torch.cat(ids)
 
 
