@@ -57,12 +57,16 @@ def main() -> None:
         prepare()
         code = cli.main(prog_name="otmetrics", standalone_mode=False)
         sys.stdout.flush()
+
+    # What the user can mend.
     except click.ClickException as error:
         if not isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
             # It may hold words of the command line.
             setattr(error, "message", printable(error.message))  # noqa: B010 - final, says mypy
         error.show()
         code = error.exit_code
+
+    # What ends the run from outside.
     except (KeyboardInterrupt, click.Abort) as error:
         # What the trainer says of its checkpoint; click wraps it.
         kept = tell(error.__cause__ or error, flag)

@@ -373,14 +373,9 @@ def _task() -> dict[str, str]:
 
 
 class Command(click.Command):
-    """A command that makes the options of the library when it is asked for them.
+    """A command that makes `more` options, those of the library, when it is asked for them.
 
     The library, with torch, takes seconds to load: `otmetrics --help` does without.
-
-    Args:
-        args: Arguments of `click.Command`.
-        more: Makes the options that the command has besides those it declares.
-        options: Options of `click.Command`.
     """
 
     def __init__(
@@ -407,6 +402,7 @@ class Command(click.Command):
         except click.NoSuchOption as error:
             del (error.possibilities or [])[1:]  # the closest comes first; click sorts by name
             raise
+
         if rest and not ctx.resilient_parsing:
             arguments = [item for item in self.params if isinstance(item, click.Argument)]
             names = " ".join(item.human_readable_name for item in arguments) or "none"
@@ -415,7 +411,8 @@ class Command(click.Command):
                 "shell makes many of a pattern such as real/*.png: give the folder instead, or "
                 "quote the pattern where archives have one, as in 'a-{00..12}.tar'."
             )
-        try:
+
+        try:  # here, after --help
             Path.cwd()
         except OSError as error:
             raise DataError("the working folder is gone: change to one that exists.") from error

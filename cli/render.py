@@ -44,6 +44,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequ
 def print_report(report: ScoreReport) -> None:
     """Print the scores, and under them what they were computed on."""
     print_table(HEADER, report.rows(), left=(0,))
+
     scores = report.scores.values()
     if any(score.floor is not None for score in scores):
         echo("floor: the same score between two parts of the real samples, n each")
@@ -54,6 +55,7 @@ def print_report(report: ScoreReport) -> None:
     echo(("±: error of the random directions; " if error else "") + _ARROWS)
     if not report.converged:
         echo("!: the solver did not converge, see the warning")
+
     for line in (*read_lines(report), *_samples(report), _provenance(report)):
         echo(line)
 
@@ -79,6 +81,7 @@ def check_json_targets(targets: Sequence[str]) -> None:
             raise DataError(f"`{path}` is a folder: name a file in it.")
         if not path.parent.is_dir():
             raise DataError(f"`{path.parent}` is not a folder: create it first.")
+
         try:
             check_replaceable(path)
         except OSError:

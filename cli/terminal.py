@@ -27,16 +27,13 @@ class _Lossy(io.FileIO):
 
 
 def prepare() -> None:
-    """Make the streams such that telling something is never what goes wrong.
-
-    Raises:
-        DataError: There is no standard output.
-    """
+    """Make the streams such that telling something is never what goes wrong."""
     gone = sys.stdout is None
     # A file opened under the number of a closed stream would get its text: none may be free.
     while (spare := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(spare)
+
     if sys.stderr is None or sys.stderr is sys.__stderr__:
         encoding = getattr(sys.stderr, "encoding", "utf-8")
         errors = io.BufferedWriter(_Lossy(2, "w", closefd=False))
@@ -44,33 +41,19 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without an arrow is no reason to fail
+
     warnings.formatwarning = _on_one_line
     if gone:
         raise DataError("the standard output is closed: send it to a file, or to /dev/null.")
 
 
 def echo(line: str, *, err: bool = False) -> None:
-    """Print one line, with control characters as escapes; a name in it cannot begin another.
-
-    Args:
-        line: The line.
-        err: Whether it goes to the standard error, beside the results.
-    """
+    """Print one line, with control characters as escapes; a name in it cannot begin another."""
     echo_text(printable(line), err=err)
 
 
 def echo_text(text: str, *, err: bool = False) -> None:
-    """Print lines that hold nothing of anybody else, or only what is escaped.
-
-    Args:
-        text: The lines.
-        err: Whether they go to the standard error.
-
-    Raises:
-        DataError: The standard output cannot be written to.
-        OSError: There is no room for it.
-        Exit: Its reader is gone.
-    """
+    """Print lines that hold nothing of anybody else, or only what is escaped."""
     try:
         click.echo(text, err=err)
     except OSError as error:

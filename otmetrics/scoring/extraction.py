@@ -77,6 +77,7 @@ class Input:
                 f"`{self.path}` holds {available} samples, fewer than ", num, f" {size}: lower it."
             )
         need.check(self.path, size, ("raise ", num) if size < available else ("give more",))
+
         if options.num is None:
             return list(range(available))
         generator = torch.Generator().manual_seed(options.seed)
@@ -197,6 +198,7 @@ def _check_claims(inputs: list[Input], features: str | None) -> None:
                 "know: extract them again from their images, or leave the images out and compare "
                 "with features of the same network."
             )
+
         if not is_installed(name):
             raise DataError(
                 f"`{one.path}` says that its features are of `{name}`, which is not an extractor "
@@ -214,6 +216,7 @@ def _check_statistics(inputs: list[Input], options: Extraction) -> None:
         raise OptionError(
             Argument("num"), f" cannot draw from `{unknown[0]}`, which holds no samples."
         )
+
     known = [
         one.path
         for one in inputs
@@ -245,6 +248,7 @@ def _load(name: str, path: str, options: Extraction) -> FrozenExtractor:
             f"`{path}` holds images, which do not compare with bare features: give features on "
             "both sides, or images on both."
         )
+
     try:
         return load_extractor(
             name,
@@ -265,6 +269,7 @@ def _load_rows(one: Input, pick: list[int], limit: float) -> FeatureSet:
     """Features that were computed before; those in a large file stay there."""
     source: FeatureArray = one.source
     features = source.features
+    # Whole numbers and half floats become float64; another byte order becomes this machine's.
     narrow = features.dtype.kind != "f" or features.dtype.itemsize < 4
     dtype = np.dtype(np.float64) if narrow else features.dtype.newbyteorder("=")
     if dtype != features.dtype:

@@ -51,6 +51,7 @@ class FeatureSet:
     def notes(self) -> list[str]:
         """What was read, and what was lost or changed on the way, one line each."""
         notes = [inventory.read_line(self.source, self.features.shape[1])]
+
         skipped = self.origin.get("skipped", [])
         if len(skipped) > NAMED:
             notes.append(
@@ -58,6 +59,7 @@ class FeatureSet:
                 "follow; the record of the source names all"
             )
         notes += [f"left out {reason}" for reason in skipped[:NAMED]]
+
         if count := self.origin.get("transparent"):
             notes.append(f"images with transparency, composited on white: {count}")
         if count := self.origin.get("others"):
@@ -92,6 +94,7 @@ def check_extractors(
                 FEATURES,
                 ", or give the images.",
             )
+
     vouched = features == "none"
     known = [item for item in protocols if not (vouched and item[1]["extractor"] == "none")]
     for path, protocol in known[1:]:
@@ -141,6 +144,8 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
         raise DataError(f"`{path.parent}` is not a folder: create it first.")
     if not os.access(path.parent, os.W_OK):
         raise DataError(f"`{path.parent}` cannot be written to: choose another folder.")
+
+    # A link that leads nowhere is something too.
     if os.path.lexists(path) and not overwrite:
         raise DataError(
             f"`{path}` exists: choose another name, or pass ", Argument("overwrite"), "."
@@ -214,9 +219,11 @@ def _source_problem(record: Any) -> str | None:
         return "its `source` is nested too deeply, or holds NaN"
     for name, value in record.items():
         kind = _SOURCE.get(name, object)
+        # JSON's true is an int to Python.
         count = not isinstance(value, bool) and isinstance(value, int) and value >= 0
         if not (count if kind is int else isinstance(value, kind)):
             return f"`{printable(name)}` of its source is a {type(value).__name__}"
+
     for name in _LINES:
         if not all(isinstance(line, str) for line in record.get(name, [])):
             return f"`{name}` of its source must be lines of text"

@@ -11,8 +11,8 @@ from typing import Any
 from otmetrics.errors import printable
 
 _LOSSY = {"jpg", "webp", "tif (jpeg)"}
-_FEW = 5
-_NAMED = 3
+_FEW = 5  # classes that a note names
+_NAMED = 3  # modes or formats that it names
 _DEEPEST = {"8": 6, "16": 14}  # bits of values that are stored in 8 and in 16 bits
 
 
@@ -41,6 +41,7 @@ def oddities(source: dict[str, Any]) -> list[str]:
             f"only the first page or frame of a file is read, and {frames['left_out']} more in "
             f"{_count(frames.get('files', 0), 'file')} are left out: save them one per file"
         )
+
     for depth, largest in _numbers(record.get("largest")).items():
         if 0 <= largest < 2 ** _DEEPEST.get(depth, 0):
             lines.append(_dark(depth, largest))
@@ -162,6 +163,7 @@ def _sizes_differ(sides: Sides) -> str:
         return ""
     single = [one["different"] == 1 for one in found]
     same = all(single) and found[0]["smallest"] == found[1]["smallest"]
+
     areas = sorted(one["middle"][0] * one["middle"][1] for one in found)
     if same or (not any(single) and areas[1] < 4 * areas[0]):
         return ""
@@ -216,10 +218,12 @@ def _classes_differ(sides: Sides) -> str:
             own |= others & {str(side.get("top_folder"))}
     if not all(classes):
         return ""
+
     if not classes[0] & classes[1]:
         return f"no class has the same name in {' and '.join(sides)}: " + _describe_both(
             sides, lambda side: _first(sorted(_numbers(side["classes"])))
         )
+
     parts = []
     for (name, side), there, wanted in zip(sides.items(), classes, classes[::-1], strict=True):
         missing = sorted(wanted - there - set(map(str, _list(side.get("classes_not_drawn")))))
@@ -259,6 +263,7 @@ def _overlap(sources: Sides, one: str, two: str) -> str:
         return ""
     if paths[one] == paths[two]:
         return f"{one} and {two} are the same input"
+
     folders = all(sources[name].get("kind") == "folder" for name in (one, two))
     for inner, outer in ((one, two), (two, one)) if folders else ():
         if paths[inner].is_relative_to(paths[outer]):

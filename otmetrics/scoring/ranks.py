@@ -22,9 +22,9 @@ Room = Callable[[tuple[int, ...], Any], np.ndarray]
 
 TIMEOUT_SECONDS = 600.0
 _POLL_SECONDS = 0.05
-_LOOK_SECONDS = 0.5
+_LOOK_SECONDS = 0.5  # a look at all others takes a question to the store for each
 _DONE = b"done"
-_BLOCK_BYTES = 2**26
+_BLOCK_BYTES = 2**26  # of a message, so that signs of life go between
 
 
 class RankError(DataError):
@@ -98,6 +98,7 @@ class Ranks:
         self._store.set(f"compared/{self.rank}", "")
         for rank in others if self.first else ():  # the store ends with the first one
             self._ask(partial(self._store.get, f"compared/{rank}"), rank)
+
         for rank, other in told.items():
             for name in {**task, **other}:
                 here, there = task.get(name), other.get(name)
@@ -153,6 +154,7 @@ class Ranks:
             for rank in range(1, self.world):
                 yield self._receive(rank, room)
             return
+
         shapes = [(array.dtype.str, array.shape) for array in arrays]
         note = json.dumps({"arrays": shapes, "record": record})
         self._ask(lambda: self._store.set(f"done/{self._round}/{self.rank}", note))
@@ -169,6 +171,7 @@ class Ranks:
         self._await(rank, lambda: self._store.check([key]))
         note = json.loads(self._store.get(key))
         self._store.set(f"go/{self._round}/{rank}", "")
+
         arrays = []
         for dtype, shape in note["arrays"]:
             array = room(tuple(shape), np.dtype(dtype))
@@ -280,6 +283,7 @@ def place_in_environment(*, slurm: bool = True) -> tuple[int, int]:
             continue  # a job of several tasks that are no parts of one run
         if not any(there):
             continue
+
         size = number_in_environment(world, 1, least=1)
         number = number_in_environment(rank, 0 if size == 1 else None)
         if number >= size:

@@ -200,6 +200,7 @@ class _Draws:
 
     def floor_size(self, most: float) -> int:
         """Samples per side of the floor."""
+        # Two disjoint parts of real, compared at the size of fake too: all three have one size.
         available = [len(cloud) for cloud in self.clouds.values()]
         if "floor_with" not in self.clouds:
             available[0] //= 2
@@ -221,10 +222,11 @@ def _score_family(family: Family, draws: _Draws, scoring: Scoring) -> dict[str, 
     # What a limit bounds is small enough to go through in float64.
     widen = Tensor.double if family.limit else lambda cloud: cloud
     most = family.most(scoring)
+
     real, fake = widen(draws.at_most("real", most)), widen(draws.at_most("fake", most))
     sizes = len(real), len(fake)
     values = family.measure(real, fake, scoring)
-    del real, fake
+    del real, fake  # before the parts of the floor are drawn
 
     size = draws.floor_size(most)
     floors: list[Measured | None] = [None] * len(values)
@@ -246,6 +248,7 @@ def _assemble_score(
     messages = [
         where + part.message for where, part in parts.items() if part and not part.converged
     ]
+
     beside = None
     if floor is not None:
         beside = Floor(floor.value, size, at.value, floor.converged and at.converged)
@@ -270,6 +273,7 @@ def _score_moments(sets: Sets, scoring: Scoring, protocol: dict[str, Any]) -> Sc
     gaussians = [_moments_of(sets[name]) for name in ("real", "fake")]
     value = float(gaussian_distance(*gaussians[0], *gaussians[1]))
     scores = {"frechet_distance": Score(value, (len(sets["real"]), len(sets["fake"])))}
+
     record = _protocol(sets, scoring) | protocol
     notes = _notes(sets, scores, replace(scoring, floor=False))
     if scoring.floor:
@@ -297,6 +301,7 @@ def _check_statistics(path: str, has_samples: bool, scoring: Scoring) -> None:
             metrics,
             ".",
         )
+
     if not has_samples and set(scoring.metrics) != {"frechet_distance"}:
         raise DataError(
             f"`{path}` holds a mean and covariance (mu, sigma), from which only frechet_distance "
@@ -349,6 +354,7 @@ def _protocol(sets: Sets, scoring: Scoring) -> dict[str, Any]:
     """Everything that the numbers depend on."""
     options = asdict(scoring)
     del options["memory_limit"]  # no number depends on it, but for the last bits of blocked sums
+
     # A mean and covariance do not say what network made them; what they are compared with may.
     known = next((item for item in sets.values() if item.moments is None), sets["real"])
     return {
@@ -365,6 +371,7 @@ def _notes(sets: Sets, scores: dict[str, Score], scoring: Scoring) -> list[str]:
     """What a reader of the numbers should know."""
     notes = [f"{name}: {line}" for name, item in sets.items() for line in item.notes]
     notes += differences({name: item.source for name, item in sets.items()})
+
     for family in families_of(scoring):
         most = family.most(scoring)
         if max(len(sets["real"]), len(sets["fake"])) > most:
@@ -372,6 +379,7 @@ def _notes(sets: Sets, scores: dict[str, Score], scoring: Scoring) -> list[str]:
                 f"{family.names[0]} uses {most} samples per side at most, drawn at random; "
                 f"`{family.limit}` changes it"
             )
+
     if scoring.floor and any(score.floor is None for score in scores.values()):
         notes.append(
             "some floors are missing: each of the two real parts needs at least "
