@@ -16,7 +16,7 @@ def cache() -> None:
     of change of each file (or its content, with --cache-verify), the extractor and its weights,
     the resize, the dtype, and the versions of what computes. What has changed is computed
     again; nothing else is. They lie in the user's cache folder, or in the folder that the
-    environment variable OTMETRICS_CACHE names, about 5 kB an image, until they are removed.
+    environment variable OTMETRICS_CACHE names, about 5 kB per image, until they are removed.
     """
 
 

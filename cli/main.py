@@ -32,8 +32,8 @@ def cli() -> None:
     """How far is generated data from real data?
 
     Scores two sets of images (or of features of any kind) by optimal transport in feature space,
-    with FID's formula, kernel distance, precision, recall, density and coverage beside it. Every
-    score stands beside its noise floor: the same score between two halves of the real data.
+    with FID's formula, kernel distance, precision, recall, density and coverage next to it. Every
+    score stands next to its noise floor: the same score between two halves of the real data.
 
     \b
     Try it:      otmetrics demo

@@ -263,8 +263,8 @@ def make_extraction(given: dict[str, Any], device: str) -> "Extraction":
     num_workers = given["num_workers"]
     if num_workers is None:
         affinity = getattr(os, "sched_getaffinity", lambda process: range(os.cpu_count() or 1))
-        beside = number_in_environment("LOCAL_WORLD_SIZE", 1, least=1)  # they share the cores
-        cores = max(1, len(affinity(0)) // beside)
+        local = number_in_environment("LOCAL_WORLD_SIZE", 1, least=1)  # they share the cores
+        cores = max(1, len(affinity(0)) // local)
         num_workers = min(16, cores) if device.startswith("cuda") else 0
     if given["no_cache"] and given["cache_verify"]:
         raise OptionError(

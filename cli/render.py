@@ -61,7 +61,7 @@ def print_report(report: ScoreReport) -> None:
 
 
 def print_notes(notes: Sequence[str]) -> None:
-    """Print what a reader of the numbers should know, beside them."""
+    """Print what a reader of the numbers should know, next to them."""
     for note in notes:
         echo(f"note: {note}", err=True)
 
@@ -108,7 +108,7 @@ def print_json(report: ScoreReport, targets: Sequence[str], **more: Any) -> None
 
 
 def read_lines(report: ScoreReport) -> list[str]:
-    """What was read, one line a side, as the notes of the report have it, too."""
+    """What was read, one line per side, as the notes of the report have it, too."""
     dimension = report.protocol["features"]["dimension"]
     inputs = report.protocol["inputs"].items()
     return [f"{name}: {read_line(source, dimension)}" for name, source in inputs]

@@ -81,9 +81,9 @@ def _by_evaluator(settings: dict[str, dict[str, dict[str, Any]]]) -> Iterator[tu
 def sample(run: Path, target: Path, num: int, seed: int, overwrite: bool) -> None:
     """Write samples of the best generator of RUN to OUT.
 
-    OUT is a folder, made here, that gets one PNG an image; or OUT.npz, which gets one array: images
-    (N, H, W, C) in uint8, or points (N, D) in the data's own coordinates. Either goes straight into
-    `otmetrics score`.
+    OUT is a folder, made here, that gets one PNG per image; or OUT.npz, which gets one array:
+    images (N, H, W, C) in uint8, or points (N, D) in the data's own coordinates. Either goes
+    straight into `otmetrics score`.
     """
     with trainer():
         from otmetrics.reference_models.saving import write_samples

@@ -16,7 +16,7 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 class _Lossy(io.FileIO):
-    """A stream whose reader may be gone or full: what is told beside the results is then lost."""
+    """A stream whose reader may be gone or full: what is told next to the results is then lost."""
 
     def write(self, data: Any) -> int:
         """Write, or do not."""
@@ -40,7 +40,7 @@ def prepare() -> None:
         sys.stderr = io.TextIOWrapper(errors, encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without an arrow is no reason to fail
+            stream.reconfigure(errors="replace")  # a terminal without an arrow must not end the run
 
     warnings.formatwarning = _on_one_line
     if gone:

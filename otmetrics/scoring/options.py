@@ -110,7 +110,7 @@ class Scoring(ToldOptions):
         sinkhorn_max: The same for the Sinkhorn divergence, whose memory grows like n^2.
         pairs_max: The same for kernel distance, precision, recall, density and coverage, whose
             time grows like n^2.
-        memory_limit: Bytes beside the features for the solvers, which work in blocks within it,
+        memory_limit: Bytes next to the features for the solvers, which work in blocks within it,
             unless they have a limit of their own; None for half of the memory of the device.
             Copies of features above a quarter of it go to files that are mapped.
         floor: Compute the floors, which takes two more solves per score.

@@ -1,4 +1,4 @@
-"""What scoring returns: each number beside its noise floor, and the protocol that repeats it."""
+"""What scoring returns: each number next to its noise floor, and the protocol that repeats it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field

@@ -115,7 +115,7 @@ def score_features(
     real samples, of h = min(N // 2, M) each (or between real and `floor_with`, of the smallest size
     of the three), and the score itself on h samples per side, since transport distances depend on
     the sample size. Time is that of the functions called, three times where floors are asked for.
-    Solvers keep to `scoring.memory_limit` beside the features.
+    Solvers keep to `scoring.memory_limit` next to the features.
 
     Args:
         real: Feature set, or (N, D) tensor or array.
@@ -249,16 +249,16 @@ def _assemble_score(
         where + part.message for where, part in parts.items() if part and not part.converged
     ]
 
-    beside = None
+    floored = None
     if floor is not None:
-        beside = Floor(floor.value, size, at.value, floor.converged and at.converged)
+        floored = Floor(floor.value, size, at.value, floor.converged and at.converged)
     return Score(
         value=value.value,
         sizes=sizes,
         standard_error=value.standard_error,
         converged=value.converged,
         message=messages[0] if messages else value.message,
-        floor=beside,
+        floor=floored,
     )
 
 
