@@ -45,8 +45,9 @@ class Family(NamedTuple):
 
 
 def mapped_above(cloud: Tensor, scoring: Scoring) -> float:
-    """Bytes from which a copy of features goes to a file: three or four are there at once."""
-    return memory_budget(cloud.device, scoring.memory_limit) / 4
+    """Bytes from which a copy of features goes to a file."""
+    # Up to five are there at once, next to the blocks of a solver that may take most of the limit.
+    return memory_budget(cloud.device, scoring.memory_limit) / 16
 
 
 def _measure_sliced(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:

@@ -112,7 +112,7 @@ class Scoring(ToldOptions):
             time grows like n^2.
         memory_limit: Bytes next to the features for the solvers, which work in blocks within it,
             unless they have a limit of their own; None for half of the memory of the device.
-            Copies of features above a quarter of it go to files that are mapped.
+            Copies of features above a sixteenth of it go to files that are mapped.
         floor: Compute the floors, which takes two more solves per score.
         seed: Seed of all subsampling.
         device: Where the maths runs: "cpu", "cuda" or "cuda:i".
