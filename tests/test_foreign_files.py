@@ -119,7 +119,7 @@ def test_a_feature_file_chooses_no_extractor(otmetrics, marker, calls, name, fir
     assert f"`claims.npz` says that its features are of `{name}`" in done.stderr
     known = is_known(name)
     assert ("name it yourself with --features" in done.stderr) == known
-    assert ("which otmetrics does not know: make them anew" in done.stderr) == (not known)
+    assert ("which otmetrics does not know: extract them again" in done.stderr) == (not known)
     assert len(done.stderr.splitlines()) == 1
     assert not marker.exists()
     assert "evil" not in sys.modules

@@ -338,7 +338,7 @@ def test_a_function_is_refused_by_several_processes(tmp_path):
     arguments = ("extract", "python:mine:f", "out.npz", "--features", "pixels")
     first, second = ended(start(2, *arguments, cwd=tmp_path))
     assert first[0] == 3
-    assert "yields images anew in each process" in first[2]
+    assert "yields its images again in each process" in first[2]
     assert second[1:] == ("", "")
 
 

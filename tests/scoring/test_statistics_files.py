@@ -91,7 +91,7 @@ def test_other_scores_need_samples_and_say_so_before_an_image_is_read(tmp_path, 
     np.save(tmp_path / "b.npy", cloud(30, 1))
     done = run("score", tmp_path / "a.npz", tmp_path / "b.npy")
     assert done.code == 3
-    assert "only frechet_distance can be computed: pass --metrics frechet_distance" in done.stderr
+    assert "only frechet_distance can be computed: ask for it alone with --metrics" in done.stderr
     done = run("score", tmp_path / "a.npz", tmp_path / "b.npy", *FRECHET, "--num", 10)
     assert done.code == 2
     assert "--num cannot draw from" in done.stderr
