@@ -30,12 +30,12 @@ class ExtractorInfo:
     Attributes:
         name: As `load_extractor` takes it; capitals and `package.name:attr` stand for the user's
             choice.
-        num_features: D; None where it depends on that choice.
-        weights_size: Size of the weights to have on disk.
-        licence: Licence of the weights.
         description: One line.
         load: Builds it from the part of the name after the first colon, a weights path or None, and
             whether published weights may be fetched.
+        num_features: D; None where it depends on that choice.
+        weights_size: Size of the weights on disk.
+        licence: Licence of the weights.
         is_available: Tells from the same part of the name whether everything it needs is on this
             machine, without network access and heavy imports.
         takes_weights: Whether it reads a weights file.
@@ -45,11 +45,11 @@ class ExtractorInfo:
     """
 
     name: str
-    num_features: int | None
-    weights_size: str
-    licence: str
     description: str
     load: Callable[[str, str | Path | None, bool], FrozenExtractor]
+    num_features: int | None = None
+    weights_size: str = "-"
+    licence: str = "-"
     is_available: Callable[[str], bool] = lambda argument: True
     takes_weights: bool = True
     resizes: bool = True
@@ -85,7 +85,6 @@ EXTRACTORS = {
         ),
         ExtractorInfo(
             name="timm:MODEL",
-            num_features=None,
             weights_size="by model",
             licence="by model",
             description=f"any timm backbone, e.g. {DINOV2} (DINOv2)",
@@ -95,8 +94,6 @@ EXTRACTORS = {
         ),
         ExtractorInfo(
             name="module:package.name:attr",
-            num_features=None,
-            weights_size="-",
             licence="yours",
             description="your own torch.nn.Module on uint8 images (N, 3, H, W)",
             load=lambda path, _, __: user_module(path),
@@ -106,8 +103,6 @@ EXTRACTORS = {
         ExtractorInfo(
             name="pixels",
             num_features=3 * timm_models.PIXELS_SIZE**2,
-            weights_size="-",
-            licence="-",
             description="the image itself at 32 x 32; a baseline without weights",
             load=lambda *_: timm_models.pixels(),
             takes_weights=False,
@@ -115,9 +110,6 @@ EXTRACTORS = {
         ),
         ExtractorInfo(
             name="none",
-            num_features=None,
-            weights_size="-",
-            licence="-",
             description="the inputs already are features (N, D)",
             load=lambda *_: FrozenExtractor(nn.Identity(), None, "none"),
             takes_weights=False,
@@ -231,7 +223,7 @@ def _find(name: str) -> tuple[ExtractorInfo, str] | None:
 
 
 def _look_up(name: str) -> tuple[ExtractorInfo, str]:
-    """The same as `_find` for a name that a user gives; OptionError if there is no such one."""
+    """The same as `_find` for a name that a user gives: what is not one raises OptionError."""
     names = ", ".join(EXTRACTORS)
     if not isinstance(name, str):
         raise OptionError(f"an extractor is chosen by its name, got {name!r}: choose from {names}.")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from otmetrics.errors import Argument, OptionError
+from otmetrics.errors import Argument, OptionError, ignored_warnings
 from otmetrics.machine import exportable_settings, ieee_float32
 
 RUNTIMES = ("auto", "openvino", "torch")
@@ -170,7 +170,8 @@ def _compile(network: nn.Module, shape: tuple[int, ...], num_threads: int) -> An
             # writes to them while a thread computes.
             network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
             try:
-                with exportable_settings():
+                # Some networks keep tables that depend on the size of images: computed once.
+                with exportable_settings(), ignored_warnings("The tensor attribute"):
                     program = torch.export.export(network, (torch.zeros(1, *shape),))
                     model = openvino.convert_model(program)
             finally:

@@ -1,5 +1,6 @@
 """From images to network inputs: resize, crop, normalise; exact, differentiable and recorded."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -7,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+
+from otmetrics.errors import Argument, OptionError
 
 _KEPT_SIDE = 2**13
 _BLOCK = 32  # outputs that share a window of inputs: fewer make thin products, more count zeros
@@ -29,6 +32,7 @@ def resample(images: Tensor, shape: tuple[int, int], mode: str) -> Tensor:
     h x w.
     """
     (height, width), (high, wide) = images.shape[-2:], shape
+
     # Those of long sides are large, 150 bytes a pixel of the side, and are not kept.
     rows, columns = (
         (_bands if size <= _KEPT_SIDE else _bands.__wrapped__)(size, new, mode, str(images.device))
@@ -58,7 +62,7 @@ def _bands(size: int, wanted: int, mode: str, device: str) -> _Bands:
     first, stop, weights = _taps(size, wanted, mode)
     # Near _BLOCK, the number that leaves the fewest empty rows in the last block.
     rows = min(range(_BLOCK - 8, _BLOCK + 9), key=lambda rows: -wanted % rows)
-    rows = rows if size > 2 * _BLOCK else wanted
+    rows = rows if size > 2 * _BLOCK else wanted  # small images: one dense product
     blocks = -(-wanted // rows)
 
     # Windows lie at even distances: as far apart as leaves all inputs of their outputs inside.
@@ -147,9 +151,9 @@ class Preprocessing:
         if self.size is not None and self.size < 1:
             raise ValueError(f"`size` must be >= 1 or None, got {self.size}.")
         if self.resize not in RESIZE_MODES:
-            raise ValueError(
-                f"`resize` must be a known mode, got {self.resize!r}; "
-                f"choose from {', '.join(RESIZE_MODES)}."
+            choices = ", ".join(RESIZE_MODES)
+            raise OptionError(
+                Argument("resize"), f" must be one of {choices}, got {self.resize!r}."
             )
         if self.crop is not None and not 0 < self.crop <= 1:
             raise ValueError(f"`crop` must be in (0, 1] or None, got {self.crop}.")
@@ -177,6 +181,7 @@ class Preprocessing:
         batch = images if images.ndim == 4 else images[None]
         if self.size is not None:
             batch = self._fit(batch, self.size)
+
         # In one pass, and in place where the tensor is ours: memory costs more than arithmetic.
         top = _top(images)
         mean, std = (_levels(values, top, str(batch.device)) for values in (self.mean, self.std))
@@ -291,7 +296,7 @@ def unit_range_remedy(low: float, high: float, said: str = "images") -> str:
         return f"give ({said} + 1) / 2 for images in [-1, 1]"
     if low >= 0 and high <= 255:
         return f"give {said} / 255 for images in [0, 255]"
-    if low != low or high != high:
+    if math.isnan(low):
         return "find out where NaN comes from"
     return (
         f"undo a normalisation by mean and std, {said} * std + mean; give ({said} + 1) / 2 for "
@@ -323,10 +328,12 @@ def _resize(images: Tensor, shape: tuple[int, int], mode: str) -> Tensor:
 def _blend(images: Tensor, size: int, dim: int) -> Tensor:
     """TensorFlow 1's linear interpolation along one axis: source coordinate = i * in / out."""
     last = images.shape[dim] - 1
+    # Coordinates in float32, as TensorFlow computes them.
     steps = torch.arange(size, dtype=torch.float32, device=images.device)
     source = steps * ((last + 1) / size)
     lower = source.long().clamp(max=last)
     upper = (lower + 1).clamp(max=last)
+
     share = (source - lower).view(-1, *[1] * (-dim - 1))
     low, high = images.index_select(dim, lower), images.index_select(dim, upper)
     return low + (high - low) * share

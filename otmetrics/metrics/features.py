@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from otmetrics.checks import as_tensor
 from otmetrics.features import EXTRACTORS, FrozenExtractor, is_known, load_extractor
-from otmetrics.features.preprocessing import check_batch
+from otmetrics.features.preprocessing import check_batch, unit_range_remedy
 
 
 def batch_features(
@@ -121,7 +121,8 @@ def _prepare_images(
     images = images.float()
     if not bool(((images >= 0) & (images <= 1)).all()):  # NaN fails it too
         raise ValueError(
-            f"`images` must lie in [0, 1], got {_range_of(images)}: {_to_unit(images, said)}."
+            f"`images` must lie in [0, 1], got {_range_of(images)}: "
+            f"{unit_range_remedy(*_ends(images), said)}."
         )
     return (images * 255).round().to(torch.uint8)
 
@@ -140,19 +141,6 @@ def _ends(images: Tensor) -> tuple[float, float]:
     return low.item(), high.item()
 
 
-def _to_unit(images: Tensor, said: str) -> str:
-    """How floating images outside of [0, 1] come into it."""
-    low, high = _ends(images)
-    if low >= -1 and high <= 1:
-        return f"give ({said} + 1) / 2 for images in [-1, 1]"
-    if low >= 0 and high <= 255:
-        return f"give {said} / 255 for images in [0, 255]"
-    return (
-        f"undo a normalisation by mean and std, {said} * std + mean; give ({said} + 1) / 2 for "
-        f"images in [-1, 1] and {said} / 255 for images in [0, 255]; clamp what lies beyond"
-    )
-
-
 def _to_uint8(images: Tensor, said: str) -> str:
     """How images of another dtype become uint8 ones, or which metric takes them."""
     low, high = _ends(images)
@@ -162,7 +150,7 @@ def _to_uint8(images: Tensor, said: str) -> str:
         taken = "make the metric with normalize=True for floating images in [0, 1]"
         if low >= 0 and high <= 1:
             return taken
-        return f"{taken}, and {_to_unit(images, said)}"
+        return f"{taken}, and {unit_range_remedy(low, high, said)}"
 
     if low >= 0 and high <= 1:
         return f"give {said}.to(torch.uint8) * 255 for images of 0 and 1"

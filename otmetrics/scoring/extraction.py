@@ -249,20 +249,15 @@ def _load(name: str, path: str, options: Extraction) -> FrozenExtractor:
             "both sides, or images on both."
         )
 
-    try:
-        return load_extractor(
-            name,
-            weights=options.weights,
-            resize=options.resize,
-            device=options.device,
-            runtime=options.runtime,
-            dtype=options.dtype,
-            download=options.download,
-        )
-    except (DataError, OptionError):
-        raise
-    except ValueError as error:  # a name that the catalog does not know
-        raise OptionError(str(error)) from error
+    return load_extractor(
+        name,
+        weights=options.weights,
+        resize=options.resize,
+        device=options.device,
+        runtime=options.runtime,
+        dtype=options.dtype,
+        download=options.download,
+    )
 
 
 def _load_rows(one: Input, pick: list[int], limit: float) -> FeatureSet:
