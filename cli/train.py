@@ -174,9 +174,6 @@ def run_training(
     rank, world = place_in_environment(slurm=False)  # accelerate takes torchrun's alone
     number_in_environment("LOCAL_RANK", 0)
     first = rank == 0
-    for key in ("log_every", "checkpoint_every"):
-        if rest.get(key, 0) < 0:
-            raise OptionError(f"`{key}` must be an integer >= 0, got {rest[key]}.")
     if rest.get("resume") and (before := earlier_options(out, name)) is not None:
         if data is None:
             check_data_claim(before.data, out)

@@ -211,9 +211,11 @@ def _read(source: reading.ImageSource, size: int) -> Tensor:
         for batch in reading.batches(source, transform=square, batch_size=256, num_threads=threads):
             images[done : done + len(batch)] = torch.stack(batch)
             done += len(batch)
-    except DataError as error:  # training has no option to leave files out
-        advice = str(error).replace("pass `skip_corrupt` to leave such files out", "remove it")
-        raise DataError(advice) from error
+    except DataError as error:
+        # Training has no option to leave files out, which is what errors of one image advise.
+        if Argument("skip_corrupt") not in error.args:
+            raise
+        raise DataError(error.args[0], ", or remove it.") from error
     return images
 
 

@@ -177,7 +177,7 @@ def check_preset(stored: dict[str, Any], preset: str, out: Path) -> None:
     found = stored.get("preset")
     if found != preset:
         raise OptionError(
-            f"`{out}` is a {found} run: use `train {found}`, or another ", Argument("out"), "."
+            f"`{out}` is a run of {found}: use `train {found}`, or another ", Argument("out"), "."
         )
 
 

@@ -204,7 +204,7 @@ def test_models_and_help_tell_what_there_is(otmetrics):
         (["train", "swg", "--data", "ring8", "--out", "{new}", "--device", "cuda"], 2, "as torch"),
         (["sample", "{new}", "{new}.npz"], 3, "does not exist"),
         (["sample", "{new}", "{new}.npz", "--num", "0"], 2, "--num must be"),
-        (["sample", "{file}", "{new}.npz"], 3, "generator of this version"),
+        (["sample", "{file}", "{new}.npz"], 3, "not a generator"),
         (["evaluate", "{new}"], 3, "does not exist"),
     ],
 )
@@ -236,6 +236,38 @@ def test_resume_takes_the_options_of_the_run(otmetrics, tmp_path):
     # What another version of the package may have written.
     file.write_text(json.dumps(config | {"gone": 1, "objective": config["objective"] | {"old": 2}}))
     assert otmetrics(*arguments, "--resume").code == 0
+
+
+def test_resume_takes_the_data_of_the_run_unless_it_is_a_path(otmetrics, tmp_path):
+    ring, own = tmp_path / "ring", tmp_path / "own"
+    few = (*TINY, "--steps", 2, "-q", "--no-tensorboard")
+    assert otmetrics("train", "swg", "--data", "ring8", "--out", ring, *few).code == 0
+    again = otmetrics("train", "swg", "--out", ring, "--resume", "-q", "--no-tensorboard")
+    assert again.code == 0, again.stderr
+    assert "2 steps of swg on ring8" in again.stdout
+
+    path = tmp_path / "points.npz"
+    np.savez(path, np.random.default_rng(0).normal(size=(400, 2)))
+    assert otmetrics("train", "swg", "--data", f"npz:{path}", "--out", own, *few).code == 0
+    refused = otmetrics("train", "swg", "--out", own, "--resume")
+    assert refused.code == 2
+    assert f"nothing is read on its word: name the data yourself, with --data npz:{path}" in (
+        refused.stderr
+    )
+
+    nothing = otmetrics("train", "swg", "--out", tmp_path / "none", "--resume")
+    assert nothing.code == 2
+    assert "Missing option '--data'" in nothing.stderr
+
+
+def test_a_run_of_another_preset_is_told_as_one(otmetrics, tmp_path):
+    out = tmp_path / "run"
+    few = (*TINY, "--steps", 2, "-q", "--no-tensorboard")
+    assert otmetrics("train", "exact-ot", "--data", "ring8", "--out", out, *few).code == 0
+    refused = otmetrics("train", "swg", "--data", "ring8", "--out", out, "--resume")
+    assert refused.code == 2
+    told = f"`{out}` is a run of exact-ot: use `train exact-ot`, or another --out."
+    assert refused.stderr == f"error: {told}\n"
 
 
 def test_resume_says_what_changed(otmetrics, digits):
@@ -349,7 +381,8 @@ def test_a_run_that_is_interrupted_keeps_its_last_step(otmetrics, tmp_path, numb
     assert "Traceback" not in stderr
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert saving.load(out / saving.LAST)["step"] == steps[-1] < 50_000
-    assert f"interrupted: `{out}` is kept to step {steps[-1]}: --resume goes on." in stderr
+    command = f"otmetrics train exact-ot --out {out} --resume"
+    assert f"interrupted: `{out}` is kept to step {steps[-1]}; go on with: {command}" in stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
@@ -441,7 +474,7 @@ def test_a_damaged_run_is_one_line(otmetrics, tmp_path):
             finished = otmetrics(*arguments)
             assert finished.code == 3
             assert finished.stdout == ""
-            assert f"{name}` is no" in finished.stderr
+            assert f"{name}` is not" in finished.stderr
             assert len(finished.stderr.splitlines()) == 1
         content[-400] ^= 4
         (out / name).write_bytes(content)

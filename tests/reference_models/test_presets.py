@@ -24,7 +24,8 @@ def test_generators_and_critics_are_of_one_size(kind: str) -> None:
     """Within a factor of three: at 28 pixels the generator has a third layer, of the noise."""
     shape = {"points": (2,), "digits": (1, 8, 8), "28": (1, 28, 28)}.get(kind, (3, 32, 32))
     shape = (3, 64, 64) if kind == "64" else shape
-    made = {name: KINDS[kind][name] for name in ("latent", "width", "architecture")}
+    settings = settings_of("dcgan")[kind]
+    made = {name: settings[name] for name in ("latent", "width", "architecture")}
     pair = networks(shape, **made)
     sizes = [
         sum(p.numel() for p in net.parameters()) for net in (pair.generator(), pair.critic("none"))
