@@ -109,27 +109,30 @@ class Reporter:
         scores: dict[str, float],
         sampler: Sampler,
     ) -> None:
-        """A row of scores, and a picture of samples: of the same noise at each call.
+        """A row of scores, and a picture of samples."""
+        self._row(step, images, {f"score/{name}": value for name, value in scores.items()})
+        shown = self.config.select if self.config.select in scores else next(iter(scores))
+        self._last_score = f"{shown} {scores[shown]:.4g}"
+        if self.out is not None:
+            self._draw(self.out, step, sampler)
+
+    def _draw(self, out: Path, step: int, sampler: Sampler) -> None:
+        """A picture of samples, of the same noise at each call.
 
         While the sampler has no prior, held-out samples are shown next to what is rebuilt of their
         codes.
         """
-        self._row(step, images, {f"score/{name}": value for name, value in scores.items()})
-        shown = self.config.select if self.config.select in scores else next(iter(scores))
-        self._last_score = f"{shown} {scores[shown]:.4g}"
-        if self.out is None:
-            return
-
         num = _SHOWN_POINTS if len(self.data.shape) == 1 else _SHOWN_IMAGES
         if sampler.prior.known:
             samples = generate_samples(sampler, self.data, num, self.config.seed)
         else:
             samples = _with_rebuilt(self.data.held_out[:num], sampler, self.data)
-        path = self.out / SAMPLES / f"step_{step:07d}.png"
+
+        path = out / SAMPLES / f"step_{step:07d}.png"
         with writing(path):
             show(path, samples, self.data)
         if self._writer is not None and samples.ndim == 4:
-            with writing(self.out / BOARD):
+            with writing(out / BOARD):
                 self._writer.add_images("samples", samples, step)
 
     def flush(self) -> None:

@@ -170,7 +170,7 @@ def test_stages_of_a_run(tmp_path: Path) -> None:
 
 def test_before_the_transport_only_the_rebuilt_is_scored(tmp_path: Path) -> None:
     data = points()
-    run(coded("ae-ot", data, eval_every=4), data, tmp_path / "run")
+    run(coded("ae-ot", data, eval_every=4), data, tmp_path / "run", pictures=True)
     scored = [row for row in rows(tmp_path / "run") if "score/reconstruction" in row]
     assert [row["step"] for row in scored] == [4, 8, 12]
     assert ["score/recall" in row for row in scored] == [False, False, True]
@@ -180,7 +180,7 @@ def test_before_the_transport_only_the_rebuilt_is_scored(tmp_path: Path) -> None
 def test_images_are_shown_beside_what_is_rebuilt_of_them(tmp_path: Path) -> None:
     data = images((1, 8, 8))
     config = coded("ae-ot", data, eval_every=6, eval_features="pixels", eval_num=20)
-    state = run(config, data, tmp_path / "run")
+    state = run(config, data, tmp_path / "run", pictures=True)
     assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 2
     assert generate_samples(state.sampler, data, 5, 0).shape == (5, 1, 8, 8)
     assert state.prior.ids.tolist() == list(range(30))  # all there are

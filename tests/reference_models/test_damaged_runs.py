@@ -328,12 +328,13 @@ def test_a_log_that_is_no_file_is_refused(config: TrainConfig, out: Path) -> Non
 def test_pictures_are_not_written_through_links(tmp_path: Path) -> None:
     data, out, mine = points(), tmp_path / "run", tmp_path / "mine"
     config = configured("dcgan", data, steps=4, width=4, eval_every=2)
-    run(configured("dcgan", data, steps=2, width=4, eval_every=2), data, out, checkpoint_every=2)
+    short = configured("dcgan", data, steps=2, width=4, eval_every=2)
+    run(short, data, out, pictures=True, checkpoint_every=2)
     mine.write_text("mine")
     for name in ("losses.png", "log.csv", "samples/step_0000004.png"):
         (out / name).unlink(missing_ok=True)
         (out / name).symlink_to(mine)
-    run(config, data, out, resume=True, allow_change=True)
+    run(config, data, out, pictures=True, resume=True, allow_change=True)
     assert mine.read_text() == "mine"
     assert all(path.is_file() and not path.is_symlink() for path in out.glob("*.png"))
 

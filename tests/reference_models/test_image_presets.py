@@ -10,7 +10,7 @@ from layouts import write_celeba, write_cifar10
 from otmetrics.reference_models.presets import PRESETS
 
 RNG = np.random.default_rng(0)
-SHORT = ("--steps", 20, "--batch-size", 4, "--width", 8, "--eval-num", 20, "--eval-every", 20)
+SHORT = ("--steps", 4, "--batch-size", 4, "--width", 8, "--eval-num", 20, "--eval-every", 4)
 FEW: dict[str, tuple] = {
     **dict.fromkeys(("wgan", "rot-gan"), ("--no-warm-up",)),  # which is 100 steps at first
     "ae-ot": ("--num-codes", 20),
@@ -50,7 +50,7 @@ def check_run(otmetrics: Runner, name: str, data: str, root: Path, side: int) ->
     assert config["architecture"] == "resnet"
     assert config["preset"] == name
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    assert max(row["step"] for row in rows) == 20
+    assert max(row["step"] for row in rows) == 4
     assert otmetrics("sample", out, root / "fake.npz", "--num", 8).code == 0
     images = np.load(root / "fake.npz")["images"]
     assert images.shape == (8, side, side, 3)

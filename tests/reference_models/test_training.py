@@ -45,7 +45,7 @@ def test_images_of_every_size_train(name: str, shape: tuple[int, ...], tmp_path:
     config = configured(
         name, data, steps=2, width=8, batch_size=4, eval_features="pixels", eval_num=20
     )
-    state = run(config, data, tmp_path / "run")
+    state = run(config, data, tmp_path / "run", pictures=True)
     assert set(state.best) >= {"sliced_wasserstein", "wasserstein", "recall"}
     (picture,) = sorted((tmp_path / "run" / "samples").glob("*2.png"))
     assert picture.stat().st_size > 100
@@ -207,7 +207,12 @@ def test_its_half_life_is_in_images(tmp_path: Path) -> None:
 def test_what_is_evaluated_in_between_does_not_matter_to_training(tmp_path: Path) -> None:
     data = points()
     states = [
-        run(configured("wgan-gp", data, eval_every=every), data, tmp_path / f"{every}")
+        run(
+            configured("wgan-gp", data, eval_every=every),
+            data,
+            tmp_path / f"{every}",
+            pictures=True,
+        )
         for every in (3, 12)
     ]
     pairs = zip(*(state.generator.parameters() for state in states), strict=True)
