@@ -111,8 +111,11 @@ class TrainConfig:
             check_options(self)
         except ValueError as error:
             raise OptionError(*error.args) from error
-        if self.batch_size > _LARGEST_BATCH:  # a file of a run may say any
+
+        # A file of a run, which may be anybody's, says any number.
+        if self.batch_size > _LARGEST_BATCH:
             raise OptionError(Argument("batch_size"), f" must be {_LARGEST_BATCH} at most.")
+
         coding = self.objective.coding_steps(self.steps)
         if coding >= self.steps:
             raise OptionError(

@@ -126,10 +126,12 @@ def load_data(
         raise OptionError(
             Argument("size"), f" is an option of folder:PATH alone, got {size} for {name!r}."
         )
+
     if kind == "folder" and path:
         return _folder(name, Path(path), FOLDER_SIDES[-1] if size is None else size, seed)
     if kind == "npz" and path:
         return _array(name, Path(path), seed)
+
     if name in MIXTURES:
         return mixture_data(MIXTURES[name](), seed=seed)
     if name == "digits":
@@ -205,6 +207,7 @@ def _read(source: reading.ImageSource, size: int) -> Tensor:
         centre = pixels[:, top : top + side, left : left + side]
         return (resized(centre) * 255).round().to(torch.uint8)
 
+    # Into one tensor: a list of parts would need the memory twice when they are joined.
     images = torch.empty(len(source), 3, size, size, dtype=torch.uint8)
     threads, done = min(8, os.cpu_count() or 1), 0
     try:
@@ -231,6 +234,7 @@ def _array(name: str, path: Path, seed: int) -> Data:
         if not torch.isfinite(scaling.scale).all():
             raise DataError(f"`{path}` holds values whose squares overflow: scale them down.")
         return Data(name, train, held_out, scaling=scaling)
+
     source = reading.ImageArray(array, path)
     height, width, channels = array.shape[1:]
     if height != width or height not in SIDES:
@@ -238,6 +242,8 @@ def _array(name: str, path: Path, seed: int) -> Data:
             f"`{path}` holds images of {height} x {width} pixels, the networks take squares of "
             f"{', '.join(map(str, SIDES))}: resize them, or give the files as folder:PATH."
         )
+
+    # Reading makes three channels of each image, all equal where there was one.
     images = torch.stack([source.read(index).pixels for index in range(len(source))])
     grey_or_rgb = images[:, : min(channels, 3)].contiguous()
     return Data(name, *_tenth_held_out(path, grey_or_rgb, seed))
@@ -255,6 +261,7 @@ def _digits(seed: int) -> Data:
             f"`digits` needs the package sklearn, which cannot be imported ({error}): "
             'pip install "otmetrics[train]".'
         ) from error
+
     found = load_digits()
     images = torch.from_numpy(found.images * (255 / 16)).round().to(torch.uint8)[:, None]
     labels = torch.from_numpy(found.target).long()
@@ -266,6 +273,7 @@ def _official(name: str, root: str | Path, download: bool, seed: int) -> Data:
     """Load what torchvision reads, with its own parts to train and to hold out."""
     if name == "celeba":
         return _celeba(root, download)
+
     files = "mnist" if name == "stacked_mnist" else name
     parts = [_classified(files, split, root, download) for split in ("train", "test")]
     if name == "stacked_mnist":
@@ -274,6 +282,7 @@ def _official(name: str, root: str | Path, download: bool, seed: int) -> Data:
             triples(*part, num=num, generator=generator)
             for part, num in zip(parts, _NUM_STACKED, strict=True)
         ]
+
     (train, train_labels), (held_out, held_out_labels) = parts
     return Data(name, train, held_out, (train_labels, held_out_labels))
 

@@ -62,6 +62,7 @@ class Evaluator:
                 f"`{data.name}` holds out {len(data.held_out)} samples, and an evaluation needs "
                 f"{_FEWEST}: give more."
             )
+
         self.extractor = _extractor(config.eval_features, data, device, download)
         order = torch.Generator().manual_seed(config.seed)
         ids = torch.randperm(len(data.held_out), generator=order)[: config.eval_num]
@@ -82,6 +83,7 @@ class Evaluator:
         values = {name: score.value for name, score in report.scores.items()}
         if sampler.encoder is not None:
             values["reconstruction"] = reconstruction(sampler, self.data, self.held_out)
+
         if modes is None:
             return values
         found = {"high_quality": modes.high_quality, "modes_kl": modes.kl}
@@ -145,6 +147,7 @@ def better(name: str, scores: dict[str, float], best: dict[str, float]) -> bool:
     if name not in best:
         return True
     one, two = scores[name], best[name]
+    # A score that is not finite is worse than any other, also where higher is better.
     if not (math.isfinite(one) and math.isfinite(two)):
         return math.isfinite(one)
     return one > two if name in HIGHER_IS_BETTER else one < two
@@ -184,6 +187,8 @@ def _extractor(
                 Argument("eval_features"), f" must be auto or none for points, got {name!r}."
             )
         return None
+
+    # The default extractor was trained on photographs, which 64 pixels of a digit are not.
     if name == "auto":
         name = "pixels" if data.shape[1] == 8 else DEFAULT_EXTRACTOR
     if name == "none":
@@ -200,7 +205,9 @@ def _stacked_classifier(data: Data, seed: int) -> nn.Module:
     """A classifier of digits, fitted to the first channels of the training triples."""
     assert data.labels is not None
     images, modes = data.train[:_FITTED, :1], data.labels[0][:_FITTED]
+    # Any of the three channels shows plain digits; the hundreds are those of the first.
     classifier = fit_digit_classifier(images, modes // 100, seed)
+
     read = accuracy(classifier, data.held_out[:, :1], data.labels[1] // 100)
     if read < _READS:
         warnings.warn(

@@ -260,8 +260,9 @@ def config_for(
     preset's own.
     """
     kind = kind_of(data)
+    # Codes with fewer axes than the points could not tell all of them apart.
     if kind == "points" and name in ("ae-ot", "ae-ot-gan"):
-        options = {"latent": data.shape[0]} | options  # codes of fewer axes would lose some
+        options = {"latent": data.shape[0]} | options
     return TrainConfig(data=data.name, **_merge_fields(name, kind, options, objective))
 
 

@@ -69,7 +69,7 @@ class Reporter:
         self.rows = [row for row in _read(self.out / LOG) if row["step"] <= step]
         with writing(self.out):
             (self.out / SAMPLES).mkdir(parents=True, exist_ok=True)
-            for path in self.out.iterdir():
+            for path in self.out.iterdir():  # what kills have left
                 if PARTIAL.fullmatch(path.name):
                     path.unlink()
 
@@ -139,6 +139,8 @@ class Reporter:
         """Write the table, once a checkpoint is."""
         if self.out is None or not self.rows:
             return
+
+        # Rows of losses and of scores have other columns; all of them in the order they came up.
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, names)
@@ -198,6 +200,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
             f"`{path}` is not the log of a run: it must be a regular file of at most 1 GiB; remove "
             "it."
         )
+
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             while line := file.readline(_LONGEST):

@@ -55,6 +55,7 @@ def has_begun(out: Path) -> bool:
         return False
     except OSError as error:
         raise DataError(f"`{out}` cannot be read ({error.strerror}): name another.") from error
+
     if not found or bare:
         return False
     if _read(out / FILE) is None:
@@ -143,6 +144,7 @@ def resume_run(
     last = last_checkpoint(out)
     if last is None:
         return False
+
     stored = load(last)
     if not allow_change:
         _check_same_run(stored, config, setting, out, last)
@@ -186,6 +188,7 @@ def _check_same_run(
 ) -> None:
     """Raise unless a checkpoint was made with this configuration."""
     check_preset(stored["config"], config.preset, out)
+
     old = stored["config"] | {key: stored[key] for key in setting}
     new = config.to_dict() | setting
     if old["samples"] != new["samples"] and old | {"samples": new["samples"]} == new:
@@ -196,6 +199,7 @@ def _check_same_run(
             Argument("allow_change"),
             " to go on with the new ones.",
         )
+
     if stored["hash"] != config.hash or old != new:
         differences = "; ".join(changes(old, new)) or "their formats"
         raise OptionError(
@@ -220,6 +224,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _check_coding(state: State, config: TrainConfig, old: TrainConfig, last: Path) -> None:
     """Raise where other options would train an autoencoder further whose codes are in use."""
+    # A transport belongs to the codes of the encoder as it was when it was solved.
     before, now = (one.objective.coding_steps(one.steps) for one in (old, config))
     if now and before != now and (state.prior.begun or state.step > now):
         raise OptionError(

@@ -286,6 +286,7 @@ def write_samples(
     """
     check_at_least("num", num, 1)
     check_seed(seed)
+
     sampler, _, data = load_generator(run)
     points = len(data.shape) == 1
     _check_target(target, points, overwrite)
@@ -298,6 +299,7 @@ def write_samples(
     except ValueError as error:  # numbers of a damaged generator
         raise DataError(f"`{run}` cannot be sampled ({error}): train it again.") from error
 
+    # In a folder next to the target: the last step renames, which no kill can cut in two.
     with writing(target):
         room = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
@@ -316,6 +318,7 @@ def _check_target(target: Path, points: bool, overwrite: bool) -> None:
         raise OptionError(f"OUT must end in .npz for points, got `{target}`.")
     if target.suffix in (".npy", ".zip", ".pt"):
         raise OptionError(f"OUT must be a folder or end in .npz, got `{target}`.")
+
     if os.path.lexists(target):  # a link that leads nowhere is something too
         if not overwrite:
             raise DataError(

@@ -137,6 +137,7 @@ def matching(stored: object, expected: Mapping[str, Tensor], what: str) -> dict[
     """Tensors of a file, if they have the names, shapes and dtypes of others and are finite."""
     if not isinstance(stored, dict) or stored.keys() != expected.keys():
         raise ValueError(f"{what} has other parts")
+
     for name, like in expected.items():
         value = stored[name]
         if not is_plain(value) or value.shape != like.shape or value.dtype != like.dtype:
@@ -150,6 +151,7 @@ def _restore(optimizer: torch.optim.Optimizer, stored: object, what: str) -> Non
     """Take the moments of a file; rates and decays are those of this run's options."""
     if not isinstance(stored, dict) or not isinstance(stored.get("state"), dict):
         raise ValueError(f"{what} has other parts")
+
     groups = optimizer.state_dict()["param_groups"]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = {}
@@ -158,6 +160,7 @@ def _restore(optimizer: torch.optim.Optimizer, stored: object, what: str) -> Non
             raise ValueError(f"{what} has other parameters")
         like = {"step": torch.zeros(())}
         like |= dict.fromkeys(_MOMENTS[type(optimizer)], parameters[index])
+        # Shapes are those of the parameter: what came from a file must not broadcast.
         state[index] = matching(found, like, f"{what} {index}")
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

@@ -65,7 +65,8 @@ def train(
         )
     run = _begin(config, data, out, reporter, options, accelerator)
 
-    alone = accelerator.num_processes == 1  # several would stop at different steps, and wait
+    # Several processes would stop at different steps, and wait for each other for ever.
+    alone = accelerator.num_processes == 1
     try:
         with deferred_interrupts(alone) as run.interrupted:
             train_autoencoder(run)
@@ -168,6 +169,7 @@ class Run:
         """Score the average, and keep it if it is the best one so far."""
         if self.evaluator is None:
             return
+
         state, select = self.state, self.config.select
         self.reporter.begun(state.step, "evaluating")
         scores = self.evaluator(state.sampler)
@@ -183,6 +185,7 @@ class Run:
         """Write a checkpoint, unless a weight is not finite."""
         if self.evaluator is None:
             return
+
         whole = self.state.to_dict()
         self.health.check_weights(self.state.step, whole)
         saving.save(self.out / name, whole | self.setting, self.config)
