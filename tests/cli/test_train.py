@@ -204,7 +204,7 @@ def test_models_and_help_tell_what_there_is(otmetrics):
         (["train", "swg", "--data", "ring8", "--out", "{new}", "--device", "cuda"], 2, "as torch"),
         (["sample", "{new}", "{new}.npz"], 3, "does not exist"),
         (["sample", "{new}", "{new}.npz", "--num", "0"], 2, "--num must be"),
-        (["sample", "{file}", "{new}.npz"], 3, "not a generator"),
+        (["sample", "{file}", "{new}.npz"], 3, "generator of this version"),
         (["evaluate", "{new}"], 3, "does not exist"),
     ],
 )
