@@ -127,6 +127,12 @@ def _prepare_images(
     return (images * 255).round().to(torch.uint8)
 
 
+def _ends(images: Tensor) -> tuple[float, float]:
+    """The least and the largest value; unsigned dtypes have no such functions of their own."""
+    low, high = images.double().aminmax()
+    return low.item(), high.item()
+
+
 def _range_of(images: Tensor) -> str:
     """The dtype of images and the range of their values."""
     low, high = _ends(images)
@@ -144,17 +150,18 @@ def _ends(images: Tensor) -> tuple[float, float]:
 def _to_uint8(images: Tensor, said: str) -> str:
     """How images of another dtype become uint8 ones, or which metric takes them."""
     low, high = _ends(images)
+    is_unit, is_byte = low >= 0 and high <= 1, low >= 0 and high <= 255
     if images.is_floating_point():
-        if 1 < high <= 255 and low >= 0:
-            return f"give {said}.round().to(torch.uint8) for images in [0, 255]"
         taken = "make the metric with normalize=True for floating images in [0, 1]"
-        if low >= 0 and high <= 1:
+        if is_unit:
             return taken
+        if is_byte:
+            return f"give {said}.round().to(torch.uint8) for images in [0, 255]"
         return f"{taken}, and {unit_range_remedy(low, high, said)}"
 
-    if low >= 0 and high <= 1:
+    if is_unit:
         return f"give {said}.to(torch.uint8) * 255 for images of 0 and 1"
-    if low >= 0 and high <= 255:
+    if is_byte:
         return f"give {said}.to(torch.uint8) for images in [0, 255]"
     return "scale them to [0, 255] first"
 
@@ -213,11 +220,6 @@ def shared_extractor(
         raise ValueError(
             "`feature` must be the name of an extractor, a torch.nn.Module, or None for features "
             f"(N, D), got {type(feature).__name__}."
-        )
-    if not is_known(feature):
-        raise ValueError(
-            f"`feature` must be a known extractor, got {feature!r}; choose from "
-            f"{', '.join(EXTRACTORS)}."
         )
     key = (feature, str(weights), str(resize))
     extractor = _NAMED.get(key)

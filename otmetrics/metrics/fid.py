@@ -20,7 +20,7 @@ class FrechetFeatureDistance(FeatureMetric):
     computed in float64, and rounded to float32 unless features were float64 or `set_dtype` says so.
     Only moments are kept: a count, the mean and centred second moments in float64, merged by Chan's
     formula, so that no digit is lost where the mean is far larger than the spread. Memory 8 D^2
-    bytes a side (13 MB for D = 1280) whatever N; time O(N D^2) in `update`, O(D^3) in `compute`.
+    bytes per side (13 MB for D = 1280) whatever N; time O(N D^2) in `update`, O(D^3) in `compute`.
 
     Args:
         feature: See `WassersteinFeatureDistance`. Its name is FID on the FID Inception network

@@ -24,7 +24,7 @@ class KernelFeatureDistance(FeatureMetric):
         bandwidth: Of the RBF kernel; None takes it from the mean squared distance.
         normalize: False for uint8 images, True for floating ones in [0, 1].
         reset_real_features: Whether `reset` forgets the real samples too.
-        max_samples: Most samples a side to keep, a uniform random subset; None keeps all.
+        max_samples: Most samples per side to keep, a uniform random subset; None keeps all.
         seed: Of that subset.
         **kwargs: Those of `torchmetrics.Metric`.
 

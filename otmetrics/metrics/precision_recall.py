@@ -54,7 +54,7 @@ class PrecisionRecall(_ManifoldMetric):
         num_neighbors: k >= 1, the sample itself excluded.
         normalize: False for uint8 images, True for floating ones in [0, 1].
         reset_real_features: Whether `reset` forgets the real samples too.
-        max_samples: Most samples a side to keep, a uniform random subset; None keeps all. The
+        max_samples: Most samples per side to keep, a uniform random subset; None keeps all. The
             scores depend on the number of samples.
         seed: Of that subset.
         **kwargs: Those of `torchmetrics.Metric`.
@@ -85,15 +85,15 @@ class DensityCoverage(_ManifoldMetric):
     """Real balls around a fake sample over k, and the share of real balls that hold a fake one.
 
     `compute` returns `{"density": scalar, "coverage": scalar}`, higher is better: density is >= 0
-    and 1 in expectation for equal laws, coverage in [0, 1]. Memory is that of the features, time
-    O((N + M)^2 D).
+    and 1 in expectation for equal distributions, coverage in [0, 1]. Memory is that of the
+    features, time O((N + M)^2 D).
 
     Args:
         feature: See `WassersteinFeatureDistance`.
         num_neighbors: k >= 1, the sample itself excluded.
         normalize: False for uint8 images, True for floating ones in [0, 1].
         reset_real_features: Whether `reset` forgets the real samples too.
-        max_samples: Most samples a side to keep, a uniform random subset; None keeps all. The
+        max_samples: Most samples per side to keep, a uniform random subset; None keeps all. The
             scores depend on the number of samples.
         seed: Of that subset.
         **kwargs: Those of `torchmetrics.Metric`.

@@ -1,6 +1,7 @@
 """Wasserstein distances in feature space: sliced, exact, Sinkhorn."""
 
 from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -27,13 +28,13 @@ class Solver(Protocol):
 class WassersteinFeatureDistance(FeatureMetric):
     """Wasserstein distance between real and fake samples in feature space.
 
-    `compute` returns the distance in units of the features, >= 0, lower is better; `result` all
-    that the solver knows beside it: standard error or bounds, plan, potentials, convergence.
+    `compute` returns the distance in units of the features, >= 0, lower is better; `result` also
+    returns what else the solver knows: standard error or bounds, plan, potentials, convergence.
     Distances between finite samples are never zero: compare them at one number of samples, and with
     that between two halves of the real ones.
 
     Memory is that of all features, 5 kB a sample by default; with `max_samples`, of twice as many;
-    with `streaming=True` 34 MB whatever N, beside a batch. Time is that of the solver, all in
+    with `streaming=True` 34 MB whatever N, and a batch. Time is that of the solver, all in
     `compute`.
 
     Args:
@@ -49,7 +50,7 @@ class WassersteinFeatureDistance(FeatureMetric):
             the 256 levels of an image file.
         reset_real_features: Whether `reset` forgets the real samples too; False keeps them, so that
             they are extracted once: give them once then, not before every round.
-        max_samples: Most samples a side to keep: a uniform random subset, the same whatever the
+        max_samples: Most samples per side to keep: a uniform random subset, the same whatever the
             batches. None keeps all.
         seed: Of that subset, and of the directions of "sliced".
         streaming: Keep a histogram along each direction instead of the samples. Only for sliced
@@ -103,8 +104,11 @@ class WassersteinFeatureDistance(FeatureMetric):
         """All that the solver knows; solves at most once for this and `compute` together.
 
         Returns:
-            The result, `value` being what `compute` returns. With `streaming` its bounds hold the
-            cost of the unsketched samples along the same directions.
+            The result, whose `value` is what `compute` returns. With `streaming` its bounds hold
+            the cost of the unsketched samples along the same directions.
+
+        Raises:
+            ValueError: As `compute`.
         """
         if self._computed is None or self._result is None:
             self._computed = None
@@ -118,8 +122,9 @@ class WassersteinFeatureDistance(FeatureMetric):
         self._result = None
 
     def _value(self, real: Any, fake: Any) -> Tensor:
-        """The distance; its result is kept beside the value that torchmetrics caches."""
+        """The distance; its result is kept next to the value that torchmetrics caches."""
         if self.streaming and isinstance(self.solver, Sliced):
+            # The blocks that its directions were drawn in, for the standard error.
             solver, dimension = self.solver, int(self.layout[0])
             block = block_size(dimension, solver.num_projections, orthogonal=solver.orthogonal)
             result = sketched_result(real, fake, solver.order, block=block)
@@ -154,9 +159,12 @@ def _solver(method: str | Solver, seed: int) -> Solver:
     if isinstance(method, str) and method in named:
         return named[method]
     if isinstance(method, str | type) or not callable(getattr(method, "solve", None)):
+        name = method if isinstance(method, str) else getattr(method, "__name__", "")
+        close = get_close_matches(name.lower(), named, 1)
+        meant = f": did you mean {close[0]!r}?" if close else "."
         raise ValueError(
             f"`method` must be {', '.join(map(repr, named))} or a solver such as "
-            f"otmetrics.Sliced(num_projections=256), got {method!r}."
+            f"otmetrics.Sliced(num_projections=256), got {method!r}{meant}"
         )
     return method
 

@@ -12,7 +12,7 @@ from otmetrics.transport.costs import narrow
 from otmetrics.transport.gradients import constant
 from otmetrics.unknown_options import told_options
 
-_BLOCK_ROWS = 4096, 8  # rows of a block that is factored: at least, and in dimensions
+_BLOCK_ROWS = 4096, 8  # rows of a block that is factored: at least, and per dimension
 
 
 @told_options
@@ -24,7 +24,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> Tensor:
     of the root is the nuclear norm of Xc Yc^T / sqrt((N - 1)(M - 1)), Xc and Yc centred (or their
     QR factors R where N > D): no matrix square root and no product of covariances, so nothing is
     lost for N < D. Time O((N + M) D^2 + D^3), or O(N M D) where N, M < D and where a graph is kept.
-    Many samples are factored in blocks of rows: memory O(D^2) beside the clouds.
+    Many samples are factored in blocks of rows: memory O(D^2) next to the clouds.
 
     Args:
         real: Features (N, D) or (B, N, D), N >= 2.
@@ -55,15 +55,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def frechet_in_float64(real: Tensor, fake: Tensor) -> Tensor:
-    """Fréchet distance as `frechet_distance` gives it, before it is rounded to the clouds' dtype.
-
-    Args:
-        real: Features (N, D) or (B, N, D), N >= 2.
-        fake: Features (M, D) or (B, M, D), M >= 2.
-
-    Returns:
-        Scalar or (B,).
-    """
+    """`frechet_distance` before it is rounded to the clouds' dtype."""
     real, fake = checked_clouds(real, fake, min_samples=2)
     mean_x, factor_x = _gaussian(real)
     mean_y, factor_y = _gaussian(fake)
@@ -76,6 +68,7 @@ def frechet_in_float64(real: Tensor, fake: Tensor) -> Tensor:
 def _gaussian(cloud: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (..., 1, D) and F with F^T F the covariance; without graph F has at most D rows."""
     num, dimension = cloud.shape[-2:]
+
     # The derivative of QR needs full rank, which features do not promise.
     factored = num > dimension and not (cloud.requires_grad and torch.is_grad_enabled())
     size = max(_BLOCK_ROWS[0], _BLOCK_ROWS[1] * dimension) if factored else num
@@ -83,6 +76,7 @@ def _gaussian(cloud: Tensor) -> tuple[Tensor, Tensor]:
     mean, factor = cloud.new_zeros((), dtype=torch.float64), None
     for block in blocks:
         mean = mean + block.double().sum(-2, keepdim=True) / num
+
     for block in blocks:
         rows = (block.double() - mean) / (num - 1) ** 0.5
         if factored:
@@ -143,17 +137,7 @@ def frechet_distance_from_moments(
 def gaussian_distance(
     real_mean: Tensor, real_covariance: Tensor, fake_mean: Tensor, fake_covariance: Tensor
 ) -> Tensor:
-    """Fréchet distance of moments that need no check; see `frechet_distance_from_moments`.
-
-    Args:
-        real_mean: Mean (D,) or (B, D).
-        real_covariance: Covariance (D, D) or (B, D, D), symmetric positive semi-definite.
-        fake_mean: The same for fake.
-        fake_covariance: The same for fake.
-
-    Returns:
-        Scalar or (B,).
-    """
+    """Fréchet distance of moments that need no check; see `frechet_distance_from_moments`."""
     a, b = real_covariance.double(), fake_covariance.double()
     fidelity = _Fidelity.apply(a, b)
     trace = (a + b).diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -215,6 +199,7 @@ def _checked_moments(name: str, mean: Tensor, covariance: Tensor) -> tuple[Tenso
             f"`{name}_mean` and `{name}_covariance` must have shapes (D,) and (D, D), "
             f"got {tuple(mean.shape)} and {tuple(covariance.shape)}."
         )
+
     # Statistics that went through float32 are off by this share of their largest entry.
     slack = 1e-4 * covariance.detach().abs().amax((-2, -1))
     if ((covariance - covariance.mT).detach().abs().amax((-2, -1)) > slack).any():
@@ -227,10 +212,8 @@ def _checked_moments(name: str, mean: Tensor, covariance: Tensor) -> tuple[Tenso
 class Moments(NamedTuple):
     """What a Gaussian fit needs to know of samples.
 
-    Attributes:
-        num_samples: Number of samples, int64 scalar.
-        mean: Their mean (D,), float64.
-        scatter: Sum of (x - mean)(x - mean)^T, (D, D), float64.
+    `num_samples` is an int64 scalar; `mean` (D,) and `scatter` (D, D), the sum of
+    (x - mean)(x - mean)^T, are float64.
     """
 
     num_samples: Tensor
@@ -244,13 +227,7 @@ class Moments(NamedTuple):
 
 
 def moments(features: Tensor) -> Moments:
-    """Moments of features (N, D), in float64. Time O(N D^2).
-
-    Args:
-        features: Floating features (N, D), N >= 1.
-
-    Returns:
-        Their moments.
+    """Moments of features (N, D), N >= 1, in float64. Time O(N D^2).
 
     Example:
         >>> moments(torch.tensor([[1e8], [1e8 + 8]], dtype=torch.float64)).covariance.item()
@@ -266,23 +243,15 @@ def moments(features: Tensor) -> Moments:
 def merged_moments(first: Moments, second: Moments) -> Moments:
     """Moments of two sets of samples together. Time O(D^2).
 
-    Sums of squares around zero would cancel where the mean is far larger than the spread; sums
-    around the means do not.
-
-    Args:
-        first: Moments of one set.
-        second: Moments of the other, of the same D.
-
-    Returns:
-        Moments of the union.
-
-    References:
-        Chan, Golub, LeVeque, Updating formulae and a pairwise algorithm for computing sample
-        variances, 1982, equation (2.1).
+    Chan, Golub, LeVeque, Updating formulae and a pairwise algorithm for computing sample variances,
+    1982, equation (2.1).
     """
     count = first.num_samples + second.num_samples
     shift = second.mean - first.mean
     share = second.num_samples / count.double()
     between = first.num_samples * share * shift
+
+    # Sums of squares around zero would cancel where the mean is far larger than the spread; sums
+    # around the means do not.
     scatter = (first.scatter + second.scatter).addr_(between, shift)
     return Moments(count, first.mean + share * shift, scatter)

@@ -41,7 +41,8 @@ def kernel_distance(
             reason is not differentiated again.
 
     Returns:
-        Scalar or (B,), computed in float64. Unbiased, so negative values occur when the laws agree.
+        Scalar or (B,), computed in float64. Unbiased, so negative values occur where the
+        distributions agree.
         Differentiable in both clouds.
 
     Raises:
@@ -76,15 +77,7 @@ def kernel_distance(
 
 
 def check_kernel(kernel: str, bandwidth: float | None) -> None:
-    """Raise unless the options of a kernel fit.
-
-    Args:
-        kernel: "polynomial" or "rbf".
-        bandwidth: Of the latter, or None.
-
-    Raises:
-        ValueError: If an option breaks its rule.
-    """
+    """Raise unless the options of a kernel fit."""
     if kernel not in ("polynomial", "rbf"):
         raise ValueError(f'`kernel` must be "polynomial" or "rbf", got {kernel!r}.')
     if bandwidth is not None:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from otmetrics.checks import check_at_least, checked_clouds
-from otmetrics.machine import ieee_float32
-from otmetrics.transport.costs import BLOCK_ELEMENTS, row_blocks
+from otmetrics.transport.costs import distances_by_product, refine_cancelled, row_blocks
 from otmetrics.unknown_options import told_options
 
 _BLURRED = 1e6  # roundings of a product: a distance of so many is right to six digits
@@ -190,9 +189,36 @@ def _density_coverage(real: Tensor, fake: Tensor, num_neighbors: int) -> Tensor:
     return torch.stack([hits.double().mean() / num_neighbors, holds_fake.double().mean()])
 
 
-def _rounding(dimension: int) -> float:
-    """Relative error bound of a squared distance by matrix product, in units of |x|^2 + |y|^2."""
-    return (dimension + 16) * torch.finfo(torch.float64).eps
+def _inside(
+    real: Tensor, fake: Tensor, real_radii: Tensor, fake_radii: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Real balls around each fake (M,), and per real: holds a fake, lies in a fake ball (N,)."""
+    # Written into as blocks come: lists of what they give would keep malloc from reusing theirs.
+    hits = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
+    holds, lies = (torch.zeros(len(real), dtype=torch.bool, device=real.device) for _ in range(2))
+
+    near = _near(real, fake)
+    errors_real = _errors(real_radii, near.lengths, real)
+    errors_fake = _errors(fake_radii, near.norms, fake)
+    for rows, squared, room in _blocks(real, fake, near):
+        within = squared <= _widen(real_radii[rows], errors_real[rows], near.norms, room)
+        hits += within.sum(0)
+        holds[rows] = within.any(1)
+        limits = _widen(fake_radii, errors_fake, near.lengths[rows], room.T).T
+        lies[rows] = (squared <= limits).any(1)
+    return hits, holds, lies
+
+
+def _radii(cloud: Tensor, num_neighbors: int) -> Tensor:
+    """Squared distance to the k-th nearest other point, widened by the error of its rounding."""
+    radius = cloud.new_empty(len(cloud))
+    near = _near(cloud, cloud)
+    for rows, squared, _ in _blocks(cloud, cloud, near):
+        own = torch.arange(rows.start, rows.stop, device=cloud.device)
+        squared[own - rows.start, own] = torch.inf
+        radius[rows] = squared.topk(num_neighbors, dim=1, largest=False).values[:, -1]
+    widened = radius * (1 + 2 * _rounding(cloud.shape[1]))
+    return widened + 4 * _errors(radius, near.lengths, cloud) * near.lengths
 
 
 class _Near(NamedTuple):
@@ -214,61 +240,25 @@ def _near(x: Tensor, y: Tensor) -> _Near:
 
 def _blocks(x: Tensor, y: Tensor, near: _Near) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Squared distances in blocks of rows of x, in the same memory, and as much to work in."""
-    near_x, near_y, lengths, norms = near
     rooms: tuple[Tensor, ...] = ()
     for rows in row_blocks(len(x), len(y)):
         rooms = rooms or tuple(x.new_empty(rows.stop, len(y)) for _ in range(2))
         squared, room = (room[: rows.stop - rows.start] for room in rooms)
-        torch.add(lengths[rows, None], norms, out=squared)
-        with ieee_float32(x.device):
-            squared.addmm_(near_x[rows], near_y.T, alpha=-2)
-        _refine(squared.clamp_min_(0), (lengths[rows, None], norms), x[rows], y)
+        squares = near.lengths[rows], near.norms
+        distances_by_product(near.x[rows], near.y, squares, out=squared)
+        # From the points as they were given: moving them has rounded them.
+        refine_cancelled(squared, x[rows], y, squares, share=_lost(x))
         yield rows, squared, room
+
+
+def _rounding(dimension: int) -> float:
+    """Relative error bound of a squared distance by matrix product, in units of |x|^2 + |y|^2."""
+    return (dimension + 16) * torch.finfo(torch.float64).eps
 
 
 def _lost(cloud: Tensor) -> float:
     """Squared distances up to this share of |x|^2 + |y|^2 come from differences."""
     return _BLURRED * _rounding(cloud.shape[1])
-
-
-def _refine(squared: Tensor, sizes: tuple[Tensor, Tensor], x: Tensor, y: Tensor) -> None:
-    """Put distances from differences where those of the product have lost too much."""
-    lengths, norms = sizes
-    lost, most = _lost(x), len(x) + len(y)
-    # No limit of a pair is larger than this one: mostly few pairs, or only those of a point and
-    # itself, are within it, and a whole block of limits need not be made.
-    close = squared <= lost * (lengths.amax() + norms.amax())
-    count = int(close.count_nonzero())
-    if count > most:
-        close = squared <= (lengths + norms).mul_(lost)
-        count = int(close.count_nonzero())
-
-    if count > most:  # tight clusters far apart
-        exact = "donot_use_mm_for_euclid_dist"
-        distances = torch.cdist(x, y, compute_mode=exact).square_()
-        squared.copy_(torch.where(close, distances, squared))
-        return
-
-    if not count:
-        return
-    i, j = close.nonzero(as_tuple=True)
-    near = squared[i, j] <= (lengths[i, 0] + norms[j]) * lost
-    i, j = i[near], j[near]
-    size = max(1, BLOCK_ELEMENTS // x.shape[1])
-    for some, others in zip(i.split(size), j.split(size), strict=True):
-        squared[some, others] = (x[some] - y[others]).square_().sum(1)
-
-
-def _radii(cloud: Tensor, num_neighbors: int) -> Tensor:
-    """Squared distance to the k-th nearest other point, widened by the error of its rounding."""
-    radius = cloud.new_empty(len(cloud))
-    near = _near(cloud, cloud)
-    for rows, squared, _ in _blocks(cloud, cloud, near):
-        own = torch.arange(rows.start, rows.stop, device=cloud.device)
-        squared[own - rows.start, own] = torch.inf
-        radius[rows] = squared.topk(num_neighbors, dim=1, largest=False).values[:, -1]
-    widened = radius * (1 + 2 * _rounding(cloud.shape[1]))
-    return widened + 4 * _errors(radius, near.lengths, cloud) * near.lengths
 
 
 def _errors(radii: Tensor, lengths: Tensor, cloud: Tensor) -> Tensor:
@@ -281,23 +271,3 @@ def _widen(radii: Tensor, errors: Tensor, lengths: Tensor, room: Tensor) -> Tens
     if bool((errors == errors[0]).all()):  # mostly so: one pass instead of two
         return torch.add(radii[:, None], errors[0] * lengths, out=room)
     return torch.mul(errors[:, None], lengths, out=room).add_(radii[:, None])
-
-
-def _inside(
-    real: Tensor, fake: Tensor, real_radii: Tensor, fake_radii: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Real balls around each fake (M,), and per real: holds a fake, lies in a fake ball (N,)."""
-    hits = torch.zeros(len(fake), dtype=torch.int64, device=fake.device)
-    # Lists of what blocks give would keep malloc from giving the blocks back.
-    holds, lies = (torch.zeros(len(real), dtype=torch.bool, device=real.device) for _ in range(2))
-    near = _near(real, fake)
-    lengths_real, lengths_fake = near.lengths, near.norms
-    errors_real = _errors(real_radii, lengths_real, real)
-    errors_fake = _errors(fake_radii, lengths_fake, fake)
-    for rows, squared, room in _blocks(real, fake, near):
-        within = squared <= _widen(real_radii[rows], errors_real[rows], lengths_fake, room)
-        hits += within.sum(0)
-        holds[rows] = within.any(1)
-        limits = _widen(fake_radii, errors_fake, lengths_real[rows], room.T).T
-        lies[rows] = (squared <= limits).any(1)
-    return hits, holds, lies

@@ -178,6 +178,14 @@ def test_follows_a_parent_to_another_device(case):
             assert tensor.device.type == "meta"
 
 
+def test_devices_that_are_not_here_are_refused(case):
+    metric = filled(case)
+    for device in ("gpu", "cuda:99", torch.device("cuda:99")):
+        with pytest.raises(ValueError, match='`device` must be "cpu", "cuda" or "cuda:i"'):
+            metric.to(device)
+    assert_same(metric.to("cpu").to(device="cpu").compute(), expected(case))
+
+
 def scalar(case: Case):
     """The metric, or its first value: torchmetrics' wrappers take scalars."""
     metric = case.make(feature=None)

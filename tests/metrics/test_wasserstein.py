@@ -92,7 +92,8 @@ def test_result_and_compute_solve_once(cached):
     ("options", "message"),
     [
         ({"method": "emd"}, "`method` must be 'sliced', 'exact', 'sinkhorn' or a solver"),
-        ({"method": Sliced}, "`method` must be"),
+        ({"method": "Sinkhorn"}, "got 'Sinkhorn': did you mean 'sinkhorn'"),
+        ({"method": Sliced}, "`method` must be .*: did you mean 'sliced'"),
         ({"method": None}, "`method` must be"),
         ({"num_projections": 64}, r"give method=otmetrics.Sliced\(num_projections=64\)"),
         ({"epsilon": 0.1}, r"give method=otmetrics.Sinkhorn\(epsilon=0.1\)"),
