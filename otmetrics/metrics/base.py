@@ -68,6 +68,7 @@ class FeatureMetric(TwoSidedMetric):
         **kwargs: Any,
     ) -> None:
         check_no_foreign_options(feature, kwargs)
+
         try:
             super().__init__(**kwargs)
         except ValueError as error:  # torchmetrics alone knows what it takes
@@ -75,6 +76,7 @@ class FeatureMetric(TwoSidedMetric):
                 raise
             name = next((one for one in kwargs if f"`{one}`" in str(error)), "?")
             raise ValueError(unknown_option(type(self), name)) from None
+
         check_flag("normalize", normalize)
         check_flag("reset_real_features", reset_real_features)
         self.extractor = None if feature is None else shared_extractor(feature)
@@ -139,6 +141,7 @@ class FeatureMetric(TwoSidedMetric):
         sides = [self._store.collect(memory) for memory in memories.values()]
         if self._scores_in == torch.float64:
             sides = [side.double() if isinstance(side, Tensor) else side for side in sides]
+
         value = self._value(*sides)
         if isinstance(value, dict):
             return {name: self._round_score(score) for name, score in value.items()}
@@ -184,6 +187,7 @@ class FeatureMetric(TwoSidedMetric):
         """
         batch, before = self._batch(images, real), self.metric_state
         after = self._merge_states(before, batch)
+
         if not self.reset_real_features:
             batch |= {name: after[name] for name in after if name.startswith("real_")}
         missing = [side for side in SIDES if not self._store.count(self._memory(batch, side))]
@@ -206,6 +210,7 @@ class FeatureMetric(TwoSidedMetric):
             if isinstance(value, list):
                 setattr(self, name, [])  # torchmetrics would clear the list, which may be shared
         super().reset()
+
         if not self.reset_real_features and self._store.count(self._memory(state, "real")):
             kept = {name: state[name] for name in state if name.startswith(("real_", "layout"))}
             self._restore(kept)
@@ -221,6 +226,7 @@ class FeatureMetric(TwoSidedMetric):
         features: dict[str, Any] = {"extractor": "none"}
         if self.extractor is not None:
             features = self.extractor.protocol | {"runtime": self.extractor.runtime_name}
+
         return {
             "metric": type(self).__name__,
             "features": features | {"normalize": self.normalize},
@@ -286,6 +292,8 @@ class FeatureMetric(TwoSidedMetric):
         """What `compute` returns for another state; this one comes back, whatever happens."""
         before, count, to_sync = self.metric_state, self._update_count, self._to_sync
         sizes = self._sizes
+
+        # Through `compute`, so that ranks are brought together as torchmetrics does it.
         try:
             self._take(state)
             self._to_sync = self.dist_sync_on_step
@@ -302,6 +310,7 @@ class FeatureMetric(TwoSidedMetric):
             # Weights do not tell layers and their options; addresses differ between processes.
             layers = re.sub(r" at 0x[0-9a-f]+", "", repr(self.extractor.network))
             source |= {"extractor": self.extractor.protocol, "network": layers}
+
         group = id(self.extractor), self.reset_real_features
         return torch.cat([_digest(source), _digest(repr(group))])
 
@@ -312,6 +321,7 @@ class FeatureMetric(TwoSidedMetric):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FeatureMetric":
         """A copy that shares the extractor, which nothing changes."""
+        # The memo says what is copied already: deepcopy hands the extractor on as it is.
         memo[id(self.extractor)] = self.extractor
         copy = type(self).__new__(type(self))
         memo[id(self)] = copy
@@ -330,6 +340,7 @@ def check_no_foreign_options(feature: Any, options: dict[str, Any]) -> None:
 
     `options` are those that the metric itself does not know.
     """
+    # torchmetrics takes the number of features of a layer of Inception here.
     if isinstance(feature, int):
         raise ValueError(
             "`feature` must be the name of an extractor, a torch.nn.Module, or None for features "

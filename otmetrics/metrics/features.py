@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from otmetrics.checks import as_tensor
-from otmetrics.features import EXTRACTORS, FrozenExtractor, is_known, load_extractor
+from otmetrics.features import FrozenExtractor, load_extractor
 from otmetrics.features.preprocessing import check_batch, unit_range_remedy
 
 
@@ -31,6 +31,8 @@ def batch_features(
     # What a remedy calls the batch: an array has no `permute`.
     said = "torch.from_numpy(images)" if isinstance(images, np.ndarray) else "images"
     images = given_tensor("images", images)
+
+    # A batch on the CPU is moved; one on another device is a mistake more likely than not.
     if images.device.type != "cpu" and images.device != device:
         raise ValueError(
             f"`images` must be on the metric's device {device}, got {images.device}: "
@@ -44,6 +46,7 @@ def batch_features(
     else:
         images = _prepare_images(images, extractor, normalize, said)
         features = features_of(images, extractor, asker)
+
     features = features.to(device)
     if not torch.isfinite(features).all():
         broken = int((~torch.isfinite(features)).any(1).sum())
@@ -104,6 +107,7 @@ def _prepare_images(
     if extractor.preprocessing is None:
         images = images.detach()
         return images.float() if images.is_floating_point() else images  # as the network's weights
+
     check_batch(images, said)
     images = images.detach()
     if not normalize:
@@ -118,6 +122,7 @@ def _prepare_images(
             f"`images` must be floating in [0, 1], got {images.dtype}: make the metric with "
             "normalize=False for uint8 images."
         )
+
     images = images.float()
     if not bool(((images >= 0) & (images <= 1)).all()):  # NaN fails it too
         raise ValueError(
@@ -139,12 +144,6 @@ def _range_of(images: Tensor) -> str:
     if not np.isfinite(low + high):
         return f"{images.dtype} with NaN or infinite values"
     return f"{images.dtype} in [{low:g}, {high:g}]"
-
-
-def _ends(images: Tensor) -> tuple[float, float]:
-    """The least and the largest value; unsigned dtypes have no such functions of their own."""
-    low, high = images.double().aminmax()
-    return low.item(), high.item()
 
 
 def _to_uint8(images: Tensor, said: str) -> str:
@@ -188,6 +187,7 @@ def sides_of(features: Tensor, real: bool | Tensor | np.ndarray) -> dict[str, Te
     mask = torch.tensor(real) if isinstance(real, bool | np.bool_) else given_tensor("real", real)
     if not mask.ndim:
         return {"real" if mask else "fake": features}
+
     mask = mask.to(features.device)
     if mask.shape != features.shape[:1]:
         raise ValueError(
@@ -221,6 +221,7 @@ def shared_extractor(
             "`feature` must be the name of an extractor, a torch.nn.Module, or None for features "
             f"(N, D), got {type(feature).__name__}."
         )
+
     key = (feature, str(weights), str(resize))
     extractor = _NAMED.get(key)
     if extractor is None:
@@ -296,9 +297,11 @@ def features_of(images: Tensor, extractor: FrozenExtractor, asker: object) -> Te
         if id(asker) not in batch.askers and _same(batch.images, images):
             batch.askers.add(id(asker))
             return batch.features
+
     kept = images.detach().clone()  # the caller may refill the buffer in place
     with torch.no_grad():
         features = extractor(kept.clone())  # a network may write into its input, or return it
+
     # A view, such as the class token of a transformer, would keep all that it is a part of.
     features = features.clone()
     latest.append(_Batch(kept, features, {id(asker)}))

@@ -100,6 +100,7 @@ class FrechetInceptionDistance(FrechetFeatureDistance):
         download: bool = False,
         **kwargs: Any,
     ) -> None:
+        # Where torchmetrics has `feature`, the number of features of a layer, first.
         layer = kwargs.get("feature", kwargs.get("features", normalize))
         if {"feature", "features"} & kwargs.keys() or (
             isinstance(layer, int) and not isinstance(layer, bool)
@@ -108,6 +109,7 @@ class FrechetInceptionDistance(FrechetFeatureDistance):
                 f"`feature` is no option of FID, got {layer!r}: it is the 2048 features of the FID "
                 "Inception network; leave it out, or take FrechetFeatureDistance(feature=...)."
             )
+
         check_no_foreign_options(None, kwargs)  # before the weights are looked for
         extractor = shared_extractor("inception", weights, resize, download)
         super().__init__(extractor, normalize, reset_real_features, **kwargs)

@@ -35,6 +35,7 @@ class TwoSidedMetric(Metric):
     def _add_states(self, store: Store) -> None:
         """Register the states; call it once when all that `_origin` speaks of is there."""
         self._store = store
+
         for side in SIDES:
             for name, default in name_states(side, store.empty()).items():
                 self.add_state(name, default)
@@ -81,6 +82,8 @@ class TwoSidedMetric(Metric):
         """The state after the samples of one state and then those of another."""
         layouts = torch.stack([first["layout"], second["layout"]])
         _check_dimensions(layouts)
+
+        # D is 0, and features are float32, where nothing has been seen.
         state = {"layout": layouts.amax(0), "origin": first["origin"]}
         for side in SIDES:
             memory = self._store.merge(self._memory(first, side), self._memory(second, side))
@@ -157,6 +160,7 @@ class TwoSidedMetric(Metric):
             state = state.to(self.device).contiguous()
             return dist_sync_fn(state, group=process_group or self.process_group)
 
+        # All ranks compare all of these and raise together: none waits for one that has given up.
         for origin in gather(self.origin):
             self._check_origin("rank", origin)
         digests = gather(self._digest_of_options().to(self.device))
@@ -164,6 +168,7 @@ class TwoSidedMetric(Metric):
             raise ValueError(
                 f"`rank` must compute with the options of all others, got another {self!r} on some."
             )
+
         layouts = torch.stack(gather(self.layout))
         _check_dimensions(layouts)
         dimension, is_double = layouts.amax(0).tolist()
@@ -177,6 +182,8 @@ class TwoSidedMetric(Metric):
             memory = self._memory(self.metric_state, side)
             if not self._store.count(memory):
                 memory = blank  # all ranks gather all fields, in equal numbers of dimensions
+
+            # One list per field, with a part of each rank; then one memory per rank.
             parts = [gather(_whole(value, dtype)) for value in memory.values()]
             ranks = [
                 {
@@ -212,6 +219,8 @@ class TwoSidedMetric(Metric):
         """Resume from a saved state, if that is one of this metric."""
         names = [name for name in self._defaults if prefix + name in state_dict]
         incoming = {name: state_dict.pop(prefix + name) for name in names}
+
+        # PyTorch wants errors in its list, where it gathers those of all modules.
         if incoming:
             errors = kwargs["error_msgs"] if "error_msgs" in kwargs else args[-1]
             try:
@@ -236,6 +245,7 @@ class TwoSidedMetric(Metric):
         Raises:
             ValueError: If there is no such device on this machine.
         """
+        # torch refuses a device in words that depend on how it was built.
         device = kwargs.get("device", args[0] if args else None)
         if isinstance(device, str | torch.device) and str(device) != "meta":
             check_device(device)
@@ -243,6 +253,7 @@ class TwoSidedMetric(Metric):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         """Follow a move to another device, never a change of dtype."""
+        # What `fn` does to an empty tensor tells where it moves, whatever dtype it asks for.
         device = fn(torch.empty(0, device=self.device)).device
         return super()._apply(lambda tensor: tensor.to(device), *args, **kwargs)
 
@@ -265,10 +276,12 @@ def _check_tensor(name: str, value: Any, like: Tensor, *, rows: bool = False) ->
     """Raise unless a state is a finite tensor as another one; `rows` may be any number of rows."""
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         raise ValueError(f"`{name}` must be a dense tensor, got {type(value).__name__}.")
+
     shape = (*value.shape[:1], *like.shape[1:]) if rows and value.ndim else like.shape
     dtype = like.dtype
     if rows and dtype.is_floating_point and value.dtype == torch.float64:
         dtype = torch.float64  # features keep their dtype
+
     if value.shape != shape or value.dtype != dtype:
         raise ValueError(
             f"`{name}` must be {dtype} {tuple(shape)}, got {value.dtype} {tuple(value.shape)}."

@@ -180,6 +180,7 @@ class SampleReservoir(Store):
         memory = super().merge(first, second)
         if sum(map(len, memory["positions"])) <= 2 * self.max_samples:
             return memory
+
         positions = join_chunks(memory["positions"])
         kept = lowest(positions, self.max_samples, self.seed)
         features = join_chunks(memory["features"])[kept]
@@ -192,6 +193,7 @@ class SampleReservoir(Store):
             for memory in (first, second)
         )
         merged, kept = merged_reservoirs(one, other, self.max_samples, self.seed)
+
         features = first["features"] + second["features"]
         if len(kept) < sum(map(len, features)):  # copied only where something is dropped
             features = [join_chunks(features)[kept]]
@@ -213,6 +215,8 @@ def samples(max_samples: int | None, seed: int) -> AllSamples | SampleReservoir:
     check_seed(seed)
     if max_samples is None:
         return AllSamples()
+
+    # Of one sample no score has a variance.
     check_at_least("max_samples", max_samples, 2)
     return SampleReservoir(max_samples, seed)
 
@@ -229,6 +233,7 @@ class GaussianMoments(Store):
         """Moments of a batch."""
         if len(features):
             return moments(features)._asdict()
+
         dimension, rows = features.shape[1], features.double()
         count = torch.zeros((), dtype=torch.int64, device=rows.device)
         nothing = Moments(count, rows.new_zeros(dimension), rows.new_zeros(dimension, dimension))
@@ -263,8 +268,10 @@ class QuantileSketch(Store):
         """Sketch of a batch."""
         if not len(features):
             return self._nothing(self.num_projections, features.device)
+
         directions = _directions(self, features.shape[1], features.device)
         rows, columns = features.double(), max(1, _CHUNK_NUMBERS // len(features))
+
         with ieee_float32(features.device):
             parts = [sketch(some @ rows.T) for some in directions.split(columns)]
         return Sketch(*map(torch.cat, zip(*parts, strict=True)))._asdict()
@@ -275,7 +282,7 @@ class QuantileSketch(Store):
 
     def count(self, memory: Memory) -> int:
         """Number of samples."""
-        return int(memory["counts"][:1].sum())
+        return int(memory["counts"][:1].sum())  # every direction counts each sample once
 
     def collect(self, memory: Memory) -> Sketch:
         """The sketch."""

@@ -110,6 +110,7 @@ class WassersteinFeatureDistance(FeatureMetric):
         Raises:
             ValueError: As `compute`.
         """
+        # Either may be forgotten alone: by torchmetrics, or in a move to another device.
         if self._computed is None or self._result is None:
             self._computed = None
             self.compute()
@@ -158,6 +159,7 @@ def _solver(method: str | Solver, seed: int) -> Solver:
     }
     if isinstance(method, str) and method in named:
         return named[method]
+
     if isinstance(method, str | type) or not callable(getattr(method, "solve", None)):
         name = method if isinstance(method, str) else getattr(method, "__name__", "")
         close = get_close_matches(name.lower(), named, 1)

@@ -59,6 +59,8 @@ def frechet_in_float64(real: Tensor, fake: Tensor) -> Tensor:
     real, fake = checked_clouds(real, fake, min_samples=2)
     mean_x, factor_x = _gaussian(real)
     mean_y, factor_y = _gaussian(fake)
+
+    # tr (A^1/2 B A^1/2)^1/2 for A = Fx^T Fx and B = Fy^T Fy is the nuclear norm of Fx Fy^T.
     fidelity = _nuclear_norm(factor_x @ factor_y.mT)
     spread = factor_x.square().sum((-2, -1)) + factor_y.square().sum((-2, -1))
     shift = (mean_x - mean_y).square().sum((-2, -1))
@@ -139,6 +141,7 @@ def gaussian_distance(
 ) -> Tensor:
     """Fréchet distance of moments that need no check; see `frechet_distance_from_moments`."""
     a, b = real_covariance.double(), fake_covariance.double()
+
     fidelity = _Fidelity.apply(a, b)
     trace = (a + b).diagonal(dim1=-2, dim2=-1).sum(-1)
     shift = (real_mean.double() - fake_mean.double()).square().sum(-1)
@@ -163,6 +166,7 @@ class _Fidelity(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Halves of the map and of its inverse."""
         a, b = ctx.saved_tensors
+
         there, back = _maps(a.detach(), b.detach())
         half = gradient[..., None, None] / 2
         return half * constant(there, a, b), half * constant(back, a, b)
@@ -189,11 +193,13 @@ def _checked_moments(name: str, mean: Tensor, covariance: Tensor) -> tuple[Tenso
     """The moments, which must be finite, of shapes (..., D), (..., D, D), and possible."""
     mean = as_tensor(f"{name}_mean", mean)
     covariance = as_tensor(f"{name}_covariance", covariance)
+
     for moment, value in (("mean", mean), ("covariance", covariance)):
         if not value.is_floating_point():
             raise TypeError(f"`{name}_{moment}` must be floating, got {value.dtype}.")
         if not torch.isfinite(value).all():
             raise ValueError(f"`{name}_{moment}` must be finite.")
+
     if mean.ndim not in (1, 2) or covariance.shape != (*mean.shape, mean.shape[-1]):
         raise ValueError(
             f"`{name}_mean` and `{name}_covariance` must have shapes (D,) and (D, D), "

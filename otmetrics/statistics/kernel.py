@@ -66,6 +66,7 @@ def kernel_distance(
     else:
         pairs = zip(x, y, strict=True)
         value = torch.stack([_mmd(*pair, kernel, bandwidth) for pair in pairs]).to(real.dtype)
+
     if not torch.isfinite(value.detach()).all():
         raise ValueError(
             "`real` and `fake` must be small enough for their kernel to fit "
@@ -89,6 +90,8 @@ def check_kernel(kernel: str, bandwidth: float | None) -> None:
 def _mmd(x: Tensor, y: Tensor, kernel: str, bandwidth: float | None) -> Tensor:
     """MMD^2 of one pair of clouds."""
     n, m, dimension = len(x), len(y), x.shape[1]
+
+    # The kernel of each sample with itself, where it is known, is taken from the sum of all pairs.
     own_x = own_y = None
     if kernel == "rbf":
         x, y = centre_clouds(x, y)
@@ -99,6 +102,7 @@ def _mmd(x: Tensor, y: Tensor, kernel: str, bandwidth: float | None) -> Tensor:
     else:
         values = _cubic
         own_x, own_y = (((c.square().sum(1) / dimension + 1) ** 3).sum() for c in (x, y))
+
     within_x = _total_of_others(values, x, own_x) / (n * (n - 1))
     within_y = _total_of_others(values, y, own_y) / (m * (m - 1))
     return within_x + within_y - 2 * _total(values, x, y) / (n * m)
@@ -145,6 +149,7 @@ def _cubic_around(centre: Tensor) -> _Values:
 def _far_centre(x: Tensor, y: Tensor) -> Tensor | None:
     """The centre of both clouds, where it is so far out that its cube would drown the answer."""
     centre = (x.detach().mean(0) + y.detach().mean(0)) / 2
+
     spread = max(float((cloud.detach() - centre).square().sum(1).mean()) for cloud in (x, y))
     return centre if float(centre.square().sum()) > _FAR * spread else None
 
@@ -166,6 +171,7 @@ def _total(values: _Values, x: Tensor, y: Tensor, others: bool = False) -> Tenso
         if room is None and not graphed:
             room = x.new_empty(rows.stop, len(y))
         part = None if room is None else room[: rows.stop - rows.start]
+
         block = values(x[rows], y, part)
         if others:  # x is y, and no sample is paired with itself
             everyone = torch.arange(len(x), device=x.device)

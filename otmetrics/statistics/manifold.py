@@ -165,6 +165,7 @@ def _by_problem(
     num_neighbors: int,
 ) -> Tensor:
     """Scores (S,) or (S, B), each problem in float64, in the dtype of the input."""
+    # Shares of counted samples have no gradient.
     batched = real.ndim == 3
     pairs = zip(real, fake, strict=True) if batched else [(real, fake)]
     with torch.no_grad():
@@ -184,6 +185,7 @@ def _all_scores(real: Tensor, fake: Tensor, num_neighbors: int) -> Tensor:
 
 def _density_coverage(real: Tensor, fake: Tensor, num_neighbors: int) -> Tensor:
     """Density and coverage of one problem."""
+    # No ball around a fake sample: the distances among them are never taken.
     nowhere = fake.new_full((len(fake),), -torch.inf)
     hits, holds_fake, _ = _inside(real, fake, _radii(real, num_neighbors), nowhere)
     return torch.stack([hits.double().mean() / num_neighbors, holds_fake.double().mean()])
@@ -214,9 +216,11 @@ def _radii(cloud: Tensor, num_neighbors: int) -> Tensor:
     radius = cloud.new_empty(len(cloud))
     near = _near(cloud, cloud)
     for rows, squared, _ in _blocks(cloud, cloud, near):
+        # A sample is not its own neighbour.
         own = torch.arange(rows.start, rows.stop, device=cloud.device)
         squared[own - rows.start, own] = torch.inf
         radius[rows] = squared.topk(num_neighbors, dim=1, largest=False).values[:, -1]
+
     widened = radius * (1 + 2 * _rounding(cloud.shape[1]))
     return widened + 4 * _errors(radius, near.lengths, cloud) * near.lengths
 
