@@ -156,6 +156,7 @@ def test_wheel_holds_one_top_level_name(installed):
     for name in (
         "py.typed",
         "__init__.pyi",
+        "functional.pyi",
         "images/demo.jpg",
         "cli/main.py",
         "reference_models/__init__.py",
