@@ -161,7 +161,7 @@ def expand_braces(path: str | Path) -> list[Path]:
     if not too_many:
         try:
             found = list(islice(braceexpand(text, escape=False), limits.MAX_SHARDS + 1))
-        except (ValueError, RecursionError):  # unbalanced braces
+        except (ValueError, RecursionError):  # braces that do not match
             return [Path(path)]
     if too_many or len(found) > limits.MAX_SHARDS:
         raise DataError(f"`{path}` stands for more than {limits.MAX_SHARDS} files: give fewer.")
