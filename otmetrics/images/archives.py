@@ -228,12 +228,19 @@ def _check_zip_ends(packed: zipfile.ZipFile, file: BinaryIO, size: int) -> None:
         raise DataError(f"is damaged: its directory does not have the {count} files that it says")
 
 
+class _ThreadFile(io.FileIO):
+    """A file that closes without a warning when the thread that reads it ends."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def _read_zipped(archive: _Archive, name: str) -> bytes:
     """Unpack one file of a zip archive, checked against its checksum."""
     # Threads that shared one ZipFile would wait for each other. Each keeps its last one: to read a
     # directory takes as long as to read its files, and all archives cannot stay open.
     if getattr(_OPEN, "archive", None) is not archive:
-        _OPEN.packed = zipfile.ZipFile(archive.path)
+        _OPEN.packed = zipfile.ZipFile(_ThreadFile(archive.path))
         _OPEN.archive = archive
 
     info = _OPEN.packed.getinfo(name)
