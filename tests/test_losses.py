@@ -450,7 +450,7 @@ def test_wrong_features_are_named(make: Callable[..., Loss]) -> None:
     loss, x = make(), cloud(9, 3)
     for real, fake, error, message in (
         (x.tolist(), x, TypeError, "`real` must be a torch.Tensor, got list"),
-        (x, None, TypeError, "`fake` is missing, got None"),
+        (x, None, TypeError, "`fake` must be a torch.Tensor"),
         (x, x.long(), TypeError, "`fake` must be floating"),
         (x, x[:, :2], ValueError, "number of features D"),
         (x[0], x, ValueError, "`real` must have shape"),
