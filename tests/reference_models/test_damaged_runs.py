@@ -81,7 +81,9 @@ def test_a_run_with_a_damaged_file_is_not_touched(
     content[len(content) // 2] ^= 1
     (out / name).write_bytes(content)
     before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
-    with pytest.raises(DataError, match=f"{name}` is no checkpoint of this version or is damaged"):
+    with pytest.raises(
+        DataError, match=f"{name}` is not a checkpoint of this version or is damaged"
+    ):
         run(config, points(), out, resume=True)
     assert before == {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
 

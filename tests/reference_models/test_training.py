@@ -45,10 +45,11 @@ def test_images_of_every_size_train(name: str, shape: tuple[int, ...], tmp_path:
     config = configured(
         name, data, steps=2, width=8, batch_size=4, eval_features="pixels", eval_num=20
     )
-    state = run(config, data, tmp_path / "run", pictures=True)
+    state = run(config, data, tmp_path / "run", pictures=name == "dcgan")
     assert set(state.best) >= {"sliced_wasserstein", "wasserstein", "recall"}
-    (picture,) = sorted((tmp_path / "run" / "samples").glob("*2.png"))
-    assert picture.stat().st_size > 100
+    if name == "dcgan":
+        (picture,) = sorted((tmp_path / "run" / "samples").glob("*2.png"))
+        assert picture.stat().st_size > 100
 
 
 @pytest.mark.parametrize(("name", "objective", "options"), RESUMED)
