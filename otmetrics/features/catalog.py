@@ -1,14 +1,9 @@
 """Which extractors there are, and the one door to all of them."""
 
 import difflib
-import importlib
-import inspect
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +13,12 @@ from otmetrics.errors import Argument, OptionError
 from otmetrics.features import efficientnet, inception, timm_models
 from otmetrics.features.extractor import FrozenExtractor
 from otmetrics.features.openvino import Runtime
+from otmetrics.user_code import (
+    NoSuchObjectError,
+    check_takes_no_arguments,
+    import_object,
+    is_object_name,
+)
 
 DEFAULT_EXTRACTOR = "efficientnet_lite0"
 DINOV2 = "timm:vit_small_patch14_dinov2.lvd142m"
@@ -254,68 +255,19 @@ def user_module(path: str) -> FrozenExtractor:
     class or function that returns one when called without arguments. It receives the images as they
     come, uint8 (N, 3, H, W), and returns features (N, D).
     """
-    module_name, _, attribute = path.partition(":")
-    if not attribute or not all(part.isidentifier() for part in module_name.split(".")):
+    if not is_object_name(path):
         raise OptionError(f"`module:{path}` must have the form module:package.name:attr.")
-    network = _attribute(_import_module(module_name), attribute, path)
-    if not isinstance(network, nn.Module) and callable(network):
-        network = _call_factory(network, path)
+    try:
+        network = import_object(path)
+        if not isinstance(network, nn.Module) and callable(network):
+            check_takes_no_arguments(network)
+            network = network()
+    except NoSuchObjectError as error:
+        raise OptionError(f"`module:{path}` {error}.") from error
+
     if not isinstance(network, nn.Module):
         raise OptionError(
             f"`module:{path}` must be a torch.nn.Module, got {type(network).__name__}: name a "
             "module, or a class or function that returns one."
         )
     return FrozenExtractor(network, None, f"module:{path}")
-
-
-def _import_module(name: str) -> object:
-    """Import a module, from the working directory too."""
-    try:
-        with _working_directory_on_path():
-            return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        # A module that the user's module itself misses is another error, and keeps its traceback.
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise
-        raise OptionError(
-            f"the module `{name}` cannot be imported ({error}): run where it can be imported, or "
-            "install it."
-        ) from error
-
-
-@contextmanager
-def _working_directory_on_path() -> Iterator[None]:
-    """Let an import find modules of the working directory, which console scripts leave out."""
-    before = list(sys.path)
-    sys.path.append(str(Path.cwd()))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
-def _attribute(module: object, attribute: str, path: str) -> object:
-    """Follow a dotted attribute."""
-    value = module
-    for part in attribute.split("."):
-        if not hasattr(value, part):
-            names = [name for name in vars(value) if not name.startswith("_")]
-            close = difflib.get_close_matches(part, names) or names[:5]
-            raise OptionError(f"`module:{path}` has no {part!r}: choose from {', '.join(close)}.")
-        value = getattr(value, part)
-    return value
-
-
-def _call_factory(factory: Any, path: str) -> object:
-    """Call what should return the network, if it takes no arguments."""
-    try:
-        inspect.signature(factory).bind()
-    except ValueError:
-        pass  # Some builtins have no signature to read.
-    except TypeError as error:
-        raise OptionError(
-            f"`module:{path}` must be callable without arguments ({error}): wrap it in a function "
-            "that fills them in."
-        ) from error
-    return factory()

@@ -64,13 +64,13 @@ def test_instances_classes_and_functions_work(attribute):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere:net", "module `nowhere` cannot be imported"),
-        ("mynets.nowhere:net", "module `mynets.nowhere` cannot be imported"),
-        ("mynets.means:Means", "`module:mynets.means:Means` has no 'Means': choose from Mean"),
-        ("mynets.means:Parts.other", "has no 'other': choose from instance"),
+        ("nowhere:net", "`module:nowhere:net` has no module that can be imported here"),
+        ("mynets.nowhere:net", "`module:mynets.nowhere:net` has no module that can be imported"),
+        ("mynets.means:Means", "`module:mynets.means:Means` has no 'Means'; choose from Mean"),
+        ("mynets.means:Parts.other", "has no 'other'; choose from instance"),
         ("mynets.means:number", "`module:mynets.means:number` must be a torch.nn.Module, got int"),
         ("mynets.means:lazy", "must be a torch.nn.Module, got int"),
-        ("mynets.means:NeedsWidth", "callable without arguments .*'width'"),
+        ("mynets.means:NeedsWidth", "must take no arguments .*'width'"),
         ("mynets.means", "`module:mynets.means` must have the form module:package.name:attr"),
         ("mynets.means:", "must have the form module:package.name:attr"),
         (".means:Mean", "must have the form module:package.name:attr"),
