@@ -195,10 +195,8 @@ def _extractor(
         raise OptionError(Argument("eval_features"), " must be an extractor of images, got 'none'.")
     try:
         return load_extractor(name, download=download).to(device)
-    except DataError:
-        raise
-    except ValueError as error:
-        raise OptionError(str(error).replace("`name`", "`eval_features`")) from error
+    except OptionError as error:
+        raise OptionError(Argument("eval_features"), ": ", *error.args) from error
 
 
 def _stacked_classifier(data: Data, seed: int) -> nn.Module:

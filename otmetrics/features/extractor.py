@@ -109,7 +109,17 @@ class FrozenExtractor(nn.Module):
         return f"torch {torch.__version__}{device}"
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Return the network inputs of a batch of `images`, on the network's device."""
+        """Return the network inputs of a batch, on the network's device.
+
+        Args:
+            images: uint8 (N, 3, H, W), or floating in [0, 1]; untouched where nothing is resized.
+
+        Returns:
+            Inputs as the network takes them.
+
+        Raises:
+            ValueError: If the images are not a batch of such images.
+        """
         if not isinstance(images, Tensor):
             raise ValueError(
                 f"`images` must be a tensor, got {type(images).__name__}: for a NumPy array, "

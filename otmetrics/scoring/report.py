@@ -97,7 +97,11 @@ class ScoreReport:
         return "\n".join(plain_table(HEADER, self.rows(), left=(0,)))
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Cells of a table under `HEADER`, with four digits of each number."""
+        """The report as a table, with four digits of each number.
+
+        Returns:
+            One row of cells for each score, under `HEADER`.
+        """
         labels = dict(_LABELS)
         if self.protocol.get("scoring", {}).get("sliced", {}).get("debiased"):
             labels["sliced_wasserstein"] = "sliced, squared ↓"

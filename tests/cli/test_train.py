@@ -200,7 +200,7 @@ def test_models_and_help_tell_what_there_is(otmetrics):
         (["train", "wgan-gp", "--data", "ring8", "--out", "{new}", "--penalty", "-1"], 2, "--pen"),
         (["train", "swg", "--data", "ring8", "--out", "{file}/run"], 3, "cannot be written"),
         (["train", "swg", "--data", "ring8", "--out", "{new}", "--log-every", "-1"], 2, "--log"),
-        (["train", "swg", "--data", "digits", "--out", "{new}", "--eval-features", "x"], 2, "'x'"),
+        (["train", "swg", "--data", "digits", "--out", "{new}", "--eval-features", "x"], 2, "`x`"),
         (["train", "swg", "--data", "ring8", "--out", "{new}", "--device", "cuda"], 2, "as torch"),
         (["sample", "{new}", "{new}.npz"], 3, "does not exist"),
         (["sample", "{new}", "{new}.npz", "--num", "0"], 2, "--num must be"),
