@@ -164,7 +164,8 @@ class FrozenExtractor(nn.Module):
     def compiled_network(self) -> CompiledNetwork | None:
         """The network compiled for inputs without gradients, which takes seconds, once.
 
-        None where torch runs it.
+        Returns:
+            What computes features of inputs on the CPU; None where torch runs the network.
         """
         shape = self._compiled_shape
         return None if shape is None else self.runtime.compiled_network(self.network, shape)
@@ -199,7 +200,14 @@ class FrozenExtractor(nn.Module):
         return self.features(self.preprocess(images))
 
     def set_dtype(self, dtype: torch.dtype) -> "FrozenExtractor":
-        """Let the network compute in another dtype; features are float32 all the same."""
+        """Let the network compute in another dtype; features are float32 all the same.
+
+        Args:
+            dtype: What weights and inputs are cast to.
+
+        Returns:
+            The extractor itself.
+        """
         # The record has the hash of the weights as they were in float32.
         _ = self.weights_sha256
         self.network.to(dtype)
