@@ -31,7 +31,7 @@ class RunOptions:
 
     resume: bool = False  # go on from the folder's last checkpoint, or begin where it has none
     allow_change: bool = False  # also with another configuration, samples or number of processes
-    device: str = "auto"  # "cpu" where a GPU shall not be taken
+    device: str = "auto"  # "cpu" to use no GPU
     download: bool = False  # fetch weights of the extractor that evaluates, if they are missing
     log_every: int = 0  # steps between rows of the log; 0: 200 rows in a run
     checkpoint_every: int = 0  # steps between checkpoints; 0: twenty in a run
@@ -60,7 +60,7 @@ def train(
     accelerator = Accelerator(cpu=options.device == "cpu")
     if accelerator.mixed_precision != "no":
         raise OptionError(
-            f"mixed precision {accelerator.mixed_precision!r} of accelerate is not read: set "
+            f"mixed precision {accelerator.mixed_precision!r} set in accelerate is not used: set "
             "`precision`, which is part of the run, and leave accelerate's at no."
         )
     run = _begin(config, data, out, reporter, options, accelerator)
@@ -203,13 +203,13 @@ class Run:
         if empty or misfit > max(1.0, float(logs["misfit_noise"])):
             self.reporter.tell(
                 self.state.step,
-                f"shares of codes in the noise are off by up to {misfit:.0%}, {empty} have none: "
-                "the transport needs a higher `max_rounds`",
+                f"shares of codes in the noise are off by up to {misfit:.0%}, {empty} codes get no "
+                "noise: the transport needs a higher `max_rounds`",
             )
 
     def stop(self) -> None:
-        """End as the signal that came asks for, now that nothing is lost by it."""
-        raise KeyboardInterrupt(f"`{self.out}` is kept to step {self.state.step}")
+        """Stop as the signal asked, now that nothing is lost by it."""
+        raise KeyboardInterrupt(f"`{self.out}` is saved up to step {self.state.step}")
 
 
 def _begin(
@@ -246,7 +246,7 @@ def _begin(
 
     accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
     if options.resume and not resumed:
-        reporter.tell(0, f"`{out}` has no checkpoint: the run begins from its start.")
+        reporter.tell(0, f"`{out}` has no checkpoint: the run starts from step 0.")
     if evaluator is not None:
         drop_later_best(out, state)
     reporter.start(config, data, state.step)

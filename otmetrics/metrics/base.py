@@ -103,14 +103,14 @@ class FeatureMetric(TwoSidedMetric):
     def update(
         self, images: Tensor | np.ndarray, real: bool | Tensor | np.ndarray | None = None
     ) -> None:
-        """Add a batch to one side, or its samples each to its own. A bad batch changes nothing.
+        """Add a batch to one side, or each sample to its own side. A bad batch changes nothing.
 
         Args:
             images: A tensor or array, uint8 (N, 3, H, W), or floating in [0, 1] with `normalize`;
                 what the network takes, for a network of your own; features (N, D) with
                 `feature=None`. N may be 0.
             real: True for real, False for fake, or bools (N,) that say it of each sample. There is
-                no default: without it an error says so.
+                no default: omitting it raises.
 
         Raises:
             TypeError: If an argument has another type.
@@ -348,7 +348,7 @@ def check_no_foreign_options(feature: Any, options: dict[str, Any]) -> None:
             "earlier layers a network of your own."
         )
     for name in options.keys() & _ELSEWHERE.keys():
-        raise ValueError(f"`{name}` is no option of these metrics: {_ELSEWHERE[name]}.")
+        raise ValueError(f"`{name}` is not an option of these metrics: {_ELSEWHERE[name]}.")
 
 
 def _digest(record: Any) -> Tensor:

@@ -106,8 +106,8 @@ class FrechetInceptionDistance(FrechetFeatureDistance):
             isinstance(layer, int) and not isinstance(layer, bool)
         ):
             raise ValueError(
-                f"`feature` is no option of FID, got {layer!r}: it is the 2048 features of the FID "
-                "Inception network; leave it out, or take FrechetFeatureDistance(feature=...)."
+                f"`feature` is not an option of FID, got {layer!r}: it is the 2048 features of the "
+                "FID Inception network; leave it out, or take FrechetFeatureDistance(feature=...)."
             )
 
         check_no_foreign_options(None, kwargs)  # before the weights are looked for

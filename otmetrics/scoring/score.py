@@ -112,10 +112,10 @@ def score_features(
     the features.
 
     Next to each score stands its floor: the same score between two disjoint random parts of the
-    real samples, of h = min(N // 2, M) each (or between real and `floor_with`, of the smallest size
-    of the three), and the score itself on h samples per side, since transport distances depend on
-    the sample size. Time is that of the functions called, three times where floors are asked for.
-    Solvers keep to `scoring.memory_limit` next to the features.
+    real samples, of h = min(N // 2, M) each, at most as many as the score takes (or between real
+    and `floor_with`, of the smallest size of the three), and the score itself on h samples per
+    side, since transport distances depend on the sample size. Takes the time of the solvers, three
+    times it with floors. Solvers keep to `scoring.memory_limit` next to the features.
 
     Args:
         real: Feature set, or (N, D) tensor or array.
@@ -181,7 +181,7 @@ def _common_dtype(sets: Sets) -> torch.dtype:
 class _Draws:
     """Seeded subsamples, the same for every score: the first h of one random order per cloud.
 
-    Each comes in the order of its cloud, so that a file is read from its begin to its end.
+    Each comes in the order of its cloud, so that a file is read from beginning to end.
     """
 
     def __init__(self, clouds: dict[str, Tensor], scoring: Scoring) -> None:
@@ -243,7 +243,7 @@ def _score_family(family: Family, draws: _Draws, scoring: Scoring) -> dict[str, 
 def _assemble_score(
     sizes: tuple[int, int], size: int, value: Measured, floor: Measured | None, at: Measured
 ) -> Score:
-    """One score from its up to three measurements."""
+    """One score from up to three measurements."""
     parts = {"": value, "floor: ": floor, "at the size of the floor: ": at}
     messages = [
         where + part.message for where, part in parts.items() if part and not part.converged
@@ -333,7 +333,7 @@ def _check_floor_with(
         raise OptionError(floor_with, " needs a floor, so ", Argument("floor"), " must be on.")
     for path in (real, fake):
         if Path(other).resolve() == Path(path).resolve():
-            raise OptionError(floor_with, f" must hold other samples than `{path}`.")
+            raise OptionError(floor_with, f" must hold samples other than those of `{path}`.")
 
 
 def _as_set(name: str, item: FeatureSet | Tensor | np.ndarray) -> FeatureSet:

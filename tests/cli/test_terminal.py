@@ -197,7 +197,7 @@ def test_a_folder_called_as_an_option_beside_that_option(otmetrics, tmp_path, mo
     for seed, name in enumerate(("seed", "fake")):
         write_images(tmp_path / name, 6, seed=seed)
     finished = otmetrics("score", "seed", "fake", *QUICK[:4], "--floor-with", "seed")
-    assert finished.stderr == "error: --floor-with must hold other samples than `seed`.\n"
+    assert finished.stderr == "error: --floor-with must hold samples other than those of `seed`.\n"
 
 
 def test_an_argument_is_shown_as_its_caller_writes_it():

@@ -382,7 +382,7 @@ def test_a_run_that_is_interrupted_keeps_its_last_step(otmetrics, tmp_path, numb
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert saving.load(out / saving.LAST)["step"] == steps[-1] < 50_000
     command = f"otmetrics train exact-ot --out {out} --resume"
-    assert f"interrupted: `{out}` is kept to step {steps[-1]}; go on with: {command}" in stderr
+    assert f"interrupted: `{out}` is saved up to step {steps[-1]}; go on with: {command}" in stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
@@ -444,7 +444,7 @@ def test_a_run_without_a_checkpoint_begins_anew_with_its_options(otmetrics, tmp_
     assert "stopped before its first checkpoint: set --resume to begin it again" in refused.stderr
     again = otmetrics(*command, "--resume", "--no-tensorboard")
     assert again.code == 0
-    assert "has no checkpoint: the run begins from its start" in " ".join(again.stderr.split())
+    assert "has no checkpoint: the run starts from step 0" in " ".join(again.stderr.split())
     after = saving.load(out / saving.LAST)
     assert after["config"] == before["config"]
     pairs = zip(after["generator"].values(), before["generator"].values(), strict=True)

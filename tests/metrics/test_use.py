@@ -412,13 +412,13 @@ def test_unknown_options_are_refused(case):
         "input_img_size": "images of any size",
         "n_projections": r"otmetrics.Sliced\(num_projections",
     }.items():
-        with pytest.raises(ValueError, match=f"`{option}` is no option of these.*{message}"):
+        with pytest.raises(ValueError, match=f"`{option}` is not an option of these.*{message}"):
             case.make(feature=None, **{option: 5})
 
 
 def test_fid_has_one_network():
     for arguments, options in (((), {"feature": 2048}), ((64,), {}), ((), {"feature": "pixels"})):
-        with pytest.raises(ValueError, match=r"`feature` is no option of FID.*leave it out"):
+        with pytest.raises(ValueError, match=r"`feature` is not an option of FID.*leave it out"):
             FrechetInceptionDistance(*arguments, **options)
     with pytest.raises(ValueError, match=r"`input_img_size` is no option.*any size"):
         FrechetInceptionDistance(input_img_size=(3, 64, 64))

@@ -20,7 +20,7 @@ from otmetrics.transport.line import Staircase, staircase
 
 _COARSE, _LEAST = 1500, 300  # points per side of a first, smaller problem, half of all
 _WIDEST, _FINEST, _STEPS, _REPEATS = 2.0, 0.05, 8, 2  # epsilon, in standard deviations of the cost
-_FAINT = 1e-30  # weights below it count as much
+_FAINT = 1e-30  # smaller weights are raised to this
 _FIRST = 8  # pairs per row and column to begin with
 _MORE = 8  # pairs per row and column to add at most in a round
 _IDLE = 16  # price of staying idle, in ranges of the first costs
@@ -195,7 +195,7 @@ def _solve_arcs(
     flows, idle_rows, idle_columns, _ = flows.split([len(arcs.rows), n, m, 1])
 
     rows, columns = (side.nonzero().squeeze(1) for side in (idle_rows, idle_columns))
-    idle = Staircase(rows, columns, flows.new_zeros(0))  # of nothing
+    idle = Staircase(rows, columns, flows.new_zeros(0))  # empty
     if len(rows):
         path = staircase(idle_rows[rows], idle_columns[columns])
         idle = Staircase(rows[path.rows], columns[path.columns], path.flows / weights.total)

@@ -35,7 +35,7 @@ from otmetrics.transport.sinkhorn.terms import (
 from otmetrics.transport.solver import Solver
 from otmetrics.unknown_options import options_of, told_options
 
-_FEW_PAIRS = 2**20  # up to so many float64 costs next to nothing
+_FEW_PAIRS = 2**20  # up to this many pairs float64 is nearly free
 # Beyond these float32 does not suffice.
 _FINE = 1e-6  # tolerance
 _HIGH = 4.0  # order
@@ -63,7 +63,7 @@ class Sinkhorn(Solver):
         relative: Whether `epsilon` is a share of the mean cost between real and fake; that mean is
             a constant for the gradient.
         tolerance: Largest L1 error of a marginal of the plan, in (0, 1).
-        max_iterations: Most iterations for each of the three terms, next to two at each larger
+        max_iterations: Most iterations for each of the three terms, plus two at each larger
             epsilon on the way down.
         memory_limit: Bytes for costs and kernel; None for half of the memory of the device.
         richardson: Whether to return 2 S_epsilon - S_(sqrt(2) epsilon), at about twice the time.
@@ -123,8 +123,8 @@ class Sinkhorn(Solver):
             S as `cost` and its p-th root as `value`, bounds on S from the dual values and from
             rounded plans of its terms, up to the rounding of the kernel, the debiased potentials
             (the first variation of S in the weights of each cloud), iterations and convergence.
-            Differentiable once in both clouds by the envelope theorem: the plans carry no graph. So
-            it is in the weights, whose gradient are the potentials.
+            Differentiable once in both clouds by the envelope theorem: the plans carry no graph.
+            Also in the weights: their gradients are the potentials.
 
         Raises:
             TypeError: If a cloud is not a floating tensor.
@@ -334,7 +334,7 @@ def entropic_batch(
 
 
 def _suffices_in_single(solver: Sinkhorn, size: int, a: Tensor, b: Tensor) -> bool:
-    """Whether costs and kernel need no float64, and are too many to have it for nothing."""
+    """Whether costs and kernel need no float64, and are too many for it to be free."""
     smallest = min(float(torch.where(w > 0, w, 1.0).min()) for w in (a, b))
     return (
         len(a) * size**2 > _FEW_PAIRS
