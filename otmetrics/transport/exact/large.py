@@ -30,7 +30,7 @@ _MAX_ROUNDS = 50
 
 
 def near_potentials(pairs: Pairs, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Potentials f (N,) and g (M,) near the optimal ones, in float64, which some pairs overprice.
+    """Potentials f (N,), g (M,) near the optimal ones, in float64; some pairs have f + g > C.
 
     Sinkhorn on some points, for positive weights of sum 1, then once on all.
     """

@@ -299,6 +299,9 @@ def entropic_batch(
 
     Weights have the sum 1. `potentials` are cross potentials of a similar problem.
     """
+    if solver.richardson and not debiased:
+        raise ValueError("`richardson` is for the divergence, not the entropic cost.")
+
     places = merge_repeated(real), merge_repeated(fake)
     real, fake = places[0].measure, places[1].measure
     size = max(real.points.shape[1], fake.points.shape[1])
@@ -325,8 +328,6 @@ def entropic_batch(
             )
             solved = solve_terms(problem, wanted, warm)
             if solver.richardson:
-                if not debiased:
-                    raise ValueError("`richardson` is for the divergence, not the entropic cost.")
                 wider = problem._replace(epsilon=2**0.5 * problem.epsilon)
                 solved = extrapolate(solved, solve_terms(wider, wanted, warm))
         groups.append(solved)
