@@ -40,6 +40,7 @@ from .scoring.report import ScoreReport as ScoreReport
 from .scoring.score import score as score
 from .scoring.score import score_features as score_features
 from .transport import Exact as Exact
+from .transport import MaxSliced as MaxSliced
 from .transport import SemiDiscrete as SemiDiscrete
 from .transport import Sinkhorn as Sinkhorn
 from .transport import Sliced as Sliced

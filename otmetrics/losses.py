@@ -22,6 +22,8 @@ from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
 from otmetrics.transport.sliced.sliced import Sliced
 from otmetrics.unknown_options import ToldOptions
 
+__all__ = ["ExactWassersteinLoss", "SinkhornLoss", "SlicedWassersteinLoss"]
+
 _MOST_CALLS = 4096  # that a backward pass can run again
 
 

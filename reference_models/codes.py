@@ -16,24 +16,21 @@ _COPY = 0.1  # of the distance of held-out codes to their nearest ones
 
 
 class CodeScores(NamedTuple):
-    """How a decoder rebuilds samples, and what the transport to its codes draws.
+    """How a decoder rebuilds samples, and what the transport to its codes draws."""
 
-    Attributes:
-        reconstruction: Mean squared error of held-out samples, in the units of the networks: images
-            in [-1, 1], points in standard deviations.
-        kept: Share of the noise that the angle keeps.
-        purity: Share of the codes drawn whose parts are of one class, with the angle; None where
-            the data has no classes.
-        purity_unfiltered: The same without it.
-        distance: Median distance of the codes drawn to the nearest one that they are mixed of or
-            not, in units of that of held-out samples: 1 is as far as new samples are, 0 a copy.
-        copies: Share of them within a tenth of that unit.
-    """
-
+    # Mean squared error of held-out samples, in units of the networks: images in [-1, 1], points
+    # in standard deviations.
     reconstruction: float
-    kept: float
+
+    kept: float  # share of the noise that the angle keeps
+
+    # Share of the codes drawn whose parts are of one class, with the angle and without it; None
+    # where the data has no classes.
     purity: float | None
     purity_unfiltered: float | None
+
+    # Median distance of the codes drawn to the nearest code, in units of that of held-out samples:
+    # 1 is as far as new samples are, 0 a copy. Copies are the share within a tenth of that unit.
     distance: float
     copies: float
 

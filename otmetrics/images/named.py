@@ -181,18 +181,7 @@ def generated_images(text: str, most: int | None = None) -> ImageArray:
 
     Called without arguments it gives batches of uint8 images of one size: tensors (N, 3, H, W) or
     (N, 1, H, W), or arrays (N, H, W, C). The images are mapped from a file without a name, which
-    ends with the process.
-
-    Args:
-        text: The name.
-        most: Stop after this many images; None for all.
-
-    Returns:
-        The images.
-
-    Raises:
-        DataError: There is no such function, it yields something else or nothing, or there is no
-            room for the images.
+    ends with the process. `most` stops after so many images.
     """
     stored, shape = 0, None
     with tempfile.TemporaryFile() as file:
