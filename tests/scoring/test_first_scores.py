@@ -8,7 +8,7 @@ import pytest
 
 from otmetrics import Extraction, extracted, score_features
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CIFAR = Path(os.environ.get("OTMETRICS_DATA", ROOT.parent / "shared" / "data"), "cifar10_12k.npz")
 DISTANCES = ("sliced_wasserstein", "wasserstein", "sinkhorn_divergence", "frechet_distance")
 NAMES = ("real", "other", "blurred", "noisy", "half-classes")
