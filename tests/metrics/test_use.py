@@ -420,7 +420,7 @@ def test_fid_has_one_network():
     for arguments, options in (((), {"feature": 2048}), ((64,), {}), ((), {"feature": "pixels"})):
         with pytest.raises(ValueError, match=r"`feature` is not an option of FID.*leave it out"):
             FrechetInceptionDistance(*arguments, **options)
-    with pytest.raises(ValueError, match=r"`input_img_size` is no option.*any size"):
+    with pytest.raises(ValueError, match=r"`input_img_size` is not an option.*any size"):
         FrechetInceptionDistance(input_img_size=(3, 64, 64))
 
 

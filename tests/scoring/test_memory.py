@@ -18,7 +18,7 @@ SIZES = {
     "sliced_wasserstein": (60_000, 32, 400e6, 330e6),
     "wasserstein": (6000, 32, 400e6, 300e6),
     "sinkhorn_divergence": (2500, 32, 20e6, 80e6),
-    "frechet_distance": (400_000, 64, 64e6, 100e6),
+    "frechet_distance": (400_000, 64, 64e6, 115e6),
     "kernel_distance": (6000, 32, 280e6, 80e6),
     "precision": (6000, 32, 280e6, 200e6),
 }
