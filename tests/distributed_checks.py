@@ -25,7 +25,9 @@ SHARES = {
 SIDES = ("real", "fake")
 
 
-def split(shares: list[tuple[int, int]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def split(shares: list[tuple[int, int]], world: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    if world == 2:
+        shares = [shares[0], tuple(map(sum, zip(*shares[1:], strict=True)))]
     real, fake = zip(*shares, strict=True)
     return list(zip(REAL.split(real), FAKE.split(fake), strict=True))
 
@@ -39,7 +41,7 @@ def feed(metric, real, fake):
 
 def every_share_gives_the_single_value(case: Case, rank: int, world: int) -> None:
     for shares in SHARES.values():
-        parts = split(shares)
+        parts = split(shares, world)
         metric = feed(case.make(feature=None), *parts[rank])
         assert_same(metric.compute(), expected(case))
         # The state of this rank is back, and goes on.
@@ -66,7 +68,7 @@ def assert_same_on_all_ranks(value, world: int) -> None:
 def a_drawn_subset_is_the_same_everywhere(case: Case, rank: int, world: int) -> None:
     """More samples than the reservoir holds: drawn anew from those of all ranks."""
     for shares in SHARES.values():
-        metric = feed(case.make(feature=None), *split(shares)[rank])
+        metric = feed(case.make(feature=None), *split(shares, world)[rank])
         assert_same_on_all_ranks(metric.compute(), world)
         assert metric.protocol["sizes"] == {"real": 41, "fake": 37}
         metric.sync()
@@ -92,13 +94,13 @@ def one_side_nowhere(case: Case, rank: int, world: int) -> None:
 
 
 def sync_only_when_asked(case: Case, rank: int, world: int) -> None:
-    parts = split(SHARES["uneven"])
+    parts = split(SHARES["uneven"], world)
     metric = feed(case.make(feature=None, sync_on_compute=False), *parts[rank])
     assert_same(metric.compute(), case.expected(*parts[rank]))
 
 
 def forward_stays_on_the_rank(case: Case, rank: int, world: int) -> None:
-    parts = split(SHARES["uneven"])
+    parts = split(SHARES["uneven"], world)
     for on_step in (False, True):
         metric = case.make(feature=None, dist_sync_on_step=on_step)
         real, fake = parts[rank]
@@ -111,7 +113,7 @@ def forward_stays_on_the_rank(case: Case, rank: int, world: int) -> None:
 
 
 def kept_real_samples_are_counted_once(case: Case, rank: int, world: int) -> None:
-    real, fake = split(SHARES["uneven"])[rank]
+    real, fake = split(SHARES["uneven"], world)[rank]
     metric = feed(case.make(feature=None, reset_real_features=False), real, fake[:0])
     for _ in range(2):
         feed(metric, real[:0], fake)
@@ -123,7 +125,7 @@ def kept_real_samples_are_counted_once(case: Case, rank: int, world: int) -> Non
 
 
 def ranks_of_other_dtypes(case: Case, rank: int, world: int) -> None:
-    real, fake = split(SHARES["uneven"])[rank]
+    real, fake = split(SHARES["uneven"], world)[rank]
     dtype = torch.float32 if rank else torch.float64
     metric = feed(case.make(feature=None), real.to(dtype), fake.to(dtype))
     value = metric.compute()
@@ -152,7 +154,7 @@ def ranks_of_other_scores(rank: int, world: int) -> None:
 
 
 def on_the_cpu(case: Case, rank: int, world: int) -> None:
-    parts = split(SHARES["nothing on the first rank"])
+    parts = split(SHARES["nothing on the first rank"], world)
     metric = feed(case.make(feature=None, compute_on_cpu=True), *parts[rank])
     if not case.uses_order:
         assert_same(metric.compute(), expected(case))
@@ -179,7 +181,7 @@ def collections_and_groups(rank: int, world: int) -> None:
             "frechet": FrechetFeatureDistance(feature=None),
         }
     )
-    parts = split(SHARES["nothing on the last rank"])
+    parts = split(SHARES["nothing on the last rank"], world)
     feed(collection, *parts[rank])
     found = collection.compute()
     assert_same(found["exact"], expected(CASES["exact"]))

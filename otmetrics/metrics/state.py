@@ -25,7 +25,7 @@ class TwoSidedMetric(Metric):
     dimension D (0 before the first batch) and whether features are float64; and `origin`, the bytes
     of two digests: of all that the states depend on, which loading, merging and synchronising
     compare, and of the extractor object, which keeps metrics that see different features out of one
-    compute group. No state is ever changed in place, so they are copied by reference.
+    compute group. What a state holds is never changed in place, so states are copied by reference.
     """
 
     full_state_update = False
@@ -133,6 +133,10 @@ class TwoSidedMetric(Metric):
                 _check_memory(f"{name}.{side}", memory, empty)  # a side that saw no sample
             except ValueError:
                 _check_memory(f"{name}.{side}", memory, blank)
+            try:
+                self._store.check(memory)
+            except ValueError as error:
+                raise ValueError(f"`{name}` is damaged: its {side} {error}.") from error
 
     def _check_origin(self, name: str, origin: Tensor) -> None:
         """Raise unless samples were seen with the same features and options."""

@@ -1,7 +1,7 @@
 """What a metric remembers of one side, real or fake, and how two memories become one.
 
 A memory is a dictionary of torchmetrics states: tensors, or lists of tensors that are read as one.
-Stores never change a memory in place, so that states may be shared and restored by reference.
+Stores never change what a memory holds, so that states may be shared and restored by reference.
 """
 
 from abc import ABC, abstractmethod
@@ -21,6 +21,7 @@ from otmetrics.transport.sliced.sketch import NUM_BINS, Sketch, merged_sketches,
 
 Memory = dict[str, Any]
 
+_LEVELS = 1100  # bins of a sketch are 2^level wide, with the levels that float64 has
 _BLOCK = 2**22  # positions hashed at a time: 32 MB
 _CHUNK_NUMBERS = 2**20  # projected values at a time: 8 MB
 
@@ -47,6 +48,9 @@ class Store(ABC):
     @abstractmethod
     def collect(self, memory: Memory) -> Any:
         """What the maths takes: features (N, D), their moments or their sketch."""
+
+    def check(self, memory: Memory) -> None:  # noqa: B027 - samples alone cannot disagree
+        """Raise ValueError, with the rest of a sentence, where numbers of right shapes disagree."""
 
     def merge(self, first: Memory, second: Memory) -> Memory:
         """Memory of one stream followed by another."""
@@ -209,6 +213,18 @@ class SampleReservoir(Store):
         kept = lowest(join_chunks(memory["positions"]), self.max_samples, self.seed)
         return join_chunks(memory["features"])[kept]
 
+    def check(self, memory: Memory) -> None:
+        """As many features as positions, all of them in the stream and none twice."""
+        seen, span = memory["stream"].tolist()
+        num_features = sum(map(len, memory["features"]))
+        places = torch.cat([rows.cpu() for rows in memory["positions"]] or [torch.zeros(0)])
+
+        enough = min(seen, self.max_samples) <= len(places) <= seen <= span
+        inside = not len(places) or (places.min() >= 0 and places.max() < span)
+        is_sound = enough and inside and len(places.unique()) == len(places) == num_features
+        if not is_sound:
+            raise ValueError("samples are not at places of a stream")
+
 
 def samples(max_samples: int | None, seed: int) -> AllSamples | SampleReservoir:
     """The store of at most so many samples per side; None keeps all."""
@@ -251,6 +267,13 @@ class GaussianMoments(Store):
         """The moments."""
         return Moments(**memory)
 
+    def check(self, memory: Memory) -> None:
+        """Moments are those of a number of samples, with variances that are not negative."""
+        if memory["num_samples"] < 0 or (memory["num_samples"] and not len(memory["mean"])):
+            raise ValueError("moments are not of a number of samples")
+        if (memory["scatter"].diagonal() < 0).any():
+            raise ValueError("variances are negative")
+
 
 @dataclass(frozen=True)
 class QuantileSketch(Store):
@@ -287,6 +310,17 @@ class QuantileSketch(Store):
     def collect(self, memory: Memory) -> Sketch:
         """The sketch."""
         return Sketch(**memory)
+
+    def check(self, memory: Memory) -> None:
+        """All histograms hold the same number of samples, in the bins that their windows name."""
+        counts, window = memory["counts"], memory["window"]
+        totals = counts.sum(1, dtype=torch.int64)
+        if (counts < 0).any() or (totals != totals[:1]).any():
+            raise ValueError("histograms do not hold one number of samples")
+
+        spans = window[:, 2] - window[:, 1]
+        if ((spans < 0) | (spans >= NUM_BINS)).any() or (window[:, 0].abs() > _LEVELS).any():
+            raise ValueError("histograms have no windows")
 
     def _nothing(self, rows: int, device: torch.device) -> Memory:
         """A sketch without samples."""

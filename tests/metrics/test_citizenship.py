@@ -72,11 +72,12 @@ def changed_states(state):
         wrong = [None, 3, "x", rows.to_sparse(), {"a": rows}, rows.bool(), rows[None]]
         if isinstance(value, list):
             wrong += [[*value, 3], [value[0].bool()], [value[0][None]], value[0], [rows.sum()]]
-            wrong += [[rows * float("nan")]] if rows.is_floating_point() else []
+            wrong += [[rows * float("nan")]] if rows.is_floating_point() else [[rows - 1000]]
         elif rows.is_floating_point():
             wrong += [rows * float("inf"), rows.float(), [rows], rows[1:]]
+            wrong += [-1 - rows.abs()] if name.endswith("scatter") else []
         elif name != "origin":
-            wrong += [[rows], rows.double()]
+            wrong += [rows - 2**20, [rows], rows.double()]
         for broken in wrong:
             yield state | {name: broken}
 
