@@ -86,3 +86,22 @@ def test_the_rules_meet_files() -> None:
     assert "otmetrics.transport.costs.centre_clouds" in imported(
         ROOT / "otmetrics" / "transport" / "sliced" / "mind.py"
     )
+
+
+def test_no_circles() -> None:
+    """Within a room, too, imports run one way, also those inside of functions."""
+    uses = {".".join(parts(path)): imported(path) for path in FILES}
+    arrows = {
+        name: {
+            other
+            for other in uses
+            if other != name
+            and not other.endswith("__init__")
+            and any(used.startswith(f"otmetrics.{other}.") for used in names)
+        }
+        for name, names in uses.items()
+        if not name.endswith("__init__")  # faces gather names
+    }
+    while ground := {name for name, used in arrows.items() if not used}:
+        arrows = {name: used - ground for name, used in arrows.items() if name not in ground}
+    assert not arrows

@@ -15,7 +15,7 @@ import torch
 from test_architecture import FILES, parts
 
 import otmetrics
-from otmetrics import functional, metrics, transport
+from otmetrics import features, functional, metrics, transport
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +34,7 @@ def test_doctests(name: str) -> None:
     assert outcome.failed == 0
 
 
-FACES = [otmetrics, functional, metrics, transport]
+FACES = [otmetrics, features, functional, metrics, transport]
 EXPORTED = {
     f"{face.__name__}.{name}": value
     for face in FACES

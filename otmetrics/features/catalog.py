@@ -195,14 +195,25 @@ def load_extractor(
 def is_available(name: str) -> bool:
     """Whether `load_extractor(name)` works offline; quick, without importing timm.
 
-    Of `module:` only the form is known here.
+    Args:
+        name: As `load_extractor` takes it; of `module:` only the form is known here.
+
+    Returns:
+        Whether code and weights are on this machine.
     """
     info, argument = _look_up(name)
     return info.is_available(argument)
 
 
 def is_known(name: str) -> bool:
-    """Whether a name, any text, has a form that `load_extractor` takes, such as `timm:MODEL`."""
+    """Whether a name has a form that `load_extractor` takes, such as `timm:MODEL`.
+
+    Args:
+        name: Any text.
+
+    Returns:
+        Whether it has.
+    """
     return _find(name) is not None
 
 
@@ -210,6 +221,12 @@ def is_installed(name: str) -> bool:
     """Whether an extractor is part of otmetrics: loading it runs and fetches nothing foreign.
 
     What a file says of itself is a claim: only such extractors are loaded on its word.
+
+    Args:
+        name: Any text.
+
+    Returns:
+        Whether it is one.
     """
     return name in EXTRACTORS and EXTRACTORS[name].installed
 

@@ -45,8 +45,13 @@ def pipeline(
     torch's kernels depend on the size of a batch, so a short batch is filled up with copies of its
     last image: features do not depend on how many images there are.
 
-    `features` yields one tensor per batch of at most `batch_size` images. With `in_processes`,
-    processes read, which leave the network to this one.
+    Args:
+        extractor: The extractor.
+        batch_size: Most images per batch of `Pipeline.features`.
+        in_processes: Whether processes read, which leave the network to this one.
+
+    Returns:
+        Both halves of the work, and how many threads share the first.
     """
     preprocessing = extractor.preprocessing
     compiled = extractor.compiled_network()

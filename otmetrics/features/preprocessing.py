@@ -197,7 +197,15 @@ class Preprocessing:
     def resized_shape(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that an image is resized to, before its centre is cut out.
 
-        ValueError where an image is so long and narrow that it would become too large.
+        Args:
+            height: Of the image.
+            width: Of the image.
+
+        Returns:
+            Height and width.
+
+        Raises:
+            ValueError: If an image is so long and narrow that it would become too large.
         """
         if self.size is None:
             return height, width

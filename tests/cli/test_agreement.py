@@ -86,7 +86,7 @@ def test_frechet_equals_torchmetrics(scores, features):
 
     moments = [m for cloud in features[0] for m in (cloud.mean(0), cloud.T.cov())]
     # Fewer samples than dimensions: the square roots of noise eigenvalues cost torchmetrics'
-    # formula about seven digits (ours keeps them, see tests/functional/test_frechet.py).
+    # formula about seven digits (ours keeps them, see tests/statistics/test_frechet.py).
     expected = float(_compute_fid(*moments))
     assert scores["frechet_distance"] == pytest.approx(expected, rel=1e-5)
 

@@ -69,7 +69,7 @@ def drawn(total: int, size: int, seed: int) -> Reservoir:
 def test_after_merging_every_sample_is_as_likely(first: int, second: int) -> None:
     size, later = 10, 15
     counts = torch.zeros(first + second + later)
-    for seed in range(1500):
+    for seed in range(4000):
         parts = drawn(first, size, seed), drawn(second, size, seed)
         merged, kept = merged_reservoirs(*parts, size, seed)
         samples = torch.cat([parts[0].positions, parts[1].positions + first])[kept]
@@ -79,7 +79,7 @@ def test_after_merging_every_sample_is_as_likely(first: int, second: int) -> Non
         merged, kept = merged_reservoirs(merged, batch, size, seed)
         samples = torch.cat([samples, torch.arange(later) + first + second])[kept]
         counts[samples[lowest(merged.positions, size, seed)]] += 1
-    assert counts.sum() == 1500 * size
+    assert counts.sum() == 4000 * size
     assert chisquare(counts.numpy()).pvalue > 0.01
 
 

@@ -19,6 +19,13 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frechet, "_BLOCK_ROWS", (20, 2))
 
 
+def test_blocks_of_their_real_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    x, y = cloud(9000, 6, seed=1), 1.5 * cloud(4097, 6, seed=2) + 1
+    expected = oracles.frechet(*moments(x), *moments(y))
+    assert frechet_distance(x, y).item() == pytest.approx(expected, rel=1e-10)
+
+
 def moments(x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     return x.mean(0).numpy(), np.atleast_2d(np.cov(x.numpy(), rowvar=False))
 

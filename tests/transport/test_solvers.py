@@ -11,7 +11,7 @@ import torch
 from cases import cloud, weights
 
 from otmetrics.errors import ConvergenceWarning
-from otmetrics.functional import exact_wasserstein, sinkhorn_divergence
+from otmetrics.functional import exact_wasserstein, sinkhorn_divergence, sliced_wasserstein
 from otmetrics.losses import ExactWassersteinLoss, SinkhornLoss, SlicedWassersteinLoss
 from otmetrics.transport.costs import CloudPairs
 from otmetrics.transport.exact import problem
@@ -163,17 +163,22 @@ def test_the_functions_give_the_same_numbers(weighted: bool) -> None:
     options: dict[str, Any] = {}
     if weighted:
         options = {"real_weights": weights(9, seed=3), "fake_weights": weights(7, seed=4)}
-    sliced = Sliced(order=1.5, num_projections=33).solve(
-        x, y, generator=direction_generator(7), **options
-    )
-    assert torch.equal(SOLVERS[0].solve(x, y, **options).value, sliced.value)
-    assert torch.equal(SOLVERS[0].solve(x, y, **options).cost, sliced.cost)
+    known = [solver.solve(x, y, **options) for solver in SOLVERS[:3]]
+
+    drawn = {"generator": direction_generator(7)}
+    sliced = {"order": 1.5, "num_projections": 33}
+    assert torch.equal(known[0].value, sliced_wasserstein(x, y, **sliced, **drawn, **options))
+    again = Sliced(**sliced).solve(x, y, generator=direction_generator(7), **options)
+    assert torch.equal(known[0].cost, again.cost)
+
     exact = exact_wasserstein(x, y, order=3.0, **options)
-    assert torch.equal(SOLVERS[1].solve(x, y, **options).value, exact)
-    divergence = sinkhorn_divergence(
-        x, y, order=1.0, epsilon=0.4, tolerance=1e-4, max_iterations=500, **options
-    )
-    assert torch.equal(SOLVERS[2].solve(x, y, **options).cost, divergence)
+    assert torch.equal(known[1].value, exact)
+    torch.testing.assert_close(known[1].cost, exact**3)
+
+    regularised = {"order": 1.0, "epsilon": 0.4, "tolerance": 1e-4, "max_iterations": 500}
+    divergence = sinkhorn_divergence(x, y, **regularised, **options)
+    assert torch.equal(known[2].cost, divergence)
+    assert torch.equal(known[2].value, divergence)  # of order 1, the root is the cost itself
 
 
 def test_sliced_draws_its_directions_anew_each_time() -> None:

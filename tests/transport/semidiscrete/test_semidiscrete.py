@@ -1,5 +1,6 @@
 """Semi-discrete transport against the line, polygons, dense samples, and itself in other units."""
 
+import dataclasses
 import math
 import warnings
 from typing import Any
@@ -338,6 +339,9 @@ def test_what_does_not_fit_is_said() -> None:
     ],
 )
 def test_options_are_checked(options: dict[str, Any], error: type, message: str) -> None:
+    if options.keys() <= {field.name for field in dataclasses.fields(SemiDiscrete)}:
+        with pytest.raises(error, match=message):  # when the solver is made, not when it is used
+            SemiDiscrete(**options)
     points = options.pop("points", torch.tensor([[0.0], [1.0]]))
     with pytest.raises(error, match=message):
         solve(points, **options)

@@ -1,6 +1,5 @@
 """Options that do not exist: the message says which was meant, and nothing else changes."""
 
-import dataclasses
 import inspect
 import pickle
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from otmetrics.metrics import (
 from otmetrics.transport.exact.exact import Exact
 from otmetrics.transport.semidiscrete.semidiscrete import SemiDiscrete
 from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
-from otmetrics.transport.sliced.max_sliced import MaxSliced
 from otmetrics.transport.sliced.sliced import Sliced
 
 FUNCTIONS = [
@@ -67,20 +65,6 @@ def test_every_function_tells_its_options_and_keeps_its_signature(function: Any)
     assert str(caught.value).endswith(f"Its options are {listed}.")
     assert pickle.loads(pickle.dumps(function)) is function
     assert function.__doc__
-
-
-@pytest.mark.parametrize(
-    ("function", "solver"),
-    [
-        (functional.sliced_wasserstein, Sliced),
-        (functional.max_sliced_wasserstein, MaxSliced),
-    ],
-)
-def test_functions_show_the_options_of_their_solver(function: Any, solver: type) -> None:
-    shown = inspect.signature(function).parameters
-    for field in dataclasses.fields(solver):
-        assert shown[field.name].default == field.default
-        assert shown[field.name].kind is inspect.Parameter.KEYWORD_ONLY
 
 
 def test_an_argument_that_is_missing_is_still_told_by_its_name() -> None:
