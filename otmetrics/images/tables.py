@@ -34,8 +34,10 @@ from otmetrics.images.files import (
     RowNames,
     check_member,
     digest,
-    file_identity,
+    identity_of,
+    row_identity,
     splits_remark,
+    unchanged,
 )
 
 _TABLE_FILES = {".arrow", ".json", ".md", ".parquet"}
@@ -80,8 +82,7 @@ class ImageColumn:
             except Exception:  # reading it for its features will say what is wrong
                 return None
         file, row = self._rows.place(index)
-        whole = self._rows.identities[file]
-        return None if whole is None else digest("row", whole, self._rows.column, str(row))
+        return row_identity(file, self._rows.identities[file], self._rows.column, str(row))
 
     def _content(self, index: int) -> bytes:
         """The encoded image of a row."""
@@ -172,7 +173,8 @@ class _Rows:
         read: Callable[[Path, int, str], Any],
     ) -> None:
         self._files, self._read_part = files, read
-        self.identities = {file: file_identity(file, content=False) for file in files}
+        self._states: dict[Path, os.stat_result] = {}  # when they were opened
+        self.identities: dict[Path, bytes | None] = {}
         self.column, self.is_vector = "", False
         self.label: str | None = None
         self._has_paths = False
@@ -181,7 +183,10 @@ class _Rows:
         self._keep_nothing()
         for file in files:
             with _name_errors(file):
-                schema, sizes = look(file)
+                self._states[file] = file.stat()
+                self.identities[file] = identity_of(file, self._states[file])
+                with unchanged(file, self._states[file]):
+                    schema, sizes = look(file)
                 self._choose_columns(file, schema)
 
             before = self._count
@@ -245,8 +250,9 @@ class _Rows:
 
     def _read(self, part: _Part, column: str) -> Any:
         """A column of a part, validated to the last value."""
-        found = self._read_part(part.file, part.group, column)
-        found.validate(full=True)
+        with unchanged(part.file, self._states[part.file]):
+            found = self._read_part(part.file, part.group, column)
+            found.validate(full=True)
         if len(found) != part.rows:
             raise DataError(f"holds {len(found)} rows where {part.rows} were: write it again.")
         return found

@@ -609,6 +609,12 @@ def test_files_of_a_dataset_that_are_replaced_are_told_apart(tmp_path, monkeypat
     assert len(keys) == 12
     assert None not in keys
 
+    (tmp_path / "1" / "data.arrow").write_bytes((tmp_path / "set" / "data.arrow").read_bytes())
+    (tmp_path / "1" / "data.arrow").replace(tmp_path / "set" / "data.arrow")
+    assert source.identity(0, content=False) is None
+    with pytest.raises(DataError, match=r"data\.arrow` was replaced while it was read: run again"):
+        source.read(0)
+
 
 STATES = ["", "{", "[]", "null", "{}", '{"_data_files": 3}', '{"_data_files": [3]}', "[" * 10**5]
 STATES += ['{"_data_files": [{"filename": 3}]}', '{"_data_files": [{"filename": ""}]}', "\0\xff"]

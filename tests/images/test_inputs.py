@@ -187,6 +187,9 @@ def test_parquet_in_small_row_groups_and_several_files(dataset, tmp_path, monkey
             assert torch.equal(source.read(index).pixels, EXPECTED[index])
     for path in tmp_path.glob("*.parquet"):
         os.utime(path, (time.time() - 60,) * 2)
+    assert source.identity(0, content=False) is None  # it changed since
+    with pytest.raises(DataError, match=r"p-1\.parquet` was replaced while it was read: run again"):
+        pickle.loads(pickle.dumps(source)).read(5)
     source = open_input(tmp_path)
     keys = {source.identity(index, content) for index in range(6) for content in (True, False)}
     assert len(keys) == 12
