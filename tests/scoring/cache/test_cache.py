@@ -325,6 +325,15 @@ def test_a_forged_shard_of_another_form_is_passed_by(folder, expected, changes):
     assert torch.equal(found.features, expected)
 
 
+@pytest.mark.parametrize(("most", "num_cached"), [(8, 8), (7, 0)])
+def test_a_shard_of_more_rows_than_are_written_is_passed_by(folder, monkeypatch, most, num_cached):
+    features(folder)
+    for path in shards()[1:]:
+        path.unlink()
+    monkeypatch.setattr(cache, "_MOST_ROWS", most)
+    assert features(folder).num_cached == num_cached
+
+
 def test_an_entry_that_is_not_finite_is_computed_anew_alone(folder, expected):
     features(folder)
     from safetensors.numpy import load
