@@ -349,6 +349,9 @@ def test_a_data_set_that_is_not_there_says_where_it_looked(monkeypatch, tmp_path
         open_input("cifar10:test")
     with pytest.raises(DataError, match="`svhn` is a data set of several parts"):
         open_input("svhn")
+    # torchvision opens its images one by one, without our limits: it is for training only.
+    with pytest.raises(DataError, match="`celeba:test` is not a file, a folder or a data set"):
+        open_input("celeba:test")
     with pytest.raises(DataError, match="`cifar10:tset` must end in :train or :test"):
         open_input("cifar10:tset")
     monkeypatch.setitem(sys.modules, "torchvision", None)
@@ -438,7 +441,10 @@ def test_a_grey_function(module):
             "python:my_samples:floats",
             r"must yield uint8 tensors .* got torch.float32 \(2, 3, 5, 4\)",
         ),
-        ("python:my_samples:needs", "must take no arguments .*'seed'"),
+        (
+            "python:my_samples:needs",
+            r"must take no arguments .*'seed'.*; wrap it in a function that fills them in\.$",
+        ),
         ("python:my_samples:broken", r"raised KeyError: 'weights' \(.*my_samples.py, line \d+\)"),
         ("python:my_samples:text", "must yield uint8 tensors"),
         (
@@ -448,7 +454,10 @@ def test_a_grey_function(module):
         ("python:my_samples:nothing", "yields no images"),
         ("python:my_samples:number", "must yield batches of images, got int"),
         ("python:my_samples:missing", "has no 'missing'; choose from"),
-        ("python:no_such_module:f", "has no module that can be imported here .*no_such_module"),
+        (
+            "python:no_such_module:f",
+            r"imported here .*no_such_module.*; check the name, or run where it can be imported\.$",
+        ),
         ("python:my_samples", "must have the form python:package.module:function"),
         ("python:my_samples:a b", "must have the form python:package.module:function"),
     ],
