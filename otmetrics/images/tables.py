@@ -35,6 +35,8 @@ from otmetrics.images.files import (
     check_member,
     digest,
     identity_of,
+    is_folder,
+    is_hidden,
     row_identity,
     splits_remark,
     unchanged,
@@ -197,9 +199,10 @@ class _Rows:
                     limits.check_rows(self._count)
 
         # A structure of bytes and a path may name a file, but there is none where only tables lie.
-        names = {name for file in files for name in os.listdir(file.parent)}  # noqa: PTH208
-        self.is_embedded = not self._has_paths or all(
-            Path(name).suffix.lower() in _TABLE_FILES or name == ".gitattributes" for name in names
+        self.is_embedded = not self._has_paths or not any(
+            _may_be_named(there)
+            for folder in {file.parent for file in files}
+            for there in folder.iterdir()
         )
 
     def _choose_columns(self, file: Path, schema: Any) -> None:
@@ -554,6 +557,13 @@ def _label(value: Any, names: Sequence[str] | None) -> str:
 # --- files that a table names -----------------------------------------------------------------
 
 
+def _may_be_named(path: Path) -> bool:
+    """Whether a row may name a file, or one in a folder, as its image; `_read_beside` agrees."""
+    if is_hidden(path.name):
+        return False
+    return path.suffix.lower() not in _TABLE_FILES or is_folder(path)
+
+
 def _find_beside(folder: Path, name: str) -> Path:
     """A file that a table names, which must lie in its folder, also where a link leads."""
     check_member(name, is_link=False)
@@ -566,7 +576,11 @@ def _find_beside(folder: Path, name: str) -> Path:
 
 def _read_beside(folder: Path, name: str) -> bytes:
     """Content of an image file that a table names."""
-    with open_without_waiting(_find_beside(folder, name)) as file:
-        if os.fstat(file.fileno()).st_size > limits.MAX_MEMBER_BYTES:
+    file = _find_beside(folder, name)
+    # Where nothing else lies next to a table, its rows are known by their numbers.
+    if is_hidden(name) or Path(name).suffix.lower() in _TABLE_FILES:
+        raise DataError(f"names `{name}`, which is hidden or no image by its name: rename it.")
+    with open_without_waiting(file) as content:
+        if os.fstat(content.fileno()).st_size > limits.MAX_MEMBER_BYTES:
             raise DataError(f"is larger than the {limits.MAX_MEMBER_BYTES} bytes that are read.")
-        return file.read(limits.MAX_MEMBER_BYTES)
+        return content.read(limits.MAX_MEMBER_BYTES)

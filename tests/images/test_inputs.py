@@ -260,8 +260,19 @@ def test_files_beside_a_table_are_known_by_their_content(tmp_path, monkeypatch):
     after = [mixed.identity(index, content=False) for index in (0, 1)]
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, False]
     (tmp_path / "0.png").unlink()  # and so all images lie in the tables
+    (tmp_path / ".DS_Store").write_bytes(b"")
     whole = written([inside, inside], "b.parquet")
     assert whole.identity(0, content=False) not in (None, whole.identity(0, content=True))
+
+    # What could not be told from a table, and what is hidden, is not read as an image.
+    for name in (".0.png", "0.json", ".x/0.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(png(PIXELS[0]))
+        with pytest.raises(DataError, match="which is hidden or no image by its name: rename it"):
+            written([inside, {"bytes": None, "path": name}], "b.parquet").read(1)
+    (tmp_path / "c.json").mkdir()
+    whole = written([inside, inside], "b.parquet")
+    assert whole.identity(0, content=False) == whole.identity(0, content=True)
 
 
 @pytest.mark.parametrize("name", ["/etc/hostname", "../x.png", "pipe"])
