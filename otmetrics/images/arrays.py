@@ -309,7 +309,17 @@ class ImageArray:
         return len(self._array)
 
     def read(self, index: int) -> DecodedImage:
-        """Copy one image out of the array."""
+        """Copy one image out of the array.
+
+        Args:
+            index: Its row.
+
+        Returns:
+            Its pixels, whether they were transparent, and what the array says of them.
+
+        Raises:
+            DataError: The image is larger than images that are decoded.
+        """
         try:
             check_size((self._array.shape[2], self._array.shape[1]))
         except DataError as error:
@@ -324,7 +334,15 @@ class ImageArray:
         return DecodedImage(pixels, transparent, pixel_facts(pixels, colour))
 
     def identity(self, index: int, content: bool) -> bytes | None:
-        """Tell one image from all others, by its pixels or by its file and row."""
+        """Tell one image from all others, by its pixels or by its file and row.
+
+        Args:
+            index: Its row.
+            content: Hash its pixels instead of asking for path, size and times of its file.
+
+        Returns:
+            16 bytes; None where the file was replaced since, or changed just before it was read.
+        """
         if content:
             image = np.ascontiguousarray(self._array[index])
             return digest("pixels", str(image.shape), image.tobytes())
@@ -449,7 +467,18 @@ def checked_statistics(
 
 
 def checked_features(array: np.ndarray, path: Path) -> np.ndarray:
-    """Return (N, D) features; raise where they are not finite numbers."""
+    """Return (N, D) features; raise where they are not finite numbers.
+
+    Args:
+        array: What is taken for features; it may be mapped from disk.
+        path: The file that it comes from, for messages.
+
+    Returns:
+        The array as it is. Time is that of one pass; memory is that of some thousand rows.
+
+    Raises:
+        DataError: The array is empty, of another kind of numbers, or has a NaN or infinite value.
+    """
     found = f"`{path}` holds a {array.dtype} array {array.shape}:"
     if array.dtype.kind == "c":
         raise DataError(

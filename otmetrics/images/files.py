@@ -167,7 +167,11 @@ def _check_unchanged(path: Path, before: os.stat_result) -> None:
 
 
 class ImageSource(Protocol):
-    """A sequence of images with names: what `batches` reads from."""
+    """A sequence of images with names: what `batches` reads from.
+
+    Attributes:
+        names: What each image is called in messages.
+    """
 
     @property
     def names(self) -> Sequence[str]:
@@ -176,7 +180,17 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> DecodedImage:
-        """Return one image."""
+        """Decode one image; several threads may do so at once.
+
+        Args:
+            index: Its place in `names`.
+
+        Returns:
+            Its pixels, whether they were transparent, and what its file says of it.
+
+        Raises:
+            DataError: It cannot be read; it alone, so that it may be left out.
+        """
 
 
 class StoredImages(ImageSource, Protocol):
@@ -184,6 +198,7 @@ class StoredImages(ImageSource, Protocol):
 
     Attributes:
         kind: What records call it.
+        labels: Class of each image, or None where nothing says it.
     """
 
     kind: str
@@ -193,7 +208,15 @@ class StoredImages(ImageSource, Protocol):
         """Class of each image, or None where nothing says it."""
 
     def identity(self, index: int, content: bool) -> bytes | None:
-        """Return what tells one image from all others, by its content or by its place and age."""
+        """Tell one image from all others without decoding it.
+
+        Args:
+            index: Its place in `names`.
+            content: Read its content instead of asking for the place and age of its file.
+
+        Returns:
+            16 bytes; None where it cannot be read, or its file was replaced or has just changed.
+        """
 
 
 class ImageFiles:
