@@ -9,7 +9,7 @@ from typing import Any
 
 
 class NoSuchObjectError(ValueError):
-    """A name leads to nothing that can be imported; the message is a clause about the name."""
+    """A name leads to nothing that can be used; the message is a clause about it, with a remedy."""
 
 
 def is_object_name(text: str) -> bool:
@@ -37,7 +37,10 @@ def import_object(name: str) -> Any:
         # A module that the user's module itself misses is another error.
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
-        raise NoSuchObjectError(f"has no module that can be imported here ({error})") from error
+        raise NoSuchObjectError(
+            f"has no module that can be imported here ({error}); check the name, or run "
+            "where it can be imported"
+        ) from error
     finally:
         sys.path[:] = before
 

@@ -3,8 +3,8 @@
 import io
 import os
 import re
+import struct
 import tarfile
-import threading
 import zipfile
 from collections import Counter
 from collections.abc import Iterable
@@ -26,27 +26,40 @@ from otmetrics.images.files import (
     is_image,
     labels_of,
     splits_remark,
+    unchanged,
 )
-
-# `.archive`: the zip archive that this thread read last; `.packed`: its open ZipFile.
-_OPEN = threading.local()
 
 
 class _Archive(NamedTuple):
-    """An archive, as it was when its names were read."""
+    """An archive, as it was when its names were read; no other is read in its place."""
 
     path: Path
-    size: int
+    status: os.stat_result
     identity: bytes | None
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.status.st_size
+
+
+class _Zipped(NamedTuple):
+    """What the directory of a zip archive says of a file: to parse it again takes seconds."""
+
+    method: int
+    packed: int  # bytes in the archive
+    size: int
+    checksum: int
 
 
 class _Member(NamedTuple):
-    """A file inside an archive; of a tar also where its bytes start."""
+    """A file inside an archive, from where it starts: in a zip that is its header."""
 
     archive: _Archive
     name: str
     size: int
-    start: int | None = None
+    start: int
+    zipped: _Zipped | None = None
 
     def read(self) -> bytes:
         """Read its content, unless it is a trap."""
@@ -55,15 +68,16 @@ class _Member(NamedTuple):
                 f"has {self.size} bytes, more than the {limits.MAX_MEMBER_BYTES} that are read: "
                 "pack it again."
             )
-        if self.start is None:
-            return _read_zipped(self.archive, self.name)
-
-        # Opened for each member: the files of a great many shards cannot all stay open.
-        with self.archive.path.open("rb") as file:
+        # Opened for each member: the files of a great many archives cannot all stay open, and
+        # threads that shared one would wait for each other.
+        path = self.archive.path
+        with unchanged(path, self.archive.status), path.open("rb") as file:
             file.seek(self.start)
+            if self.zipped is not None:
+                return _read_zipped(file, self.name, self.zipped)
             content = file.read(self.size)
-        if len(content) < self.size:
-            raise DataError("is cut off with its archive: pack it again.")
+            if len(content) < self.size:
+                raise DataError("is cut off with its archive: pack it again.")
         return content
 
 
@@ -175,7 +189,7 @@ def _list_members(path: Path) -> list[_Member]:
         check_regular(path)
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            archive = _Archive(path, status.st_size, identity_of(path, status))
+            archive = _Archive(path, status, identity_of(path, status))
             start = file.read(512)
             check_start(start)
             if start[:2] in {b"\x1f\x8b", b"BZ"} or start[:6] == b"\xfd7zXZ\x00":
@@ -209,7 +223,8 @@ def _list_zip(archive: _Archive, file: BinaryIO) -> list[_Member]:
 
             # A stored file may lie about either of its sizes.
             size = max(info.file_size, info.compress_size)
-            found.append(_Member(archive, info.filename, size))
+            zipped = _Zipped(info.compress_type, info.compress_size, info.file_size, info.CRC)
+            found.append(_Member(archive, info.filename, size, info.header_offset, zipped))
     return found
 
 
@@ -228,29 +243,23 @@ def _check_zip_ends(packed: zipfile.ZipFile, file: BinaryIO, size: int) -> None:
         raise DataError(f"is damaged: its directory does not have the {count} files that it says")
 
 
-class _ThreadFile(io.FileIO):
-    """A file that closes without a warning when the thread that reads it ends."""
-
-    def __del__(self) -> None:
-        self.close()
-
-
-def _read_zipped(archive: _Archive, name: str) -> bytes:
-    """Unpack one file of a zip archive, checked against its checksum."""
-    # Threads that shared one ZipFile would wait for each other. Each keeps its last one: to read a
-    # directory takes as long as to read its files, and all archives cannot stay open.
-    if getattr(_OPEN, "archive", None) is not archive:
-        _OPEN.packed = zipfile.ZipFile(_ThreadFile(archive.path))
-        _OPEN.archive = archive
-
-    info = _OPEN.packed.getinfo(name)
-    if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+def _read_zipped(file: BinaryIO, name: str, zipped: _Zipped) -> bytes:
+    """Unpack one file of a zip archive, open at its header, checked against its checksum."""
+    if zipped.method not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         # The others unpack as much as they like at once.
         raise DataError("is compressed in another way than zip's own: pack it again.")
-    with _OPEN.packed.open(info) as entry:
+    # A ZipFile would read the directory first. Sizes are those of the directory, not of the header.
+    signature, *lengths = struct.unpack("<4s22xHH", file.read(30))
+    if signature != b"PK\x03\x04":
+        raise zipfile.BadZipFile("its directory leads to something else")
+    file.seek(sum(lengths), os.SEEK_CUR)
+
+    info = zipfile.ZipInfo(name)
+    info.compress_type, info.compress_size, info.file_size, info.CRC = zipped
+    with zipfile.ZipExtFile(file, "r", info) as entry:
         # With a size: without one zipfile unpacks 2 GB at once, whatever the directory says.
-        content = entry.read(info.file_size)
-    if len(content) != info.file_size:
+        content = entry.read(zipped.size)
+    if len(content) != zipped.size:
         raise zipfile.BadZipFile("it is shorter than its directory says")
     return content
 

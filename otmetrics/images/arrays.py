@@ -22,7 +22,7 @@ from otmetrics.images.decode import (
     unreadable,
 )
 from otmetrics.images.facts import pixel_facts
-from otmetrics.images.files import RowNames, digest, identity_of
+from otmetrics.images.files import RowNames, digest, identity_of, row_identity, unchanged
 
 _ENTRIES = ("features", "images", "arr_0")
 _STATISTICS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))  # pytorch-fid, TTUR, EDM, ADM; JiT
@@ -65,29 +65,32 @@ def loaded_array(path: Path) -> LoadedArray:
 
     Raises:
         DataError: The file is missing, corrupt, pickled, an archive without a clear entry, or
-            beyond a limit.
+            beyond a limit, or was replaced while it was read.
     """
     with name_errors(path, "is truncated or corrupt", "write it again"):
         check_regular(path)
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            start = file.read(512)
-            file.seek(0)
+            identity = identity_of(path, status)
+            with unchanged(path, status):
+                found = _load(file, status.st_size)
+        return found._replace(identity=identity)
 
-            # By content: a name says nothing that can be trusted.
-            if start[:2] == b"PK":
-                found = _load_archive(file)
-            elif start[: len(_MAGIC)] == _MAGIC:
-                found = LoadedArray(_map(file, status.st_size))
-            else:
-                check_start(start)
-                if start[:1] == b"\x80":
-                    raise DataError(
-                        "holds pickled objects, which could run code: save an array with np.save."
-                    )
-                what = f"begins with {start[:16]!r}" if start else "is empty"
-                raise DataError(f"is truncated or corrupt, not a .npy or .npz file ({what})")
-        return found._replace(identity=identity_of(path, status))
+
+def _load(file: BinaryIO, size: int) -> LoadedArray:
+    """Load an open file as what its content says it is: a name says nothing that can be trusted."""
+    start = file.read(512)
+    file.seek(0)
+    if start[:2] == b"PK":
+        return _load_archive(file)
+    if start[: len(_MAGIC)] == _MAGIC:
+        return LoadedArray(_map(file, size))
+
+    check_start(start)
+    if start[:1] == b"\x80":
+        raise DataError("holds pickled objects, which could run code: save an array with np.save.")
+    what = f"begins with {start[:16]!r}" if start else "is empty"
+    raise DataError(f"is truncated or corrupt, not a .npy or .npz file ({what})")
 
 
 class _Header(NamedTuple):
@@ -306,7 +309,17 @@ class ImageArray:
         return len(self._array)
 
     def read(self, index: int) -> DecodedImage:
-        """Copy one image out of the array."""
+        """Copy one image out of the array.
+
+        Args:
+            index: Its row.
+
+        Returns:
+            Its pixels, whether they were transparent, and what the array says of them.
+
+        Raises:
+            DataError: The image is larger than images that are decoded.
+        """
         try:
             check_size((self._array.shape[2], self._array.shape[1]))
         except DataError as error:
@@ -321,11 +334,19 @@ class ImageArray:
         return DecodedImage(pixels, transparent, pixel_facts(pixels, colour))
 
     def identity(self, index: int, content: bool) -> bytes | None:
-        """Tell one image from all others, by its pixels or by its file and row."""
+        """Tell one image from all others, by its pixels or by its file and row.
+
+        Args:
+            index: Its row.
+            content: Hash its pixels instead of asking for path, size and times of its file.
+
+        Returns:
+            16 bytes; None where the file was replaced since, or changed just before it was read.
+        """
         if content:
             image = np.ascontiguousarray(self._array[index])
             return digest("pixels", str(image.shape), image.tobytes())
-        return None if self._identity is None else digest("row", self._identity, str(index))
+        return row_identity(self.path, self._identity, str(index))
 
 
 class FeatureArray(NamedTuple):
@@ -446,7 +467,18 @@ def checked_statistics(
 
 
 def checked_features(array: np.ndarray, path: Path) -> np.ndarray:
-    """Return (N, D) features; raise where they are not finite numbers."""
+    """Return (N, D) features; raise where they are not finite numbers.
+
+    Args:
+        array: What is taken for features; it may be mapped from disk.
+        path: The file that it comes from, for messages.
+
+    Returns:
+        The array as it is. Time is that of one pass; memory is that of some thousand rows.
+
+    Raises:
+        DataError: The array is empty, of another kind of numbers, or has a NaN or infinite value.
+    """
     found = f"`{path}` holds a {array.dtype} array {array.shape}:"
     if array.dtype.kind == "c":
         raise DataError(

@@ -19,6 +19,8 @@ def name_errors(path: str | Path, damage: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
+    except Warning:
+        raise  # which a filter of the caller raises: it says nothing of damage
     except Exception as error:
         raise DataError(explain(error, path, damage, remedy)) from error
 

@@ -85,9 +85,9 @@ def decoded_image(path: str | Path) -> DecodedImage:
     =====================================  ====================================================
 
     Threads may decode at the same time. What Pillow warns of, such as damaged tags or more than 89
-    million pixels, goes to the filters of the caller. Of these formats PNG alone has checksums,
-    which are compared: in others damage inside the data that still decodes, unlike a missing end,
-    cannot be seen.
+    million pixels, goes to the filters of the caller: a warning that these make an error is raised
+    as it is, never told as damage. Of these formats PNG alone has checksums, which are compared: in
+    others damage inside the data that still decodes, unlike a missing end, cannot be seen.
 
     Args:
         path: The file.
@@ -125,6 +125,8 @@ def decoded_from(opened: Callable[[], BinaryIO], name: str) -> DecodedImage:
     try:
         with opened() as file:
             return _decode(file)
+    except Warning:
+        raise  # a filter of the caller makes errors of them: it stays what the caller asked for
     except Image.UnidentifiedImageError as error:
         known = ", ".join(str(name) for name in FORMATS)
         raise unreadable(
@@ -352,6 +354,8 @@ def _frames(file: BinaryIO, image: Image.Image) -> int:
                 pages += 1
         except EOFError:
             return pages
+        except Warning:
+            raise
         except Exception:  # one more, which cannot be read
             return pages + 1
         return pages
@@ -361,6 +365,8 @@ def _frames(file: BinaryIO, image: Image.Image) -> int:
         if image.format == "GIF" and file.seek(0, os.SEEK_END) > _COUNTED_BYTES:
             return 1 + bool(getattr(image, "is_animated", False))
         return int(getattr(image, "n_frames", 1))
+    except Warning:
+        raise
     except Exception:  # damage after the first one, which is intact
         return 1
 

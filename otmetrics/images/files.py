@@ -7,6 +7,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Protocol
 
@@ -85,22 +86,29 @@ class RowNames(Sequence[str]):
 SETTLED_SECONDS = 2.0
 """A file that changed later may change again within one tick of its file system's clock."""
 
+_TELLING = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+_READ_BYTES = 2**20
+
 
 def digest(*parts: bytes | str) -> bytes:
     """Hash parts to 16 bytes (BLAKE2b), so that no two lists of parts give one hash."""
     hashed = hashlib.blake2b(digest_size=16)
     for part in parts:
         data = part.encode(errors="surrogateescape") if isinstance(part, str) else part
-        hashed.update(len(data).to_bytes(8, "little"))
+        hashed.update(_length(data))
         hashed.update(data)
     return hashed.digest()
+
+
+def _length(data: bytes) -> bytes:
+    return len(data).to_bytes(8, "little")
 
 
 def file_identity(path: Path, content: bool) -> bytes | None:
     """Tell a file from all others by its content, or by its path, size and times of change.
 
     16 bytes; None where it cannot be read as an image, or changed so recently that its times cannot
-    tell it from its next state.
+    tell it from its next state. Memory: 1 MB.
     """
     try:
         if not content:
@@ -109,7 +117,14 @@ def file_identity(path: Path, content: bool) -> bytes | None:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > limits.MAX_MEMBER_BYTES:
                 return None
-            return digest("content", file.read(limits.MAX_MEMBER_BYTES))
+            # As `digest("content", ...)` of the whole, which is never in memory.
+            hashed, left = hashlib.blake2b(digest_size=16), status.st_size
+            hashed.update(b"".join((_length(b"content"), b"content", left.to_bytes(8, "little"))))
+            while left and (part := file.read(min(left, _READ_BYTES))):
+                hashed.update(part)
+                left -= len(part)
+            # What is cut or written to meanwhile has no content that could be told.
+            return None if left or file.read(1) else hashed.digest()
     except OSError:
         return None
 
@@ -123,15 +138,40 @@ def identity_of(path: Path, status: os.stat_result) -> bytes | None:
     if time.time() - max(status.st_mtime, status.st_ctime) < SETTLED_SECONDS:
         return None
     where = os.path.abspath(path)  # noqa: PTH100 - without a question to the file system
-    telling = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
-    return digest("file", where, *(str(getattr(status, name)) for name in telling))
+    return digest("file", where, *(str(getattr(status, name)) for name in _TELLING))
+
+
+def row_identity(path: Path, whole: bytes | None, *row: str) -> bytes | None:
+    """Tell a row of a file by the identity that the file had when it was opened, and still has."""
+    if whole is None or file_identity(path, content=False) != whole:
+        return None  # what is read now may be another file, or a mapped one that was written to
+    return digest("row", whole, *row)
+
+
+@contextmanager
+def unchanged(path: Path, before: os.stat_result) -> Iterator[None]:
+    """Read a file that is still the one that it was: raise where it is replaced or written to."""
+    # Before reading, lest another file is told as a damaged one; after it, to know what was read.
+    _check_unchanged(path, before)
+    yield
+    _check_unchanged(path, before)
+
+
+def _check_unchanged(path: Path, before: os.stat_result) -> None:
+    now = path.stat()
+    if any(getattr(now, name) != getattr(before, name) for name in _TELLING):
+        raise DataError(f"`{path}` was replaced while it was read: run again.")
 
 
 # --- sources of images ------------------------------------------------------------------------
 
 
 class ImageSource(Protocol):
-    """A sequence of images with names: what `batches` reads from."""
+    """A sequence of images with names: what `batches` reads from.
+
+    Attributes:
+        names: What each image is called in messages.
+    """
 
     @property
     def names(self) -> Sequence[str]:
@@ -140,7 +180,17 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> DecodedImage:
-        """Return one image."""
+        """Decode one image; several threads may do so at once.
+
+        Args:
+            index: Its place in `names`.
+
+        Returns:
+            Its pixels, whether they were transparent, and what its file says of it.
+
+        Raises:
+            DataError: It cannot be read; it alone, so that it may be left out.
+        """
 
 
 class StoredImages(ImageSource, Protocol):
@@ -148,6 +198,7 @@ class StoredImages(ImageSource, Protocol):
 
     Attributes:
         kind: What records call it.
+        labels: Class of each image, or None where nothing says it.
     """
 
     kind: str
@@ -157,7 +208,15 @@ class StoredImages(ImageSource, Protocol):
         """Class of each image, or None where nothing says it."""
 
     def identity(self, index: int, content: bool) -> bytes | None:
-        """Return what tells one image from all others, by its content or by its place and age."""
+        """Tell one image from all others without decoding it.
+
+        Args:
+            index: Its place in `names`.
+            content: Read its content instead of asking for the place and age of its file.
+
+        Returns:
+            16 bytes; None where it cannot be read, or its file was replaced or has just changed.
+        """
 
 
 class ImageFiles:

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import tempfile
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -119,16 +120,21 @@ def room_for(size: int) -> np.ndarray:
     folder = "the folder of temporary files"
     try:
         folder = f"`{tempfile.gettempdir()}`"
-        with tempfile.TemporaryFile() as file:
-            # A full disk is told now. Without this the first write to a page would be a signal.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            return np.memmap(file, np.uint8, "w+", shape=(size,))
+        return mapped_file(size)
     except OSError as error:
         raise DataError(
             f"unpacks to {size / 1e6:.0f} MB, for which {folder} {lacks_room(error)}: set TMPDIR "
             "to another folder, or save it with np.save as a .npy file."
         ) from error
+
+
+def mapped_file(size: int, folder: Path | None = None) -> np.ndarray:
+    """uint8 (size,) in a file without a name, mapped; OSError where the folder has no room."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        # A full disk is told now. Without this the first write to a page would be a signal.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(file, np.uint8, "w+", shape=(size,))
 
 
 def lacks_room(error: OSError) -> str:

@@ -70,7 +70,7 @@ def open_input(path: str | Path, most: int | None = None) -> StoredImages | Feat
         # A name alone, which may come out of a folder, imports nothing.
         if is_object_name(text):
             raise DataError(
-                f"`{text}` is not a file, a folder or a data set that torchvision reads: check it. "
+                f"`{text}` is not a file, a folder or a data set that is read by name: check it. "
                 f"Images that a function yields are named as {PREFIX}{text}."
             )
 

@@ -34,8 +34,12 @@ from otmetrics.images.files import (
     RowNames,
     check_member,
     digest,
-    file_identity,
+    identity_of,
+    is_folder,
+    is_hidden,
+    row_identity,
     splits_remark,
+    unchanged,
 )
 
 _TABLE_FILES = {".arrow", ".json", ".md", ".parquet"}
@@ -80,8 +84,7 @@ class ImageColumn:
             except Exception:  # reading it for its features will say what is wrong
                 return None
         file, row = self._rows.place(index)
-        whole = self._rows.identities[file]
-        return None if whole is None else digest("row", whole, self._rows.column, str(row))
+        return row_identity(file, self._rows.identities[file], self._rows.column, str(row))
 
     def _content(self, index: int) -> bytes:
         """The encoded image of a row."""
@@ -172,7 +175,8 @@ class _Rows:
         read: Callable[[Path, int, str], Any],
     ) -> None:
         self._files, self._read_part = files, read
-        self.identities = {file: file_identity(file, content=False) for file in files}
+        self._states: dict[Path, os.stat_result] = {}  # when they were opened
+        self.identities: dict[Path, bytes | None] = {}
         self.column, self.is_vector = "", False
         self.label: str | None = None
         self._has_paths = False
@@ -181,7 +185,10 @@ class _Rows:
         self._keep_nothing()
         for file in files:
             with _name_errors(file):
-                schema, sizes = look(file)
+                self._states[file] = file.stat()
+                self.identities[file] = identity_of(file, self._states[file])
+                with unchanged(file, self._states[file]):
+                    schema, sizes = look(file)
                 self._choose_columns(file, schema)
 
             before = self._count
@@ -192,9 +199,10 @@ class _Rows:
                     limits.check_rows(self._count)
 
         # A structure of bytes and a path may name a file, but there is none where only tables lie.
-        names = {name for file in files for name in os.listdir(file.parent)}  # noqa: PTH208
-        self.is_embedded = not self._has_paths or all(
-            Path(name).suffix.lower() in _TABLE_FILES or name == ".gitattributes" for name in names
+        self.is_embedded = not self._has_paths or not any(
+            _may_be_named(there)
+            for folder in {file.parent for file in files}
+            for there in folder.iterdir()
         )
 
     def _choose_columns(self, file: Path, schema: Any) -> None:
@@ -245,8 +253,9 @@ class _Rows:
 
     def _read(self, part: _Part, column: str) -> Any:
         """A column of a part, validated to the last value."""
-        found = self._read_part(part.file, part.group, column)
-        found.validate(full=True)
+        with unchanged(part.file, self._states[part.file]):
+            found = self._read_part(part.file, part.group, column)
+            found.validate(full=True)
         if len(found) != part.rows:
             raise DataError(f"holds {len(found)} rows where {part.rows} were: write it again.")
         return found
@@ -533,9 +542,11 @@ def _class_names(schema: Any, column: str | None) -> Sequence[str] | None:
     """Names of the classes in the order of their numbers, where Hugging Face's record has them."""
     try:
         info = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]
-        return [str(name) for name in info["names"]]
-    except (TypeError, KeyError, ValueError):
+        names = info["names"]
+    except (TypeError, KeyError, ValueError, RecursionError):
         return None
+    # The letters of a text would pass for names.
+    return [str(name) for name in names] if isinstance(names, list) else None
 
 
 def _label(value: Any, names: Sequence[str] | None) -> str:
@@ -546,6 +557,13 @@ def _label(value: Any, names: Sequence[str] | None) -> str:
 
 
 # --- files that a table names -----------------------------------------------------------------
+
+
+def _may_be_named(path: Path) -> bool:
+    """Whether a row may name a file, or one in a folder, as its image; `_read_beside` agrees."""
+    if is_hidden(path.name):
+        return False
+    return path.suffix.lower() not in _TABLE_FILES or is_folder(path)
 
 
 def _find_beside(folder: Path, name: str) -> Path:
@@ -560,7 +578,11 @@ def _find_beside(folder: Path, name: str) -> Path:
 
 def _read_beside(folder: Path, name: str) -> bytes:
     """Content of an image file that a table names."""
-    with open_without_waiting(_find_beside(folder, name)) as file:
-        if os.fstat(file.fileno()).st_size > limits.MAX_MEMBER_BYTES:
+    file = _find_beside(folder, name)
+    # Where nothing else lies next to a table, its rows are known by their numbers.
+    if is_hidden(name) or Path(name).suffix.lower() in _TABLE_FILES:
+        raise DataError(f"names `{name}`, which is hidden or no image by its name: rename it.")
+    with open_without_waiting(file) as content:
+        if os.fstat(content.fileno()).st_size > limits.MAX_MEMBER_BYTES:
             raise DataError(f"is larger than the {limits.MAX_MEMBER_BYTES} bytes that are read.")
-        return file.read(limits.MAX_MEMBER_BYTES)
+        return content.read(limits.MAX_MEMBER_BYTES)

@@ -262,7 +262,8 @@ def _is_sound(
     """Whether arrays are such as `Shelf.store` writes."""
     count = len(keys)
     return (
-        (keys.shape, keys.dtype) == ((count, 16), np.uint8)
+        0 < count <= _MOST_ROWS
+        and (keys.shape, keys.dtype) == ((count, 16), np.uint8)
         and features.ndim == 2
         and len(features) == count
         and features.shape[1] > 0

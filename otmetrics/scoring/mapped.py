@@ -1,8 +1,6 @@
 """The one rule of memory: arrays above a limit are files, mapped, that end with the process."""
 
 import math
-import os
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor
 
 from otmetrics.errors import Argument, DataError
-from otmetrics.images.limits import lacks_room
+from otmetrics.images.limits import lacks_room, mapped_file
 from otmetrics.scoring.cache import VARIABLE, cache_folder
 
 _BLOCK_BYTES = 2**24
@@ -30,11 +28,7 @@ def new_array(shape: tuple[int, ...], dtype: Any, limit: float) -> np.ndarray:
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            # A full disk is told now; a page that finds no room later ends the process.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            return np.memmap(file, dtype, "w+", shape=shape)
+        return mapped_file(size, folder).view(dtype).reshape(shape)
     except OSError as error:
         raise DataError(
             f"{size / 1e6:.0f} MB of features need a file, for which `{folder}` "

@@ -167,6 +167,27 @@ def test_members_are_told_apart(write, tmp_path, monkeypatch):
     assert open_input(other).identity(0, content=False) != by_place[0]
 
 
+def test_another_archive_in_its_place_is_not_read(write, tmp_path):
+    path = write(CONTENT)
+    os.utime(path, (time.time() - 60,) * 2)
+    source = pickle.loads(pickle.dumps(open_input(path)))
+    source.read(0)
+    write(dict(zip(NAMES, reversed(CONTENT.values()), strict=True)), "b").replace(path)
+    with pytest.raises(DataError, match=r"was replaced while it was read: run again"):
+        source.read(0)
+    assert source.identity(0, content=True) is None
+
+
+def test_the_directory_of_a_zip_is_parsed_once(tmp_path, monkeypatch):
+    source = open_input(write_zip(tmp_path / "a.zip", CONTENT))
+    copy = pickle.dumps(source)
+    monkeypatch.setattr(zipfile, "ZipFile", None)  # would raise if it was called
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(source.read, range(6)))
+    other = pickle.loads(copy)
+    assert all(torch.equal(other.read(i).pixels, found[i].pixels) for i in range(6))
+
+
 def test_more_archives_than_files_may_be_open(write, tmp_path):
     resource = pytest.importorskip("resource")
     shards = tmp_path / "shards"

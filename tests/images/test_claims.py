@@ -609,6 +609,12 @@ def test_files_of_a_dataset_that_are_replaced_are_told_apart(tmp_path, monkeypat
     assert len(keys) == 12
     assert None not in keys
 
+    (tmp_path / "1" / "data.arrow").write_bytes((tmp_path / "set" / "data.arrow").read_bytes())
+    (tmp_path / "1" / "data.arrow").replace(tmp_path / "set" / "data.arrow")
+    assert source.identity(0, content=False) is None
+    with pytest.raises(DataError, match=r"data\.arrow` was replaced while it was read: run again"):
+        source.read(0)
+
 
 STATES = ["", "{", "[]", "null", "{}", '{"_data_files": 3}', '{"_data_files": [3]}', "[" * 10**5]
 STATES += ['{"_data_files": [{"filename": 3}]}', '{"_data_files": [{"filename": ""}]}', "\0\xff"]
@@ -622,6 +628,23 @@ def test_malformed_descriptions_of_a_dataset(tmp_path, name, content):
     (tmp_path / name).write_text(content, encoding="latin-1")
     with pytest.raises(DataError, match=r"` (is|has|does|holds)"):
         open_input(tmp_path)
+
+
+FEATURES = ["", "[]", "[" * 10**5, '{"info": 3}', '{"info": {"features": [{"label": 3}]}}']
+FEATURES += [f'{{"info": {{"features": {{"label": {{"names": {n}}}}}}}}}' for n in ("3", "null")]
+FEATURES += ['{"info": {"features": {"label": {"names": "ab"}}}}', "\0\xff"]
+
+
+@pytest.mark.parametrize("content", FEATURES, ids=range(len(FEATURES)))
+def test_malformed_names_of_classes(tmp_path, content):
+    """Classes then go by their numbers; letters of a text are no names."""
+    pyarrow = pytest.importorskip("pyarrow")
+    folder = write_dataset(tmp_path / "set", ROWS)
+    table = pyarrow.table({**ROWS, "label": [0, 1] * 3})
+    table = table.replace_schema_metadata({b"huggingface": content.encode("latin-1")})
+    with pyarrow.ipc.new_stream(str(folder / "data.arrow"), table.schema) as stream:
+        stream.write_table(table)
+    assert open_input(folder).labels == ("0", "1") * 3
 
 
 def test_descriptions_beyond_reason(tmp_path):

@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from otmetrics.errors import DataError
-from otmetrics.images import MAX_PIXELS, ImageArray, decoded_image
+from otmetrics.images import MAX_PIXELS, ImageArray, ImageFolder, batches, decoded_image
 from otmetrics.images.decode import composited_on_white
 from otmetrics.images.facts import has_two_levels
 from otmetrics.images.limits import MAX_CHUNKS, MAX_SIDE
@@ -512,6 +512,7 @@ def test_a_cut_tail_is_never_filled(tmp_path, suffix):
         assert torch.equal(pixels, whole)
 
 
+@pytest.mark.filterwarnings("ignore:Image size")
 @pytest.mark.parametrize("side", [11_600, 13_000, 20_000, 2**31 - 1])
 def test_bombs_are_refused_from_the_header(tmp_path, side):
     """Above `MAX_PIXELS`, and on both sides of Pillow's own error."""
@@ -521,6 +522,7 @@ def test_bombs_are_refused_from_the_header(tmp_path, side):
         decoded_image(path)
 
 
+@pytest.mark.filterwarnings("ignore:Image size")
 @pytest.mark.parametrize("size", [(2**27, 1), (1, 2**27), (2**16 + 1, 1), (1, 2**16 + 1)])
 @pytest.mark.parametrize("suffix", ["png", "bmp"])
 def test_long_and_narrow_images_are_refused_from_the_header(tmp_path, size, suffix):
@@ -553,6 +555,7 @@ def test_files_of_many_bytes_are_not_read(tmp_path, start):
         decoded_image(path)
 
 
+@pytest.mark.filterwarnings("ignore:Image size")
 def test_sizes_in_headers_that_are_not_true(tmp_path):
     """A header promises 121 million pixels, and nothing follows: no memory is filled for them."""
     path = tmp_path / "a.png"
@@ -581,6 +584,7 @@ def test_text_and_profiles_that_unfold_are_bounded(tmp_path, kind):
     assert most < 2**26
 
 
+@pytest.mark.filterwarnings("ignore:Image size")
 def test_pillows_own_limits_hold(tmp_path, monkeypatch):
     path = saved(tmp_path / "a.png", RGB)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 34)  # Pillow warns above, raises above 68
@@ -667,8 +671,12 @@ def test_damaged_exif_is_read_and_told_as_the_caller_wants(damaged_exif):
         assert decoded_image(damaged_exif).pixels.shape == (3, 24, 40)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(DataError, match=r"damaged\.jpg` is truncated or corrupt .*EXIF"):
+        with pytest.raises(UserWarning, match="Corrupt EXIF data"):
             decoded_image(damaged_exif)
+        # Nobody asked to leave out what the caller's filters stop at.
+        options = {"transform": torch.clone, "batch_size": 2, "skip_corrupt": True}
+        with pytest.raises(UserWarning, match="Corrupt EXIF data"):
+            list(batches(ImageFolder(damaged_exif.parent), **options))
 
 
 def test_threads_leave_the_filters_of_warnings_alone(damaged_exif):

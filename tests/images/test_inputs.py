@@ -187,6 +187,9 @@ def test_parquet_in_small_row_groups_and_several_files(dataset, tmp_path, monkey
             assert torch.equal(source.read(index).pixels, EXPECTED[index])
     for path in tmp_path.glob("*.parquet"):
         os.utime(path, (time.time() - 60,) * 2)
+    assert source.identity(0, content=False) is None  # it changed since
+    with pytest.raises(DataError, match=r"p-1\.parquet` was replaced while it was read: run again"):
+        pickle.loads(pickle.dumps(source)).read(5)
     source = open_input(tmp_path)
     keys = {source.identity(index, content) for index in range(6) for content in (True, False)}
     assert len(keys) == 12
@@ -257,8 +260,19 @@ def test_files_beside_a_table_are_known_by_their_content(tmp_path, monkeypatch):
     after = [mixed.identity(index, content=False) for index in (0, 1)]
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, False]
     (tmp_path / "0.png").unlink()  # and so all images lie in the tables
+    (tmp_path / ".DS_Store").write_bytes(b"")
     whole = written([inside, inside], "b.parquet")
     assert whole.identity(0, content=False) not in (None, whole.identity(0, content=True))
+
+    # What could not be told from a table, and what is hidden, is not read as an image.
+    for name in (".0.png", "0.json", ".x/0.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(png(PIXELS[0]))
+        with pytest.raises(DataError, match="which is hidden or no image by its name: rename it"):
+            written([inside, {"bytes": None, "path": name}], "b.parquet").read(1)
+    (tmp_path / "c.json").mkdir()
+    whole = written([inside, inside], "b.parquet")
+    assert whole.identity(0, content=False) == whole.identity(0, content=True)
 
 
 @pytest.mark.parametrize("name", ["/etc/hostname", "../x.png", "pipe"])
@@ -346,6 +360,9 @@ def test_a_data_set_that_is_not_there_says_where_it_looked(monkeypatch, tmp_path
         open_input("cifar10:test")
     with pytest.raises(DataError, match="`svhn` is a data set of several parts"):
         open_input("svhn")
+    # torchvision opens its images one by one, without our limits: it is for training only.
+    with pytest.raises(DataError, match="`celeba:test` is not a file, a folder or a data set"):
+        open_input("celeba:test")
     with pytest.raises(DataError, match="`cifar10:tset` must end in :train or :test"):
         open_input("cifar10:tset")
     monkeypatch.setitem(sys.modules, "torchvision", None)
@@ -435,7 +452,10 @@ def test_a_grey_function(module):
             "python:my_samples:floats",
             r"must yield uint8 tensors .* got torch.float32 \(2, 3, 5, 4\)",
         ),
-        ("python:my_samples:needs", "must take no arguments .*'seed'"),
+        (
+            "python:my_samples:needs",
+            r"must take no arguments .*'seed'.*; wrap it in a function that fills them in\.$",
+        ),
         ("python:my_samples:broken", r"raised KeyError: 'weights' \(.*my_samples.py, line \d+\)"),
         ("python:my_samples:text", "must yield uint8 tensors"),
         (
@@ -445,7 +465,10 @@ def test_a_grey_function(module):
         ("python:my_samples:nothing", "yields no images"),
         ("python:my_samples:number", "must yield batches of images, got int"),
         ("python:my_samples:missing", "has no 'missing'; choose from"),
-        ("python:no_such_module:f", "has no module that can be imported here .*no_such_module"),
+        (
+            "python:no_such_module:f",
+            r"imported here .*no_such_module.*; check the name, or run where it can be imported\.$",
+        ),
         ("python:my_samples", "must have the form python:package.module:function"),
         ("python:my_samples:a b", "must have the form python:package.module:function"),
     ],

@@ -325,6 +325,15 @@ def test_a_forged_shard_of_another_form_is_passed_by(folder, expected, changes):
     assert torch.equal(found.features, expected)
 
 
+@pytest.mark.parametrize(("most", "num_cached"), [(8, 8), (7, 0)])
+def test_a_shard_of_more_rows_than_are_written_is_passed_by(folder, monkeypatch, most, num_cached):
+    features(folder)
+    for path in shards()[1:]:
+        path.unlink()
+    monkeypatch.setattr(cache, "_MOST_ROWS", most)
+    assert features(folder).num_cached == num_cached
+
+
 def test_an_entry_that_is_not_finite_is_computed_anew_alone(folder, expected):
     features(folder)
     from safetensors.numpy import load
@@ -567,14 +576,26 @@ def test_a_file_that_is_replaced_before_it_is_read_is_not_kept(folder, expected,
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz"])
-def test_an_array_that_is_replaced_while_it_is_read_is_another_one_to_the_next_run(
-    tmp_path, monkeypatch, name
-):
+def test_an_array_that_is_replaced_while_it_is_open_is_not_kept(tmp_path, name):
+    def write(pixels, seconds):
+        np.save(tmp_path / name, pixels) if name == "a.npy" else np.savez(tmp_path / name, pixels)
+        age(tmp_path, seconds)
+
+    write(PIXELS, 60)
+    source = open_input(tmp_path / name)
+    before = source.identity(0, content=False)
+    assert before is not None
+    (tmp_path / name).unlink()
+    write(PIXELS[::-1], 30)
+    assert source.identity(0, content=False) is None
+    assert open_input(tmp_path / name).identity(0, content=False) not in (None, before)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_an_array_that_is_replaced_while_it_is_opened_is_refused(tmp_path, monkeypatch, name):
     write = np.save if name == "a.npy" else np.savez
     write(tmp_path / name, PIXELS)
     write(tmp_path / f"new {name}", PIXELS[::-1])
-    age(tmp_path, 60)
-    monkeypatch.setattr(files, "SETTLED_SECONDS", 0.0)
     read = arrays._header
 
     def replaced(*args):
@@ -583,11 +604,23 @@ def test_an_array_that_is_replaced_while_it_is_read_is_another_one_to_the_next_r
         return read(*args)
 
     monkeypatch.setattr(arrays, "_header", replaced)
-    before, after = (open_input(tmp_path / name) for _ in range(2))
-    for source, pixels in ((before, PIXELS), (after, PIXELS[::-1])):
-        assert np.array_equal(source.read(0).pixels.permute(1, 2, 0), pixels[0])
-    assert None not in {before.identity(0, content=False), after.identity(0, content=False)}
-    assert before.identity(0, content=False) != after.identity(0, content=False)
+    with pytest.raises(DataError, match="was replaced while it was read: run again"):
+        open_input(tmp_path / name)
+
+
+def test_a_file_that_grows_while_it_is_hashed_has_no_content(folder, monkeypatch):
+    assert file_identity(folder / "00.png", content=True) is not None
+    size = files.os.fstat
+    for difference in (1, -1):
+
+        def other(number, difference=difference):
+            status = list(size(number))
+            status[6] += difference  # st_size
+            return os.stat_result(status)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files.os, "fstat", other)
+            assert file_identity(folder / "00.png", content=True) is None
 
 
 def test_use_makes_a_shelf_young(folder):
