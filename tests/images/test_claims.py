@@ -630,12 +630,12 @@ def test_malformed_descriptions_of_a_dataset(tmp_path, name, content):
         open_input(tmp_path)
 
 
-FEATURES = ["", "[]", "[" * 10**5, '{"info": 3}', '{"info": {"features": [{"label": 3}]}}']
-FEATURES += [f'{{"info": {{"features": {{"label": {{"names": {n}}}}}}}}}' for n in ("3", "null")]
-FEATURES += ['{"info": {"features": {"label": {"names": "ab"}}}}', "\0\xff"]
+HEADERS = ["", "[]", "[" * 10**5, '{"info": 3}', '{"info": {"features": [{"label": 3}]}}']
+HEADERS += [f'{{"info": {{"features": {{"label": {{"names": {n}}}}}}}}}' for n in ("3", "null")]
+HEADERS += ['{"info": {"features": {"label": {"names": "ab"}}}}', "\0\xff"]
 
 
-@pytest.mark.parametrize("content", FEATURES, ids=range(len(FEATURES)))
+@pytest.mark.parametrize("content", HEADERS, ids=range(len(HEADERS)))
 def test_malformed_names_of_classes(tmp_path, content):
     """Classes then go by their numbers; letters of a text are no names."""
     pyarrow = pytest.importorskip("pyarrow")
