@@ -43,9 +43,11 @@ def power_of_two(largest: float) -> float:
     """The power of two that brings a size into [1/2, 1): to multiply by it loses no digit.
 
     Squares and powers of what is below 1 do not leave float32 upwards, and what they lose below is
-    nothing next to the largest. A cost |x - y|^p of clouds times u is divided by u^p.
+    nothing next to the largest. A cost |x - y|^p of clouds times u is divided by u^p. Where the
+    power or its inverse would leave float64 the nearest one that does not: sizes from 2^1023 on
+    come below 2, subnormal ones anywhere below 1.
     """
-    return 0.5 ** math.frexp(largest)[1]
+    return math.ldexp(1.0, min(max(-math.frexp(largest)[1], -1023), 1023))
 
 
 def distances_by_product(

@@ -155,8 +155,17 @@ def test_cancelled_distances_are_refined_in_a_batch_as_alone(
     assert torch.equal(refine_cancelled(wrong.clone(), x, y, squares, share=0.0), wrong)
 
 
-@pytest.mark.parametrize("size", [1e-30, 0.5, 1.0, 3.0, 2.0**40])
+@pytest.mark.parametrize("size", [1e-307, 1e-30, 0.5, 1.0, 3.0, 2.0**40, 8e307])
 def test_a_power_of_two_brings_a_size_below_one(size: float) -> None:
     unit = power_of_two(size)
     assert 0.5 <= size * unit < 1
     assert (size * unit) / unit == size
+
+
+@pytest.mark.parametrize(
+    ("size", "scaled"), [(1.7e308, 1.7e308 / 2.0**1023), (1e-310, 1e-310 * 2.0**1023), (0.0, 0.0)]
+)
+def test_a_power_of_two_at_the_ends_of_float64(size: float, scaled: float) -> None:
+    unit = power_of_two(size)
+    assert size * unit == scaled
+    assert size * unit * (1 / unit) == size

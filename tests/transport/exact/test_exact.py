@@ -508,6 +508,19 @@ def test_signed_costs_of_optimum_zero(cost: list[list[float]]) -> None:
     assert result.gap.item() <= 1e-12 * size
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("size", [1e308, 1e-310])
+def test_costs_at_the_ends_of_float64(size: float, weighted: bool) -> None:
+    a = torch.tensor([0.25, 0.75], dtype=torch.float64) if weighted else None
+    cost = torch.tensor([[1.0, 1.7], [1.7, 1.0]], dtype=torch.float64) * size
+    result = exact_transport(cost, a)
+    truth = (1 + 0.7 / 4 * weighted) * size
+    assert result.cost.item() == pytest.approx(truth, rel=1e-9, abs=0)
+    assert result.lower_bound.item() == pytest.approx(truth, rel=1e-9, abs=0)
+    assert result.upper_bound.item() == pytest.approx(truth, rel=1e-9, abs=0)
+    assert result.converged
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 10**6), n=st.integers(1, 12), m=st.integers(1, 12), weighted=st.booleans()
