@@ -9,6 +9,7 @@ from torch import Tensor
 
 from otmetrics.checks import check_order, checked_clouds
 from otmetrics.machine import ieee_float32
+from otmetrics.transport.gradients import is_differentiated
 from otmetrics.unknown_options import told_options
 
 CANCELLED = 1e-6
@@ -112,13 +113,13 @@ def squared_distances(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def power(squared: Tensor, order: float) -> Tensor:
-    """|x - y|^p from squared distances, with gradient 0 where the points coincide."""
+    """|x - y|^p from squared distances, with derivative 0 where the points coincide."""
     if order == 2:
         return squared
-    if not squared.requires_grad:
+    if not is_differentiated(squared):
         return squared.pow(order / 2)
 
-    # The power has no finite slope at 0, and infinity times a gradient of 0 would be NaN.
+    # The power has no finite slope at 0, and infinity times a derivative of 0 would be NaN.
     apart = squared > 0
     return torch.where(apart, torch.where(apart, squared, 1.0).pow(order / 2), 0.0)
 

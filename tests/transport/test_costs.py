@@ -92,6 +92,16 @@ def test_centring_changes_no_difference() -> None:
     torch.testing.assert_close(a[:, :, None] - b[:, None], x[:, :, None] - y[:, None])
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning")  # torch's own use of it
+@pytest.mark.parametrize(("order", "slope"), [(1, 0.6), (1.5, 1.5 * 5**0.5 * 0.6), (3, 45.0)])
+def test_forward_derivative_at_coinciding_points_is_zero(order: float, slope: float) -> None:
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=torch.float64)
+    along = torch.tensor([[1.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    costs, slopes = torch.func.jvp(lambda z: cost_matrix(z, x[:1], order=order), (x,), (along,))
+    torch.testing.assert_close(costs, torch.tensor([[0.0], [5.0**order]], dtype=torch.float64))
+    torch.testing.assert_close(slopes, torch.tensor([[0.0], [slope]], dtype=torch.float64))
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (10, 2**21), (10, 2**23), (1000, 3)])
 def test_row_blocks_cover_every_row_once(rows: int, columns: int) -> None:
     blocks = list(row_blocks(rows, columns))
