@@ -71,16 +71,20 @@ def refine_cancelled(
     y: Tensor,
     squares: tuple[Tensor, Tensor],
     share: float = CANCELLED,
+    few: float | None = None,
 ) -> Tensor:
     """Put squared distances (..., N, M) from differences, in place, where a product lost them.
 
-    That is where they are at most a share of |x|^2 + |y|^2: equal points are exactly 0 apart.
+    That is where they are at most a share of |x|^2 + |y|^2: equal points are exactly 0 apart. Up to
+    `few` pairs are taken one by one, which a graph would remember with all their coordinates; None
+    for as many as there are points. Of more, all distances are taken at once.
     """
     lengths, norms = squares[0].detach(), squares[1].detach()
     # No limit of a pair is larger than this one: mostly few pairs, or only those of a point and
     # itself, are within it, and a whole block of limits need not be made.
     close = squared.detach() <= (lengths.amax() + norms.amax()) * share
-    few, count = lengths.numel() + norms.numel(), int(close.count_nonzero())
+    few = lengths.numel() + norms.numel() if few is None else few
+    count = int(close.count_nonzero())
     if count > few:
         limits = (lengths[..., :, None] + norms[..., None, :]).mul_(share)
         close = squared.detach() <= limits
