@@ -194,25 +194,21 @@ def extended_potential(
     others: Tensor,
     potential: Tensor,
     order: float,
-    log_weights: Tensor | None = None,
-    epsilon: float = 0.0,
+    log_weights: Tensor,
+    epsilon: float,
 ) -> Tensor:
-    """The potential f (N,) in float64 at points without weight, which solvers leave out.
+    """The entropic potential f (N,) in float64 at points without weight, which solvers leave out.
 
-    f_i = min_j C_ij - g_j from the potential g (M,) of the other side; for an `epsilon` > 0 the
-    soft minimum -epsilon log sum_j b_j exp((g_j - C_ij) / epsilon) with the logarithms of its
-    weights b. In blocks; time O(N M D).
+    f_i = -epsilon log sum_j b_j exp((g_j - C_ij) / epsilon) from the potential g (M,) of the other
+    side and the logarithms of its weights b. In blocks; time O(N M D).
     """
     others = others.double()
 
     parts = [potential.new_zeros(0)]
     for rows in row_blocks(len(points), len(others)):
         costs = pairwise_costs(points[rows].double(), others, order)
-        if log_weights is None:
-            parts.append((costs - potential).amin(1))
-        else:
-            exponents = potential / epsilon + log_weights - costs / epsilon
-            parts.append(-epsilon * exponents.logsumexp(1))
+        exponents = potential / epsilon + log_weights - costs / epsilon
+        parts.append(-epsilon * exponents.logsumexp(1))
     return torch.cat(parts)
 
 
