@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from otmetrics.checks import as_tensor
 from otmetrics.features import FrozenExtractor, load_extractor
+from otmetrics.features.catalog import check_extractor
 from otmetrics.features.preprocessing import check_batch, unit_range_remedy
 
 
@@ -227,6 +228,7 @@ def shared_extractor(
     key = (feature, str(weights), str(resize))
     extractor = _NAMED.get(key)
     if extractor is None:
+        check_extractor(feature, "feature")
         extractor = load_extractor(feature, weights=weights, resize=resize, download=download)
         _NAMED[key] = extractor
     return extractor
