@@ -242,18 +242,35 @@ def _find(name: str) -> tuple[ExtractorInfo, str] | None:
 
 def _look_up(name: str) -> tuple[ExtractorInfo, str]:
     """The same as `_find` for a name that a user gives: what is not one raises OptionError."""
-    names = ", ".join(EXTRACTORS)
-    if not isinstance(name, str):
-        raise OptionError(f"an extractor is chosen by its name, got {name!r}: choose from {names}.")
+    check_extractor(name)
     found = _find(name)
-    if found is None:
-        likely = _likely_name(name)
-        hint = f"did you mean `{likely}`? There are" if likely else "choose from"
-        raise OptionError(f"`{name}` is not an extractor: {hint} {names}.")
+    assert found is not None  # it was checked
     return found
 
 
-def _likely_name(name: str) -> str | None:
+def check_extractor(name: str, argument: str | None = None) -> None:
+    """Raise unless a name is that of an extractor.
+
+    Args:
+        name: The name.
+        argument: The argument of a metric that the name was given for, which takes None where an
+            extractor is called `none`.
+
+    Raises:
+        OptionError: If it is not.
+    """
+    known = [one for one in EXTRACTORS if argument is None or one != "none"]
+    names = ", ".join(known)
+    if not isinstance(name, str):
+        raise OptionError(f"an extractor is chosen by its name, got {name!r}: choose from {names}.")
+    if _find(name) is None:
+        likely = _likely_name(name, known)
+        hint = f"did you mean `{likely}`? There are" if likely else "choose from"
+        given = () if argument is None else (Argument(argument), ": ")
+        raise OptionError(*given, f"`{name}` is not an extractor: {hint} {names}.")
+
+
+def _likely_name(name: str, known: list[str]) -> str | None:
     """What somebody means who gives a misspelt name, or one of timm without its prefix."""
     import timm
 
@@ -261,7 +278,7 @@ def _likely_name(name: str) -> str | None:
         return DINOV2
     if timm.is_model(name.partition(".")[0]):
         return f"timm:{name}"
-    plain = [key for key in EXTRACTORS if ":" not in key]
+    plain = [key for key in known if ":" not in key]
     return next(iter(difflib.get_close_matches(name.lower(), plain, n=1)), None)
 
 

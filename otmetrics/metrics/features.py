@@ -1,9 +1,11 @@
 """From a batch to features: what `update` accepts, and one extraction for all metrics."""
 
+import pickle
 from collections import deque
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from otmetrics.checks import as_tensor
 from otmetrics.features import FrozenExtractor, load_extractor
+from otmetrics.features.catalog import check_extractor
 from otmetrics.features.preprocessing import check_batch, unit_range_remedy
 
 
@@ -225,6 +228,7 @@ def shared_extractor(
     key = (feature, str(weights), str(resize))
     extractor = _NAMED.get(key)
     if extractor is None:
+        check_extractor(feature, "feature")
         extractor = load_extractor(feature, weights=weights, resize=resize, download=download)
         _NAMED[key] = extractor
     return extractor
@@ -233,7 +237,8 @@ def shared_extractor(
 def _of_network(network: nn.Module) -> FrozenExtractor:
     """A frozen copy of a network as it is now; the one that there is, if nothing has changed."""
     extractor = _COPIES[network]() if network in _COPIES else None
-    with suppress(Exception):  # attributes that cannot be compared, or that contain themselves
+    # Attributes that cannot be compared, functions without a name, what contains itself.
+    with suppress(Exception):
         if extractor is not None and _is_alike(network, extractor.network):
             return extractor
 
@@ -261,15 +266,22 @@ def _is_alike(network: Any, copy: Any) -> bool:
     if isinstance(network, Tensor):
         return network.shape == copy.shape and torch.equal(network.detach().to(copy), copy)
     if isinstance(network, nn.Module):
+        if "forward" in vars(network):  # patched: a copy shares the patch and all that it encloses
+            return False
         # A copy is frozen in eval mode, whatever the network does.
         ours, theirs = ({**vars(one), "training": False} for one in (network, copy))
         return _is_alike(ours, theirs)
     if isinstance(network, dict):
-        return network.keys() == copy.keys() and all(
+        # Their order too: layers and hooks run in it.
+        return list(network) == list(copy) and all(
             _is_alike(value, copy[name]) for name, value in network.items()
         )
     if isinstance(network, list | tuple):
         return len(network) == len(copy) and all(map(_is_alike, network, copy))
+    if isinstance(network, FunctionType | BuiltinFunctionType):
+        # Copies share functions. One that pickle cannot name, a lambda or a closure, may do
+        # something else now, by what it encloses; pickling it raises.
+        pickle.dumps(network)
     return network is copy or bool(network == copy)
 
 

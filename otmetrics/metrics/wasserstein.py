@@ -1,4 +1,4 @@
-"""Wasserstein distances in feature space: sliced, exact, Sinkhorn."""
+"""Wasserstein distances in feature space: sliced, max-sliced, exact, Sinkhorn."""
 
 from dataclasses import fields
 from difflib import get_close_matches
@@ -12,16 +12,18 @@ from otmetrics.metrics.base import FeatureMetric
 from otmetrics.metrics.stores import QuantileSketch, samples
 from otmetrics.transport.exact.exact import Exact
 from otmetrics.transport.result import TransportResult
+from otmetrics.transport.semidiscrete.semidiscrete import SemiDiscrete
 from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
 from otmetrics.transport.sliced.directions import block_size
+from otmetrics.transport.sliced.max_sliced import MaxSliced, MaxSlicedResult
 from otmetrics.transport.sliced.sketch import sketched_result
 from otmetrics.transport.sliced.sliced import Sliced
 
 
 class Solver(Protocol):
-    """What `Sliced`, `Exact` and `Sinkhorn` are."""
+    """What `Sliced`, `MaxSliced`, `Exact` and `Sinkhorn` are."""
 
-    def solve(self, real: Tensor, fake: Tensor) -> TransportResult:
+    def solve(self, real: Tensor, fake: Tensor) -> TransportResult | MaxSlicedResult:
         """Transport real (N, D) onto fake (M, D)."""
 
 
@@ -45,7 +47,7 @@ class WassersteinFeatureDistance(FeatureMetric):
             it, and extract a batch once as long as all get it before two others: in a
             `MetricCollection`, or in a loop over metrics that gives each a real and a fake batch.
         method: "sliced" (1024 directions), "exact", "sinkhorn", or a solver with its options, as
-            `Sliced(order=1.0, num_projections=4096)`.
+            `Sliced(order=1.0, num_projections=4096)` or `MaxSliced()`.
         normalize: False for uint8 images, True for floating ones in [0, 1], which are rounded to
             the 256 levels of an image file.
         reset_real_features: Whether `reset` forgets the real samples too; False keeps them, so that
@@ -130,7 +132,8 @@ class WassersteinFeatureDistance(FeatureMetric):
             block = block_size(dimension, solver.num_projections, orthogonal=solver.orthogonal)
             result = sketched_result(real, fake, solver.order, block=block)
         else:
-            result = self.solver.solve(real, fake)
+            found = self.solver.solve(real, fake)
+            result = found.result if isinstance(found, MaxSlicedResult) else found
         # A sketch is summed in float64 whatever the features were.
         self._result = result._replace(value=self._round_score(result.value))
         return self._result.value
@@ -160,7 +163,9 @@ def _solver(method: str | Solver, seed: int) -> Solver:
     if isinstance(method, str) and method in named:
         return named[method]
 
-    if isinstance(method, str | type) or not callable(getattr(method, "solve", None)):
+    # That of semi-discrete transport takes one cloud.
+    wrong = str | type | SemiDiscrete
+    if isinstance(method, wrong) or not callable(getattr(method, "solve", None)):
         name = method if isinstance(method, str) else getattr(method, "__name__", "")
         close = get_close_matches(name.lower(), named, 1)
         meant = f": did you mean {close[0]!r}?" if close else "."
@@ -189,7 +194,7 @@ def _sketch(solver: Solver, max_samples: int | None) -> QuantileSketch:
 
 def _check_no_solver_options(options: dict[str, Any]) -> None:
     """Raise where an option of a solver was given to the metric."""
-    for solver in (Sliced, Exact, Sinkhorn):
+    for solver in (Sliced, Exact, Sinkhorn, MaxSliced):
         for name in options.keys() & {field.name for field in fields(solver)}:
             raise ValueError(
                 f"`{name}` is an option of the solver: give "

@@ -191,12 +191,10 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
 
 def _checked_moments(name: str, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     """The moments, which must be finite, of shapes (..., D), (..., D, D), and possible."""
-    mean = as_tensor(f"{name}_mean", mean)
-    covariance = as_tensor(f"{name}_covariance", covariance)
+    mean = as_tensor(f"{name}_mean", mean, floating=True)
+    covariance = as_tensor(f"{name}_covariance", covariance, floating=True)
 
     for moment, value in (("mean", mean), ("covariance", covariance)):
-        if not value.is_floating_point():
-            raise TypeError(f"`{name}_{moment}` must be floating, got {value.dtype}.")
         if not torch.isfinite(value).all():
             raise ValueError(f"`{name}_{moment}` must be finite.")
 

@@ -5,12 +5,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from otmetrics.checks import check_positive, checked_clouds
 from otmetrics.machine import ieee_float32
 from otmetrics.transport.costs import centre_clouds, row_blocks, squared_distances
-from otmetrics.transport.gradients import differentiable_once
+from otmetrics.transport.gradients import differentiable_once, is_differentiated
 from otmetrics.unknown_options import told_options
 
 _FAR = 1e4  # squared distance of the mean from the origin, in variances, that cubes do not bear
@@ -166,7 +165,7 @@ def _total_of_others(values: _Values, x: Tensor, own: Tensor | None) -> Tensor:
 def _total(values: _Values, x: Tensor, y: Tensor, others: bool = False) -> Tensor:
     """Sum of the kernel over all pairs, block by block; without graph in the same memory."""
     total, room = x.new_zeros(()), None
-    graphed = any(map(_is_differentiated, (x, y)))
+    graphed = any(map(is_differentiated, (x, y)))
     for rows in row_blocks(len(x), len(y)):
         if room is None and not graphed:
             room = x.new_empty(rows.stop, len(y))
@@ -178,12 +177,6 @@ def _total(values: _Values, x: Tensor, y: Tensor, others: bool = False) -> Tenso
             block = torch.where(everyone[rows, None] == everyone, 0.0, block)
         total = total + block.sum()
     return total
-
-
-def _is_differentiated(cloud: Tensor) -> bool:
-    """Whether derivatives pass a cloud, backward or forward."""
-    backward = cloud.requires_grad and torch.is_grad_enabled()
-    return backward or forward_ad.unpack_dual(cloud).tangent is not None
 
 
 def _mean_squared_distance(x: Tensor, y: Tensor) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from otmetrics.checks import check_order, checked_clouds
 from otmetrics.machine import ieee_float32
+from otmetrics.transport.gradients import is_differentiated
 from otmetrics.unknown_options import told_options
 
 CANCELLED = 1e-6
@@ -43,9 +44,11 @@ def power_of_two(largest: float) -> float:
     """The power of two that brings a size into [1/2, 1): to multiply by it loses no digit.
 
     Squares and powers of what is below 1 do not leave float32 upwards, and what they lose below is
-    nothing next to the largest. A cost |x - y|^p of clouds times u is divided by u^p.
+    nothing next to the largest. A cost |x - y|^p of clouds times u is divided by u^p. Where the
+    power or its inverse would leave float64 the nearest one that does not: sizes from 2^1023 on
+    come below 2, subnormal ones anywhere below 1.
     """
-    return 0.5 ** math.frexp(largest)[1]
+    return math.ldexp(1.0, min(max(-math.frexp(largest)[1], -1023), 1023))
 
 
 def distances_by_product(
@@ -68,16 +71,20 @@ def refine_cancelled(
     y: Tensor,
     squares: tuple[Tensor, Tensor],
     share: float = CANCELLED,
+    few: float | None = None,
 ) -> Tensor:
     """Put squared distances (..., N, M) from differences, in place, where a product lost them.
 
-    That is where they are at most a share of |x|^2 + |y|^2: equal points are exactly 0 apart.
+    That is where they are at most a share of |x|^2 + |y|^2: equal points are exactly 0 apart. Up to
+    `few` pairs are taken one by one, which a graph would remember with all their coordinates; None
+    for as many as there are points. Of more, all distances are taken at once.
     """
     lengths, norms = squares[0].detach(), squares[1].detach()
     # No limit of a pair is larger than this one: mostly few pairs, or only those of a point and
     # itself, are within it, and a whole block of limits need not be made.
     close = squared.detach() <= (lengths.amax() + norms.amax()) * share
-    few, count = lengths.numel() + norms.numel(), int(close.count_nonzero())
+    few = lengths.numel() + norms.numel() if few is None else few
+    count = int(close.count_nonzero())
     if count > few:
         limits = (lengths[..., :, None] + norms[..., None, :]).mul_(share)
         close = squared.detach() <= limits
@@ -110,13 +117,13 @@ def squared_distances(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def power(squared: Tensor, order: float) -> Tensor:
-    """|x - y|^p from squared distances, with gradient 0 where the points coincide."""
+    """|x - y|^p from squared distances, with derivative 0 where the points coincide."""
     if order == 2:
         return squared
-    if not squared.requires_grad:
+    if not is_differentiated(squared):
         return squared.pow(order / 2)
 
-    # The power has no finite slope at 0, and infinity times a gradient of 0 would be NaN.
+    # The power has no finite slope at 0, and infinity times a derivative of 0 would be NaN.
     apart = squared > 0
     return torch.where(apart, torch.where(apart, squared, 1.0).pow(order / 2), 0.0)
 
@@ -187,25 +194,21 @@ def extended_potential(
     others: Tensor,
     potential: Tensor,
     order: float,
-    log_weights: Tensor | None = None,
-    epsilon: float = 0.0,
+    log_weights: Tensor,
+    epsilon: float,
 ) -> Tensor:
-    """The potential f (N,) in float64 at points without weight, which solvers leave out.
+    """The entropic potential f (N,) in float64 at points without weight, which solvers leave out.
 
-    f_i = min_j C_ij - g_j from the potential g (M,) of the other side; for an `epsilon` > 0 the
-    soft minimum -epsilon log sum_j b_j exp((g_j - C_ij) / epsilon) with the logarithms of its
-    weights b. In blocks; time O(N M D).
+    f_i = -epsilon log sum_j b_j exp((g_j - C_ij) / epsilon) from the potential g (M,) of the other
+    side and the logarithms of its weights b. In blocks; time O(N M D).
     """
     others = others.double()
 
     parts = [potential.new_zeros(0)]
     for rows in row_blocks(len(points), len(others)):
         costs = pairwise_costs(points[rows].double(), others, order)
-        if log_weights is None:
-            parts.append((costs - potential).amin(1))
-        else:
-            exponents = potential / epsilon + log_weights - costs / epsilon
-            parts.append(-epsilon * exponents.logsumexp(1))
+        exponents = potential / epsilon + log_weights - costs / epsilon
+        parts.append(-epsilon * exponents.logsumexp(1))
     return torch.cat(parts)
 
 

@@ -1,9 +1,16 @@
-"""Gradients that are known without a graph, and that refuse to be differentiated again."""
+"""Whether there are derivatives, and gradients that are known without a graph, and only once."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def is_differentiated(value: Tensor) -> bool:
+    """Whether derivatives pass a tensor, backward or forward."""
+    backward = value.requires_grad and torch.is_grad_enabled()
+    return backward or forward_ad.unpack_dual(value).tangent is not None
 
 
 def with_gradient(

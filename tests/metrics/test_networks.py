@@ -38,6 +38,68 @@ def test_any_change_makes_another_network(change):
     assert second.compute().item() == pytest.approx(7 * first.compute().item(), rel=1e-5)
 
 
+class Enclosing(nn.Module):
+    """Where a network may hold a function that encloses what decides."""
+
+    def __init__(self, place, weights):
+        super().__init__()
+
+        def enclosing(*given):
+            return given[0].float().flatten(1) * weights["weight"]
+
+        self.work = enclosing if place == "attribute" else nn.Flatten()
+        if place == "forward":
+            self.forward = enclosing
+        elif place == "hook":
+            self.register_forward_hook(lambda module, inputs, output: enclosing(output))
+        elif place == "layer":
+            self.work.forward = enclosing
+
+    def forward(self, images):
+        return self.work(images.float())
+
+
+@pytest.mark.parametrize("place", ["forward", "hook", "attribute", "layer"])
+def test_what_a_function_encloses_makes_another_network(place):
+    weights = {"weight": 1.0}
+    network = Enclosing(place, weights)
+    first = fed(WassersteinFeatureDistance(feature=network, method="exact"))
+    before = first.compute().item()
+    weights["weight"] = 7.0
+    second = fed(WassersteinFeatureDistance(feature=network, method="exact"))
+    assert second.compute().item() == pytest.approx(7 * before, rel=1e-5)
+
+
+class Halves(nn.Module):
+    def forward(self, images):
+        return images / 2
+
+
+def test_the_order_of_layers_makes_another_network():
+    network = nn.Sequential()
+    network.add_module("halves", Halves())
+    network.add_module("positive", nn.Hardtanh(0, 100))
+    network.add_module("flat", nn.Flatten())
+    first = WassersteinFeatureDistance(feature=network, method="exact")
+    network.add_module("halves", network._modules.pop("halves"))
+    second = WassersteinFeatureDistance(feature=network, method="exact")
+    assert first.extractor is not second.extractor
+    halves = REAL.float().clamp(0, 100).flatten(1) / 2
+    torch.testing.assert_close(second.extractor(REAL.float()), halves)
+
+
+def test_a_network_with_named_functions_is_copied_once():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    network.activation, network.other = nn.functional.relu, torch.relu
+    network.register_forward_hook(doubled)
+    first, second = (WassersteinFeatureDistance(feature=network) for _ in range(2))
+    assert first.extractor is second.extractor
+
+
+def doubled(module, inputs, output):
+    return output * 2
+
+
 def test_a_network_that_writes_into_its_input():
     class Greedy(nn.Module):
         def forward(self, images):

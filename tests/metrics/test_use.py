@@ -401,8 +401,13 @@ def test_unknown_options_are_refused(case):
         case.make(feature=None, normalize=True)
     with pytest.raises(ValueError, match="`reset_real_features` must be True or False, got 'no'"):
         case.make(feature=None, reset_real_features="no")
-    with pytest.raises(ValueError, match="`vgg` is not an extractor"):
+    with pytest.raises(
+        ValueError, match=r"^`feature`: `vgg` is not an extractor: .*pixels"
+    ) as told:
         case.make(feature="vgg")
+    assert "none" not in str(told.value)  # None is what a metric takes
+    with pytest.raises(ValueError, match=r"^`feature`: .*: did you mean `inception`[?] There are"):
+        case.make(feature="incepton")
     for layer in (64, 2048):
         message = f'`feature` must be the name of an extractor.*got {layer}: .*"inception"'
         with pytest.raises(ValueError, match=message):

@@ -11,7 +11,9 @@ from otmetrics import (
     Exact,
     FrechetFeatureDistance,
     KernelFeatureDistance,
+    MaxSliced,
     PrecisionRecall,
+    SemiDiscrete,
     Sinkhorn,
     Sliced,
     WassersteinFeatureDistance,
@@ -67,6 +69,16 @@ def test_result_is_all_that_the_solver_knows():
     assert filled(CASES["sliced"]).result().standard_error > 0
 
 
+def test_the_largest_slice():
+    solver = MaxSliced(num_starts=2, seed=3)
+    metric = WassersteinFeatureDistance(feature=None, method=solver)
+    metric.update(TOGETHER, IS_REAL)
+    solved = solver.solve(REAL, FAKE)
+    assert metric.compute() == solved.value
+    assert metric.result().lower_bound == solved.result.lower_bound
+    assert metric(TOGETHER, IS_REAL) == solved.value
+
+
 @pytest.mark.parametrize("cached", [True, False])
 def test_result_and_compute_solve_once(cached):
     calls = []
@@ -95,8 +107,10 @@ def test_result_and_compute_solve_once(cached):
         ({"method": "Sinkhorn"}, "got 'Sinkhorn': did you mean 'sinkhorn'"),
         ({"method": Sliced}, "`method` must be .*: did you mean 'sliced'"),
         ({"method": None}, "`method` must be"),
+        ({"method": SemiDiscrete()}, "`method` must be .* got SemiDiscrete"),
         ({"num_projections": 64}, r"give method=otmetrics.Sliced\(num_projections=64\)"),
         ({"epsilon": 0.1}, r"give method=otmetrics.Sinkhorn\(epsilon=0.1\)"),
+        ({"num_starts": 3}, r"give method=otmetrics.MaxSliced\(num_starts=3\)"),
         ({"max_samples": 1}, "`max_samples` must be an integer >= 2, got 1"),
         ({"max_samples": 5, "seed": -1}, "`seed` must be an integer >= 0"),
         (

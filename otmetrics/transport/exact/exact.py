@@ -15,6 +15,7 @@ from otmetrics.checks import (
     checked_clouds,
     checked_weights,
     filled_weights,
+    is_uniform,
     weights_note,
 )
 from otmetrics.errors import warn_unconverged
@@ -178,7 +179,8 @@ class Exact(Solver):
             # What the coordinates, and masses made of rounding, leave unknown.
             known = sum(Cloud(side).norms().amax() for side in (x, y))
             noise = (64 * _EPSILON * known) ** order
-            rows, columns, masses = (part[faint(optimum, a, b)] for part in optimum[:3])
+            doubtful = _doubtful_masses(optimum, a, b)
+            rows, columns, masses = (part[doubtful] for part in optimum[:3])
             difference = real[rows].double() - fake[columns].double()
             noise = noise + masses @ power(difference.square().sum(-1), order)
         enclosure = _Enclosure(rounding, missing, torch.zeros_like(cost), float(noise), weighed)
@@ -281,7 +283,7 @@ def exact_transport(
         missed = missed_masses(optimum, a, b)
         repair = (missed[0].sum() + missed[1].sum()) * 2 * sizes.amax()
         weighed = is_rounding(missed, (a, b), (sizes.amax(1), sizes.amax(0)))
-        noise = 4 * rounding + optimum.noise + paid[faint(optimum, a, b)].sum()
+        noise = 4 * rounding + optimum.noise + paid[_doubtful_masses(optimum, a, b)].sum()
     enclosure = _Enclosure(rounding, repair, costs.amin(), float(noise), weighed)
     result = _result(total, total, enclosure, optimum, cost, solver)
     if not result.converged:
@@ -376,6 +378,13 @@ def _doubtful(real: Tensor, fake: Tensor, columns: Tensor) -> list[int]:
     cost = torch.linalg.vector_norm(real - paired, dim=2).square().mean(1)
     lost = (real.shape[2] + 8) * _EPSILON * largest.square()
     return (lost > 1e-7 * cost).nonzero().squeeze(1).tolist()
+
+
+def _doubtful_masses(optimum: Optimum, a: Tensor, b: Tensor) -> Tensor:
+    """Which masses (K,) of a plan the rounding of weights may have made; uniform ones have none."""
+    if is_uniform(a) and is_uniform(b):
+        return torch.zeros_like(optimum.masses, dtype=torch.bool)
+    return faint(optimum, a, b)
 
 
 def _attach_weight_gradient(

@@ -11,7 +11,6 @@ from otmetrics.transport.costs import (
     Cloud,
     CloudPairs,
     MatrixPairs,
-    extended_potential,
     power,
     power_of_two,
     squared_distances,
@@ -137,9 +136,19 @@ def cloud_optimum(
         optimum = _prove_again(optimum, x, y, weights, order, limits)
 
     f, g = optimum.potentials
-    f = rows.potential(f, extended_potential(real[rows.others], y, g, order))
-    g = columns.potential(g, extended_potential(fake[columns.others], real, f, order))
+    f = rows.potential(f, _fitting_potential(real[rows.others], y, g, order))
+    g = columns.potential(g, _fitting_potential(fake[columns.others], real, f, order))
     return spread(optimum, rows, columns, weights.total)._replace(potentials=(f, g))
+
+
+def _fitting_potential(points: Tensor, others: Tensor, potential: Tensor, order: float) -> Tensor:
+    """The largest potential of points without weight that fits that of the other side."""
+    if not len(points):
+        return potential[:0]
+    centre = others.mean(0, dtype=torch.float64)
+    pairs = CloudPairs(Cloud(points, centre), Cloud(others, centre), order, stored=False)
+    scale = pairs.scale or 1.0  # 0 where no cost fits float64
+    return c_transform(pairs, potential / scale).values * pairs.scale
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from otmetrics.checks import (
     checked_generator,
     checked_heights,
     checked_samples,
+    filled_weights,
 )
 from otmetrics.machine import ieee_float32
 from otmetrics.transport.costs import row_blocks
@@ -187,7 +188,7 @@ def face_normals(points: Tensor, *, source: str = "cube") -> Tensor:
     """Unit normals (M, D + 1) in float64 of the planes over points in the units of the source."""
     check_source(source)
     points = _checked_points(points)
-    weights = torch.full((len(points),), 1 / len(points), dtype=torch.float64, device=points.device)
+    weights = filled_weights("weights", None, points)
     unit, _, _ = standardise(points.double(), weights, source)
     normals = torch.cat([unit, -unit.new_ones(len(unit), 1)], 1)
     return torch.nn.functional.normalize(normals, dim=1)

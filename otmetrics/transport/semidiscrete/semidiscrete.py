@@ -12,7 +12,7 @@ from otmetrics.checks import (
     check_positive,
     check_seed,
     checked_cloud,
-    checked_weights,
+    filled_weights,
 )
 from otmetrics.errors import warn_unconverged
 from otmetrics.transport.costs import held
@@ -233,10 +233,7 @@ class SemiDiscrete(Solver):
             ConvergenceWarning: If the volumes do not fit the weights to the tolerance.
         """
         points = checked_cloud("points", points)
-        b = checked_weights("weights", weights, points)
-        if b is None:
-            m = len(points)
-            b = torch.full((m,), 1 / m, dtype=torch.float64, device=points.device)
+        b = filled_weights("weights", weights, points)
         if (b == 0).any():
             raise ValueError("`weights` must be > 0: leave out points without weight.")
         if start is not None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import oracles
@@ -22,11 +23,12 @@ from otmetrics import Exact
 from otmetrics.errors import ConvergenceWarning
 from otmetrics.functional import (
     TransportResult,
+    cost_matrix,
     exact_transport,
     exact_wasserstein,
     univariate_cost,
 )
-from otmetrics.transport.exact import certificate, problem, simplex, small
+from otmetrics.transport.exact import certificate, exact, problem, simplex, small
 
 SHAPES = [(1, 1, 2), (1, 6, 3), (5, 1, 3), (6, 6, 1), (9, 4, 5), (12, 15, 8)]
 
@@ -372,6 +374,32 @@ def test_masses_below_the_rounding_open_the_gap(
         assert result.cost.item() == pytest.approx(truth, rel=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:The duality gap:otmetrics.ConvergenceWarning")
+@pytest.mark.parametrize("kind", ["clouds", "matrix"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_faint_masses_widen_the_gap_of_weights_alone(
+    kind: str, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uniform weights are whole numbers, which nothing rounds: no mass of theirs is doubtful."""
+    x, y = cloud(6, 2, seed=1), cloud(9, 2, seed=2)
+    a = torch.full((6,), 0.5, dtype=torch.float64)
+    a[0] += 1e-3 * weighted
+    for name in ("cloud_optimum", "matrix_optimum"):
+        solve = getattr(exact, name)
+
+        def loose(*given: Any, solve: Any = solve) -> certificate.Optimum:
+            optimum = solve(*given)
+            return optimum._replace(lower_bound=optimum.lower_bound / 2)
+
+        monkeypatch.setattr(exact, name, loose)
+    monkeypatch.setattr(exact, "faint", lambda optimum, a, b: optimum.masses > 0)
+    if kind == "clouds":
+        result = Exact().solve(x, y, real_weights=a)
+    else:
+        result = exact_transport(cost_matrix(x, y), a)
+    assert result.converged == weighted
+
+
 def test_an_outlier_on_both_sides_is_proved_to_cost_nothing() -> None:
     x, y = 1e-3 * cloud(63, 3, seed=1), 1e-3 * cloud(63, 3, seed=2)
     outlier = torch.full((1, 3), 1e8, dtype=torch.float64)
@@ -506,6 +534,19 @@ def test_signed_costs_of_optimum_zero(cost: list[list[float]]) -> None:
     assert result.lower_bound.item() <= truth + 1e-14 * size
     assert result.upper_bound.item() >= truth - 1e-14 * size
     assert result.gap.item() <= 1e-12 * size
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("size", [1e308, 1e-310])
+def test_costs_at_the_ends_of_float64(size: float, weighted: bool) -> None:
+    a = torch.tensor([0.25, 0.75], dtype=torch.float64) if weighted else None
+    cost = torch.tensor([[1.0, 1.7], [1.7, 1.0]], dtype=torch.float64) * size
+    result = exact_transport(cost, a)
+    truth = (1 + 0.7 / 4 * weighted) * size
+    assert result.cost.item() == pytest.approx(truth, rel=1e-9, abs=0)
+    assert result.lower_bound.item() == pytest.approx(truth, rel=1e-9, abs=0)
+    assert result.upper_bound.item() == pytest.approx(truth, rel=1e-9, abs=0)
+    assert result.converged
 
 
 @settings(deadline=None, max_examples=60)

@@ -100,3 +100,19 @@ def test_masses_that_rounding_changed_stay_at_their_places() -> None:
     places = rows.places[plan.rows], columns.places[plan.columns]
     assert set(zip(*(side.tolist() for side in places), strict=True)) <= given
     assert plan.masses.sum().item() == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("far", [0.0, 5.0])
+def test_potentials_of_points_without_weight_fit(order: float, far: float) -> None:
+    """f + g <= C up to the last digit of f and g: costs are taken less their rounding."""
+    x, y = cloud(200, 3, seed=1) + far, cloud(150, 3, seed=2) + far
+    a, b = ((torch.arange(len(side)) < 40).double() for side in (x, y))
+    potentials = Exact(order=order).solve(x, y, real_weights=a, fake_weights=b).potentials
+    assert potentials is not None
+    f, g, u, v = (side.numpy().astype(np.longdouble) for side in (*potentials, x, y))
+    slack = np.sqrt(((u[:, None] - v) ** 2).sum(-1)) ** order - f[:, None] - g
+    slack[:40, :40] = np.inf
+    last_digit = np.finfo(float).eps * np.maximum(abs(f[:, None]), abs(g))
+    assert (slack >= -last_digit).all()
+    assert max(slack[40:].min(1).max(), slack[:, 40:].min(0).max()) < 1e-12

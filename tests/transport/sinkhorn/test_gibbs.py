@@ -95,6 +95,18 @@ def test_points_that_meet_cost_nothing(dtype: torch.dtype, order: float) -> None
     assert (own[0].diagonal() == 0).all()
 
 
+def test_a_small_share_of_close_pairs_is_computed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once takes ten times as long for a hundred tight clusters in 1024 dimensions."""
+    centres = cloud(50, 4, seed=1)
+    x, y = (centres.repeat(8, 1) + 1e-7 * cloud(400, 4, seed=seed) for seed in (2, 3))
+    pairs = (x[:, None] - y).norm(dim=2) < 1e-5
+    assert len(x) + len(y) < pairs.sum() < 0.05 * pairs.numel()
+    monkeypatch.delattr(torch, "cdist")
+    costs = GibbsKernel(x[None], y[None], 1.0, Workspace(torch.float64, CPU, 1e9)).costs
+    assert costs is not None
+    torch.testing.assert_close(costs[0], (x[:, None] - y).norm(dim=2), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("order", [1.0, 2.0, 3.0])
 @pytest.mark.parametrize(
     "limit", [1.0, 15 * 15 * 8, 2 * 15 * 15 * 8], ids=["blocks", "costs stored", "one stored"]

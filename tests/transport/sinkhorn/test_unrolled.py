@@ -46,6 +46,20 @@ def test_derivatives_of_the_truncated_iteration_of_second_order_too() -> None:
     assert torch.autograd.gradgradcheck(divergence, (x, y))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning")  # torch's own use of it
+@pytest.mark.parametrize("order", [1.0, 1.5, 3.0])
+def test_forward_derivatives_are_those_of_the_backward_pass(order: float) -> None:
+    x, along = cloud(6, 2, seed=1), cloud(6, 2, seed=2)
+    y = torch.cat([x[:3], cloud(2, 2, seed=3)])  # some points coincide, all do in the self terms
+
+    def divergence(z: torch.Tensor) -> torch.Tensor:
+        return unrolled_sinkhorn_divergence(z, y, order=order, relative=False, num_iterations=9)
+
+    _, forward = torch.func.jvp(divergence, (x,), (along,))
+    backward = (torch.func.grad(divergence)(x) * along).sum()
+    torch.testing.assert_close(forward, backward, rtol=1e-10, atol=0)
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
