@@ -348,6 +348,41 @@ def test_a_working_folder_that_is_gone(otmetrics, tmp_path, monkeypatch):
     assert otmetrics("score", "--help").code == 0
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a folder in use cannot be removed")
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("score", "a", "b"), 3),
+        (("score", "./a:b", "./c:d"), 3),
+        (("extract", "a", "b.npz"), 3),
+        (("demo",), 3),
+        (("train", "swg", "--data", "ring8", "--out", "x"), 3),
+        (("sample", "a", "b"), 3),
+        (("evaluate", "a"), 3),
+        (("models",), 3),
+        (("features",), 3),
+        (("cache", "info"), 3),
+        (("score", "--help"), 0),
+        (("train", "swg", "-h"), 0),
+        (("--version",), 0),
+        (("score", "a", "b", "--features", "--help"), 3),
+    ],
+)
+def test_a_working_folder_that_is_gone_before_torch_is_loaded(tmp_path, arguments, code):
+    """Whose own libraries end the process there: in a fresh one."""
+    script = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" -m otmetrics "$@"'
+    finished = subprocess.run(
+        ["bash", "-c", script, sys.executable, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == code
+    told = "" if code == 0 else "error: the working folder is gone: change to one that exists.\n"
+    assert finished.stderr == told
+    assert ("tmetrics" in finished.stdout) == (code == 0)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
