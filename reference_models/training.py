@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from otmetrics.errors import DataError, OptionError
+from otmetrics.errors import Argument, DataError, Message, OptionError
 
 from . import saving
 from .config import TrainConfig
@@ -60,8 +60,9 @@ def train(
     accelerator = Accelerator(cpu=options.device == "cpu")
     if accelerator.mixed_precision != "no":
         raise OptionError(
-            f"mixed precision {accelerator.mixed_precision!r} set in accelerate is not used: set "
-            "`precision`, which is part of the run, and leave accelerate's at no."
+            f"mixed precision {accelerator.mixed_precision!r} set in accelerate is not used: set ",
+            Argument("precision"),
+            ", which is part of the run, and leave accelerate's at no.",
         )
     run = _begin(config, data, out, reporter, options, accelerator)
 
@@ -203,8 +204,11 @@ class Run:
         if empty or misfit > max(1.0, float(logs["misfit_noise"])):
             self.reporter.tell(
                 self.state.step,
-                f"shares of codes in the noise are off by up to {misfit:.0%}, {empty} codes get no "
-                "noise: the transport needs a higher `max_rounds`",
+                Message(
+                    f"shares of codes in the noise are off by up to {misfit:.0%}, {empty} codes "
+                    "get no noise: the transport needs a higher ",
+                    Argument("max_rounds"),
+                ),
             )
 
     def stop(self) -> None:
