@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -11,7 +12,7 @@ from .cache import cache
 from .demo import demo
 from .extract import extract
 from .features import features
-from .options import flag
+from .options import GONE, flag
 from .runs import evaluate, models, sample
 from .score import NOT_CONVERGED, score
 from .terminal import NO_ROOM, echo, give_up_stdout, prepare
@@ -19,6 +20,7 @@ from .train import train
 
 BAD_DATA = 3
 INTERRUPTED = 130
+_HELP = ("-h", "--help")
 _CODES = {
     DataError: BAD_DATA,
     DivergedError: NOT_CONVERGED,
@@ -26,7 +28,7 @@ _CODES = {
 }
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings={"help_option_names": [*_HELP], "max_content_width": 100})
 @click.version_option(package_name="otmetrics", message="otmetrics %(version)s")
 def cli() -> None:
     """How far is generated data from real data?
@@ -49,13 +51,25 @@ for command in (score, extract, features, cache, demo, train, sample, evaluate, 
     cli.add_command(command)
 
 
+def _check_folder() -> str | None:
+    """Raise where the working folder was removed; for help alone another takes its place."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        if sys.argv[1:] and not {"--version", *_HELP} & {*sys.argv[1:]}:
+            raise DataError(GONE) from error
+        os.chdir(os.sep)  # torch, which help is made with, ends the process where there is none
+        return GONE
+    return None
+
+
 def main() -> None:
     """Run the command line; every expected failure is one line on stderr and an exit code."""
     # Before torch is loaded: without the stacks of its network, where another process is gone.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     try:
         prepare()
-        code = cli.main(prog_name="otmetrics", standalone_mode=False)
+        code = cli.main(prog_name="otmetrics", standalone_mode=False, obj=_check_folder())
         sys.stdout.flush()
 
     # What the user can mend.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from otmetrics.scoring.options import Extraction
     from otmetrics.scoring.ranks import Ranks
 
+GONE = "the working folder is gone: change to one that exists."
 _LONGEST_TIMEOUT = 1e8  # seconds
 # In which processes that share their work may differ.
 _OWN_OPTIONS = {"device", "num_workers", "timeout", "memory_limit", "overwrite", "quiet", "verbose"}
@@ -412,8 +413,6 @@ class Command(click.Command):
                 "quote the pattern where archives have one, as in 'a-{00..12}.tar'."
             )
 
-        try:  # here, after --help
-            Path.cwd()
-        except OSError as error:
-            raise DataError("the working folder is gone: change to one that exists.") from error
+        if ctx.find_root().obj is GONE:  # here, after --help
+            raise DataError(GONE)
         return rest

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from otmetrics.errors import printable
+from otmetrics.errors import printable, tell
+
+from .options import flag
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,7 +100,7 @@ def training_progress(
             bars.line = printable(text)
             bars.update(task, completed=done, total=total)
 
-        yield update, lambda line: console.print(Text(printable(f"warning: {line}")))
+        yield update, lambda line: console.print(Text(f"warning: {tell(line, flag)}"))
 
 
 @contextmanager

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from otmetrics.errors import DataError, printable
+from otmetrics.errors import DataError, printable, tell
 from otmetrics.safe_files import check_replaceable, replace_file, writing
 from otmetrics.scoring.feature_set import NAMED
 from otmetrics.scoring.inventory import read_line
 from otmetrics.scoring.report import HEADER, ScoreReport, plain_table
 
+from .options import flag
 from .terminal import echo, echo_text
 
 _ARROWS = "↓ lower is better, ↑ higher is better"
@@ -63,7 +64,7 @@ def print_report(report: ScoreReport) -> None:
 def print_notes(notes: Sequence[str]) -> None:
     """Print what a reader of the numbers should know, next to them."""
     for note in notes:
-        echo(f"note: {note}", err=True)
+        echo(f"note: {tell(note, flag)}", err=True)
 
 
 def further_left_out(source: dict[str, Any], verbose: bool) -> list[str]:

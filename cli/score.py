@@ -1,12 +1,13 @@
 """`otmetrics score`: every score of two inputs."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from otmetrics.errors import Argument, OptionError
+from otmetrics.errors import Argument, OptionError, tell
 
 from .options import (
     INPUT,
@@ -150,11 +151,18 @@ def end_unconverged(report: "ScoreReport") -> None:
     for name, result in report.scores.items():
         if result.converged and (result.floor is None or result.floor.converged):
             continue
-        flags = [flag(option) for option in _SOLVERS.get(name, ()) if option in here]
-        where = f"options here: {', '.join(flags)}" if flags else "options in Python alone"
-        message = (result.message or "it did not converge").rstrip(".")
-        echo(f"warning: {name}: {message} ({where}).", err=True)
+        options = [option for option in _SOLVERS.get(name, ()) if option in here]
+        where = "options in Python alone"
+        if options:
+            where = f"options here: {', '.join(map(flag, options))}"
+        message = tell(result.message or "it did not converge", partial(_flag_of, options))
+        echo(f"warning: {name}: {message.rstrip('.')} ({where}).", err=True)
     raise click.exceptions.Exit(NOT_CONVERGED)
+
+
+def _flag_of(options: Sequence[str], name: str) -> str:
+    """The flag of an option, or its name as in Python, which alone has it."""
+    return flag(name) if name in options else f"`{name}`"
 
 
 def _times(seconds: dict[str, float]) -> str:

@@ -3,7 +3,7 @@
 import inspect
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -38,14 +38,42 @@ class Argument(str):
         return argument
 
 
-def tell(error: BaseException, flag: Callable[[str], str] | None = None) -> str:
-    """The message of an error on one line, its arguments in backticks or as their flags."""
-    parts = []
-    for part in error.args:
+class Message(str):
+    """Words that are no error, such as a note or what a solver says of its work, and their parts.
+
+    As a string it names arguments as Python does; sums with other strings keep the parts.
+    """
+
+    parts: tuple[str, ...]
+
+    def __new__(cls, *parts: str) -> "Message":
+        """`parts` as those of an error."""
+        whole = [one for part in parts for one in getattr(part, "parts", (part,))]
+        message = super().__new__(cls, _joined(whole, None))
+        message.parts = tuple(whole)
+        return message
+
+    def __add__(self, other: str, /) -> "Message":
+        return Message(self, other)
+
+    def __radd__(self, other: str, /) -> "Message":
+        return Message(other, self)
+
+
+def tell(said: BaseException | str, flag: Callable[[str], str] | None = None) -> str:
+    """An error or message on one line, its arguments in backticks or as their flags."""
+    parts = said.args if isinstance(said, BaseException) else getattr(said, "parts", (said,))
+    return printable(_joined(parts, flag))
+
+
+def _joined(parts: Iterable[object], flag: Callable[[str], str] | None) -> str:
+    """The sum of the parts of a message."""
+    shown = []
+    for part in parts:
         if isinstance(part, Argument):
             part = flag(part) if flag else f"`{part.in_python}`"
-        parts.append(str(part))
-    return printable("".join(parts))
+        shown.append(str(part))
+    return "".join(shown)
 
 
 class _ToldError(ValueError):

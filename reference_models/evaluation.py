@@ -158,7 +158,9 @@ def check_data_claim(name: str, run: Path) -> None:
     if name not in NAMES:
         raise OptionError(
             f"`{run}` says that it learned from `{name}`, and nothing is read on its word: name "
-            f"the data yourself, with --data {name} if they are still there."
+            "the data yourself, with ",
+            Argument("data"),
+            f" {name} if they are still there.",
         )
 
 
@@ -167,13 +169,16 @@ def check_extractor_claim(name: str, run: Path) -> None:
     if name != "auto" and not is_known(name):
         raise OptionError(
             f"`{run}` says that it was evaluated by `{name}`, which otmetrics does not know: "
-            "choose an extractor yourself, with --eval-features."
+            "choose an extractor yourself, with ",
+            Argument("eval_features"),
+            ".",
         )
     if name != "auto" and not is_installed(name):
         raise OptionError(
             f"`{run}` says that it was evaluated by `{name}`, which is not installed with "
-            "otmetrics, and nothing is loaded on its word: name the extractor yourself, with "
-            f"--eval-features {name} if you trust it."
+            "otmetrics, and nothing is loaded on its word: name the extractor yourself, with ",
+            Argument("eval_features"),
+            f" {name} if you trust it.",
         )
 
 

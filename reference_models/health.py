@@ -1,4 +1,4 @@
-"""Whether a run is still sound: numbers that are not finite end it, collapsed samples are told."""
+"""Whether a run is still sound: numbers that are not finite end it, others are told."""
 
 import math
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from otmetrics.errors import DivergedError
+from otmetrics.errors import Argument, DivergedError, Message
 
 from .saving import LAST, is_finite
 
@@ -52,6 +52,23 @@ class Health:
             return ""
         self._told = True
         return f"fake samples spread {spread:.2g} times as far as real ones: collapse?"
+
+    def remember(self, rows: list[dict[str, Any]]) -> None:
+        """Take in the log of a run that goes on: whether samples had spread, and what was told."""
+        for row in rows:
+            if "spread" in row:
+                self.collapse(row["step"], row["spread"])
+
+    def unequal_shares(self, values: dict[str, float]) -> str:
+        """A warning where the transport left cells far from equal shares of the noise."""
+        misfit, empty = values["misfit"], int(values["empty_cells"])
+        if not empty and misfit <= max(1.0, values["misfit_noise"]):
+            return ""
+        return Message(
+            f"shares of codes in the noise are off by up to {misfit:.0%}, {empty} codes get no "
+            "noise: the transport needs a higher ",
+            Argument("max_rounds"),
+        )
 
     def stop(self, step: int, what: str, cause: Exception | None = None) -> NoReturn:
         """End the run, of which something is not finite at a step."""

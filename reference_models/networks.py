@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from otmetrics.errors import OptionError
+from otmetrics.errors import Argument, OptionError
 
 _LARGEST = 250_000_000  # weights of a generator, 1 GB
 
@@ -67,8 +67,11 @@ def networks(shape: tuple[int, ...], *, latent: int, width: int, architecture: s
         num = _LARGEST + 1
     if num > _LARGEST:
         raise OptionError(
-            f"`width` {width} and `latent` {latent} give a generator of more than "
-            f"{_LARGEST / 1e6:.0f} million weights: lower them."
+            Argument("width"),
+            f" {width} and ",
+            Argument("latent"),
+            f" {latent} give a generator of more than {_LARGEST / 1e6:.0f} million weights: lower "
+            "them.",
         )
     return pair
 
@@ -81,12 +84,15 @@ def _pair(shape: tuple[int, ...], latent: int, width: int, architecture: str) ->
         "resnet": (ResNetGenerator, resnet_critic),
     }
     if architecture not in makers:
-        raise OptionError(f"`architecture` must be mlp, dcgan or resnet, got {architecture!r}.")
+        raise OptionError(
+            Argument("architecture"), f" must be mlp, dcgan or resnet, got {architecture!r}."
+        )
     square = len(shape) == 3 and shape[1] == shape[2] and shape[1] in _COARSEST
     if architecture != "mlp" and not square:
         raise OptionError(
-            f"`architecture` must be mlp for samples of shape {shape}, got {architecture!r}: "
-            "convolutional networks take square images of 28, 32 or 64 pixels."
+            Argument("architecture"),
+            f" must be mlp for samples of shape {shape}, got {architecture!r}: "
+            "convolutional networks take square images of 28, 32 or 64 pixels.",
         )
 
     generator, critic = makers[architecture]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from otmetrics.errors import OptionError, unconverged_untold
+from otmetrics.errors import Argument, OptionError, unconverged_untold
 from otmetrics.functional import ExtendedMap, SemiDiscreteStart, extended_map, neighbour_angles
 from otmetrics.transport.semidiscrete.extended_map import ExtendedOptions, face_normals
 from otmetrics.transport.semidiscrete.heights import ROUND
@@ -147,8 +147,9 @@ class TransportPrior(Prior):
             raise OptionError(f"transport needs at least 2 training samples, got {len(codes)}.")
         if bool((self.points == self.points[0]).all()):
             raise OptionError(
-                "the autoencoder gives all samples one code: give it more steps, or a lower "
-                "`lr_autoencoder`."
+                "the autoencoder gives all samples one code: give it more steps, or a lower ",
+                Argument("lr_autoencoder"),
+                ".",
             )
         self.angles.copy_(neighbour_angles(self.points, source=self.solver.source))
         return self._solve(None, 0, seed)
@@ -189,8 +190,9 @@ class TransportPrior(Prior):
         kept = self.map_noise(_TRIED, torch.Generator().manual_seed(seed)).kept.double().mean()
         if kept < _LEAST:
             raise OptionError(
-                f"`angle` {self.angle:g} keeps {float(kept):.2%} of the noise: give a larger one, "
-                "or 0 for no filter."
+                Argument("angle"),
+                f" {self.angle:g} keeps {float(kept):.2%} of the noise: give a larger one, or 0 "
+                "for no filter.",
             )
         return float(kept)
 

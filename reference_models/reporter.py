@@ -100,7 +100,7 @@ class Reporter:
     def tell(self, step: int, warning: str) -> None:
         """Tell a warning, if there is one."""
         if self.warn is not None and warning:
-            self.warn(f"step {step}: {warning}")
+            self.warn(f"step {step}: " + warning)
 
     def scores(
         self,

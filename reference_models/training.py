@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from otmetrics.errors import DataError, OptionError
+from otmetrics.errors import Argument, DataError, OptionError
 
 from . import saving
 from .config import TrainConfig
@@ -60,8 +60,9 @@ def train(
     accelerator = Accelerator(cpu=options.device == "cpu")
     if accelerator.mixed_precision != "no":
         raise OptionError(
-            f"mixed precision {accelerator.mixed_precision!r} set in accelerate is not used: set "
-            "`precision`, which is part of the run, and leave accelerate's at no."
+            f"mixed precision {accelerator.mixed_precision!r} set in accelerate is not used: set ",
+            Argument("precision"),
+            ", which is part of the run, and leave accelerate's at no.",
         )
     run = _begin(config, data, out, reporter, options, accelerator)
 
@@ -94,7 +95,6 @@ def train_autoencoder(run: "Run") -> None:
         logs = transport_round(state, run.config, run.data, run.accelerator)
         if state.prior.known:
             run.finish_step(logs, milestone=True)
-            run.judge_transport(logs)
         else:
             run.finish_round(logs)
 
@@ -164,6 +164,8 @@ class Run:
         self.reporter.log(step, self.state.images, values)
         if "spread" in values:
             self.reporter.tell(step, self.health.collapse(step, values["spread"]))
+        if "misfit" in values:
+            self.reporter.tell(step, self.health.unequal_shares(values))
 
     def evaluate(self) -> None:
         """Score the average, and keep it if it is the best one so far."""
@@ -196,16 +198,6 @@ class Run:
         """Write the best generator."""
         best = self.state.best
         saving.export(self.out, self.state.best_sampler, self.config, self.data, int(best["step"]))
-
-    def judge_transport(self, logs: dict[str, Tensor]) -> None:
-        """Warn where cells are far from equal shares of the noise."""
-        misfit, empty = float(logs["misfit"]), int(logs["empty_cells"])
-        if empty or misfit > max(1.0, float(logs["misfit_noise"])):
-            self.reporter.tell(
-                self.state.step,
-                f"shares of codes in the noise are off by up to {misfit:.0%}, {empty} codes get no "
-                "noise: the transport needs a higher `max_rounds`",
-            )
 
     def stop(self) -> None:
         """Stop as the signal asked, now that nothing is lost by it."""
@@ -247,9 +239,10 @@ def _begin(
     accelerator.wait_for_everyone()  # all have looked at the folder before one writes into it
     if options.resume and not resumed:
         reporter.tell(0, f"`{out}` has no checkpoint: the run starts from step 0.")
+    reporter.start(config, data, state.step)  # which may refuse the folder
+    run.health.remember(reporter.rows)
     if evaluator is not None:
         drop_later_best(out, state)
-    reporter.start(config, data, state.step)
-    if evaluator is not None and state.best:
-        run.export()  # a kill may have come between the checkpoint and the generator
+        if state.best:
+            run.export()  # a kill may have come between the checkpoint and the generator
     return run

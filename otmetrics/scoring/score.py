@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from otmetrics.checks import as_tensor, checked_cloud
-from otmetrics.errors import Argument, DataError, OptionError, unconverged_untold
+from otmetrics.errors import Argument, DataError, Message, OptionError, unconverged_untold
 from otmetrics.scoring.extraction import Progress, features_of, open_inputs
 from otmetrics.scoring.families import Family, Measured, families_of, mapped_above
 from otmetrics.scoring.feature_set import FeatureSet, check_comparable
@@ -376,8 +376,11 @@ def _notes(sets: Sets, scores: dict[str, Score], scoring: Scoring) -> list[str]:
         most = family.most(scoring)
         if max(len(sets["real"]), len(sets["fake"])) > most:
             notes.append(
-                f"{family.names[0]} uses {most} samples per side at most, drawn at random; "
-                f"`{family.limit}` changes it"
+                Message(
+                    f"{family.names[0]} uses {most} samples per side at most, drawn at random; ",
+                    Argument(family.limit),
+                    " changes it",
+                )
             )
 
     if scoring.floor and any(score.floor is None for score in scores.values()):

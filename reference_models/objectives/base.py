@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from otmetrics.checks import check_at_least
+from otmetrics.errors import Argument, OptionError
 
 from ..networks import Critic
 from ..priors import NoisePrior, Prior
@@ -33,7 +34,7 @@ class Objective:
     networks require no gradient, so that gradients flow through them to the fake samples only.
 
     Each field is made by `option`, which tells what it is. An option that breaks its rule raises
-    ValueError.
+    OptionError.
 
     Attributes:
         normalization: Of the hidden layers of the critic, unless its networks need another one.
@@ -119,12 +120,14 @@ def at_least(minimum: int) -> Callable[[str, Any], None]:
 
 
 def check_options(options: Any) -> None:
-    """Raise ValueError unless every option of a dataclass keeps the rule that `option` gave it."""
+    """Raise OptionError unless every option of a dataclass keeps the rule that `option` gave it."""
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         choices, check = field.metadata.get("choices"), field.metadata.get("check")
         if choices and value not in choices:
-            raise ValueError(f"`{field.name}` must be one of {', '.join(choices)}, got {value!r}.")
+            raise OptionError(
+                Argument(field.name), f" must be one of {', '.join(choices)}, got {value!r}."
+            )
         if check:
             check(field.name, value)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from otmetrics.checks import check_flag, check_share
+from otmetrics.errors import Argument, OptionError
 from otmetrics.functional import cost_matrix
 
 from ..networks import Critic
@@ -112,14 +113,18 @@ class ROTGAN(LearnedCost):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.self_terms and self.regulariser != "kl":
-            raise ValueError(
-                f'`self_terms` must be False for `regulariser` "{self.regulariser}": the Sinkhorn '
-                'variant is one of "kl".'
+            raise OptionError(
+                Argument("self_terms"),
+                " must be False for ",
+                Argument("regulariser"),
+                f' "{self.regulariser}": the Sinkhorn variant is one of "kl".',
             )
         if self.cost == "cosine" and not self.self_terms:
-            raise ValueError(
-                '`self_terms` must be True for `cost` "cosine": without them the features of a '
-                "learned cost only move apart."
+            raise OptionError(
+                Argument("self_terms"),
+                " must be True for ",
+                Argument("cost"),
+                ' "cosine": without them the features of a learned cost only move apart.',
             )
 
     @property

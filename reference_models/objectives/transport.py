@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from otmetrics.checks import check_not_negative, check_order, check_positive, check_share
-from otmetrics.errors import unconverged_untold
+from otmetrics.errors import Argument, OptionError, unconverged_untold
 from otmetrics.functional import univariate_cost, unrolled_sinkhorn_divergence
 from otmetrics.transport.exact.exact import Exact
 from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
@@ -66,9 +66,11 @@ class LearnedCost(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cost == "cosine" and self.order != 2:
-            raise ValueError(
-                '`order` must be 2 for `cost` "cosine", which is half of a squared distance, got '
-                f"{self.order!r}."
+            raise OptionError(
+                Argument("order"),
+                " must be 2 for ",
+                Argument("cost"),
+                f' "cosine", which is half of a squared distance, got {self.order!r}.',
             )
 
     def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:

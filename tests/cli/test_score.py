@@ -154,7 +154,10 @@ def test_exact_max_bounds_the_exact_distance_and_says_so(otmetrics, features):
     assert report["scores"]["wasserstein"]["floor"]["size"] == 20
     assert report["scores"]["recall"]["sizes"] == [60, 50]
     assert "20 samples per side" in finished.stderr
-    assert "`exact_max` changes it" in finished.stderr
+    assert "--exact-max changes it" in finished.stderr
+    assert "wasserstein uses 20 samples per side at most, drawn at random; `exact_max` changes" in (
+        " ".join(report["notes"])
+    )
 
 
 def test_memory_limit_is_a_size_and_changes_no_number(otmetrics, features):
@@ -318,7 +321,7 @@ def test_unconverged_solver_prints_and_exits_4(otmetrics, tmp_path):
     assert finished.code == 4
     row = next(line for line in finished.stdout.splitlines() if line.startswith("Sinkhorn"))
     assert row.count("!") == 2
-    assert "--max-iterations" in finished.stderr
+    assert "raise --max-iterations (1) or --epsilon (0.0001)" in finished.stderr
     report = json.loads(otmetrics("score", *paths, *starved, "--json").stdout)
     assert report["scores"]["sinkhorn_divergence"]["converged"] is False
     assert report["scores"]["sinkhorn_divergence"]["floor"]["converged"] is False
@@ -358,7 +361,7 @@ def test_directions_are_added_until_the_error_is_small(otmetrics, features):
     starved = ("--tolerance", "1e-6", "--max-projections", "64")
     finished = otmetrics("score", *features, *few, *starved)
     assert finished.code == 4
-    assert "raise it or `max_projections` (64)" in finished.stderr
+    assert "raise it or --max-projections (64)" in finished.stderr
     assert "options here: --num-projections, --tolerance, --max-projections" in finished.stderr
 
 

@@ -1,6 +1,8 @@
 """What reaches the terminal: nobody else's lines, colours or markup, and no traceback."""
 
+import copy
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from otmetrics.cli.runs import evaluate
 from otmetrics.cli.score import end_unconverged, score
 
 from otmetrics import Extraction, Scoring
-from otmetrics.errors import Argument, DivergedError, OptionError, tell
+from otmetrics.errors import Argument, DivergedError, Message, OptionError, tell
 from otmetrics.images.facts import WIDTH
 from otmetrics.scoring.cache import Shelf
 from otmetrics.scoring.report import Score, ScoreReport
@@ -206,6 +208,12 @@ def test_an_argument_is_shown_as_its_caller_writes_it():
     )
     assert str(error) == "`num_workers` and `num` differ: see `Scoring(metrics=)`"
     assert tell(error, flag) == "--workers and `num` differ: see --metrics"
+    message = Message("of `num`: ", Argument("num"), " changes it")
+    assert message == "of `num`: `num` changes it"
+    for said in (message, copy.deepcopy(message), pickle.loads(pickle.dumps(message))):
+        assert tell("x: " + said + ".", flag) == "x: of `num`: --num changes it."
+        assert "x: " + said + "." == f"x: {message}."
+    assert tell("raise `num`", flag) == "raise `num`"
 
 
 def test_options_are_those_of_the_fields():
@@ -224,21 +232,34 @@ def test_options_are_those_of_the_fields():
 
 
 @pytest.mark.parametrize(
-    ("command", "name", "where"),
+    ("command", "name", "advice", "where"),
     [
-        (score, "sinkhorn_divergence", "options here: --epsilon, --max-iterations, --richardson"),
-        (score, "wasserstein", "options in Python alone"),
-        (evaluate, "sinkhorn_divergence", "options in Python alone"),
+        (
+            score,
+            "sinkhorn_divergence",
+            "--max-iterations or --epsilon",
+            "options here: --epsilon, --max-iterations, --richardson",
+        ),
+        (score, "wasserstein", "`max_iterations` or `epsilon`", "options in Python alone"),
+        (
+            evaluate,
+            "sinkhorn_divergence",
+            "`max_iterations` or `epsilon`",
+            "options in Python alone",
+        ),
     ],
 )
-def test_a_solver_that_did_not_converge_is_told_with_its_options(capsys, command, name, where):
-    found = Score(1.0, (5, 5), converged=False, message="It stopped: raise `max_iterations`.")
+def test_a_solver_that_did_not_converge_is_told_with_its_options(
+    capsys, command, name, advice, where
+):
+    said = Message("It stopped: raise ", Argument("max_iterations"), " or ", Argument("epsilon"))
+    found = Score(1.0, (5, 5), converged=False, message="floor: " + said + ".")
     with click.Context(command, info_name="x") as context:
         command.get_params(context)
         with pytest.raises(click.exceptions.Exit) as left:
             end_unconverged(ScoreReport({name: found}, {}))
     assert left.value.exit_code == 4
-    told = f"warning: {name}: It stopped: raise `max_iterations` ({where}).\n"
+    told = f"warning: {name}: floor: It stopped: raise {advice} ({where}).\n"
     assert capsys.readouterr().err == told
 
 
@@ -346,6 +367,41 @@ def test_a_working_folder_that_is_gone(otmetrics, tmp_path, monkeypatch):
     assert finished.code == 3
     assert finished.stderr.startswith("error: the working folder is gone")
     assert otmetrics("score", "--help").code == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a folder in use cannot be removed")
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("score", "a", "b"), 3),
+        (("score", "./a:b", "./c:d"), 3),
+        (("extract", "a", "b.npz"), 3),
+        (("demo",), 3),
+        (("train", "swg", "--data", "ring8", "--out", "x"), 3),
+        (("sample", "a", "b"), 3),
+        (("evaluate", "a"), 3),
+        (("models",), 3),
+        (("features",), 3),
+        (("cache", "info"), 3),
+        (("score", "--help"), 0),
+        (("train", "swg", "-h"), 0),
+        (("--version",), 0),
+        (("score", "a", "b", "--features", "--help"), 3),
+    ],
+)
+def test_a_working_folder_that_is_gone_before_torch_is_loaded(tmp_path, arguments, code):
+    """Whose own libraries end the process there: in a fresh one."""
+    script = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" -m otmetrics "$@"'
+    finished = subprocess.run(
+        ["bash", "-c", script, sys.executable, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == code
+    told = "" if code == 0 else "error: the working folder is gone: change to one that exists.\n"
+    assert finished.stderr == told
+    assert ("tmetrics" in finished.stdout) == (code == 0)
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,26 @@ def test_bad_input_is_one_line_and_a_code(otmetrics, tmp_path, arguments, code, 
     assert not places["new"].exists()
 
 
+@pytest.mark.parametrize(
+    ("preset", "options", "words"),
+    [
+        ("ot-gan", ("--cost", "cosine", "--order", 1), '--order must be 2 for --cost "cosine"'),
+        ("rot-gan", ("--cost", "cosine"), '--self-terms must be True for --cost "cosine"'),
+        ("swg", ("--width", 1_000_000), "--width 1000000 and --latent"),
+        ("swg", ("--architecture", "dcgan"), "--architecture must be mlp for samples of shape"),
+        ("ae-ot", ("--angle", 1e-7, "--max-rounds", 0), "--angle 1e-07 keeps"),
+    ],
+)
+def test_options_are_told_as_flags(otmetrics, tmp_path, preset, options, words):
+    own = ("--num-codes", 30) if preset == "ae-ot" else ()
+    finished = otmetrics(
+        *("train", preset, "--data", "ring8", "--out", tmp_path / "run", "-q"),
+        *("--no-tensorboard", "--steps", 2, "--batch-size", 8, *own, *options),
+    )
+    assert finished.code == 2
+    assert words in finished.stderr
+
+
 def test_resume_takes_the_options_of_the_run(otmetrics, tmp_path):
     arguments = ("train", "swg", "--data", "ring8", "--out", tmp_path / "run", "-q")
     assert otmetrics(*arguments, *TINY, "--num-projections", 7).code == 0

@@ -3,22 +3,25 @@
 import json
 import random
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from otmetrics.reference_models import saving
+from otmetrics.reference_models import saving, training
 from otmetrics.reference_models.codes import code_scores, reconstruction
 from otmetrics.reference_models.config import TrainConfig
 from otmetrics.reference_models.data import Data
 from otmetrics.reference_models.evaluation import Evaluator
+from otmetrics.reference_models.health import Health
 from otmetrics.reference_models.objectives import AEOT
 from otmetrics.reference_models.priors import NoisePrior, TransportPrior
 from otmetrics.reference_models.sampling import Sampler, generate_samples
 from otmetrics.reference_models.steps import State, initial_state
 from torch import Tensor, nn
-from training_cases import Stopped, configured, images, points, run, weights
+from training_cases import Plain, Stopped, configured, images, points, run, weights
 
 from otmetrics.errors import DivergedError, OptionError
 from otmetrics.functional import laguerre_cells
@@ -224,6 +227,33 @@ def test_killed_in_every_stage_and_resumed_it_has_the_same_weights(
         resumed = run(config, data, out, resume=True)
         check_same(whole, resumed)
         assert rows(out) == rows(tmp_path / "whole")
+
+
+def test_a_stop_after_the_transport_keeps_what_it_warns_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its step is never taken again: what is told after a stop is told by nobody."""
+    stopping = False
+
+    def progress(done: int, total: int, text: str) -> None:
+        nonlocal stopping
+        stopping |= text.startswith("transporting")
+
+    @contextmanager
+    def interrupts(alone: bool) -> Iterator[Callable[[], bool]]:
+        yield lambda: stopping
+
+    monkeypatch.setattr(training, "deferred_interrupts", interrupts)
+    monkeypatch.setattr(Health, "unequal_shares", lambda self, values: "unequal shares")
+    data, out, told = points(), tmp_path / "run", list[str]()
+    reporter = Plain(out, progress=progress, warn=told.append, tensorboard=False)
+    config = coded("ae-ot-gan", data, objective={"max_rounds": 0})
+    with pytest.raises(KeyboardInterrupt):
+        training.train(
+            config, data, out, reporter=reporter, options=training.RunOptions(device="cpu")
+        )
+    assert saving.load(out / saving.LAST)["prior"]["progress"][2] == 1
+    assert told == ["step 6: unequal shares"]
 
 
 def check_same(one: State, two: State) -> None:

@@ -47,3 +47,23 @@ def test_collapse_is_said_once_until_samples_spread_again(tmp_path: Path) -> Non
     late = Health(tmp_path)
     assert late.collapse(1000, 0.03)
     assert not late.collapse(1001, 0.03)
+
+
+def test_a_run_that_goes_on_knows_what_was_told(tmp_path: Path) -> None:
+    health = Health(tmp_path)
+    rows = [{"step": 1, "spread": 1.0}, {"step": 2, "score/modes": 8.0}]
+    health.remember(rows)
+    assert "collapse" in health.collapse(3, 0.01)
+    said = Health(tmp_path)
+    said.remember([*rows, {"step": 3, "spread": 0.01}])
+    assert not said.collapse(4, 0.01)  # before the run was stopped
+
+
+def test_codes_without_their_share_of_the_noise_are_said(tmp_path: Path) -> None:
+    health = Health(tmp_path)
+    logs = {"misfit": 0.4, "misfit_noise": 0.2, "empty_cells": 0.0}
+    cases = {}, {"misfit": 2.0}, {"misfit": 2.0, "misfit_noise": 3.0}, {"empty_cells": 3.0}
+    told = [health.unequal_shares(logs | more) for more in cases]
+    assert [bool(line) for line in told] == [False, True, False, True]
+    assert "off by up to 200%, 0 codes get no noise" in told[1]
+    assert "3 codes get no noise: the transport needs a higher `max_rounds`" in told[3]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from otmetrics.reference_models import saving
 from otmetrics.reference_models.config import EVALUATED, HIGHER_IS_BETTER, config_from
+from otmetrics.reference_models.health import Health
 from otmetrics.reference_models.presets import PRESETS
 from otmetrics.reference_models.resuming import changes
 from otmetrics.reference_models.sampling import generate_samples
@@ -238,6 +239,36 @@ def test_the_best_generator_is_that_of_the_run_that_goes_on(tmp_path: Path) -> N
     best = saving.load(out / saving.LAST)["best_average"]
     assert all(torch.equal(value, best[name]) for name, value in generator.state_dict().items())
     assert not (out / saving.BEST).exists()
+
+
+def test_a_refused_run_loses_no_best_checkpoint(tmp_path: Path) -> None:
+    data, out = points(), tmp_path / "run"
+    options = {"steps": 20, "eval_every": 1, "select": "wasserstein", "lr_generator": 0.003}
+    config = configured("exact-ot", data, **options)
+    with pytest.raises(Stopped):
+        run(config, data, out, stop=19, checkpoint_every=16)
+    best = (out / saving.BEST).read_bytes()
+    (out / "log.jsonl").unlink()
+    (out / "log.jsonl").mkdir()
+    with pytest.raises(DataError, match="must be a regular file"):
+        run(config, data, out, resume=True)
+    assert (out / saving.BEST).read_bytes() == best
+
+
+def test_a_resumed_run_knows_that_samples_had_spread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = points(), tmp_path / "run"
+    config = configured("exact-ot", data)
+    with pytest.raises(Stopped):
+        run(config, data, out, stop=7)
+    spread = {row["step"]: row["spread"] for row in losses(out) if "spread" in row}
+    known: list[dict[str, float]] = []
+    monkeypatch.setattr(Health, "remember", lambda self, rows: known.extend(rows))
+    run(config, data, out, resume=True)
+    assert {row["step"]: row["spread"] for row in known if "spread" in row} == {
+        step: value for step, value in spread.items() if step <= 6
+    }
 
 
 def test_the_exported_generator_is_the_average_at_its_best_step(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from otmetrics.checks import (
     filled_weights,
     weights_note,
 )
-from otmetrics.errors import warn_unconverged
+from otmetrics.errors import Argument, Message, warn_unconverged
 from otmetrics.machine import ieee_float32, memory_budget
 from otmetrics.transport.costs import narrow
 from otmetrics.transport.gradients import with_gradient
@@ -187,9 +187,13 @@ class Sinkhorn(Solver):
         converged = error <= self.tolerance
         message = f"marginal error {error:.1e} after {iterations} iterations"
         if not converged:
-            message = (
+            message = Message(
                 f"Sinkhorn stopped at a marginal error of {error:.1e} > {self.tolerance:.1e}: "
-                f"raise `max_iterations` ({self.max_iterations}) or `epsilon` ({self.epsilon})."
+                "raise ",
+                Argument("max_iterations"),
+                f" ({self.max_iterations}) or ",
+                Argument("epsilon"),
+                f" ({self.epsilon}).",
             )
             warn_unconverged(message)
 

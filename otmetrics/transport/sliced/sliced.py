@@ -18,7 +18,7 @@ from otmetrics.checks import (
     checked_weights,
     weights_note,
 )
-from otmetrics.errors import warn_unconverged
+from otmetrics.errors import Argument, Message, warn_unconverged
 from otmetrics.machine import ieee_float32
 from otmetrics.transport.costs import held
 from otmetrics.transport.result import TransportResult, root
@@ -221,10 +221,12 @@ class Sliced(Solver):
             if missing <= 1:
                 return self._result(cost, error, sides, message)
             if target + block > self.max_projections:
-                message = (
-                    f"{target} directions leave a standard error {missing:.2g} times as large as "
-                    f"`tolerance` ({self.tolerance}) allows: raise it or `max_projections` "
-                    f"({self.max_projections})."
+                message = Message(
+                    f"{target} directions leave a standard error {missing:.2g} times as large as ",
+                    Argument("tolerance"),
+                    f" ({self.tolerance}) allows: raise it or ",
+                    Argument("max_projections"),
+                    f" ({self.max_projections}).",
                 )
                 warn_unconverged(message)
                 return self._result(cost, error, sides, message, converged=False)
