@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from otmetrics.reference_models import saving
 from otmetrics.reference_models.presets import PRESETS
 from otmetrics.reference_models.saving import load_generator
 from PIL import Image
+
+from otmetrics.errors import DataError
 
 TINY = ("--steps", 8, "--batch-size", 16, "--width", 8, "--eval-num", 40, "--eval-every", 4)
 
@@ -316,6 +319,37 @@ def test_samples_replace_nothing(otmetrics, digits, tmp_path):
         finished = otmetrics("sample", out, tmp_path / target)
         assert finished.code == code
         assert words in finished.stderr
+
+
+@pytest.mark.parametrize("error", [OSError(5, "I/O error"), KeyboardInterrupt()])
+def test_an_error_while_samples_are_replaced_loses_none(digits, tmp_path, monkeypatch, error):
+    out, _ = digits
+    target = tmp_path / "fake"
+    saving.write_samples(out, target, num=3)
+    rename = Path.rename
+
+    def failing(self, other):
+        if self.name == "samples":
+            raise error
+        return rename(self, other)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(DataError if isinstance(error, OSError) else KeyboardInterrupt):
+        saving.write_samples(out, target, num=2, overwrite=True)
+    assert len(list(target.iterdir())) == 3
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_only_looks_like_samples_is_not_replaced(otmetrics, digits, tmp_path):
+    out, _ = digits
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.png").write_bytes(b"mine")
+    np.savez(tmp_path / "mine.npz", features=np.zeros(3), protocol=np.zeros(1))
+    (tmp_path / "text.npz").write_text("mine")
+    for name in ("photos", "mine.npz", "text.npz"):
+        refused = otmetrics("sample", out, tmp_path / name, "--num", 2, "--overwrite")
+        assert refused.code == 3
+        assert "is not samples of a run alone" in refused.stderr
 
 
 def test_samples_replace_samples_alone(otmetrics, digits, tmp_path):
