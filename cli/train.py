@@ -200,6 +200,7 @@ def run_training(
             again = ["otmetrics", "train", name, "--out", str(out), "--resume"]
             again += ["--data", data] if ":" in data else []
             again += ["--data-root", str(data_root)] if data_root else []
+            again += _evaluator_flags(config.eval_features, download)
             again += ["--device", how.device] if how.device != "auto" else []
             raise KeyboardInterrupt(f"{error}; go on with: {shlex.join(again)}") from error
     if first:
@@ -208,6 +209,14 @@ def run_training(
         for key, value in best.items():
             if key != "step":
                 echo(f"  {key:20} {value:.4g}")
+
+
+def _evaluator_flags(name: str, download: bool) -> list[str]:
+    """What a resumed run must be given again of its evaluator, which no folder may choose."""
+    from otmetrics.features import is_installed
+
+    flags = [] if name in ("auto", "none") or is_installed(name) else ["--eval-features", name]
+    return [*flags, "--download"] if download else flags
 
 
 @contextmanager

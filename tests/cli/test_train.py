@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from otmetrics.reference_models import saving
+from otmetrics.reference_models import saving, training
 from otmetrics.reference_models.presets import PRESETS
 from otmetrics.reference_models.saving import load_generator
 from PIL import Image
@@ -350,6 +350,32 @@ def test_what_only_looks_like_samples_is_not_replaced(otmetrics, digits, tmp_pat
         refused = otmetrics("sample", out, tmp_path / name, "--num", 2, "--overwrite")
         assert refused.code == 3
         assert "is not samples of a run alone" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ((), ""),
+        (("--eval-features", "pixels"), ""),
+        (("--eval-features", "module:a:net"), " --eval-features module:a:net"),
+        (
+            ("--eval-features", "inception", "--download"),
+            " --eval-features inception --download",
+        ),
+    ],
+)
+def test_the_command_that_goes_on_names_an_evaluator_that_a_folder_may_not_choose(
+    otmetrics, tmp_path, monkeypatch, options, told
+):
+    def stopped(*args, **options):
+        raise KeyboardInterrupt("saved")
+
+    monkeypatch.setattr(training, "train", stopped)
+    finished = otmetrics(
+        *("train", "dcgan", "--data", "digits", "--out", tmp_path / "run"), *options, "-q"
+    )
+    command = f"otmetrics train dcgan --out {tmp_path / 'run'} --resume{told}"
+    assert finished.stderr.splitlines()[-1] == f"interrupted: saved; go on with: {command}"
 
 
 def test_samples_replace_samples_alone(otmetrics, digits, tmp_path):
