@@ -124,7 +124,7 @@ def _command(name: str) -> click.Command:
     preset, kind = PRESETS[name], OBJECTIVES[name]
     own = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
     common = [item.name for item in dataclasses.fields(TrainConfig) if "help" in item.metadata]
-    described, _, _ = inspect.cleandoc(kind.__doc__ or "").partition("\n\nAttributes:")
+    described, _, _ = inspect.cleandoc(kind.__doc__ or "").partition("\n\nReferences:")
     _, *formulas = (" ".join(part.split()) for part in described.split("\n\n"))
     defaults = f"What options are by default depends on the data: otmetrics models {name}"
     parts = [f"Train {name}: {preset.loss}.", preset.paper + ".", *formulas, defaults]

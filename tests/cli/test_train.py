@@ -352,6 +352,13 @@ def test_what_only_looks_like_samples_is_not_replaced(otmetrics, digits, tmp_pat
         assert "is not samples of a run alone" in refused.stderr
 
 
+def test_help_of_presets_has_no_list_of_papers(otmetrics):
+    for preset in ("rot-gan", "wgan-gp"):
+        told = otmetrics("train", preset, "--help").stdout
+        assert "References:" not in told
+        assert "--batch-size" in told
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
