@@ -42,7 +42,7 @@ def demo(out: Path, quiet: bool) -> None:
         counts = {"num_real": _count(real), "num_fake": _count(fake)}
         for line in _STORY.split("\n"):
             echo(line.format(real=real, fake=fake, **counts), err=True)
-    arguments = [str(real), str(fake), "--no-cache", *(["--quiet"] if quiet else [])]
+    arguments = ["--no-cache", *(["--quiet"] if quiet else []), "--", str(real), str(fake)]
     code = score.main(arguments, "otmetrics score", standalone_mode=False)
     if code:
         raise click.exceptions.Exit(code)

@@ -119,7 +119,8 @@ def _field_option(item: dataclasses.Field, hint: Any, documented: dict[str, str]
     text, choices = item.metadata.get("help"), item.metadata.get("choices")
     fixed = text is None
     if text is None:
-        text = _with_flags(documented[name], set(documented))
+        # No docstring is there under python -OO.
+        text = _with_flags(documented.get(name, ""), set(documented))
     kinds = typing.get_args(hint) or (hint,)
     if bool in kinds:
         if item.default is False and fixed:

@@ -124,7 +124,7 @@ def _command(name: str) -> click.Command:
     preset, kind = PRESETS[name], OBJECTIVES[name]
     own = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
     common = [item.name for item in dataclasses.fields(TrainConfig) if "help" in item.metadata]
-    described, _, _ = inspect.cleandoc(kind.__doc__ or "").partition("\n\nAttributes:")
+    described, _, _ = inspect.cleandoc(kind.__doc__ or "").partition("\n\nReferences:")
     _, *formulas = (" ".join(part.split()) for part in described.split("\n\n"))
     defaults = f"What options are by default depends on the data: otmetrics models {name}"
     parts = [f"Train {name}: {preset.loss}.", preset.paper + ".", *formulas, defaults]
@@ -200,6 +200,7 @@ def run_training(
             again = ["otmetrics", "train", name, "--out", str(out), "--resume"]
             again += ["--data", data] if ":" in data else []
             again += ["--data-root", str(data_root)] if data_root else []
+            again += _evaluator_flags(config.eval_features, download)
             again += ["--device", how.device] if how.device != "auto" else []
             raise KeyboardInterrupt(f"{error}; go on with: {shlex.join(again)}") from error
     if first:
@@ -208,6 +209,14 @@ def run_training(
         for key, value in best.items():
             if key != "step":
                 echo(f"  {key:20} {value:.4g}")
+
+
+def _evaluator_flags(name: str, download: bool) -> list[str]:
+    """What a resumed run must be given again of its evaluator, which no folder may choose."""
+    from otmetrics.features import is_installed
+
+    flags = [] if name in ("auto", "none") or is_installed(name) else ["--eval-features", name]
+    return [*flags, "--download"] if download else flags
 
 
 @contextmanager

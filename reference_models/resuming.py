@@ -150,7 +150,9 @@ def resume_run(
         _check_same_run(stored, config, setting, out, last)
     try:
         state.load(stored)
-        _check_coding(state, config, config_from(stored["config"]), last)
+        if config.objective.coding_steps(config.steps):
+            # No other run needs the old configuration to be one of this version.
+            _check_coding(state, config, config_from(stored["config"]), last)
     except OptionError:
         raise
     except Exception as error:  # what comes from a file may be anything

@@ -4,8 +4,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,6 +38,7 @@ GENERATOR = "generator.safetensors"
 _MARK = b"otmetrics sha256"  # at the end of a checkpoint, before the hash of all that precedes it
 _FOOTER = len(_MARK) + hashlib.sha256().digest_size
 _BLOCK = 1 << 20
+_SAMPLE = re.compile(r"sample_\d{6,}\.png")
 
 _KINDS = {
     "config": dict,
@@ -304,12 +307,25 @@ def write_samples(
         room = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             _write_samples(room / "samples", samples, target.suffix == ".npz")
-            if target.is_dir():  # was checked: samples alone
-                target.rename(room / "before")
-            (room / "samples").replace(target)
+            _put(room / "samples", target, room / "before")
         finally:
-            shutil.rmtree(room, ignore_errors=True)
+            if os.path.lexists(target) or not (room / "before").exists():
+                shutil.rmtree(room, ignore_errors=True)
     return f"{num} points of dimension {data.shape[0]}" if points else f"{num} images"
+
+
+def _put(samples: Path, target: Path, before: Path) -> None:
+    """Move samples to their place; those of a folder there, which was checked, move to `before`."""
+    if not target.is_dir():
+        samples.replace(target)
+        return
+    try:
+        target.rename(before)
+        samples.rename(target)
+    except BaseException:  # between the two there are none
+        if before.exists() and not os.path.lexists(target):
+            before.rename(target)
+        raise
 
 
 def _check_target(target: Path, points: bool, overwrite: bool) -> None:
@@ -324,18 +340,24 @@ def _check_target(target: Path, points: bool, overwrite: bool) -> None:
             raise DataError(
                 f"`{target}` exists: name another place, or pass ", Argument("overwrite"), "."
             )
-        is_array = target.suffix == ".npz" and target.is_file()
-        if target.is_symlink() or not (is_array or _holds_samples(target)):
+        if target.is_symlink() or not _is_samples(target):
             raise DataError(f"`{target}` is not samples of a run alone: name another place.")
     if not target.parent.is_dir():
         raise DataError(f"`{target.parent}` is not a folder: create it first.")
 
 
-def _holds_samples(target: Path) -> bool:
-    """Whether a folder has PNG files and nothing else, so that no more than those is replaced."""
-    return target.is_dir() and all(
-        path.suffix == ".png" and path.is_file() for path in target.iterdir()
-    )
+def _is_samples(target: Path) -> bool:
+    """Whether there is what `_write_samples` writes and nothing else: no more is replaced."""
+    if target.is_dir():
+        names = all(_SAMPLE.fullmatch(path.name) for path in target.iterdir())
+        return names and all(path.is_file() for path in target.iterdir())
+    if target.suffix != ".npz" or not target.is_file():
+        return False
+    try:
+        with zipfile.ZipFile(target) as archive:
+            return archive.namelist() in (["features.npy"], ["images.npy"])
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return False  # not an archive, or a damaged one
 
 
 def _write_samples(place: Path, samples: Tensor, as_array: bool) -> None:

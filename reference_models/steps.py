@@ -242,7 +242,8 @@ def gan_step(
         False
     )  # gradients pass through the critic, and stop nowhere in it
     with _precision(config, device):
-        if objective.paired and state.encoder is not None:
+        if objective.paired:
+            assert state.encoder is not None, "pairs need an encoder"
             with torch.no_grad():
                 noise = torch.cat([noise, state.encoder(real)])
         fake = state.generator(noise)

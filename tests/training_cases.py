@@ -47,15 +47,19 @@ def stopping(step: int) -> Any:
     return progress
 
 
-class Plain(Reporter):
-    """All that a run leaves but pictures, which take ten times as long as the rest of it."""
-
-    def _draw(self, out: Path, step: int, sampler: Sampler) -> None:
-        """Nothing."""
+class Curveless(Reporter):
+    """All that a run leaves but curves, which take ten times as long as the rest of it."""
 
     def end(self) -> None:
         """The table, without curves."""
         self.flush()
+
+
+class Plain(Curveless):
+    """No pictures of samples either."""
+
+    def _draw(self, out: Path, step: int, sampler: Sampler) -> None:
+        """Nothing."""
 
 
 def run(

@@ -75,22 +75,24 @@ def _measure_transport(result: TransportResult, value: Tensor) -> list[Measured]
     return [Measured(float(value), error, result.converged, result.message)]
 
 
-def _within_memory(solver: _Solver, scoring: Scoring) -> _Solver:
+def _within_memory(solver: _Solver, real: Tensor, fake: Tensor, scoring: Scoring) -> _Solver:
     """A solver that keeps to the memory of the scores, unless it has a limit of its own."""
-    if solver.memory_limit is not None:
+    if scoring.memory_limit is None or solver.memory_limit is not None:
         return solver
-    return replace(solver, memory_limit=scoring.memory_limit)
+    # Room for three copies of both clouds in float64, next to the costs that the limit is for.
+    copies = 48.0 * max(len(real), len(fake)) * real.shape[1]
+    return replace(solver, memory_limit=max(1.0, scoring.memory_limit - copies))
 
 
 def _measure_exact(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
     """W_p."""
-    result = _within_memory(scoring.exact, scoring).solve(real, fake)
+    result = _within_memory(scoring.exact, real, fake, scoring).solve(real, fake)
     return _measure_transport(result, result.value)
 
 
 def _measure_sinkhorn(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
     """The Sinkhorn divergence, unrooted as the field writes it."""
-    result = _within_memory(scoring.sinkhorn, scoring).solve(real, fake)
+    result = _within_memory(scoring.sinkhorn, real, fake, scoring).solve(real, fake)
     return _measure_transport(result, result.cost)
 
 

@@ -110,9 +110,11 @@ class Scoring(ToldOptions):
         sinkhorn_max: The same for the Sinkhorn divergence, whose memory grows like n^2.
         pairs_max: The same for kernel distance, precision, recall, density and coverage, whose
             time grows like n^2.
-        memory_limit: Bytes next to the features for the solvers, which work in blocks within it,
-            unless they have a limit of their own; None for half of the memory of the device.
-            Copies of features above a sixteenth of it go to files that are mapped.
+        memory_limit: Bytes next to the features for what `exact` and `sinkhorn` keep, copies of the
+            clouds and costs, unless they have a limit of their own; costs beyond it are computed
+            again in blocks. Copies of features above a sixteenth of it go to files that are mapped.
+            Blocks, of any score, come on top, whatever the limit is. None for half of the memory
+            of the device.
         floor: Compute the floors, which takes two more solves per score.
         seed: Seed of all subsampling.
         device: Where the maths runs: "cpu", "cuda" or "cuda:i".

@@ -19,7 +19,12 @@ _MANY = 100  # critic steps that this takes
 
 
 class Loss(NamedTuple):
-    """A scalar to minimise, with its graph, and scalars without one to log, by name."""
+    """What to minimise, and what to log.
+
+    Attributes:
+        value: A scalar with its graph.
+        logs: Scalars without one, by name.
+    """
 
     value: Tensor
     logs: dict[str, Tensor]
@@ -60,13 +65,25 @@ class Objective:
     def prior(self, noise: str, latent: int, num_samples: int) -> Prior:
         """Where the inputs of the generator come from, before the first step.
 
-        `noise` is "normal" or "uniform", `latent` the dimension of an input, and `num_samples` that
-        of training samples, or of codes where they are known.
+        Args:
+            noise: "normal" or "uniform".
+            latent: The dimension of an input.
+            num_samples: The number of training samples, or of codes where they are known.
+
+        Returns:
+            The prior.
         """
         return NoisePrior(noise, latent)
 
     def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
-        """What is trained next to the generator, by name; `critic` makes one of a normalisation."""
+        """What is trained next to the generator.
+
+        Args:
+            critic: Makes a critic with a normalisation; see `networks.Pair`.
+
+        Returns:
+            Networks by name, each of which `critic_loss` trains.
+        """
         return nn.ModuleDict({"critic": critic(self.normalization)})
 
     def coding_steps(self, steps: int) -> int:
@@ -74,27 +91,82 @@ class Objective:
 
         The step that follows them transports noise to the codes of training samples; from then on
         codes are what the generator is given.
+
+        Args:
+            steps: All steps of a run.
+
+        Returns:
+            How many, 0 for an objective without an autoencoder.
         """
         return 0
 
     def coding_loss(self, real: Tensor, rebuilt: Tensor) -> Loss:
-        """Loss of encoder and generator in these steps, of real samples and their rebuilt ones."""
+        """Loss of encoder and generator in the steps of the autoencoder.
+
+        Args:
+            real: Samples (B, ...).
+            rebuilt: What the generator made of their codes, with the graph of both.
+
+        Returns:
+            The loss.
+
+        Raises:
+            NotImplementedError: If there are no such steps.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no autoencoder.")
 
     def critic_steps(self, step: int) -> int:
-        """Critic steps before the generator step of that number."""
+        """Critic steps before a generator step.
+
+        Args:
+            step: The number of generator steps so far.
+
+        Returns:
+            How many, 0 for an objective or a step without them.
+        """
         return warmed_up(step, self.num_critic_steps) if self.warm_up else self.num_critic_steps
 
     def critic_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
-        """Loss of the networks."""
+        """Loss of the networks.
+
+        Args:
+            networks: What `networks` made.
+            real: Samples (B, ...), or (2 B, ...) with `independent_halves`.
+            fake: As many, without graph.
+
+        Returns:
+            The loss.
+
+        Raises:
+            NotImplementedError: If there are no critic steps.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no critic steps.")
 
     def after_critic_step(self, networks: nn.ModuleDict) -> dict[str, Tensor]:
-        """Change the networks after their optimiser's step, such as clip them; what to log."""
+        """Change the networks after their optimiser's step, such as clip them.
+
+        Args:
+            networks: What `networks` made.
+
+        Returns:
+            Scalars to log, by name.
+        """
         return {}
 
     def generator_loss(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Loss:
-        """Loss of the generator; the fake samples are twice as many where `paired`."""
+        """Loss of the generator.
+
+        Args:
+            networks: What `networks` made.
+            real: Samples as in `critic_loss`.
+            fake: Samples with the graph of the generator; twice as many where `paired`.
+
+        Returns:
+            The loss.
+
+        Raises:
+            NotImplementedError: If the class does not say.
+        """
         raise NotImplementedError
 
 
@@ -106,8 +178,14 @@ def option(
 ) -> Any:
     """A field of an objective or a run: its default, whose type is its own, and what it is.
 
-    The text is one sentence for the command line, with the symbol of the formula. The value must be
-    one of the choices, if there are any, and pass the check, which is called with name and value.
+    Args:
+        default: Its default value.
+        text: One sentence for the command line, with the symbol of the formula.
+        choices: The values it takes; none for any.
+        check: Called with name and value; raises where the value breaks its rule.
+
+    Returns:
+        A dataclass field.
     """
     return dataclasses.field(
         default=default, metadata={"help": text, "choices": choices, "check": check}

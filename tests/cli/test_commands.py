@@ -111,8 +111,10 @@ def test_extract_checks_its_target_first(otmetrics, tmp_path, target):
     assert target.split("/")[0] in finished.stderr
 
 
-def test_demo_shows_dropped_modes(otmetrics, tmp_path):
-    finished = otmetrics("demo", "--out", tmp_path)
+def test_demo_shows_dropped_modes(otmetrics, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-x").mkdir()  # a folder that looks like an option where it is handed on
+    finished = otmetrics("demo", "--out=-x")
     assert finished.code == 0, finished.stderr
     rows = {line[:21].strip(" ↓↑"): line for line in finished.stdout.splitlines()[1:10]}
 

@@ -194,6 +194,20 @@ def test_a_folder_is_not_taken_for_an_option(otmetrics, tmp_path, monkeypatch, n
         assert f"--{name}" not in finished.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "option"), [(["score"], "--exact-max"), (["train", "wgan-gp"], "--penalty")]
+)
+def test_help_without_docstrings(command, option):
+    done = subprocess.run(
+        [sys.executable, "-OO", "-m", "otmetrics", *command, "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert option in done.stdout
+
+
 def test_a_folder_called_as_an_option_beside_that_option(otmetrics, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("seed", "fake")):

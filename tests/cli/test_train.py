@@ -6,14 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from otmetrics.reference_models import saving
+from otmetrics.reference_models import saving, training
 from otmetrics.reference_models.presets import PRESETS
 from otmetrics.reference_models.saving import load_generator
 from PIL import Image
+
+from otmetrics.errors import DataError
 
 TINY = ("--steps", 8, "--batch-size", 16, "--width", 8, "--eval-num", 40, "--eval-every", 4)
 
@@ -316,6 +319,70 @@ def test_samples_replace_nothing(otmetrics, digits, tmp_path):
         finished = otmetrics("sample", out, tmp_path / target)
         assert finished.code == code
         assert words in finished.stderr
+
+
+@pytest.mark.parametrize("error", [OSError(5, "I/O error"), KeyboardInterrupt()])
+def test_an_error_while_samples_are_replaced_loses_none(digits, tmp_path, monkeypatch, error):
+    out, _ = digits
+    target = tmp_path / "fake"
+    saving.write_samples(out, target, num=3)
+    rename = Path.rename
+
+    def failing(self, other):
+        if self.name == "samples":
+            raise error
+        return rename(self, other)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(DataError if isinstance(error, OSError) else KeyboardInterrupt):
+        saving.write_samples(out, target, num=2, overwrite=True)
+    assert len(list(target.iterdir())) == 3
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_only_looks_like_samples_is_not_replaced(otmetrics, digits, tmp_path):
+    out, _ = digits
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.png").write_bytes(b"mine")
+    np.savez(tmp_path / "mine.npz", features=np.zeros(3), protocol=np.zeros(1))
+    (tmp_path / "text.npz").write_text("mine")
+    for name in ("photos", "mine.npz", "text.npz"):
+        refused = otmetrics("sample", out, tmp_path / name, "--num", 2, "--overwrite")
+        assert refused.code == 3
+        assert "is not samples of a run alone" in refused.stderr
+
+
+def test_help_of_presets_has_no_list_of_papers(otmetrics):
+    for preset in ("rot-gan", "wgan-gp"):
+        told = otmetrics("train", preset, "--help").stdout
+        assert "References:" not in told
+        assert "--batch-size" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ((), ""),
+        (("--eval-features", "pixels"), ""),
+        (("--eval-features", "module:a:net"), " --eval-features module:a:net"),
+        (
+            ("--eval-features", "inception", "--download"),
+            " --eval-features inception --download",
+        ),
+    ],
+)
+def test_the_command_that_goes_on_names_an_evaluator_that_a_folder_may_not_choose(
+    otmetrics, tmp_path, monkeypatch, options, told
+):
+    def stopped(*args, **options):
+        raise KeyboardInterrupt("saved")
+
+    monkeypatch.setattr(training, "train", stopped)
+    finished = otmetrics(
+        *("train", "dcgan", "--data", "digits", "--out", tmp_path / "run"), *options, "-q"
+    )
+    command = f"otmetrics train dcgan --out {tmp_path / 'run'} --resume{told}"
+    assert finished.stderr.splitlines()[-1] == f"interrupted: saved; go on with: {command}"
 
 
 def test_samples_replace_samples_alone(otmetrics, digits, tmp_path):

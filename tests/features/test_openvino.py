@@ -96,7 +96,8 @@ def test_features_do_not_depend_on_batch_neighbours_and_threads(photographs, com
     assert torch.equal(compiled(photographs.flip(0)).flip(0), whole)
     network = compiled.network
     inputs = compiled.preprocess(photographs)
-    assert torch.equal(CompiledNetwork(network, (3, 224, 224), 3)(inputs), whole)
+    for num_threads in (1, 3):
+        assert torch.equal(CompiledNetwork(network, (3, 224, 224), num_threads)(inputs), whole)
 
 
 def test_batches_of_torch_do_not_depend_on_how_many_images_there_are(photographs):

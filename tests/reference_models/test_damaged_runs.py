@@ -347,22 +347,15 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
-from otmetrics.reference_models.reporter import Reporter
 from otmetrics.reference_models.training import RunOptions, train
-from training_cases import configured, points, weights
+from training_cases import Curveless, configured, points, weights
 
 data, root = points(), Path(sys.argv[2])
 config = configured("dcgan", data, steps=3, width=4, eval_every=3)
 
-class Plain(Reporter):
-    '''All that a run leaves but the curves, which take ten times as long as the rest.'''
-
-    def end(self):
-        self.flush()
-
 def run(out, resume=False):
     options = RunOptions(log_every=1, checkpoint_every=2, device="cpu", resume=resume)
-    return train(config, data, out, reporter=Plain(out, tensorboard=False), options=options)
+    return train(config, data, out, reporter=Curveless(out, tensorboard=False), options=options)
 
 def killed(out, moment):
     '''Run until the file system is about to be changed for this time.'''

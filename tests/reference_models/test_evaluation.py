@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from otmetrics.reference_models import evaluation
 from otmetrics.reference_models.config import EVALUATED
 from otmetrics.reference_models.data import Data, load_data
 from otmetrics.reference_models.evaluation import Evaluator, better
@@ -118,3 +119,18 @@ def test_extractors_that_do_not_fit(options: dict[str, Any]) -> None:
     data = points() if options["eval_features"] == "pixels" else images((1, 8, 8))
     with pytest.raises(OptionError, match="`eval_features`"):
         Evaluator(configured("dcgan", data, **options), data, CPU)
+
+
+def test_a_mistake_within_an_extractor_is_not_told_as_one_of_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its author needs the traceback; only what the catalog says is of `eval_features`."""
+
+    def broken(*args: Any, **options: Any) -> None:
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setattr(evaluation, "load_extractor", broken)
+    data = images((1, 8, 8))
+    with pytest.raises(ValueError, match=r"^not enough values to unpack$") as caught:
+        Evaluator(configured("dcgan", data), data, CPU)
+    assert caught.type is ValueError

@@ -62,8 +62,11 @@ def test_a_run_that_goes_on_knows_what_was_told(tmp_path: Path) -> None:
 def test_codes_without_their_share_of_the_noise_are_said(tmp_path: Path) -> None:
     health = Health(tmp_path)
     logs = {"misfit": 0.4, "misfit_noise": 0.2, "empty_cells": 0.0}
-    cases = {}, {"misfit": 2.0}, {"misfit": 2.0, "misfit_noise": 3.0}, {"empty_cells": 3.0}
-    told = [health.unequal_shares(logs | more) for more in cases]
-    assert [bool(line) for line in told] == [False, True, False, True]
+    told = [
+        health.unequal_shares(health.check_step(5, scalars(**(logs | more))))
+        for more in ({}, {"misfit": 2.0}, {}, {"misfit": 2.0, "misfit_noise": 3.0})
+    ]
+    assert [bool(line) for line in told] == [False, True, False, False]
     assert "off by up to 200%, 0 codes get no noise" in told[1]
-    assert "3 codes get no noise: the transport needs a higher `max_rounds`" in told[3]
+    line = health.unequal_shares(health.check_step(6, scalars(**(logs | {"empty_cells": 3.0}))))
+    assert "3 codes get no noise: the transport needs a higher `max_rounds`" in line

@@ -1,12 +1,15 @@
 """What the training loop asks of every objective, and that generator steps go to the data."""
 
 import dataclasses
+import inspect
+import re
 from typing import Any
 
 import pytest
 import torch
 from otmetrics.reference_models.networks import Critic, networks
-from otmetrics.reference_models.objectives import OBJECTIVES, Objective
+from otmetrics.reference_models.objectives import OBJECTIVES, Loss, Objective, option
+from test_docs import assert_documented, sections
 from torch import Tensor, nn
 
 from otmetrics.functional import exact_wasserstein
@@ -61,10 +64,19 @@ def test_every_name_has_its_class() -> None:
     assert len(set(OBJECTIVES.values())) == len(OBJECTIVES)
 
 
+def test_what_training_asks_for_is_documented_in_full() -> None:
+    named = sections(Objective)["Attributes"]
+    assert named == set(inspect.get_annotations(Objective))
+    assert sections(Loss)["Attributes"] == set(Loss._fields)
+    methods = [item for name, item in vars(Objective).items() if not name.startswith("_")]
+    for function in (option, *filter(inspect.isfunction, methods)):
+        assert_documented(function)
+
+
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_options_are_told(kind: Any) -> None:
     """Each with a sentence, a default of its type, and the choices that it has."""
-    assert kind.__doc__ is not None
+    assert re.search(r"\n\nReferences:\n    \S", inspect.cleandoc(kind.__doc__))
     for field in dataclasses.fields(kind):
         assert field.metadata["help"].endswith(".")
         assert type(field.default).__name__ == getattr(field.type, "__name__", field.type)

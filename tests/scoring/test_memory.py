@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from otmetrics import DataError, Scoring, score_features
+from otmetrics import DataError, Exact, Scoring, Sinkhorn, score_features
 from otmetrics.scoring.mapped import new_array, rows_of
 
 # Samples, dimension, limit, and the most that a score may take next to the features; measured were
-# 292, 264, 49, 32 to 105, 41 and 159 MB. Fréchet needs so little that the floor's parts have to go
-# to files; its readings depend on when threads let go, and may reach the limit and 64 MB of slack.
+# 292, 264, 49, 32 to 105, 41 and 159 MB. Each limit binds: costs do not fit, or the floor's parts
+# have to go to files. Fréchet's readings depend on when threads let go, and may reach the limit and
+# 64 MB of slack.
 SIZES = {
-    "sliced_wasserstein": (60_000, 32, 400e6, 330e6),
-    "wasserstein": (6000, 32, 400e6, 300e6),
+    "sliced_wasserstein": (60_000, 32, 40e6, 330e6),
+    "wasserstein": (6000, 32, 100e6, 300e6),
     "sinkhorn_divergence": (2500, 32, 20e6, 80e6),
     "frechet_distance": (400_000, 64, 64e6, 128e6),
-    "kernel_distance": (6000, 32, 280e6, 80e6),
-    "precision": (6000, 32, 280e6, 200e6),
+    "kernel_distance": (6000, 32, 4e6, 80e6),
+    "precision": (6000, 32, 4e6, 200e6),
 }
 
 SCRIPT = """
@@ -57,6 +58,9 @@ print(peak[0] - before)
 @pytest.mark.parametrize("name", SIZES)
 def test_scores_keep_to_their_memory(name, tmp_path):
     size, dimension, limit, most = SIZES[name]
+    kept = 4 * size**2 if name in ("wasserstein", "sinkhorn_divergence") else 0
+    half = 4 * size * dimension / 2
+    assert limit < kept or limit / 16 < half, "it does not bind"
     paths = []
     for side in ("real", "fake"):
         values = torch.randn(size, dimension, generator=torch.Generator().manual_seed(len(paths)))
@@ -71,6 +75,27 @@ def test_scores_keep_to_their_memory(name, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) <= most
+
+
+@pytest.mark.parametrize(
+    ("solver", "name"), [(Exact, "wasserstein"), (Sinkhorn, "sinkhorn_divergence")]
+)
+def test_solvers_leave_room_for_copies_of_the_clouds(solver, name, monkeypatch):
+    limits, solve = [], solver.solve
+
+    def noted(self, *args, **options):
+        limits.append(self.memory_limit)
+        return solve(self, *args, **options)
+
+    monkeypatch.setattr(solver, "solve", noted)
+    clouds = torch.randn(50, 20), torch.randn(100, 20)
+    options = {"metrics": (name,), "floor": False}
+    for limit in (None, 1e6, 1.0):
+        score_features(*clouds, scoring=Scoring(memory_limit=limit, **options))
+    field = "exact" if solver is Exact else "sinkhorn"
+    own = {field: solver(memory_limit=5e5)}
+    score_features(*clouds, scoring=Scoring(memory_limit=1e6, **own, **options))
+    assert limits == [None, 1e6 - 48 * 100 * 20, 1.0, 5e5]
 
 
 def test_the_limit_changes_no_number():
