@@ -44,7 +44,6 @@ def entropic_cost(
     tolerance: float = 1e-05,
     max_iterations: int = 2000,
     memory_limit: float | None = None,
-    richardson: bool = False,
 ) -> Tensor: ...
 def exact_wasserstein(
     real: Tensor,

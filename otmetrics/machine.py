@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,8 +11,9 @@ from typing import Any, TypeVar
 import torch
 
 _LOCK = threading.Lock()
-_inside = 0  # threads that need IEEE products now
-_before: list[str] = []
+_IEEE, _EXPORT = "ieee", "export"
+_needs: Counter[str] = Counter()  # threads that need either now
+_before: list[Any] = []  # the settings when none did
 
 
 @contextmanager
@@ -20,48 +22,8 @@ def ieee_float32(device: torch.device) -> Iterator[None]:
 
     The former settings are back at the end, also after an error.
     """
-    with torch.autocast(device.type, enabled=False), _ieee_precision():
+    with torch.autocast(device.type, enabled=False), _settings_for(_IEEE):
         yield
-
-
-@contextmanager
-def _ieee_precision() -> Iterator[None]:
-    """Set the precision by the API that this torch has, and set it back.
-
-    The two APIs must not be mixed: once the caller has used the newer one, the older one raises.
-    """
-    global _inside, _before
-    # The setting is the process's: the first thread in sets it, the last one out sets it back.
-    with _LOCK:
-        if not _inside:
-            _before = _precisions(None)
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _LOCK:
-            _inside -= 1
-            if not _inside:
-                _precisions(_before)
-
-
-def _precisions(wanted: list[Any] | None) -> list[Any]:
-    """Set these precisions of products and convolutions, None for IEEE; return the former ones."""
-    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch before 2.9
-        former = [torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32]
-        matmul, convolution = wanted or ["highest", False]
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = convolution
-        return former
-
-    # All four: each of these backends runs products or convolutions on some machine.
-    mkldnn: Any = torch.backends.mkldnn
-    cudnn: Any = torch.backends.cudnn
-    backends: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv]
-    former = [backend.fp32_precision for backend in backends]
-    for backend, precision in zip(backends, wanted or ["ieee"] * len(backends), strict=True):
-        backend.fp32_precision = precision
-    return former
 
 
 @contextmanager
@@ -70,20 +32,75 @@ def exportable_settings() -> Iterator[None]:
 
     Nothing is done where a GPU may compute by these settings meanwhile.
     """
-    cudnn: Any = torch.backends.cudnn
+    with _settings_for(_EXPORT):
+        yield
+
+
+@contextmanager
+def _settings_for(need: str) -> Iterator[None]:
+    """Set what is needed, and set the former settings back.
+
+    They are the process's: the first thread in notes them, the last one out sets them back. The
+    lock is held while they change only: a network that is exported runs code of the user, which may
+    come here again or wait for a thread that does.
+    """
+    global _before
     with _LOCK:
-        untouched = torch.cuda.is_initialized() or not hasattr(cudnn, "conv")  # torch before 2.9
-        backends = [] if untouched else [cudnn.conv, cudnn.rnn]
-        former = [backend.fp32_precision for backend in backends]
-        try:
-            # One of them is what the older API has in mind, whose setting cannot be asked for.
-            for precision in ("tf32", "ieee"):
-                if not _is_cudnn_readable():
-                    for backend in backends:
-                        backend.fp32_precision = precision
-            yield
-        finally:
-            for backend, precision in zip(backends, former, strict=True):
+        if not _needs.total():
+            _before = _settings()
+        _needs[need] += 1
+        _set_needed()
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _needs[need] -= 1
+            _set_needed()
+
+
+def _has_newer_api() -> bool:
+    """Whether torch is 2.9 or later; the two APIs must not be mixed.
+
+    Once the caller has used the newer one, the older one raises.
+    """
+    return hasattr(torch.backends.cuda.matmul, "fp32_precision")
+
+
+def _backends() -> list[Any]:
+    """Each of these runs products or convolutions on some machine, but the last; cuDNN's last."""
+    mkldnn: Any = torch.backends.mkldnn
+    cudnn: Any = torch.backends.cudnn
+    return [torch.backends.cuda.matmul, mkldnn.matmul, mkldnn.conv, cudnn.conv, cudnn.rnn]
+
+
+def _settings() -> list[Any]:
+    """The precisions now."""
+    if _has_newer_api():
+        return [backend.fp32_precision for backend in _backends()]
+    return [torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32]
+
+
+def _set_needed() -> None:
+    """Set the precisions that some thread needs now, and the former ones elsewhere."""
+    if not _has_newer_api():
+        matmul, convolution = ("highest", False) if _needs[_IEEE] else _before
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = convolution
+        return
+
+    backends = _backends()
+    wanted = ["ieee"] * 4 + _before[4:] if _needs[_IEEE] else _before
+    # Without a GPU nothing computes by cuDNN's, and they are left to an export.
+    is_exporting = bool(_needs[_EXPORT]) and not torch.cuda.is_initialized()
+    kept = 3 if is_exporting else len(backends)
+    for backend, precision in zip(backends[:kept], wanted[:kept], strict=True):
+        if backend.fp32_precision != precision:
+            backend.fp32_precision = precision
+
+    # One of them is what the older API has in mind, whose setting cannot be asked for.
+    for precision in ("tf32", "ieee") if is_exporting else ():
+        if not _is_cudnn_readable():
+            for backend in backends[kept:]:
                 backend.fp32_precision = precision
 
 

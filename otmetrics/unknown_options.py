@@ -57,8 +57,8 @@ def told_options(function: _Function) -> _Function:
     return _checked(function, list(signature(function).parameters.values()))
 
 
-def options_of(solver: type) -> Callable[[_Function], _Function]:
-    """Decorate a function whose `**options` are those of a solver.
+def options_of(solver: type, *, without: str = "") -> Callable[[_Function], _Function]:
+    """Decorate a function whose `**options` are those of a solver, perhaps without one of them.
 
     Its signature, and with it `help`, shows them: the fields of the solver stay their only list.
     """
@@ -67,7 +67,7 @@ def options_of(solver: type) -> Callable[[_Function], _Function]:
         own = [
             one for one in signature(function).parameters.values() if one.kind != one.VAR_KEYWORD
         ]
-        names = {one.name for one in own}
+        names = {one.name for one in own} | {without}
         fields = [
             one.replace(kind=Parameter.KEYWORD_ONLY)
             for one in signature(solver).parameters.values()

@@ -1,11 +1,17 @@
 """Float32 stays float32 inside, and the caller's settings come back."""
 
+import itertools
 import subprocess
 import sys
+import threading
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
 
+from otmetrics.machine import exportable_settings, ieee_float32
+
+CPU = torch.device("cpu")
 PRECISIONS = {
     "untouched": "pass",
     "older": "torch.set_float32_matmul_precision('medium')",
@@ -49,3 +55,71 @@ except RuntimeError as error:
 assert settings() == before
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("others", ["another thread", "the same thread"])
+def test_nobody_waits_for_an_export(others: str) -> None:
+    """What is exported may wait for a thread that computes, or compute itself."""
+    finished = threading.Event()
+
+    def compute() -> None:
+        with ieee_float32(CPU), exportable_settings():
+            finished.set()
+
+    def export() -> None:
+        with exportable_settings():
+            if others == "the same thread":
+                compute()
+            else:
+                threading.Thread(target=compute, daemon=True).start()
+            left.append(finished.wait(20))
+
+    left: list[bool] = []
+    exporter = threading.Thread(target=export, daemon=True)
+    exporter.start()
+    exporter.join(30)
+    assert left == [True]
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="needs torch 2.9")
+@pytest.mark.skipif(torch.cuda.is_initialized(), reason="cuDNN's settings are those of the GPU")
+@pytest.mark.parametrize("users", [{"rnn": "ieee"}, {"conv": "ieee"}, {}], ids=str)
+def test_settings_come_back_in_whatever_order_threads_leave(users: dict[str, str]) -> None:
+    backends = torch.backends
+    products = [backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv]
+    everywhere = [*products, backends.cudnn.conv, backends.cudnn.rnn]
+
+    def settings() -> list[str]:
+        return [backend.fp32_precision for backend in everywhere]
+
+    untouched = settings()
+    try:
+        for name, precision in users.items():
+            getattr(backends.cudnn, name).fp32_precision = precision
+        before = settings()
+        kinds = ["export", "ieee", "export", "ieee"]
+        for entries in itertools.permutations(range(4), 4):
+            for exits in itertools.permutations(range(4), 4):
+                managers: list[AbstractContextManager[None]] = [
+                    ieee_float32(CPU) if kind == "ieee" else exportable_settings() for kind in kinds
+                ]
+                inside: list[str] = []
+                for is_entry, k in [(True, k) for k in entries] + [(False, k) for k in exits]:
+                    if is_entry:
+                        managers[k].__enter__()
+                        inside.append(kinds[k])
+                    else:
+                        managers[k].__exit__(None, None, None)
+                        inside.remove(kinds[k])
+
+                    wanted = ["ieee"] * 3 if "ieee" in inside else before[:3]
+                    assert settings()[:3] == wanted
+                    if "export" in inside:
+                        assert backends.cudnn.allow_tf32 is not None  # it does not raise
+                    else:
+                        assert settings()[3] == ("ieee" if "ieee" in inside else before[3])
+                        assert settings()[4] == before[4]
+                assert settings() == before
+    finally:
+        for backend, precision in zip(everywhere, untouched, strict=True):
+            backend.fp32_precision = precision

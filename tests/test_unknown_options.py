@@ -29,6 +29,7 @@ X = torch.zeros(3, 2)
 
 UNKNOWN: list[tuple[Callable[..., Any], str, str]] = [
     (functional.sinkhorn_divergence, "blur", "`sinkhorn_divergence` .* take `epsilon`; at p = 2"),
+    (functional.entropic_cost, "richardson", "`entropic_cost` has no option `richardson`"),
     (functional.sliced_wasserstein, "blur", "`sliced_wasserstein` has no option `blur`. Its opt"),
     (functional.sliced_wasserstein, "n_projections", "take `num_projections`. Its options are rea"),
     (functional.random_directions, "seed", r"take `generator`; give .*manual_seed\(0\)"),

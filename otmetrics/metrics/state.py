@@ -269,9 +269,10 @@ def _check_memory(name: str, memory: Memory, like: Memory) -> None:
         if not isinstance(model, list):
             _check_tensor(label, value, model)
             continue
-        if not isinstance(value, list) or (value and not model):
-            wanted = "a list of tensors" if model else "an empty list"
-            raise ValueError(f"`{label}` must be {wanted}, got {type(value).__name__}.")
+        if not isinstance(value, list):
+            raise ValueError(f"`{label}` must be a list of tensors, got {type(value).__name__}.")
+        if value and not model:
+            raise ValueError(f"`{label}` must be empty, got {len(value)} tensors.")
         for rows in value:
             _check_tensor(label, rows, model[0], rows=True)
 

@@ -24,6 +24,7 @@ Memory = dict[str, Any]
 _LEVELS = 1100  # bins of a sketch are 2^level wide, with the levels that float64 has
 _BLOCK = 2**22  # positions hashed at a time: 32 MB
 _CHUNK_NUMBERS = 2**20  # projected values at a time: 8 MB
+_JOINED_NUMBERS = 2**18  # features that small batches are joined to: 1 MB in float32
 
 
 class Store(ABC):
@@ -74,8 +75,8 @@ class AllSamples(Store):
         return {"features": [features]}
 
     def merge(self, first: Memory, second: Memory) -> Memory:
-        """The batches of both, uncounted: after thousands of them counting would cost more."""
-        return {"features": first["features"] + second["features"]}
+        """The batches of both."""
+        return {"features": add_chunks(first["features"], second["features"])}
 
     def count(self, memory: Memory) -> int:
         """Number of samples."""
@@ -192,17 +193,21 @@ class SampleReservoir(Store):
 
     def _merge(self, first: Memory, second: Memory) -> Memory:
         """Reservoir of both streams."""
-        one, other = (
-            Reservoir(join_chunks(memory["positions"]), *memory["stream"].tolist())
-            for memory in (first, second)
-        )
+        held = first["positions"]
+        other = Reservoir(join_chunks(second["positions"]), *second["stream"].tolist())
+        # All that is held stays where the other just follows: a batch is not worth a copy of it.
+        choice = held[0][:0] if other.is_whole else join_chunks(held)
+        one = Reservoir(choice, *first["stream"].tolist())
         merged, kept = merged_reservoirs(one, other, self.max_samples, self.seed)
 
-        features = first["features"] + second["features"]
-        if len(kept) < sum(map(len, features)):  # copied only where something is dropped
-            features = [join_chunks(features)[kept]]
         stream = first["stream"].new_tensor([merged.seen, merged.span])
-        return {"features": features, "positions": [merged.positions], "stream": stream}
+        if other.is_whole:
+            positions = add_chunks(held, [merged.positions])
+            features = add_chunks(first["features"], second["features"])
+        else:
+            positions = [merged.positions]
+            features = [join_chunks(first["features"] + second["features"])[kept]]
+        return {"features": features, "positions": positions, "stream": stream}
 
     def count(self, memory: Memory) -> int:
         """Number of samples seen, kept or not."""
@@ -339,6 +344,26 @@ def _directions(store: QuantileSketch, dimension: int, device: torch.device) -> 
             orthogonal=store.orthogonal,
         )
         return directions.T.contiguous().to(device)
+
+
+def add_chunks(chunks: list[Tensor], more: list[Tensor]) -> list[Tensor]:
+    """The tensors (N, ...) of a list state and then those of another, as a new list.
+
+    Small tensors are joined with what follows them, as the digits of a number that counts up carry:
+    the list stays short however many batches come, and each row is copied a few times only.
+    """
+    added = list(chunks)
+    for rows in more:
+        start, size, numbers = len(added), len(rows), rows.numel()
+
+        # What is left is more than twice as long as what follows it, or too large to be copied.
+        while start:
+            last = added[start - 1]
+            if len(last) > 2 * size or numbers + last.numel() > _JOINED_NUMBERS:
+                break
+            start, size, numbers = start - 1, size + len(last), numbers + last.numel()
+        added[start:] = [join_chunks([*added[start:], rows])]
+    return added
 
 
 def join_chunks(chunks: list[Tensor]) -> Tensor:

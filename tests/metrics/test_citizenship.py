@@ -12,7 +12,7 @@ from torch import nn
 from torchmetrics import MetricCollection, MetricTracker
 from torchmetrics.wrappers import BootStrapper, Running
 
-from otmetrics import DensityCoverage, PrecisionRecall
+from otmetrics import DensityCoverage, KernelFeatureDistance, PrecisionRecall
 
 
 @pytest.fixture(params=CASES)
@@ -91,6 +91,15 @@ def test_damaged_states_are_refused_in_one_line(case):
         with pytest.raises(RuntimeError, match="in loading state_dict"):
             case.make(feature=None).load_state_dict(state)
     assert_same(metric.compute(), expected(case))
+
+
+def test_samples_without_a_dimension_are_counted():
+    metric = KernelFeatureDistance(feature=None)
+    state = metric.metric_state | {"real_features": [torch.ones(2, 3), torch.ones(1, 3)]}
+    with pytest.raises(ValueError, match="real_features` must be empty, got 2 tensors"):
+        metric.merge_state(state)
+    with pytest.raises(ValueError, match="real_features` must be a list of tensors, got dict"):
+        metric.merge_state(state | {"real_features": {}})
 
 
 def test_state_dict_resumes(case):

@@ -1,6 +1,7 @@
 """update, compute, forward and reset of every metric."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from metric_cases import (
     filled,
 )
 
-from otmetrics import FrechetInceptionDistance
+from otmetrics import FrechetInceptionDistance, KernelFeatureDistance
+from otmetrics.metrics import stores
 
 
 @pytest.fixture(params=CASES)
@@ -451,3 +453,42 @@ def test_without_real_samples_reset_forgets_the_dimension(case):
     metric.reset()
     metric.update(TOGETHER, IS_REAL)
     assert_same(metric.compute(), expected(case))
+
+
+@pytest.mark.parametrize("max_samples", [None, 100_000], ids=["all", "reservoir"])
+@pytest.mark.parametrize("sizes", [[3], [7, 1, 0, 2], list(range(40, 0, -1))], ids=str)
+def test_an_update_takes_as_long_after_thousands_of_others(max_samples, sizes, monkeypatch):
+    joined, join = [0], stores.join_chunks
+
+    def counted(chunks):
+        joined[0] += sum(map(len, chunks)) if len(chunks) > 1 else 0
+        return join(chunks)
+
+    monkeypatch.setattr(stores, "join_chunks", counted)
+    metric = KernelFeatureDistance(feature=None, max_samples=max_samples)
+    metric.update(FAKE[:, :2], real=False)
+    rows, start, snapshots = torch.rand(32_000, 2), 0, []
+    for size in itertools.islice(itertools.cycle(sizes), 1500):
+        batch = rows[start : start + size]
+        metric.update(batch, real=True)
+        start += len(batch)
+        held = [chunks for chunks in metric.metric_state.values() if isinstance(chunks, list)]
+        assert max(map(len, held)) <= 16  # about log2(32 000)
+        snapshots.append((start, metric.metric_state["real_features"]))
+
+    # Each number is copied once for each doubling of the tensor that it lies in, at the most.
+    assert joined[0] <= 15 * start * len(held) / 2
+    for seen, chunks in snapshots[::100]:
+        assert torch.equal(join(chunks), rows[:seen])  # states that others hold do not change
+    assert torch.equal(
+        metric._store.collect(metric._memory(metric.metric_state, "real")), rows[:start]
+    )
+
+
+def test_large_batches_are_not_copied(monkeypatch):
+    monkeypatch.setattr(stores, "_JOINED_NUMBERS", 20)
+    metric = KernelFeatureDistance(feature=None)
+    for batch in torch.rand(40, 3).split(4):
+        metric.update(batch, real=True)
+        metric.update(batch[:1], real=True)
+    assert [len(rows) for rows in metric.real_features] == [4, 5, 5, 5, 5, 5, 5, 5, 5, 5, 1]

@@ -251,7 +251,7 @@ def sinkhorn_divergence(
     return Sinkhorn(**options)._solve(real, fake, real_weights, fake_weights)[0].cost
 
 
-@options_of(Sinkhorn)
+@options_of(Sinkhorn, without="richardson")
 def entropic_cost(
     real: Tensor,
     fake: Tensor,
@@ -270,7 +270,7 @@ def entropic_cost(
         fake: Features (M, D) or (B, M, D); M may differ from N.
         real_weights: Non-negative weights (N,) or (B, N), normalised here; None for uniform.
         fake_weights: The same for `fake`.
-        **options: The fields of `Sinkhorn`, all but the extrapolation of the divergence.
+        **options: The fields of `Sinkhorn` but `richardson`, which is for the divergence.
 
     Returns:
         Scalar or (B,), in units of the features to the power p, differentiable in both clouds.

@@ -178,7 +178,9 @@ def solve_terms(problem: Problem, wanted: Wanted, warm: tuple[Tensor, Tensor] | 
     gradients = _gradients(cross, own, unit / problem.length)
     if not own:
         cost, found = cross.value * unit, (cross.error, cross.num_iterations)
-        return Solved(cost, None, None, potentials, *found, gradients, potentials)
+        # The dual value of a single term is a lower bound itself.
+        lower, upper = (None, None) if cross.upper is None else (cost, cross.upper * unit)
+        return Solved(cost, lower, upper, potentials, *found, gradients, potentials)
 
     # A bound on a difference takes the opposite bound of what is subtracted.
     terms = (cross, *own)

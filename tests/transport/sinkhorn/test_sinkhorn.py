@@ -149,6 +149,35 @@ def test_sandwich(sizes: tuple[int, int], epsilon: float, order: float) -> None:
 
 
 @pytest.mark.parametrize("order", [1.0, 2.0])
+@pytest.mark.parametrize("num_iterations", [1, 5, 20_000])
+def test_bounds_of_a_single_term_enclose_it(num_iterations: int, order: float) -> None:
+    x, y = cloud(9, 3, seed=1), cloud(7, 3, seed=2)
+    a, b = weights(9, seed=3), weights(7, seed=4)
+    a, b = a / a.sum(), b / b.sum()
+    costs, epsilon = cost_matrix(x, y, order=order), 0.1
+    solver = Sinkhorn(
+        order=order, epsilon=epsilon, relative=False, tolerance=1e-9, max_iterations=num_iterations
+    )
+    sides = Measure(x[None], a[None]), Measure(y[None], b[None])
+    result = entropic_batch(solver, *sides, debiased=False, bounds=True)
+    assert result.lower is not None
+    assert result.upper is not None
+
+    exact, _ = oracles.entropic(costs.numpy(), a.numpy(), b.numpy(), epsilon)
+    unregularised, _ = oracles.transport(costs.numpy(), a.numpy(), b.numpy())
+    slack = 1e-9 * exact
+    lower, upper = result.lower.item(), result.upper.item()
+    assert lower <= result.cost.item() <= upper
+    assert lower - slack <= exact <= upper + slack
+    assert unregularised <= upper + slack
+    if num_iterations == 20_000:
+        assert upper - lower < 1e-6 * exact
+    else:
+        assert upper - lower > 1e-6 * exact
+    assert entropic_batch(solver, *sides, debiased=False).upper is None
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0])
 def test_small_epsilon_approaches_exact_transport(order: float) -> None:
     x, y = cloud(12, 3, seed=1), cloud(12, 3, seed=2)
     cost = entropic_cost(
