@@ -393,17 +393,15 @@ class MatrixPairs:
         self.floor = float(cost.min())
         self.block_size = _BLOCK
 
-    def block(self, rows: slice) -> Tensor:
+    def block(self, rows: slice | Tensor) -> Tensor:
         """The costs of some rows."""
         return self._cost[rows]
+
+    lower_in_float64 = block
 
     def lower(self, rows: slice) -> Tensor:
-        """The costs of some rows."""
+        """A copy of them, which may be changed."""
         return self._cost[rows].clone()
-
-    def lower_in_float64(self, rows: Tensor) -> Tensor:
-        """The costs of some rows."""
-        return self._cost[rows]
 
     def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Single costs."""

@@ -1,12 +1,12 @@
 """The terms of a Sinkhorn divergence: scaled clouds, each term, and the units of the data again."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from otmetrics.transport.costs import extended_potential
+from otmetrics.transport.result import fieldwise
 from otmetrics.transport.sinkhorn.gibbs import GibbsKernel, Workspace
 from otmetrics.transport.sinkhorn.iterations import Measure, Term, TermSolver, Wanted
 
@@ -241,7 +241,7 @@ def _gradients(cross: Term, own: list[Term], unit: Tensor) -> tuple[Tensor | Non
 
 def extrapolate(near: Solved, wide: Solved) -> Solved:
     """2 S_epsilon - S_(sqrt(2) epsilon), in which the terms in epsilon^2 cancel."""
-    extrapolated = _fieldwise(lambda pair: 2 * pair[0] - pair[1], [near, wide])
+    extrapolated: Solved = fieldwise(lambda pair: 2 * pair[0] - pair[1], [near, wide])
     return extrapolated._replace(
         # The lowest that it can be takes the highest of what is subtracted.
         lower=None if near.lower is None or wide.upper is None else 2 * near.lower - wide.upper,
@@ -254,15 +254,5 @@ def extrapolate(near: Solved, wide: Solved) -> Solved:
 
 def join_groups(groups: list[Solved]) -> Solved:
     """Groups of problems one behind the other."""
-    return groups[0] if len(groups) == 1 else _fieldwise(torch.cat, groups)
-
-
-def _fieldwise(work: Callable[[list[Tensor]], Tensor], solved: list[Solved]) -> Solved:
-    """What work makes of each tensor of several solutions."""
-
-    def made(values: list[Any]) -> Any:
-        if isinstance(values[0], tuple):
-            return tuple(made(list(side)) for side in zip(*values, strict=True))
-        return None if values[0] is None else work(values)
-
-    return Solved(*(made(list(field)) for field in zip(*solved, strict=True)))
+    joined: Solved = groups[0] if len(groups) == 1 else fieldwise(torch.cat, groups)
+    return joined
