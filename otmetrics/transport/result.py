@@ -71,6 +71,7 @@ def root(cost: Tensor, order: float) -> Tensor:
     """The p-th root of costs of any shape, 0 with gradient 0 where a cost is not positive."""
     if order == 1:
         return cost.clamp_min(0)
+    # The power has no finite slope at 0, and infinity times a derivative of 0 would be NaN.
     zero = cost <= 0  # NaN is none, and stays
     return torch.where(zero, 0.0, torch.where(zero, 1.0, cost).pow(1 / order))
 
@@ -84,16 +85,6 @@ def outward(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, T
         return lower, upper
     infinity = torch.tensor(torch.inf, dtype=dtype, device=lower.device)
     return lower.to(dtype).nextafter(-infinity), upper.to(dtype).nextafter(infinity)
-
-
-def round_result(result: TransportResult, dtype: torch.dtype) -> TransportResult:
-    """Round plan and potentials to the dtype of the clouds; bounds and costs are left."""
-    plan, potentials = result.plan, result.potentials
-    if plan is not None:
-        plan = plan.to(dtype)
-    if potentials is not None:
-        potentials = potentials[0].to(dtype), potentials[1].to(dtype)
-    return result._replace(plan=plan, potentials=potentials)
 
 
 def fieldwise(work: Callable[[list[Tensor]], Tensor], results: list[Any]) -> Any:

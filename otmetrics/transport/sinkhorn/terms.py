@@ -114,6 +114,7 @@ def scale_problem(
 
     if relative:
         mean = _mean_cost(x, y, a, b, order, workspace)
+        # Where all points are equal, any unit does.
         scaled = epsilon * torch.where(mean > 0, mean, 1.0)
     else:
         scaled = epsilon / unit

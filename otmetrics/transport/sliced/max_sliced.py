@@ -154,6 +154,7 @@ class MaxSliced(Solver):
         b = checked_weights("fake_weights", fake_weights, fake)
         generator = checked_generator(generator, torch.Generator().manual_seed(self.seed))
         size = _NUM_RANDOM + self.num_starts + _OVERSAMPLING, real.shape[-1]
+        # One draw for all problems of a batch, so that each finds what it finds alone.
         normal = torch.randn(size, generator=generator, dtype=torch.float64).to(real)
 
         if real.ndim == 2:
@@ -183,6 +184,7 @@ class MaxSliced(Solver):
             starts = _starts(problem, normal, self)
             direction, promise, num_iterations = _ascend(problem, starts, self)
             real_mean, fake_mean = _means(problem)
+            # Both signs cost the same: the answer is the one along which fake lies ahead.
             backwards = (fake_mean - real_mean).double() @ direction < 0
             direction = torch.where(backwards, -direction, direction)
 
@@ -279,6 +281,7 @@ def _starts(problem: _Problem, normal: Tensor, solver: MaxSliced) -> Tensor:
     """Unit directions (K, D): the mean difference, eigenvectors, and the best random ones."""
     dimension = normal.shape[1]
     if dimension == 1:
+        # There is one direction only.
         return normal.new_ones(1, 1)
 
     real_mean, fake_mean = _means(problem)

@@ -163,6 +163,7 @@ def _coarsen(one: Sketch, levels: Tensor) -> Tensor:
 
 def _unroll_bins(one: Sketch) -> tuple[Tensor, Tensor]:
     """Bin numbers (L, K) from the lowest on, and their counts."""
+    # A window is no longer than the ring: each place of it holds one bin.
     numbers = one.window[:, 1:2] + torch.arange(NUM_BINS, device=one.counts.device)
     return numbers, one.counts.gather(1, numbers & _MASK)
 
