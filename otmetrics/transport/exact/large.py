@@ -116,7 +116,7 @@ def optimum_by_columns(
 
     for rounds_left in reversed(range(_MAX_ROUNDS)):
         solved = _solve_arcs(arcs, weights, idle_price, warm)
-        warm, (u, v) = solved.potentials, (side[:-1] for side in solved.potentials)
+        warm, v = solved.potentials, solved.potentials[1][:-1]
         late = limits.is_late() or not rounds_left
         idle = len(solved.idle.rows) > 0
         # The first rounds find pairs for what is idle. Later it has to be dearer than any pair, or
@@ -128,16 +128,13 @@ def optimum_by_columns(
             cost = float(reduced.cost(arcs, solved.masses))
             # Masses sum to 1: where no pair lies lower than this, the gap is within the tolerance.
             below = -limits.tolerance * abs(cost + offset)
-            missing, value = reduced.price(u, v, _MORE, below)
+            wider, value = reduced.widen(arcs, solved, below)
             if value >= bound:
                 bound, prices = value, v
-            added = [missing]
-            if idle:  # now there is a plan, also where ties let all rows choose the same columns
-                added.append(reduced.exact(solved.idle.rows, solved.idle.columns))
-
-            num_before, arcs = len(arcs.rows), reduced.join(arcs, *added)
-            if len(arcs.rows) > num_before:
+            grown, arcs = len(wider.rows) > len(arcs.rows), wider
+            if grown:
                 # Rigorous passes are dearer, but from this gap on one or two of them mostly do.
+                # While masses stay idle, the cost lacks theirs and tells of no gap.
                 rough = idle or cost - max(bound, pairs.floor) > _ROUGH * abs(cost + offset)
                 continue
 
@@ -280,6 +277,16 @@ class _ReducedPairs:
         a, b = self.weights
         bound = a @ (torch.cat(minima)[:, 0].double() + f) + b @ g
         return arcs._replace(costs=arcs.costs + u[arcs.rows] + v[arcs.columns]), float(bound)
+
+    def widen(self, arcs: _Arcs, solved: _Solved, below: float) -> tuple[_Arcs, float]:
+        """The pairs with those that a solution prices too high, and the bound of its prices."""
+        u, v = (side[:-1] for side in solved.potentials)
+        missing, value = self.price(u, v, _MORE, below)
+        if not len(solved.idle.rows):
+            return self.join(arcs, missing), value
+        # With these there is a plan, also where ties let all rows choose the same columns.
+        path = self.exact(solved.idle.rows, solved.idle.columns)
+        return self.join(arcs, missing, path), value
 
     def prove(self, arcs: _Arcs, solved: _Solved, v: Tensor) -> tuple[_Arcs, Optimum, _Arcs]:
         """A rigorous pass over all pairs.
