@@ -128,7 +128,7 @@ def optimum_by_columns(
             cost = float(reduced.cost(arcs, solved.masses))
             # Masses sum to 1: where no pair lies lower than this, the gap is within the tolerance.
             below = -limits.tolerance * abs(cost + offset)
-            wider, value = reduced.widen(arcs, solved, below)
+            wider, value = reduced.add_cheaper(arcs, solved, below)
             if value >= bound:
                 bound, prices = value, v
             grown, arcs = len(wider.rows) > len(arcs.rows), wider
@@ -278,7 +278,7 @@ class _ReducedPairs:
         bound = a @ (torch.cat(minima)[:, 0].double() + f) + b @ g
         return arcs._replace(costs=arcs.costs + u[arcs.rows] + v[arcs.columns]), float(bound)
 
-    def widen(self, arcs: _Arcs, solved: _Solved, below: float) -> tuple[_Arcs, float]:
+    def add_cheaper(self, arcs: _Arcs, solved: _Solved, below: float) -> tuple[_Arcs, float]:
         """The pairs with those that a solution prices too high, and the bound of its prices."""
         u, v = (side[:-1] for side in solved.potentials)
         missing, value = self.price(u, v, _MORE, below)
