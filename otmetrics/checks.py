@@ -27,6 +27,7 @@ def checked_clouds(
     """
     real, fake = as_tensor("real", real, floating=True), as_tensor("fake", fake, floating=True)
     sides = ("real", real), ("fake", fake)
+    # One side may be tiny, such as a point at the origin: the larger one decides.
     largest = max(_largest_value(name, cloud, min_samples, order) for name, cloud in sides)
     if 0 < largest < _SMALLEST_POWER ** (1 / max(2, order)):  # squares come first
         raise ValueError(
@@ -102,6 +103,7 @@ def _largest_value(name: str, cloud: Tensor, min_samples: int, order: float) -> 
     if cloud.shape[-1] < 1 or cloud.shape[0] < 1:
         raise ValueError(f"`{name}` must not be empty, got shape {tuple(cloud.shape)}.")
 
+    # Both ends are NaN where any value is.
     largest = max(abs(float(end)) for end in cloud.detach().aminmax())
     if not math.isfinite(largest):
         raise ValueError(f"`{name}` must be finite, got NaN or infinite values.")
@@ -147,6 +149,7 @@ def checked_weights(name: str, weights: Tensor | None, cloud: Tensor) -> Tensor 
             f"{_way_to_weights(name, weights.shape, shape)}."
         )
 
+    # One row of weights serves all problems of a batch.
     weights = weights.to(cloud.device, torch.float64).expand(shape)
     if not torch.isfinite(weights.detach()).all() or (weights.detach() < 0).any():
         raise ValueError(f"`{name}` must be finite and >= 0.")
@@ -247,6 +250,7 @@ def check_share(name: str, value: float) -> None:
 
 def check_at_least(name: str, value: int, minimum: int) -> None:
     """Raise unless an option is an integer that reaches its minimum."""
+    # To Python True is an integer, and would pass for 1.
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise OptionError(Argument(name), f" must be an integer >= {minimum}, got {value!r}.")
 
@@ -299,6 +303,7 @@ def as_tensor(name: str, value: object, *, floating: bool = False, sparse: bool 
     negative strides) are copied. With `floating` integers are refused; `sparse` tensors are taken
     only where that says so.
     """
+    # First: a masked array is an array too, and would pass below with what its mask hides.
     if isinstance(value, np.ma.MaskedArray | torch.masked.MaskedTensor):
         raise TypeError(
             f"`{name}` must not be masked: the values under the mask would count. Drop the masked "
@@ -332,6 +337,7 @@ def as_tensor(name: str, value: object, *, floating: bool = False, sparse: bool 
 def _of_array(name: str, array: np.ndarray) -> Tensor:
     """A tensor that shares the memory of an array where torch can, else with a copy of it."""
     array = np.asarray(array)
+    # Columns of tables are arrays of objects, which may all be numbers.
     kind, objects = array.dtype.kind, array.ravel().tolist() if array.dtype.kind == "O" else []
     if kind not in "biufcO" or not all(isinstance(v, Real | Decimal | np.bool_) for v in objects):
         raise TypeError(

@@ -99,6 +99,7 @@ def refine_cancelled(
     size = max(1, BLOCK_ELEMENTS // x.shape[-1])
     for part in zip(*(index.split(size) for index in places), strict=True):
         rows, columns = part[:-1], (*part[:-2], part[-1])
+        # The limit above was that of the longest vectors; each pair has its own.
         near = squared.detach()[part] <= (lengths[rows] + norms[columns]) * share
         rows, columns = (tuple(index[near] for index in side) for side in (rows, columns))
         difference = x[rows] - y[columns]
@@ -244,6 +245,7 @@ class Cloud:
 
     def single(self, scale: float) -> Tensor:
         """All points (N, D) times a scale, in float32."""
+        # In parts, as the whole cloud in float64 would take twice the memory of the result.
         found = torch.empty(self.shape, dtype=torch.float32, device=self.device)
         for rows, part in self._parts():
             found[rows] = part.mul_(scale)
@@ -303,6 +305,7 @@ class CloudPairs:
 
         self.shape = (len(real), len(fake))
         self.device, self.dtype = real.device, torch.float32
+        # Of D squares and their sum; the power multiplies a relative error by p / 2.
         self.rounding = max(1.0, order / 2) * (real.shape[1] + 8) * torch.finfo(torch.float64).eps
         self.floor = 0.0
 
@@ -330,6 +333,7 @@ class CloudPairs:
         lower = self._rooms[1][: rows.stop - rows.start]
         torch.sub(self._block(rows), error * self._column_squares, out=lower)
         lower.sub_(error * self._row_squares[rows, None])
+        # Of a bound below 0 there is no power, and 0 is a bound as well.
         return lower if self._order == 2 else power(lower.clamp_min_(0), self._order)
 
     def lower_in_float64(self, rows: Tensor) -> Tensor:
@@ -393,17 +397,15 @@ class MatrixPairs:
         self.floor = float(cost.min())
         self.block_size = _BLOCK
 
-    def block(self, rows: slice) -> Tensor:
+    def block(self, rows: slice | Tensor) -> Tensor:
         """The costs of some rows."""
         return self._cost[rows]
+
+    lower_in_float64 = block
 
     def lower(self, rows: slice) -> Tensor:
-        """The costs of some rows."""
+        """A copy of them, which may be changed."""
         return self._cost[rows].clone()
-
-    def lower_in_float64(self, rows: Tensor) -> Tensor:
-        """The costs of some rows."""
-        return self._cost[rows]
 
     def exact(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Single costs."""

@@ -84,6 +84,7 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
+            # Nothing but edges to the sources, where a second derivative is refused.
             gradient = gradient + constant(torch.zeros_like(gradient), *ctx.saved_tensors)
         return gradient, *ctx.rest
 

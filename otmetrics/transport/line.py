@@ -144,6 +144,7 @@ def sorted_values(values: Tensor) -> Tensor:
     if values.device.type != "cpu":
         return values.sort(dim=-1).values
     if values.requires_grad:
+        # numpy has no graph: it ranks the values, and torch gathers them.
         return values.gather(-1, ranking_of(values))
     rows = _by_rows(lambda part: np.sort(part, axis=-1), values.numpy())
     return torch.from_numpy(rows)

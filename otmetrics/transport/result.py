@@ -1,6 +1,7 @@
 """What a transport solver returns, whichever method it uses."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,6 +71,7 @@ def root(cost: Tensor, order: float) -> Tensor:
     """The p-th root of costs of any shape, 0 with gradient 0 where a cost is not positive."""
     if order == 1:
         return cost.clamp_min(0)
+    # The power has no finite slope at 0, and infinity times a derivative of 0 would be NaN.
     zero = cost <= 0  # NaN is none, and stays
     return torch.where(zero, 0.0, torch.where(zero, 1.0, cost).pow(1 / order))
 
@@ -85,38 +87,27 @@ def outward(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, T
     return lower.to(dtype).nextafter(-infinity), upper.to(dtype).nextafter(infinity)
 
 
-def round_result(result: TransportResult, dtype: torch.dtype) -> TransportResult:
-    """Round plan and potentials to the dtype of the clouds; bounds and costs are left."""
-    plan, potentials = result.plan, result.potentials
-    if plan is not None:
-        plan = plan.to(dtype)
-    if potentials is not None:
-        potentials = potentials[0].to(dtype), potentials[1].to(dtype)
-    return result._replace(plan=plan, potentials=potentials)
+def fieldwise(work: Callable[[list[Tensor]], Tensor], results: list[Any]) -> Any:
+    """What work makes of each tensor of several results; all else is that of the first one."""
+
+    def made(values: list[Any]) -> Any:
+        if isinstance(values[0], tuple):
+            return tuple(made(list(side)) for side in zip(*values, strict=True))
+        return work(values) if isinstance(values[0], Tensor) else values[0]
+
+    # All results of one solver have the same fields.
+    return type(results[0])(*(made(list(field)) for field in zip(*results, strict=True)))
 
 
 def stack_results(results: list[TransportResult]) -> TransportResult:
     """The results of B problems of one size as one result with a leading dimension B."""
-    first = results[0]  # all results of one solver have the same fields
-    tensors = {
-        name: torch.stack([getattr(result, name) for result in results])
-        for name in ("value", "cost", "lower_bound", "upper_bound", "standard_error", "plan")
-        if getattr(first, name) is not None
-    }
-
-    potentials = None
-    if first.potentials is not None:
-        pairs = [result.potentials for result in results if result.potentials is not None]
-        potentials = (torch.stack([f for f, _ in pairs]), torch.stack([g for _, g in pairs]))
-
-    iterations = [r.num_iterations for r in results if r.num_iterations is not None]
-    failed = [result for result in results if not result.converged]
-    return TransportResult(
-        **tensors,
-        potentials=potentials,
-        num_iterations=max(iterations) if iterations else None,
+    whole: TransportResult = fieldwise(torch.stack, results)
+    iterations = [one.num_iterations for one in results if one.num_iterations is not None]
+    failed = [one for one in results if not one.converged]
+    return whole._replace(
+        num_iterations=max(iterations, default=None),
         converged=not failed,
-        message=failed[0].message if failed else first.message,
+        message=(failed or results)[0].message,
     )
 
 

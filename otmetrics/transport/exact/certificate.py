@@ -58,6 +58,7 @@ def units(a: Tensor, b: Tensor) -> Units:
     """
     n, m = len(a), len(b)
     if is_uniform(a) and is_uniform(b):
+        # In parts of lcm(N, M) uniform weights are whole numbers as they are.
         common = math.gcd(n, m)
         real, fake = a.new_full((n,), m // common), b.new_full((m,), n // common)
         return Units(real, fake, n * m // common, (a, b))
@@ -110,6 +111,7 @@ def dual(a: Tensor, b: Tensor, f: Tensor, g: Tensor) -> Dual:
     f (N,) has to be the minimum of differences to g (M,), whose rounding is counted here.
     """
     products = a * f, b * g
+    # Summed without rounding: potentials may be far larger than the cost, and cancel.
     value = f.new_tensor(sum(math.fsum(side.tolist()) for side in products))
 
     # Of products and differences, and of the weights, which were divided by sums and summed.
@@ -120,6 +122,8 @@ def dual(a: Tensor, b: Tensor, f: Tensor, g: Tensor) -> Dual:
 
 def tighter(one: Optimum, other: Optimum) -> Optimum:
     """The cheaper of two plans with the potentials that prove more."""
+    # Any plan bounds the optimum from above and any potentials from below: they need no common
+    # origin.
     cheaper = min((one, other), key=lambda each: each.upper_bound)
     proof = max((one, other), key=lambda each: each.lower_bound)
     return cheaper._replace(**{name: getattr(proof, name) for name in Dual._fields})
@@ -244,6 +248,7 @@ def _transform_rows(pairs: Pairs, g: Tensor, rows: slice, refined: bool) -> Tran
     costs = pairs.exact(ids[i], j)
     values.scatter_reduce_(0, i, costs * sure - g[j], "amin")
 
+    # Where the last one listed is near, so may be others that were not listed.
     many = near[:, -1].nonzero().squeeze(1)
     if not len(many) or lower.shape[1] <= _NEAR:
         return Transform(values, ids[i], j, costs)

@@ -25,7 +25,7 @@ from otmetrics.transport.exact.certificate import Limits, Optimum, faint, is_rou
 from otmetrics.transport.exact.problem import DENSE, cloud_optimum, matrix_optimum
 from otmetrics.transport.exact.small import assignments
 from otmetrics.transport.gradients import differentiable_once, with_gradient
-from otmetrics.transport.result import TransportResult, outward, root, round_result, stack_results
+from otmetrics.transport.result import TransportResult, outward, root, stack_results
 from otmetrics.transport.solver import Solver
 from otmetrics.unknown_options import options_of, told_options
 
@@ -108,6 +108,7 @@ class Exact(Solver):
             ValueError: If a shape or a weight breaks its rule.
         """
         real, fake = checked_clouds(real, fake, order=self.order)
+        # One generator for both sides, so that their subsets are independent.
         generator = torch.Generator().manual_seed(self.seed)
         x, a = self._subset("real_weights", real, real_weights, generator)
         y, b = self._subset("fake_weights", fake, fake_weights, generator)
@@ -115,6 +116,7 @@ class Exact(Solver):
         if x.ndim == 2:
             result = self._evaluate(x, y, a, b, self._optimum(x, y, a, b))
         elif uniform and y.shape[1] == n and n**2 <= DENSE:
+            # Assignments alone: to find their potentials takes longer than to solve them.
             result = _solve_assignments(x, y, self.order)
         else:
             problems = list(zip(x, y, a, b, strict=True))
@@ -128,7 +130,7 @@ class Exact(Solver):
             message += f"; {kept[0]} real, {kept[1]} fake samples"
         if not result.converged:
             warn_unconverged(result.message)
-        return round_result(result, real.dtype)._replace(message=message)
+        return result._replace(message=message)
 
     def _subset(
         self, name: str, cloud: Tensor, weights: Tensor | None, generator: torch.Generator
@@ -136,6 +138,7 @@ class Exact(Solver):
         """At most `max_samples` points, the same of each problem of a batch, and their weights."""
         if self.max_samples is None:
             return cloud, filled_weights(name, weights, cloud)
+        # Checked on all points; those that are left are normalised again.
         weights, size = checked_weights(name, weights, cloud), cloud.shape[-2]
         if size > self.max_samples:
             ids = torch.randperm(size, generator=generator)[: self.max_samples].sort().values
@@ -281,6 +284,7 @@ def exact_transport(
     rounding = (len(optimum.masses) + 8) * _EPSILON * paid.sum()
     with torch.no_grad():
         missed = missed_masses(optimum, a, b)
+        # To move a unit of mass elsewhere changes the cost by two entries at most, of either sign.
         repair = (missed[0].sum() + missed[1].sum()) * 2 * sizes.amax()
         weighed = is_rounding(missed, (a, b), (sizes.amax(1), sizes.amax(0)))
         noise = 4 * rounding + optimum.noise + paid[_doubtful_masses(optimum, a, b)].sum()
@@ -288,8 +292,7 @@ def exact_transport(
     result = _result(total, total, enclosure, optimum, cost, solver)
     if not result.converged:
         warn_unconverged(result.message)
-    message = result.message + weights_note(real_weights, fake_weights)
-    return round_result(result, cost.dtype)._replace(message=message)
+    return result._replace(message=result.message + weights_note(real_weights, fake_weights))
 
 
 class _Enclosure(NamedTuple):
@@ -323,13 +326,14 @@ def _result(
     order = (optimum.rows * shape[1] + optimum.columns).argsort()
     indices = torch.stack([optimum.rows, optimum.columns])[:, order]
     lower_bound, upper_bound = outward(lower, upper, like.dtype)
+    f, g = (potential.to(like.dtype) for potential in optimum.potentials)
     return TransportResult(
         value=value.to(like.dtype),
         cost=held(cost, like.dtype),
         lower_bound=lower_bound,
         upper_bound=upper_bound,
-        potentials=optimum.potentials,
-        plan=_sorted_plan(indices, optimum.masses[order], shape),
+        potentials=(f, g),
+        plan=_sorted_plan(indices, optimum.masses[order].to(like.dtype), shape),
         converged=closed,
         message="optimal" if closed else _advice(gap, solver.time_limit),
     )
@@ -350,6 +354,7 @@ def _solve_assignments(real: Tensor, fake: Tensor, order: float) -> TransportRes
     """A batch of assignment problems."""
     x, y = real.double(), fake.double()
     uniform = x.new_full((x.shape[1],), 1 / x.shape[1])
+    # All in one go; where rounding may have decided, the solver with a certificate decides again.
     columns = assignments(x.detach(), y.detach(), order)
     for problem in _doubtful(x.detach(), y.detach(), columns):
         clouds = x[problem].detach(), y[problem].detach()
@@ -363,7 +368,7 @@ def _solve_assignments(real: Tensor, fake: Tensor, order: float) -> TransportRes
     problems = torch.arange(size, device=columns.device).repeat_interleave(n)
     rows = torch.arange(n, device=columns.device).repeat(size)
     indices = torch.stack([problems, rows, columns.flatten()])  # one column per row
-    plan = _sorted_plan(indices, cost.new_full((size * n,), 1 / n).detach(), (size, n, n))
+    plan = _sorted_plan(indices, real.new_full((size * n,), 1 / n), (size, n, n))
     value = root(cost, order).to(real.dtype)
     return TransportResult(value, held(cost, real.dtype), plan=plan, message="optimal")
 

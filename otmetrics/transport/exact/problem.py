@@ -240,6 +240,7 @@ def _solve_matrix(
     gap, total = float(optimum.upper_bound - optimum.lower_bound), float(optimum.upper_bound)
     if gap <= limits.tolerance * abs(total + offset) or total <= float(cost.min()):
         return optimum
+    # Where rounding leaves one proof open, that of the other solver may be closed.
     return tighter(optimum, dense_optimum(cost, weights))
 
 

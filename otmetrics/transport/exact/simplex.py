@@ -49,6 +49,7 @@ def sparse_simplex(
     # The public ot.emd ignores initial potentials where the cost is sparse.
     from ot.lp.emd_wrap import emd_c_sparse
 
+    # Costs of order one, as the simplex compares them with absolute tolerances.
     scale = float(costs.abs().mean()) or 1.0
     a, b = weights.real.cpu().numpy(), weights.fake.cpu().numpy()
     i, j = (ids.cpu().numpy().astype(np.uint64) for ids in (rows, columns))
@@ -58,6 +59,7 @@ def sparse_simplex(
         sources, targets, flows = solution[:3]
         moved = np.bincount(sources.astype(np.int64), flows, len(a))
         received = np.bincount(targets.astype(np.int64), flows, len(b))
+        # Flows are whole numbers below 2^53, so that their sums are exact.
         return solution[6] == _OPTIMAL and (moved == a).all() and (received == b).all()
 
     def solve(*potentials: np.ndarray) -> tuple:
@@ -74,6 +76,7 @@ def sparse_simplex(
 
     sources, targets, flows, _, u, v, _ = solution
     moved = torch.zeros(len(costs), dtype=torch.float64)
+    # Flows come with their points, in an order of their own.
     places = np.searchsorted(i * len(b) + j, sources * len(b) + targets)
     moved[torch.from_numpy(places)] = torch.from_numpy(flows)
     device = costs.device

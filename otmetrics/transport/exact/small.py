@@ -36,6 +36,7 @@ def assigned_optimum(cost: Tensor) -> Optimum:
     uniform = torch.full((len(cost),), 1 / len(cost), device=cost.device)
     _, g = near_potentials(MatrixPairs(cost.float()), uniform, uniform)
     reduced = cost - g
+    # No cost below 0, which the shortest paths rely on.
     reduced -= reduced.amin(1, keepdim=True)
     lowest = reduced.amin(0)
     reduced -= lowest
@@ -55,6 +56,7 @@ def _path_lengths(cost: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
     They solve d_j <= d_k + C_ij - C_ik for all i assigned to k.
     """
+    # What is shorter by rounding alone would keep the passes going.
     slack = 8 * _EPSILON * cost.amax()
     paid = cost[rows, columns]
     distances = torch.zeros_like(paid)
@@ -141,6 +143,7 @@ def _solve_below(cost: Tensor, weights: Units, limit: float) -> Optimum:
     rows, columns = (torch.from_numpy(index).to(cost.device) for index in support)
     masses = torch.from_numpy(plan[support]).to(cost.device) / weights.total
     g = torch.from_numpy(potential).to(cost.device) * scale
+    # The simplex saw costs that were cut; transforms make its potentials fit the whole ones.
     f = (cost - g).amin(1)
     g = (cost - f[:, None]).amin(0)
     proof = dual(*weights.given, f, g)

@@ -263,6 +263,7 @@ class SemiDiscrete(Solver):
     ) -> tuple[SemiDiscreteStart, Measured]:
         """Heights with their steps and the next rate, and what was measured of them."""
         needed, measured = self._count_needed(problem), None
+        # A misfit within its noise says nothing: more steps would chase the noise.
         attainable = max(self.tolerance, _noise(problem.weights, needed))
         if start is None:
             # From equal heights most cells of clustered points would stay empty.
@@ -290,6 +291,7 @@ class SemiDiscrete(Solver):
         if len(problem.points) == 1:
             return _FEWEST
         noise = _noise(problem.weights, 1)
+        # Noise falls with the root of the number of samples.
         wanted = math.ceil((noise / (self.tolerance / 2)) ** 2)
         return min(max(_FEWEST, wanted), self.max_samples)
 

@@ -28,11 +28,8 @@ def standardise(points: Tensor, weights: Tensor, source: str) -> tuple[Tensor, T
     """Points (M, D) with mean 0 and the second moment of a source, under float64 weights (M,).
 
     Cells stay what they are: <x, p> changes by <x, mean>, one number for all points, and by a
-    factor, which heights take too.
-
-    Returns:
-        The points in their dtype; their mean (D,) and the factor that they were divided by, both
-        in float64. The factor is 1 for points without spread.
+    factor, which heights take too. With the points, in their dtype, come their mean (D,) and the
+    factor that they were divided by, 1 for points without spread, both in float64.
     """
     exact = points.double()
     centre = weights @ exact
@@ -85,6 +82,7 @@ def sample_parts(
         if sobol is None:
             uniform = torch.rand(size, numbers, generator=generator, dtype=torch.float64)
         else:
+            # Goes on where the last part ended, so that parts change nothing.
             uniform = sobol.draw(size, dtype=torch.float64)
         yield _transform_uniform(source, uniform)
 

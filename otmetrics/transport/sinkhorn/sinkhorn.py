@@ -146,7 +146,7 @@ class Sinkhorn(Solver):
         Returns:
             The result, and its cross potentials.
         """
-        return self._solve(real, fake, None, None, potentials=potentials)
+        return self._solve(real, fake, None, None, start=potentials)
 
     def _solve(
         self,
@@ -154,34 +154,32 @@ class Sinkhorn(Solver):
         fake: Tensor,
         real_weights: Tensor | None,
         fake_weights: Tensor | None,
-        *,
-        debiased: bool = True,
-        bounds: bool = False,
-        potentials: tuple[Tensor, Tensor] | None = None,
+        **wanted: Any,
     ) -> tuple[TransportResult, tuple[Tensor, Tensor]]:
-        """Check, solve, warn once, and attach the gradient; the cross potentials come along."""
+        """What is `Wanted`, with its gradient attached, and the cross potentials."""
         real, fake = checked_clouds(real, fake, order=self.order)
         a = filled_weights("real_weights", real_weights, real)
         b = filled_weights("fake_weights", fake_weights, fake)
+        # One problem is a batch of one.
         sources = x, y, a, b = [t if real.ndim == 3 else t[None] for t in (real, fake, a, b)]
         grad = torch.is_grad_enabled()
-        solved = entropic_batch(
-            self,
-            Measure(x.detach(), a.detach()),
-            Measure(y.detach(), b.detach()),
-            debiased=debiased,
-            bounds=bounds,
-            gradients=(grad and real.requires_grad, grad and fake.requires_grad),
-            potentials=potentials,
-        )
+        wanted["gradients"] = (grad and real.requires_grad, grad and fake.requires_grad)
+        measures = Measure(x.detach(), a.detach()), Measure(y.detach(), b.detach())
+        solved = entropic_batch(self, *measures, **wanted)
 
-        # The potentials are the first variation in the weights.
+        # The potentials are the first variation in the weights. At the optimum all gradients are
+        # those for the plan and the potentials held fixed, so no graph of the iterations is needed.
         cost = solved.cost
         for source, gradient in zip(sources, (*solved.gradients, *solved.potentials), strict=True):
             if grad and source.requires_grad:
                 assert gradient is not None
                 cost = with_gradient(cost, source, gradient, *sources)
 
+        note = weights_note(real_weights, fake_weights)
+        return self._result(solved._replace(cost=cost), real, note), solved.cross_potentials
+
+    def _result(self, solved: Solved, like: Tensor, note: str) -> TransportResult:
+        """Warn once, and round to the dtype of the clouds."""
         # One warning for a batch: the worst of its problems.
         error, iterations = float(solved.error.max()), int(solved.num_iterations.max())
         converged = error <= self.tolerance
@@ -198,23 +196,22 @@ class Sinkhorn(Solver):
             warn_unconverged(message)
 
         def shaped(values: Tensor) -> Tensor:
-            return values if real.ndim == 3 else values[0]
+            return values if like.ndim == 3 else values[0]
 
         lower = upper = None
         if solved.lower is not None and solved.upper is not None:
-            lower, upper = map(shaped, outward(solved.lower, solved.upper, real.dtype))
-        f, g = (shaped(potential).to(real.dtype) for potential in solved.potentials)
-        result = TransportResult(
-            value=shaped(root(cost, self.order)).to(real.dtype),
-            cost=narrow(shaped(cost), real.dtype),
+            lower, upper = map(shaped, outward(solved.lower, solved.upper, like.dtype))
+        f, g = (shaped(potential).to(like.dtype) for potential in solved.potentials)
+        return TransportResult(
+            value=shaped(root(solved.cost, self.order)).to(like.dtype),
+            cost=narrow(shaped(solved.cost), like.dtype),
             lower_bound=lower,
             upper_bound=upper,
             potentials=(f, g),
             num_iterations=iterations,
             converged=converged,
-            message=message + weights_note(real_weights, fake_weights),
+            message=message + note,
         )
-        return result, solved.cross_potentials
 
 
 @options_of(Sinkhorn)
@@ -289,51 +286,43 @@ def entropic_cost(
 
 
 @torch.no_grad()
-def entropic_batch(
-    solver: Sinkhorn,
-    real: Measure,
-    fake: Measure,
-    *,
-    debiased: bool,
-    bounds: bool = False,
-    gradients: tuple[bool, bool] = (False, False),
-    potentials: tuple[Tensor, Tensor] | None = None,
-) -> Solved:
-    """Solve a batch, as much of it at once as fits the memory limit, in float64.
+def entropic_batch(solver: Sinkhorn, real: Measure, fake: Measure, **wanted: Any) -> Solved:
+    """Solve a batch, as much of it at once as fits the memory limit, for the fields of `Wanted`.
 
-    Weights have the sum 1. `potentials` are cross potentials of a similar problem.
+    Weights have the sum 1.
     """
-    if solver.richardson and not debiased:
+    wants = Wanted(solver.tolerance, solver.max_iterations, **wanted)
+    if solver.richardson and not wants.debiased:
         raise ValueError("`richardson` is for the divergence, not the entropic cost.")
 
+    # Iterations on equal points cost the square of their number and find the same for all of them.
     places = merge_repeated(real), merge_repeated(fake)
     real, fake = places[0].measure, places[1].measure
     size = max(real.points.shape[1], fake.points.shape[1])
-
     device, dtype = real.points.device, torch.float64
     if _suffices_in_single(solver, size, real.weights, fake.weights):
         dtype = real.points.dtype
+
+    # As many problems at once as have room for costs and kernel of each term.
     limit = memory_budget(device, solver.memory_limit)
     workspace = Workspace(dtype, device, limit)
-    # As many problems at once as have room for costs and kernel of each term.
     num = max(1, int(limit / (2 * size**2 * dtype.itemsize)))
-    wanted = Wanted(solver.tolerance, solver.max_iterations, debiased, bounds, gradients)
-
     groups = []
     for first in range(0, len(real.points), num):
         part = slice(first, first + num)
-        warm = None
-        if potentials is not None:
-            warm = potentials[0][part, places[0].ids], potentials[1][part, places[1].ids]
+        sides = Measure(*(t[part] for t in real)), Measure(*(t[part] for t in fake))
+        some = wants
+        if wants.start is not None:
+            warm = wants.start[0][part, places[0].ids], wants.start[1][part, places[1].ids]
+            some = wants._replace(start=warm)
         with ieee_float32(device):
-            sides = Measure(*(t[part] for t in real)), Measure(*(t[part] for t in fake))
             problem = scale_problem(
                 *sides, solver.order, solver.epsilon, solver.relative, workspace
             )
-            solved = solve_terms(problem, wanted, warm)
+            solved = solve_terms(problem, some)
             if solver.richardson:
                 wider = problem._replace(epsilon=2**0.5 * problem.epsilon)
-                solved = extrapolate(solved, solve_terms(wider, wanted, warm))
+                solved = extrapolate(solved, solve_terms(wider, some))
         groups.append(solved)
     return spread(join_groups(groups), places)
 

@@ -1,14 +1,14 @@
 """The terms of a Sinkhorn divergence: scaled clouds, each term, and the units of the data again."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from otmetrics.transport.costs import extended_potential
+from otmetrics.transport.result import fieldwise
 from otmetrics.transport.sinkhorn.gibbs import GibbsKernel, Workspace
-from otmetrics.transport.sinkhorn.iterations import Measure, Term, Wanted, entropic_term
+from otmetrics.transport.sinkhorn.iterations import Measure, Term, TermSolver, Wanted
 
 _SMALLEST = 1e-30  # epsilon, where the largest cost is one
 
@@ -22,9 +22,7 @@ class Solved(NamedTuple):
     potentials: tuple[Tensor, Tensor]  # f (B, N) and g (B, M), the first variations in the weights
     error: Tensor  # largest L1 error of a marginal of any term (B,)
     num_iterations: Tensor  # most iterations of any term (B,)
-    gradients: tuple[
-        Tensor | None, Tensor | None
-    ]  # of the cost in both clouds, None where not wanted
+    gradients: tuple[Tensor | None, Tensor | None]  # of the cost in both clouds, if wanted
     cross_potentials: tuple[Tensor, Tensor]  # from which a similar problem may begin
 
 
@@ -85,9 +83,8 @@ class Problem(NamedTuple):
     epsilon: Tensor  # (B,) in the units of these clouds
     unit: Tensor  # that of a cost (B,), in the units of the data
     length: Tensor  # that of a distance (B,)
-    places: (
-        tuple[Tensor, Tensor] | None
-    )  # both clouds in float64 with all points in place; None if no weight is 0
+    # Both clouds in float64 with all points in place; None if no weight is 0.
+    places: tuple[Tensor, Tensor] | None
     workspace: Workspace
 
 
@@ -117,6 +114,7 @@ def scale_problem(
 
     if relative:
         mean = _mean_cost(x, y, a, b, order, workspace)
+        # Where all points are equal, any unit does.
         scaled = epsilon * torch.where(mean > 0, mean, 1.0)
     else:
         scaled = epsilon / unit
@@ -153,78 +151,82 @@ def _mean_cost(
     return (squares - 2 * (means[0] * means[1]).sum(-1)).clamp_min(0)
 
 
-def solve_terms(problem: Problem, wanted: Wanted, warm: tuple[Tensor, Tensor] | None) -> Solved:
+def solve_terms(problem: Problem, wanted: Wanted) -> Solved:
     """The terms at one epsilon, in the units of the data."""
     unit, scale = problem.unit, (problem.epsilon * problem.unit)[:, None]
-
-    def term(first: int, second: int, wanted: Wanted, *rivals: tuple[Tensor, Tensor]) -> Term:
-        sides = problem.sides[first], problem.sides[second]
-        return entropic_term(
-            *sides, problem.epsilon, problem.order, problem.workspace, wanted, rivals
-        )
-
-    rivals = [] if warm is None else [(warm[0] / scale, warm[1] / scale)]
-    own: list[Term] = []
+    rivals: list[tuple[Tensor, Tensor]] = []
+    if wanted.start is not None:
+        rivals.append((wanted.start[0] / scale, wanted.start[1] / scale))
 
     # Self terms first: their potentials nearly solve the cross term of clouds that are close.
+    own: list[Term] = []
     if wanted.debiased:
         for side, needed in enumerate(wanted.gradients):
-            own.append(term(side, side, wanted._replace(gradients=(needed, False))))
+            mine = wanted._replace(gradients=(needed, False))
+            own.append(_solve_term(problem, (side, side), mine, []))
         rivals.append((own[0].p, own[1].q))
-    cross = _complete_potentials(term(0, 1, wanted, *rivals), problem, 0, 1)
-    own = [_complete_potentials(one, problem, side, side) for side, one in enumerate(own)]
+    cross = _solve_term(problem, (0, 1), wanted, rivals)
 
-    potentials = cross.p * scale, cross.q * scale
+    cross = _complete_potentials(cross, problem, (0, 1))
+    own = [_complete_potentials(one, problem, (side, side)) for side, one in enumerate(own)]
+    cross_potentials = cross.p * scale, cross.q * scale
     gradients = _gradients(cross, own, unit / problem.length)
     if not own:
         cost, found = cross.value * unit, (cross.error, cross.num_iterations)
         # The dual value of a single term is a lower bound itself.
         lower, upper = (None, None) if cross.upper is None else (cost, cross.upper * unit)
-        return Solved(cost, lower, upper, potentials, *found, gradients, potentials)
+        return Solved(cost, lower, upper, cross_potentials, *found, gradients, cross_potentials)
 
     # A bound on a difference takes the opposite bound of what is subtracted.
-    terms = (cross, *own)
     lower = upper = None
     values = (own[0].value + own[1].value) / 2
     if cross.upper is not None and own[0].upper is not None and own[1].upper is not None:
         lower = (cross.value - (own[0].upper + own[1].upper) / 2) * unit
         upper = (cross.upper - values) * unit
+    terms = (cross, *own)
     return Solved(
-        (cross.value - values) * unit,
-        lower,
-        upper,
-        ((cross.p - own[0].p) * scale, (cross.q - own[1].q) * scale),
-        torch.stack([one.error for one in terms]).amax(0),
-        torch.stack([one.num_iterations for one in terms]).amax(0),
-        gradients,
-        potentials,
+        cost=(cross.value - values) * unit,
+        lower=lower,
+        upper=upper,
+        potentials=((cross.p - own[0].p) * scale, (cross.q - own[1].q) * scale),
+        error=torch.stack([one.error for one in terms]).amax(0),
+        num_iterations=torch.stack([one.num_iterations for one in terms]).amax(0),
+        gradients=gradients,
+        cross_potentials=cross_potentials,
     )
 
 
-def _complete_potentials(term: Term, problem: Problem, first: int, second: int) -> Term:
+def _solve_term(
+    problem: Problem, sides: tuple[int, int], wanted: Wanted, rivals: list[tuple[Tensor, Tensor]]
+) -> Term:
+    """The term between two sides; of one and the same side a self term."""
+    real, fake = (problem.sides[side] for side in sides)
+    solver = TermSolver(real, fake, problem.order, problem.epsilon, problem.workspace)
+    return solver.solve(wanted, rivals)
+
+
+def _complete_potentials(term: Term, problem: Problem, sides: tuple[int, int]) -> Term:
     """The term with the potentials of points without weight, from where these really lie."""
+    return term._replace(
+        p=_complete(term.p, term.q, problem, sides),
+        q=_complete(term.q, term.p, problem, sides[::-1]),
+    )
+
+
+def _complete(
+    potential: Tensor, opposite: Tensor, problem: Problem, sides: tuple[int, int]
+) -> Tensor:
+    """One potential of a term, given that of the opposite side."""
     if problem.places is None:
-        return term
-    p, q = term.p.clone(), term.q.clone()
-    for potential, opposite, here, there in (
-        (p, term.q, first, second),
-        (q, term.p, second, first),
-    ):
-        others, weights = problem.sides[there]
-        for i, epsilon in enumerate(problem.epsilon.tolist()):
-            missing = problem.sides[here].weights[i] == 0
-            potential[i, missing] = (
-                extended_potential(
-                    problem.places[here][i, missing],
-                    others[i],
-                    epsilon * opposite[i],
-                    problem.order,
-                    weights[i].log(),
-                    epsilon,
-                )
-                / epsilon
-            )
-    return term._replace(p=p, q=q)
+        return potential
+    potential, (here, there) = potential.clone(), sides
+    others, weights = problem.sides[there]
+    for i, epsilon in enumerate(problem.epsilon.tolist()):
+        missing = problem.sides[here].weights[i] == 0
+        points, g = problem.places[here][i, missing], epsilon * opposite[i]
+        found = extended_potential(points, others[i], g, problem.order, weights[i].log(), epsilon)
+        potential[i, missing] = found / epsilon
+    return potential
 
 
 def _gradients(cross: Term, own: list[Term], unit: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -242,7 +244,7 @@ def _gradients(cross: Term, own: list[Term], unit: Tensor) -> tuple[Tensor | Non
 
 def extrapolate(near: Solved, wide: Solved) -> Solved:
     """2 S_epsilon - S_(sqrt(2) epsilon), in which the terms in epsilon^2 cancel."""
-    extrapolated = _fieldwise(lambda pair: 2 * pair[0] - pair[1], [near, wide])
+    extrapolated: Solved = fieldwise(lambda pair: 2 * pair[0] - pair[1], [near, wide])
     return extrapolated._replace(
         # The lowest that it can be takes the highest of what is subtracted.
         lower=None if near.lower is None or wide.upper is None else 2 * near.lower - wide.upper,
@@ -255,15 +257,5 @@ def extrapolate(near: Solved, wide: Solved) -> Solved:
 
 def join_groups(groups: list[Solved]) -> Solved:
     """Groups of problems one behind the other."""
-    return groups[0] if len(groups) == 1 else _fieldwise(torch.cat, groups)
-
-
-def _fieldwise(work: Callable[[list[Tensor]], Tensor], solved: list[Solved]) -> Solved:
-    """What work makes of each tensor of several solutions."""
-
-    def made(values: list[Any]) -> Any:
-        if isinstance(values[0], tuple):
-            return tuple(made(list(side)) for side in zip(*values, strict=True))
-        return None if values[0] is None else work(values)
-
-    return Solved(*(made(list(field)) for field in zip(*solved, strict=True)))
+    joined: Solved = groups[0] if len(groups) == 1 else fieldwise(torch.cat, groups)
+    return joined

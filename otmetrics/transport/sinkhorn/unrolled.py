@@ -88,5 +88,6 @@ def _own_value(cost: Tensor, epsilon: Tensor, num_iterations: int) -> Tensor:
     p = torch.zeros_like(scaled[..., 0, :])
     for _ in range(num_iterations):
         p = (p + math.log(n) - (p[..., None, :] - scaled).logsumexp(-1)) / 2
+    # No last update makes these marginals exact: what the plan misses of the mass one is paid.
     mass = (p[..., :, None] + p[..., None, :] - scaled).exp().mean((-2, -1))
     return epsilon * (2 * p.mean(-1) + 1 - mass)

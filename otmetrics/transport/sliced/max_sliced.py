@@ -69,14 +69,6 @@ class _Problem(NamedTuple):
     grid: tuple[Tensor, Tensor, Tensor] | None
 
 
-class _Pairs(NamedTuple):
-    """Optimal pairs along L directions: indices (L, K) of real and fake, masses (K,) or (L, K)."""
-
-    rows: Tensor
-    columns: Tensor
-    masses: Tensor
-
-
 @dataclass(frozen=True)
 class MaxSliced(Solver):
     """Max-sliced Wasserstein distance, max_theta W_p(theta . real, theta . fake) with |theta| = 1.
@@ -162,6 +154,7 @@ class MaxSliced(Solver):
         b = checked_weights("fake_weights", fake_weights, fake)
         generator = checked_generator(generator, torch.Generator().manual_seed(self.seed))
         size = _NUM_RANDOM + self.num_starts + _OVERSAMPLING, real.shape[-1]
+        # One draw for all problems of a batch, so that each finds what it finds alone.
         normal = torch.randn(size, generator=generator, dtype=torch.float64).to(real)
 
         if real.ndim == 2:
@@ -191,6 +184,7 @@ class MaxSliced(Solver):
             starts = _starts(problem, normal, self)
             direction, promise, num_iterations = _ascend(problem, starts, self)
             real_mean, fake_mean = _means(problem)
+            # Both signs cost the same: the answer is the one along which fake lies ahead.
             backwards = (fake_mean - real_mean).double() @ direction < 0
             direction = torch.where(backwards, -direction, direction)
 
@@ -287,6 +281,7 @@ def _starts(problem: _Problem, normal: Tensor, solver: MaxSliced) -> Tensor:
     """Unit directions (K, D): the mean difference, eigenvectors, and the best random ones."""
     dimension = normal.shape[1]
     if dimension == 1:
+        # There is one direction only.
         return normal.new_ones(1, 1)
 
     real_mean, fake_mean = _means(problem)
@@ -383,26 +378,29 @@ def _climb(problem: _Problem, directions: Tensor, order: float) -> tuple[Tensor,
     # Homogeneity gives such a gradient length one along its direction, whatever the units: at p = 2
     # a unit step along its tangent is a step of the power method.
     x, y = directions @ problem.real.T, directions @ problem.fake.T
-    pairs = _pairs(x, y, problem)
+    rows, columns, masses = _pair_quantiles(x, y, problem)
 
-    difference = (x.gather(1, pairs.rows) - y.gather(1, pairs.columns)).double()
-    costs = (difference.abs().pow(order) * pairs.masses).sum(1)
+    difference = (x.gather(1, rows) - y.gather(1, columns)).double()
+    costs = (difference.abs().pow(order) * masses).sum(1)
 
-    pull = difference.abs().pow(order - 1) * difference.sign() * pairs.masses
+    pull = difference.abs().pow(order - 1) * difference.sign() * masses
     pull = (pull / costs.clamp_min(torch.finfo(costs.dtype).tiny)[:, None]).to(x)
-    slopes = torch.zeros_like(x).scatter_add_(1, pairs.rows, pull) @ problem.real
-    slopes -= torch.zeros_like(y).scatter_add_(1, pairs.columns, pull) @ problem.fake
+    slopes = torch.zeros_like(x).scatter_add_(1, rows, pull) @ problem.real
+    slopes -= torch.zeros_like(y).scatter_add_(1, columns, pull) @ problem.fake
     return costs, slopes
 
 
-def _pairs(x: Tensor, y: Tensor, problem: _Problem) -> _Pairs:
-    """Pair equal quantiles of projections (L, N) and (L, M)."""
+def _pair_quantiles(x: Tensor, y: Tensor, problem: _Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """The optimal pairs of projections (L, N) and (L, M), those of equal quantiles.
+
+    Indices (L, K) of real and fake, and masses, (K,) or (L, K).
+    """
     x_order, y_order = ranking_of(x), ranking_of(y)
     if problem.grid is not None:
         rows, columns, widths = problem.grid
-        return _Pairs(x_order[:, rows], y_order[:, columns], widths)
+        return x_order[:, rows], y_order[:, columns], widths
 
     x_levels = cumulative(problem.real_weights[x_order])
     y_levels = cumulative(problem.fake_weights[y_order])
     rows, columns, masses = merged_levels(x_levels, y_levels)
-    return _Pairs(x_order.gather(1, rows), y_order.gather(1, columns), masses)
+    return x_order.gather(1, rows), y_order.gather(1, columns), masses

@@ -5,13 +5,13 @@ at which all of its values fit. Coarsening a level merges bins in pairs, exactly
 the sketch of a set of projected values is one and the same whatever their order and batches.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from otmetrics.checks import check_order
+from otmetrics.transport.costs import row_blocks
 from otmetrics.transport.result import TransportResult, root
 from otmetrics.transport.sliced.directions import error_of_mean, error_of_root
 
@@ -86,7 +86,12 @@ def sketched_result(real: Sketch, fake: Sketch, order: float, *, block: int = 1)
     `standard_error` that of the value.
     """
     check_order(order)
-    slices = torch.cat([_slice_costs(*pair, order) for pair in _chunks(real, fake)])
+    slices = torch.cat(
+        [
+            _slice_costs(_part(real, rows), _part(fake, rows), order)
+            for rows in row_blocks(len(real.counts), 1, _CHUNK_DIRECTIONS)
+        ]
+    )
     cost = slices.mean()
     if not torch.isfinite(cost):
         raise ValueError(
@@ -150,7 +155,7 @@ def _coarsen(one: Sketch, levels: Tensor) -> Tensor:
     rows = steps.nonzero().flatten()
     if not len(rows):
         return one.counts
-    numbers, ordered = _unroll_bins(Sketch(one.counts[rows], one.window[rows]))
+    numbers, ordered = _unroll_bins(_part(one, rows))
     # Bins above the window are empty; their numbers must not wrap into it.
     numbers = torch.minimum(numbers, one.window[rows, 2:])
     return one.counts.index_copy(0, rows, _count_bins(numbers >> steps[rows, None], ordered))
@@ -158,18 +163,14 @@ def _coarsen(one: Sketch, levels: Tensor) -> Tensor:
 
 def _unroll_bins(one: Sketch) -> tuple[Tensor, Tensor]:
     """Bin numbers (L, K) from the lowest on, and their counts."""
+    # A window is no longer than the ring: each place of it holds one bin.
     numbers = one.window[:, 1:2] + torch.arange(NUM_BINS, device=one.counts.device)
     return numbers, one.counts.gather(1, numbers & _MASK)
 
 
-def _chunks(real: Sketch, fake: Sketch) -> Iterator[tuple[Sketch, Sketch]]:
-    """Both sketches, some directions at a time."""
-    for start in range(0, len(real.counts), _CHUNK_DIRECTIONS):
-        rows = slice(start, start + _CHUNK_DIRECTIONS)
-        yield (
-            Sketch(real.counts[rows], real.window[rows]),
-            Sketch(fake.counts[rows], fake.window[rows]),
-        )
+def _part(one: Sketch, rows: slice | Tensor) -> Sketch:
+    """The histograms of some directions."""
+    return Sketch(one.counts[rows], one.window[rows])
 
 
 def _slice_costs(real: Sketch, fake: Sketch, order: float) -> Tensor:

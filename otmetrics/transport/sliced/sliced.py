@@ -281,6 +281,7 @@ class Sliced(Solver):
         value = root(cost.detach().abs(), self.order)
         lengths = squares.detach().mean(-2).sum(-1).sqrt()
         rounding = _ROUNDINGS * torch.finfo(sides.real.dtype).eps * lengths
+        # Values of 0 are rounding in the last line; the clamp only keeps their quotient finite.
         allowed = self.tolerance * value.clamp_min(1e-300)
         return float(torch.where(value > rounding, error / allowed, 0.0).max())
 
@@ -295,6 +296,7 @@ class Sliced(Solver):
         """Round to the dtype of the clouds."""
         dtype, value = sides.real.dtype, root(cost, self.order)
         if self.debiased:
+            # The root of what is negative is 0 above; it counts with its sign.
             value = value - root(-cost, self.order)
         return TransportResult(
             value=value.to(dtype),
@@ -338,14 +340,9 @@ def sliced_wasserstein(
         >>> round(sliced_wasserstein(x, x[torch.randperm(100)]).item(), 9)
         0.0
     """
-    return Sliced(**options)(
-        real,
-        fake,
-        directions=directions,
-        generator=generator,
-        real_weights=real_weights,
-        fake_weights=fake_weights,
-    )
+    weights = {"real_weights": real_weights, "fake_weights": fake_weights}
+    solver = Sliced(**options)
+    return solver(real, fake, directions=directions, generator=generator, **weights)
 
 
 def far_centre(real: Tensor, fake: Tensor) -> Tensor | None:

@@ -38,79 +38,75 @@ def measure_along(
     both clouds and their weights: who differentiates that gradient is told by an error. Memory
     O((N + M) (D + chunk)) also with gradient, whatever L: the backward pass projects again.
     """
-    return _Measured.apply(real, fake, *weights, directions, measure, block)
+    return _Measured.apply((measure, block), directions, real, fake, *weights)
 
 
 class _Measured(torch.autograd.Function):
-    """A chunked map over directions that keeps nothing of its chunks."""
+    """A chunked map over directions that keeps nothing of its chunks.
+
+    `way` are a measure and a block, `sides` both clouds and their weights.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        real: Tensor,
-        fake: Tensor,
-        real_weights: Tensor | None,
-        fake_weights: Tensor | None,
-        directions: Tensor,
-        measure: Measure,
-        block: int | None,
+        ctx: Any, way: tuple[Measure, int | None], directions: Tensor, *sides: Tensor | None
     ) -> Tensor:
-        given = real, fake, real_weights, fake_weights, directions
+        given = directions, *sides
         if any(ctx.needs_input_grad):
             # What was made in inference mode cannot be saved, its copy can.
             ctx.save_for_backward(
                 *(one.clone() if one is not None and one.is_inference() else one for one in given)
             )
-        ctx.measure, ctx.block = measure, block
+        ctx.way = measure, block = way
 
-        weights = detach_weights(real_weights), detach_weights(fake_weights)
+        real, fake, *weights = map(detach_weights, sides)
+        assert real is not None
+        assert fake is not None
         numbers = []
         for parts in _products(real, fake, len(directions), block):
             first = parts[0].start
             lines = _project(real, fake, directions[first : parts[-1].stop])
             for part in parts:
                 x, y = (line[..., part.start - first : part.stop - first, :] for line in lines)
-                numbers.append(measure(x, y, weights, part.start))
+                numbers.append(measure(x, y, (weights[0], weights[1]), part.start))
         return torch.cat(numbers, -2)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        *sides, directions = ctx.saved_tensors
+        directions, *sides = ctx.saved_tensors
+        needed = [place for place, need in enumerate(ctx.needs_input_grad[2:]) if need]
         with torch.no_grad():
-            totals = _gradients(ctx, sides, directions, gradient)
-        by_place = [
-            None if total is None else constant(total, gradient, *sides) for total in totals
-        ]
-        return *by_place, None, None, None
+            totals = _gradients(ctx.way, directions, sides, needed, gradient)
+        by_place = {
+            place: constant(total, gradient, *sides)
+            for place, total in zip(needed, totals, strict=True)
+        }
+        return None, None, *(by_place.get(place) for place in range(4))
 
 
 def _gradients(
-    ctx: Any, sides: list[Tensor | None], directions: Tensor, gradient: Tensor
-) -> list[Tensor | None]:
-    """Gradients in both clouds and both weights, where they are needed, chunk by chunk."""
-    real, fake = sides[:2]
-    assert real is not None
-    assert fake is not None
-    given = [(place, side) for place, side in enumerate(sides) if side is not None]
-    needed = [place for place, _ in given if ctx.needs_input_grad[place]]
-    leaves = {place: side.detach() for place, side in given}
-    totals = {place: torch.zeros_like(side) for place, side in given if place in needed}
-
-    for part in _parts(real, fake, len(directions), ctx.block):
-        chunk = directions[part]
-        leaves[0], leaves[1] = _project(real, fake, chunk)
-        for place in needed:
-            leaves[place].requires_grad_()
+    way: tuple[Measure, int | None],
+    directions: Tensor,
+    sides: list[Any],
+    needed: list[int],
+    gradient: Tensor,
+) -> list[Tensor]:
+    """Gradients in the clouds and weights that need them, chunk by chunk."""
+    (measure, block), (real, fake, *weights) = way, sides
+    totals = [torch.zeros_like(sides[place]) for place in needed]
+    for part in _parts(real, fake, len(directions), block):
         # The projections are leaves: their gradient times the directions is that of the cloud.
+        chunk = directions[part]
+        leaves: list[Any] = [*_project(real, fake, chunk), *map(detach_weights, weights)]
+        inputs = [leaves[place].requires_grad_() for place in needed]
         with torch.enable_grad():
-            numbers = ctx.measure(leaves[0], leaves[1], (leaves.get(2), leaves.get(3)), part.start)
-        along = torch.autograd.grad(
-            numbers, [leaves[place] for place in needed], gradient[..., part, :]
-        )
+            numbers = measure(leaves[0], leaves[1], (leaves[2], leaves[3]), part.start)
+        along = torch.autograd.grad(numbers, inputs, gradient[..., part, :])
+
         with ieee_float32(real.device):
-            for place, one in zip(needed, along, strict=True):
-                totals[place] += one.mT @ chunk if place < 2 else one
-    return [totals.get(place) for place in range(4)]
+            for place, total, one in zip(needed, totals, along, strict=True):
+                total += one.mT @ chunk if place < 2 else one
+    return totals
 
 
 def _project(real: Tensor, fake: Tensor, chunk: Tensor) -> tuple[Tensor, Tensor]:
