@@ -61,6 +61,7 @@ def _minutes(measured: dict[str, float]) -> Iterator[str]:
 
 def _by_evaluator(settings: dict[str, dict[str, dict[str, Any]]]) -> Iterator[tuple[str, str]]:
     """The scores that keep the best checkpoints, each with the presets that it does it for."""
+    # Most presets share an evaluator, so one line each for the different ones.
     found: dict[str, list[str]] = {}
     for name, kinds in settings.items():
         scores: dict[str, list[str]] = {}
@@ -142,21 +143,26 @@ def evaluate(
     check_json_targets(json_targets)
     place = torch.device(resolved_device(device, mps=False))
     sampler, config, known = load_generator(run)
+    # What a run says of its data and extractor may be anybody's word: what would open a path or
+    # load code has to be given here.
     if data is None:
         check_data_claim(config.data, run)
     if eval_features is None:
         check_extractor_claim(config.eval_features, run)
     name = data or config.data
     _check_kind(name, config.data, run)
+    # Other data sets have one size; images of a folder are resized to that of the run.
     size = known.shape[1] if name.startswith("folder:") and len(known.shape) == 3 else None
     samples = load_data(name, root=data_root, download=download, size=size)
     _check_shape(samples.shape, known.shape, run)
+    # The generator makes points in the units of the run's data, not of the samples that are here.
     samples = dataclasses.replace(samples, scaling=known.scaling)
     if eval_features is not None:
         config = dataclasses.replace(config, eval_features=eval_features)
     evaluator = Evaluator(config, samples, place, download)
     report, modes = evaluator.report(sampler.to(place))
     codes = evaluator.code_scores(sampler)
+    # JSON on stdout must be all that is there.
     if "-" not in json_targets:
         print_report(report)
         if modes is not None:
