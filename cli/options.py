@@ -285,17 +285,6 @@ def half(memory_limit: float | None) -> float | None:
     return None if memory_limit is None else memory_limit / 2
 
 
-@contextmanager
-def usage_errors() -> Iterator[None]:
-    """Turn a rule that options break between them into an error of usage."""
-    try:
-        yield
-    except (DataError, OptionError):
-        raise  # they are ValueErrors too, and have their own exit codes
-    except ValueError as error:
-        raise OptionError(str(error)) from error
-
-
 # --- devices and processes -------------------------------------------------------------------
 
 

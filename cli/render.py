@@ -38,6 +38,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequ
             table.add_row(*map(Text, row))  # which is never markup
         Console().print(table)
         return
+
+    # A pipe gets no box and no width of a terminal: programs take such lines apart.
     for line in plain_table(header, rows, left):
         echo(line)
 

@@ -42,6 +42,7 @@ def models(preset: str | None) -> None:
         for evaluator, which in _by_evaluator({name: settings_of(name) for name in PRESETS}):
             echo(f"evaluator of {which}: {evaluator}")
         return
+
     settings = settings_of(preset)
     names = list(dict.fromkeys(name for found in settings.values() for name in found))
     rows = [(name, *(str(found[name]) for found in settings.values())) for name in names]
@@ -159,10 +160,10 @@ def evaluate(
     samples = dataclasses.replace(samples, scaling=known.scaling)
     if eval_features is not None:
         config = dataclasses.replace(config, eval_features=eval_features)
+
     evaluator = Evaluator(config, samples, place, download)
     report, modes = evaluator.report(sampler.to(place))
     codes = evaluator.code_scores(sampler)
-    # JSON on stdout must be all that is there.
     if "-" not in json_targets:
         print_report(report)
         if modes is not None:
@@ -173,6 +174,8 @@ def evaluate(
             echo(f"modes: {modes.covered} of {modes.num_modes}{shares}, KL {kl} nats")
         if codes is not None:
             _print_codes(codes)
+
+    # Data without known modes and runs without codes have no entry, rather than an empty one.
     found = {"modes": modes, "codes": codes}
     more = {name: part._asdict() for name, part in found.items() if part is not None}
     print_json(report, json_targets, **more)

@@ -81,16 +81,19 @@ def score(
     if floor_with is not None:
         _check_floor_with(real, fake, floor_with, scoring)
     ranks = ranks or ALONE
+
     began = time.perf_counter()
     inputs = open_inputs(paths, extraction)
-    for one in inputs:  # before the first image is read
+    # Before the first image is read, which may be hours before the scores.
+    for one in inputs:
         if one.is_statistics or one.has_both:
             _check_statistics(one.path, one.has_both, scoring)
     found = features_of(inputs, extraction, scoring.need, progress, ranks)
     if not ranks.first:
         return ScoreReport({}, {})
 
-    if ranks.world > 1:  # the others end, and leave their cores to this one
+    # The other processes end, and leave their cores to this one.
+    if ranks.world > 1:
         torch.set_num_threads(max(torch.get_num_threads(), os.cpu_count() or 1))
     seconds = {"features": time.perf_counter() - began}
     protocol = {"num": extraction.num, "extraction_seed": extraction.seed}
@@ -288,6 +291,7 @@ def _score_moments(sets: Sets, scoring: Scoring, protocol: dict[str, Any]) -> Sc
     for item in sets.values():
         if item.moments is not None:
             _check_statistics(item.source["path"], False, scoring)
+
     began = time.perf_counter()
     clouds = {name: item.features for name, item in sets.items() if item.moments is None}
     _check_clouds(clouds, sets, scoring)
@@ -296,6 +300,7 @@ def _score_moments(sets: Sets, scoring: Scoring, protocol: dict[str, Any]) -> Sc
     scores = {"frechet_distance": Score(value, (len(sets["real"]), len(sets["fake"])))}
 
     record = _protocol(sets, scoring) | protocol
+    # The note on missing floors speaks of too few samples, which is not the reason here.
     notes = _notes(sets, scores, replace(scoring, floor=False))
     if scoring.floor:
         notes.append("no floor: a mean and covariance have no parts to compare; give samples")
@@ -306,6 +311,7 @@ def _moments_of(item: FeatureSet) -> tuple[Tensor, Tensor]:
     """Mean and covariance in float64."""
     if item.moments is not None:
         return item.moments
+    # In parts, which float64 makes twice as large: features may be mapped from a file.
     found = reduce(merged_moments, map(moments, item.features.split(_ROWS_AT_A_TIME)))
     return found.mean, found.covariance
 
@@ -367,6 +373,8 @@ def _as_set(name: str, item: FeatureSet | Tensor | np.ndarray) -> FeatureSet:
             f"`{name}` must be floating features (N, D) with N >= 2, got {item.dtype} "
             f"{tuple(item.shape)}" + (f"; {_IN_MEMORY}." if item.ndim == 4 else ".")
         )
+
+    # The path stands for the argument in notes and errors; no file has it.
     source = {"path": f"<{name}>", "kind": "tensor", "available": len(item), "used": len(item)}
     return FeatureSet(item.detach(), {"extractor": "none"}, source)
 
