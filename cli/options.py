@@ -65,7 +65,6 @@ class _Size(click.ParamType):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number of bytes."""
         text = value.strip().lower().removesuffix("b").removesuffix("i")
         unit = text[-1:] if text[-1:] in ("k", "m", "g", "t") else ""
         try:
@@ -84,7 +83,6 @@ class _Names(click.ParamType):
     name = "a,b,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The names."""
         return tuple(name.strip() for name in value.split(","))
 
 

@@ -50,12 +50,10 @@ def models(preset: str | None) -> None:
 
 
 def _describe_kind(kind: str) -> str:
-    """A kind of data in words."""
     return f"{kind} px" if kind.isdecimal() else kind
 
 
 def _minutes(measured: dict[str, float]) -> Iterator[str]:
-    """Times of a preset, for the table."""
     for kind in _TIMED:
         yield f"{measured[kind]:.1f}" if kind in measured else "-"
 
@@ -167,11 +165,7 @@ def evaluate(
     if "-" not in json_targets:
         print_report(report)
         if modes is not None:
-            shares = (
-                "" if modes.high_quality is None else f", {modes.high_quality:.1%} high quality"
-            )
-            kl = "-" if modes.kl is None else f"{modes.kl:.3g}"
-            echo(f"modes: {modes.covered} of {modes.num_modes}{shares}, KL {kl} nats")
+            _print_modes(modes)
         if codes is not None:
             _print_codes(codes)
 
@@ -180,6 +174,13 @@ def evaluate(
     more = {name: part._asdict() for name, part in found.items() if part is not None}
     print_json(report, json_targets, **more)
     end_unconverged(report)
+
+
+def _print_modes(modes: Any) -> None:
+    """How many of the data's modes the samples have, and how evenly."""
+    quality = "" if modes.high_quality is None else f", {modes.high_quality:.1%} high quality"
+    kl = "-" if modes.kl is None else f"{modes.kl:.3g}"
+    echo(f"modes: {modes.covered} of {modes.num_modes}{quality}, KL {kl} nats")
 
 
 def _print_codes(codes: Any) -> None:

@@ -119,9 +119,10 @@ def _make_scoring(given: dict[str, Any], device: str) -> "Scoring":
         sliced = Sliced(**given_fields(given, _SOLVERS["sliced_wasserstein"]), **seed)
     except OptionError:
         raise
-    # Of fields that exclude each other the solver tells without naming them as arguments.
     except ValueError as error:
+        # Of fields that exclude each other the solver tells without naming them as arguments.
         raise OptionError(str(error)) from error
+
     return Scoring(
         sliced=sliced,
         sinkhorn=Sinkhorn(**given_fields(given, _SOLVERS["sinkhorn_divergence"])),
@@ -176,6 +177,5 @@ def _flag_of(options: Sequence[str], name: str) -> str:
 
 
 def _times(seconds: dict[str, float]) -> str:
-    """Where the time went."""
     parts = [f"{name} {value:.1f}" for name, value in seconds.items()]
     return f"{sum(seconds.values()):.1f} s: {', '.join(parts)}"

@@ -19,7 +19,6 @@ class _Lossy(io.FileIO):
     """A stream whose reader may be gone or full: what is told next to the results is then lost."""
 
     def write(self, data: Any) -> int:
-        """Write, or do not."""
         try:
             return super().write(data) or 0
         except OSError:

@@ -71,13 +71,11 @@ class _Presets(click.Group):
     """One command a preset, made when it is asked for: the library loads only then."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of the presets."""
         with trainer():
             from otmetrics.reference_models.presets import PRESETS
         return list(PRESETS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a preset."""
         known = self.list_commands(ctx)
         if cmd_name not in known:
             near = difflib.get_close_matches(cmd_name.lower(), known, n=2)

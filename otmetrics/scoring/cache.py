@@ -289,7 +289,6 @@ def _is_sound(
 
 
 def _sha256(content: bytes) -> str:
-    """SHA-256 in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -363,7 +362,6 @@ def _own_files(folder: Path) -> list[str]:
 
 
 def _info(folder: Path, names: list[str]) -> ShelfInfo:
-    """What one shelf holds."""
     # A shelf without a readable record still has a size, and can be removed.
     source = extractor = "?"
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -84,7 +84,6 @@ def _within_memory(solver: _Solver, scoring: Scoring) -> _Solver:
 
 
 def _measure_exact(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
-    """W_p."""
     result = _within_memory(scoring.exact, scoring).solve(real, fake)
     return _measure_transport(result, result.value)
 
@@ -96,7 +95,6 @@ def _measure_sinkhorn(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Meas
 
 
 def _measure_frechet(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
-    """Fréchet distance."""
     return [Measured(float(frechet_in_float64(real, fake)))]
 
 
@@ -106,7 +104,6 @@ def _measure_kernel(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measur
 
 
 def _measure_manifold(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
-    """Precision, recall, density and coverage."""
     scores = manifold_scores(real, fake, num_neighbors=scoring.num_neighbors)
     return [Measured(float(value)) for value in scores]
 

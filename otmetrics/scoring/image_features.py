@@ -90,7 +90,6 @@ class _Rows:
     def put(
         self, places: np.ndarray, features: np.ndarray, transparent: np.ndarray, facts: np.ndarray
     ) -> None:
-        """Fill some rows."""
         if not len(places):
             return
         # Only the first features tell the dimension.
@@ -173,7 +172,6 @@ class _Task:
         return self.source.identity(index, self.reading.cache_verify)
 
     def tell(self, num_done: int, step: str = "") -> None:
-        """Say how far it is."""
         if self.progress is not None:
             world = self.ranks.world
             part = f" (one of {world} parts)" if world > 1 else ""

@@ -259,7 +259,6 @@ def _first(names: list[str]) -> str:
 
 
 def _describe_both(sides: Sides, what: Callable[[dict[str, Any]], str]) -> str:
-    """Something of both sides."""
     return ", ".join(f"{name} {what(side)}" for name, side in sides.items())
 
 
