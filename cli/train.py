@@ -227,7 +227,7 @@ def _first_alone(world: int, on_cpu: bool) -> Iterator[None]:
         from accelerate import PartialState
     from otmetrics.scoring.ranks import RankError, number_in_environment
 
-    # accelerate sets one itself where there is none; a bad one it would take as it is.
+    # Where there is none accelerate has its own; a bad one it would take as it is.
     if "MASTER_PORT" in os.environ:
         number_in_environment("MASTER_PORT", least=1, most=65535)
     try:

@@ -125,7 +125,7 @@ class Shelf:
         """
         finite = np.isfinite(features).all(axis=1)
         known = {row: key for row, key in enumerate(keys) if key is not None and finite[row]}
-        # A note says that writing failed: it would fail again, after seconds each time.
+        # A note says that writing failed: what waits would only grow.
         if known and not self.notes:
             rows = [*known]
             named = [*known.values()]
