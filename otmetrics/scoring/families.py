@@ -84,6 +84,7 @@ def _within_memory(solver: _Solver, scoring: Scoring) -> _Solver:
 
 
 def _measure_exact(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
+    """W_p."""
     result = _within_memory(scoring.exact, scoring).solve(real, fake)
     return _measure_transport(result, result.value)
 
