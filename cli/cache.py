@@ -27,6 +27,7 @@ def info() -> None:
 
     from .render import print_table
 
+    # A shelf without shards holds no features, only what a kill has left of one.
     shelves = [shelf for shelf in cache_info() if shelf.shards]
     total = sum(shelf.num_bytes for shelf in shelves)
     echo(f"{cache_folder()}: {_size(total)}")

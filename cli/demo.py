@@ -39,7 +39,7 @@ def demo(out: Path, quiet: bool) -> None:
 
     real, fake = write_demo(out)
     if not quiet:
-        counts = {"num_real": _count(real), "num_fake": _count(fake)}
+        counts = {"num_real": len([*real.iterdir()]), "num_fake": len([*fake.iterdir()])}
         for line in _STORY.split("\n"):
             echo(line.format(real=real, fake=fake, **counts), err=True)
     arguments = ["--no-cache", *(["--quiet"] if quiet else []), "--", str(real), str(fake)]
@@ -49,8 +49,3 @@ def demo(out: Path, quiet: bool) -> None:
     if not quiet:
         for line in _MORAL.split("\n"):
             echo(line, err=True)
-
-
-def _count(folder: Path) -> int:
-    """Number of images written."""
-    return sum(1 for _ in folder.iterdir())

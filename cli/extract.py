@@ -15,7 +15,6 @@ from .options import (
     make_extraction,
     ranks_here,
     resolved_device,
-    usage_errors,
 )
 from .terminal import echo
 
@@ -47,15 +46,16 @@ def extract(
     from .progress import progress_bars
     from .render import further_left_out, print_notes
 
+    # The network may take hours: what cannot be saved is told now.
     check_target(target, overwrite=overwrite)
     device = resolved_device(given["device"])
-    with usage_errors():
-        extraction = make_extraction(given, device)
+    extraction = make_extraction(given, device)
     with ranks_here(timeout) as ranks, progress_bars(quiet or not ranks.first) as progress:
         found = extracted([source], extraction, at_least=1, progress=progress, ranks=ranks)
     if not ranks.first:
         return  # another process writes
     (features,) = found
+    # Only now: what an input holds is known once it was opened.
     if features.source["kind"] == "features":
         path = features.source["path"]
         raise OptionError(f"INPUT must hold images, but `{path}` already holds features.")

@@ -35,6 +35,7 @@ def _here(name: str) -> str:
     """Whether an extractor works offline; names that hold a choice cannot say."""
     from otmetrics.features import is_available
 
+    # Of a module of the user's only the form of its name is known.
     if any(part.isupper() for part in name.split(":")) or name.startswith("module:"):
         return "-"
     return "yes" if is_available(name) else "no"

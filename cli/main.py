@@ -58,14 +58,16 @@ def _check_folder() -> str | None:
     except OSError as error:
         if sys.argv[1:] and not {"--version", *_HELP} & {*sys.argv[1:]}:
             raise DataError(GONE) from error
-        os.chdir(os.sep)  # torch, which help is made with, ends the process where there is none
+        # torch, which help is made with, ends the process where there is no working folder.
+        os.chdir(os.sep)
         return GONE
     return None
 
 
 def main() -> None:
     """Run the command line; every expected failure is one line on stderr and an exit code."""
-    # Before torch is loaded: without the stacks of its network, where another process is gone.
+    # Before torch is loaded, which would print the stack of its network code where another process
+    # is gone.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     try:
         prepare()
@@ -74,6 +76,7 @@ def main() -> None:
 
     # What the user can mend.
     except click.ClickException as error:
+        # Help, which some versions of click raise, keeps its lines.
         if not isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
             # It may hold words of the command line.
             setattr(error, "message", printable(error.message))  # noqa: B010 - final, says mypy
@@ -87,9 +90,11 @@ def main() -> None:
         echo(f"interrupted: {kept}" if kept else "interrupted", err=True)
         code = INTERRUPTED
     except BrokenPipeError:
-        give_up_stdout()  # the reader of a pipe has gone
+        # The reader of a pipe has all that it wants, as `head` does.
+        give_up_stdout()
         code = 0
     except OSError as error:
+        # Whatever else the system refuses is told where it is met: here it is a bug.
         if error.errno not in NO_ROOM:
             raise
         give_up_stdout()

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import os
+import re
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -52,9 +53,9 @@ class _Path(click.Path):
         """Refuse the empty string."""
         if value == "":
             self.fail("the path is empty", param, ctx)
-        if isinstance(value, str) and value.startswith("./"):
-            # A path drops its "./", and what is left may be the name of a data set, or of code.
-            value = os.path.abspath(value) if ":" in value else value  # noqa: PTH100
+        # A path drops its "./", and what is left may be the name of a data set, or of code.
+        if isinstance(value, str) and value.startswith("./") and ":" in value:
+            value = os.path.abspath(value)  # noqa: PTH100
         return super().convert(value, param, ctx)
 
 
@@ -64,15 +65,13 @@ class _Size(click.ParamType):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number of bytes."""
-        if isinstance(value, float):
-            return value
         text = value.strip().lower().removesuffix("b").removesuffix("i")
         unit = text[-1:] if text[-1:] in ("k", "m", "g", "t") else ""
         try:
             size = float(text.removesuffix(unit)) * 1000.0 ** " kmgt".index(unit or " ")
         except ValueError:
             size = 0.0
+        # A megabyte at least: who writes 4 means 4G. The comparison is false for NaN too.
         if not 1e6 <= size < float("inf"):
             self.fail(f"{value!r} is not a size of 1M or more: give bytes, or 800M, 4G", param, ctx)
         return size
@@ -84,9 +83,6 @@ class _Names(click.ParamType):
     name = "a,b,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The names."""
-        if isinstance(value, tuple):
-            return value
         return tuple(name.strip() for name in value.split(","))
 
 
@@ -123,18 +119,24 @@ def _field_option(item: dataclasses.Field, hint: Any, documented: dict[str, str]
         text = _with_flags(documented.get(name, ""), set(documented))
     kinds = typing.get_args(hint) or (hint,)
     if bool in kinds:
+        # What is off for all data needs no --no-; what is on, or on for some data, does.
         if item.default is False and fixed:
             return click.Option(flags, is_flag=True, default=None, help=text)
         both = f"{flag(name)}/--no-{flag(name)[2:]}"
         return click.Option([both, name], default=None, help=text)
 
-    kind: Any = next((one for one in (Path, float, int) if one in kinds), str)
-    if kind is Path:
-        kind = INPUT
+    # click's own type of several, `multiple`, would want the flag again for each name.
     if typing.get_origin(hint) is tuple:
-        kind, text = _Names(), f"{text} They are {', '.join(choices or ())}."
+        kind: Any = _Names()
+        text += f" They are {', '.join(choices or ())}."
     elif choices:
         kind = click.Choice(choices)
+    elif Path in kinds:
+        kind = INPUT
+    else:
+        # The first that an optional field takes: `int | None` is an int.
+        kind = next((one for one in (float, int) if one in kinds), str)
+    # None is a default that the field's text explains.
     if fixed and isinstance(item.default, int | float | str):
         text += f" Default: {item.default}."
     return click.Option(flags, type=kind, default=None, help=text)
@@ -142,26 +144,20 @@ def _field_option(item: dataclasses.Field, hint: Any, documented: dict[str, str]
 
 def _field_docs(kind: type) -> dict[str, str]:
     """What the docstrings of a class and its bases say of each field."""
-    found: dict[str, str] = {}
+    found = {}
+    # From the bases down, so that what a class says of a field is said last.
     for cls in reversed(kind.__mro__):
-        name = ""
-        _, _, attributes = (inspect.cleandoc(cls.__doc__ or "")).partition("Attributes:\n")
-        for line in attributes.partition("\n\n")[0].splitlines():
-            if line.startswith("     "):  # goes on
-                found[name] += " " + line.strip()
-            else:
-                name, _, found[name] = line.strip().partition(": ")
-                found[name] = found[name].strip()
+        _, _, attributes = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+        section = attributes.partition("\n\n")[0]
+        # An entry goes on in lines that are indented deeper than its name.
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n {5}.*)*)", section, re.MULTILINE):
+            found[name] = " ".join(text.split())
     return found
 
 
 def _with_flags(text: str, names: set[str]) -> str:
     """Documentation in which other fields are named as their flags."""
-    words = text.split("`")
-    return "".join(
-        word if index % 2 == 0 else flag(word) if word in names else f"`{word}`"
-        for index, word in enumerate(words)
-    )
+    return re.sub(r"`(\w+)`", lambda m: flag(m[1]) if m[1] in names else m[0], text)
 
 
 def given_fields(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -264,8 +260,10 @@ def make_extraction(given: dict[str, Any], device: str) -> "Extraction":
 
     num_workers = given["num_workers"]
     if num_workers is None:
+        # The cores that this process may use, where the system says so: often not all of them.
         affinity = getattr(os, "sched_getaffinity", lambda process: range(os.cpu_count() or 1))
-        local = number_in_environment("LOCAL_WORLD_SIZE", 1, least=1)  # they share the cores
+        # Processes that torchrun started on this machine share its cores.
+        local = number_in_environment("LOCAL_WORLD_SIZE", 1, least=1)
         cores = max(1, len(affinity(0)) // local)
         num_workers = min(16, cores) if device.startswith("cuda") else 0
     if given["no_cache"] and given["cache_verify"]:
@@ -286,17 +284,6 @@ def half(memory_limit: float | None) -> float | None:
     return None if memory_limit is None else memory_limit / 2
 
 
-@contextmanager
-def usage_errors() -> Iterator[None]:
-    """Turn a rule that options break between them into an error of usage."""
-    try:
-        yield
-    except (DataError, OptionError):
-        raise
-    except ValueError as error:
-        raise OptionError(str(error)) from error
-
-
 # --- devices and processes -------------------------------------------------------------------
 
 
@@ -306,13 +293,16 @@ def resolved_device(name: str, *, mps: bool = True) -> str:
 
     from otmetrics.scoring.ranks import number_in_environment
 
-    local = number_in_environment("LOCAL_RANK", 0)  # also where no GPU asks which one it is
+    # Read even where no GPU asks for it: a value that is no number is an error on every machine.
+    local = number_in_environment("LOCAL_RANK", 0)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     has_mps = mps and torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if gpus else "mps" if has_mps else "cpu"
-    if name == "cuda" and gpus:  # of those that torchrun started on the machine, each its own
+    # Each process that torchrun started on the machine has a GPU of its own.
+    if name == "cuda" and gpus:
         return f"cuda:{local % gpus}" if local else "cuda"
+    # torch knows more devices, such as meta, which the library does not compute on.
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -392,12 +382,14 @@ class Command(click.Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """All arguments and options."""
         if self._more is not None:
+            # Once only: click asks for the parameters of a command again and again.
             more, self._more = self._more, None
             self.params = [*more(), *self.params]
         return super().get_params(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Refuse more arguments than there are by their number, and suggest one option at most."""
+        # click would name the arguments that are left over, which may be thousands.
         ctx.allow_extra_args = True
         try:
             rest = super().parse_args(ctx, args)
@@ -414,6 +406,7 @@ class Command(click.Command):
                 "quote the pattern where archives have one, as in 'a-{00..12}.tar'."
             )
 
-        if ctx.find_root().obj is GONE:  # here, after --help
+        # Only here, after --help, which works where the working folder is gone.
+        if ctx.find_root().obj is GONE:
             raise DataError(GONE)
         return rest

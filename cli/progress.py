@@ -52,12 +52,14 @@ def progress_bars(quiet: bool) -> Iterator["Told | None"]:
 
         def update(name: str, done: int, total: int) -> None:
             """The name "scores: recall" is the task "scores", now at "recall"."""
+            # Names of inputs are in it, which are other people's text.
             name = printable(name)
             known = (one for one in tasks if name == one or name.startswith(f"{one}: "))
             task = next(known, None) or name.rpartition(": ")[0] or name  # a path may hold ": " too
             if task not in tasks:
                 bars.start()
                 tasks[task] = bars.add_task(name, total=total, rate="")
+            # Steps of scores are no images, nor is what comes before the first batch.
             speed = bars.tasks[tasks[task]].speed
             rate = f"{speed:.1f} images/s" if speed and name == task else ""
             bars.update(tasks[task], completed=done, description=name, rate=rate)
@@ -93,6 +95,7 @@ def training_progress(
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with _bars(Bars(*columns, console=console)) as bars:
+        # The number of steps is known with the first report.
         task = bars.add_task("", total=None)
 
         def update(done: int, total: int, text: str) -> None:

@@ -38,6 +38,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequ
             table.add_row(*map(Text, row))  # which is never markup
         Console().print(table)
         return
+
+    # A pipe gets no box and no width of a terminal: programs take such lines apart.
     for line in plain_table(header, rows, left):
         echo(line)
 
@@ -90,6 +92,7 @@ def check_json_targets(targets: Sequence[str]) -> None:
                 f"`{path}` is a device, pipe or socket, which no file replaces: name a file, or "
                 "give --json last for JSON on stdout."
             ) from None
+        # A file that is write-protected stays, though its folder would let it be replaced.
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise DataError(f"`{path}` cannot be written: check its permissions.")
 
@@ -98,6 +101,7 @@ def print_json(report: ScoreReport, targets: Sequence[str], **more: Any) -> None
     """Write the report, and more next to it, as JSON to stdout ("-") and to files."""
     if not targets:
         return
+    # NaN is not JSON: an error is better than a file that other programs cannot read.
     text = json.dumps(report.to_dict() | more, indent=2, allow_nan=False)
     for target in targets:
         if target == "-":

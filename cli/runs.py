@@ -42,6 +42,7 @@ def models(preset: str | None) -> None:
         for evaluator, which in _by_evaluator({name: settings_of(name) for name in PRESETS}):
             echo(f"evaluator of {which}: {evaluator}")
         return
+
     settings = settings_of(preset)
     names = list(dict.fromkeys(name for found in settings.values() for name in found))
     rows = [(name, *(str(found[name]) for found in settings.values())) for name in names]
@@ -49,18 +50,17 @@ def models(preset: str | None) -> None:
 
 
 def _describe_kind(kind: str) -> str:
-    """A kind of data in words."""
     return f"{kind} px" if kind.isdecimal() else kind
 
 
 def _minutes(measured: dict[str, float]) -> Iterator[str]:
-    """Times of a preset, for the table."""
     for kind in _TIMED:
         yield f"{measured[kind]:.1f}" if kind in measured else "-"
 
 
 def _by_evaluator(settings: dict[str, dict[str, dict[str, Any]]]) -> Iterator[tuple[str, str]]:
     """The scores that keep the best checkpoints, each with the presets that it does it for."""
+    # Most presets share an evaluator, so one line each for the different ones.
     found: dict[str, list[str]] = {}
     for name, kinds in settings.items():
         scores: dict[str, list[str]] = {}
@@ -142,35 +142,45 @@ def evaluate(
     check_json_targets(json_targets)
     place = torch.device(resolved_device(device, mps=False))
     sampler, config, known = load_generator(run)
+    # What a run says of its data and extractor may be anybody's word: what would open a path or
+    # load code has to be given here.
     if data is None:
         check_data_claim(config.data, run)
     if eval_features is None:
         check_extractor_claim(config.eval_features, run)
     name = data or config.data
     _check_kind(name, config.data, run)
+    # Other data sets have one size; images of a folder are resized to that of the run.
     size = known.shape[1] if name.startswith("folder:") and len(known.shape) == 3 else None
     samples = load_data(name, root=data_root, download=download, size=size)
     _check_shape(samples.shape, known.shape, run)
+    # The generator makes points in the units of the run's data, not of the samples that are here.
     samples = dataclasses.replace(samples, scaling=known.scaling)
     if eval_features is not None:
         config = dataclasses.replace(config, eval_features=eval_features)
+
     evaluator = Evaluator(config, samples, place, download)
     report, modes = evaluator.report(sampler.to(place))
     codes = evaluator.code_scores(sampler)
     if "-" not in json_targets:
         print_report(report)
         if modes is not None:
-            shares = (
-                "" if modes.high_quality is None else f", {modes.high_quality:.1%} high quality"
-            )
-            kl = "-" if modes.kl is None else f"{modes.kl:.3g}"
-            echo(f"modes: {modes.covered} of {modes.num_modes}{shares}, KL {kl} nats")
+            _print_modes(modes)
         if codes is not None:
             _print_codes(codes)
+
+    # Data without known modes and runs without codes have no entry, rather than an empty one.
     found = {"modes": modes, "codes": codes}
     more = {name: part._asdict() for name, part in found.items() if part is not None}
     print_json(report, json_targets, **more)
     end_unconverged(report)
+
+
+def _print_modes(modes: Any) -> None:
+    """How many of the data's modes the samples have, and how evenly."""
+    quality = "" if modes.high_quality is None else f", {modes.high_quality:.1%} high quality"
+    kl = "-" if modes.kl is None else f"{modes.kl:.3g}"
+    echo(f"modes: {modes.covered} of {modes.num_modes}{quality}, KL {kl} nats")
 
 
 def _print_codes(codes: Any) -> None:

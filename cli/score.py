@@ -22,7 +22,6 @@ from .options import (
     make_extraction,
     ranks_here,
     resolved_device,
-    usage_errors,
 )
 from .terminal import echo
 
@@ -88,8 +87,7 @@ def score(
 
     check_json_targets(json_targets)
     device = resolved_device(given["device"])
-    with usage_errors():
-        scoring, extraction = _make_scoring(given, device), make_extraction(given, device)
+    scoring, extraction = _make_scoring(given, device), make_extraction(given, device)
     with ranks_here(timeout) as ranks, progress_bars(quiet or not ranks.first) as progress:
         report = compute(
             real,
@@ -117,10 +115,19 @@ def _make_scoring(given: dict[str, Any], device: str) -> "Scoring":
             ", which adds directions.",
         )
     seed = given_fields(given, ("seed",))
+    try:
+        sliced = Sliced(**given_fields(given, _SOLVERS["sliced_wasserstein"]), **seed)
+    except OptionError:
+        raise
+    except ValueError as error:
+        # Of fields that exclude each other the solver tells without naming them as arguments.
+        raise OptionError(str(error)) from error
+
     return Scoring(
-        sliced=Sliced(**given_fields(given, _SOLVERS["sliced_wasserstein"]), **seed),
+        sliced=sliced,
         sinkhorn=Sinkhorn(**given_fields(given, _SOLVERS["sinkhorn_divergence"])),
-        device="cpu" if device == "mps" else device,  # MPS has no float64
+        # MPS, on which the network runs, has no float64.
+        device="cpu" if device == "mps" else device,
         memory_limit=half(given["memory_limit"]),
         **given_fields(given, _SCORING),
         **seed,
@@ -131,12 +138,14 @@ def _print(report: "ScoreReport", targets: Sequence[str], *, quiet: bool, verbos
     """The table or JSON, and next to them what a reader of the numbers should know."""
     from .render import further_left_out, print_json, print_notes, print_report, read_lines
 
+    # JSON on stdout must be all that is there.
     if "-" not in targets:
         print_report(report)
     print_json(report, targets)
     if quiet:
         return
-    shown = [] if "-" in targets else read_lines(report)  # under the table
+    # The table has these lines under it already.
+    shown = [] if "-" in targets else read_lines(report)
     notes = [note for note in report.notes if note not in shown]
     for name, item in report.protocol["inputs"].items():
         notes += [f"{name}: {line}" for line in further_left_out(item, verbose)]
@@ -147,10 +156,12 @@ def end_unconverged(report: "ScoreReport") -> None:
     """Say which solvers did not converge, and leave with code 4 where one did not."""
     if report.converged:
         return
+    # `otmetrics evaluate`, which ends here too, has no options of solvers.
     here = {item.name for item in click.get_current_context().command.params}
     for name, result in report.scores.items():
         if result.converged and (result.floor is None or result.floor.converged):
             continue
+        # The exact solver has none on the command line.
         options = [option for option in _SOLVERS.get(name, ()) if option in here]
         where = "options in Python alone"
         if options:
@@ -166,6 +177,5 @@ def _flag_of(options: Sequence[str], name: str) -> str:
 
 
 def _times(seconds: dict[str, float]) -> str:
-    """Where the time went."""
     parts = [f"{name} {value:.1f}" for name, value in seconds.items()]
     return f"{sum(seconds.values()):.1f} s: {', '.join(parts)}"

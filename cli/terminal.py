@@ -19,10 +19,10 @@ class _Lossy(io.FileIO):
     """A stream whose reader may be gone or full: what is told next to the results is then lost."""
 
     def write(self, data: Any) -> int:
-        """Write, or do not."""
         try:
             return super().write(data) or 0
         except OSError:
+            # All of it counts as written: a buffer would keep the rest and try again.
             return len(data)
 
 
@@ -34,13 +34,15 @@ def prepare() -> None:
         pass
     os.close(spare)
 
+    # A stream that another program has put there stays as it is.
     if sys.stderr is None or sys.stderr is sys.__stderr__:
         encoding = getattr(sys.stderr, "encoding", "utf-8")
         errors = io.BufferedWriter(_Lossy(2, "w", closefd=False))
         sys.stderr = io.TextIOWrapper(errors, encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without an arrow must not end the run
+            # A terminal without an arrow in its encoding must not end the run.
+            stream.reconfigure(errors="replace")
 
     warnings.formatwarning = _on_one_line
     if gone:
@@ -57,6 +59,7 @@ def echo_text(text: str, *, err: bool = False) -> None:
     try:
         click.echo(text, err=err)
     except OSError as error:
+        # `main` tells of a full disk, wherever it is met.
         if error.errno in NO_ROOM:
             raise
         give_up_stdout()
@@ -80,5 +83,6 @@ def _on_one_line(
     line: str | None = None,
 ) -> str:
     """A warning of Python, which may hold names of files."""
+    # Tools that read stderr by lines take each line for a message of its own.
     text = " ".join(str(message).split())
     return printable(f"warning: {text} ({category.__name__}, {filename}:{lineno})") + "\n"

@@ -71,13 +71,11 @@ class _Presets(click.Group):
     """One command a preset, made when it is asked for: the library loads only then."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of the presets."""
         with trainer():
             from otmetrics.reference_models.presets import PRESETS
         return list(PRESETS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a preset."""
         known = self.list_commands(ctx)
         if cmd_name not in known:
             near = difflib.get_close_matches(cmd_name.lower(), known, n=2)
@@ -108,6 +106,7 @@ def trainer() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        # A module of our own that is missing is a bug, not an extra.
         if (error.name or "").startswith("otmetrics"):
             raise
         raise OptionError(
@@ -131,8 +130,10 @@ def _command(name: str) -> click.Command:
     about = "\n\n".join(parts)
 
     def run(**given: Any) -> None:
+        # What was not given depends on the data, or on the run that is resumed.
         chosen = {key: value for key, value in given.items() if value is not None}
-        if chosen["device"] == "cuda":  # says why there is none; accelerate takes it by itself
+        # Says why there is no GPU; accelerate takes one by itself, and has no name for it.
+        if chosen["device"] == "cuda":
             resolved_device("cuda")
             chosen["device"] = "auto"
         objective = {item: chosen.pop(item) for item in own if item in chosen}
@@ -155,12 +156,11 @@ def run_training(
     out: Path,
     data: str | None = None,
     data_root: Path | None = None,
-    download: bool = False,
     quiet: bool = False,
     no_tensorboard: bool = False,
-    **rest: Any,
+    **how_to_run: Any,
 ) -> None:
-    """Load, train, and say what is where."""
+    """Load, train, and say what is where; `how_to_run` are fields of `RunOptions`."""
     with trainer():
         from otmetrics.reference_models.data import load_data
         from otmetrics.reference_models.evaluation import check_data_claim, check_extractor_claim
@@ -171,10 +171,15 @@ def run_training(
         from otmetrics.reference_models.training import train as train_generator
     from otmetrics.scoring.ranks import number_in_environment, place_in_environment
 
-    rank, world = place_in_environment(slurm=False)  # accelerate takes torchrun's alone
+    # accelerate, which trains, reads torchrun's variables only, not Slurm's.
+    rank, world = place_in_environment(slurm=False)
+    # Not used here, but accelerate would fail on one that is not a number, with a traceback.
     number_in_environment("LOCAL_RANK", 0)
     first = rank == 0
-    if rest.get("resume") and (before := earlier_options(out, name)) is not None:
+
+    how = RunOptions(**how_to_run)
+    if how.resume and (before := earlier_options(out, name)) is not None:
+        # A folder of a run may come from anybody: what it names is not read on its word.
         if data is None:
             check_data_claim(before.data, out)
             data = before.data
@@ -183,18 +188,20 @@ def run_training(
         options, objective = before.options | options, before.objective | objective
     if data is None:
         raise click.UsageError("Missing option '--data'.")
+
+    # What 0 is to the configuration, None is to the loader: its own size.
     size = options.get("size") or None
-    with _first_alone(world, rest.get("device") == "cpu"):
-        samples = load_data(data, root=data_root, download=download, size=size)
+    with _first_alone(world, how.device == "cpu"):
+        samples = load_data(data, root=data_root, download=how.download, size=size)
     config = config_for(name, samples, options, objective)
     with training_progress(quiet or not first) as (progress, warn):
         reporter = Reporter(
             out if first else None, progress=progress, warn=warn, tensorboard=not no_tensorboard
         )
-        how = RunOptions(download=download, **rest)
         try:
             state = train_generator(config, samples, out, reporter=reporter, options=how)
         except KeyboardInterrupt as error:
+            # Only the interrupt that has saved a checkpoint comes with words.
             if not error.args:
                 raise
             again = ["otmetrics", "train", name, "--out", str(out), "--resume"]
@@ -229,6 +236,7 @@ def _first_alone(world: int, on_cpu: bool) -> Iterator[None]:
         from accelerate import PartialState
     from otmetrics.scoring.ranks import RankError, number_in_environment
 
+    # Where there is none accelerate has its own; a bad one it would take as it is.
     if "MASTER_PORT" in os.environ:
         number_in_environment("MASTER_PORT", least=1, most=65535)
     try:

@@ -74,6 +74,7 @@ class Shelf:
         self.protocol = {"version": VERSION, **protocol}
         self.source, self.dimension = source, dimension
         self.notes: list[str] = []
+        # One folder for each input and protocol: what `cache info` lists and `cache clear` removes.
         name = _sha256(json.dumps([self.protocol, source], sort_keys=True).encode())
         self.path = cache_folder() / name[:32]
         self._waiting: list[tuple[list[bytes], np.ndarray, np.ndarray, np.ndarray]] = []
@@ -87,13 +88,15 @@ class Shelf:
         wanted: dict[bytes, list[int]] = {}
         for index, key in enumerate(keys):
             if key is not None:
-                wanted.setdefault(key, []).append(index)  # copies of a file may share a key
+                # Copies of a file share a key where images are known by content.
+                wanted.setdefault(key, []).append(index)
 
         dimension = self.dimension
         for path in self._shards():
             shard = _read_shard(path, wanted)
             if shard is None or dimension not in (None, shard["features"].shape[1]):
                 continue
+            # A shard under a right name may hold NaN all the same: such a row is computed again.
             sound = np.isfinite(shard["features"]).all(axis=1)
             found = [
                 (row, index)
@@ -103,6 +106,7 @@ class Shelf:
             ]
             if not found:
                 continue
+
             rows, indices = np.array(found).T
             dimension = shard["features"].shape[1]
             transparent = shard["transparent"][rows].astype(bool)
@@ -120,10 +124,11 @@ class Shelf:
         Images without a key, and features that are not finite, are not kept.
         """
         finite = np.isfinite(features).all(axis=1)
-        known = [(row, key) for row, key in enumerate(keys) if key is not None and finite[row]]
+        known = {row: key for row, key in enumerate(keys) if key is not None and finite[row]}
+        # A note says that writing failed: what waits would only grow.
         if known and not self.notes:
-            rows = [row for row, _ in known]
-            named = [key for _, key in known]
+            rows = [*known]
+            named = [*known.values()]
             self._waiting.append((named, features[rows], transparent[rows], facts[rows]))
 
         many = sum(len(part[0]) for part in self._waiting) >= SHARD_IMAGES
@@ -135,6 +140,7 @@ class Shelf:
         waiting, self._waiting, self._since = self._waiting, [], time.monotonic()
         if not waiting:
             return
+
         keys, *columns = zip(*waiting, strict=True)
         try:
             self.store([key for part in keys for key in part], *map(np.concatenate, columns))
@@ -154,6 +160,7 @@ class Shelf:
         """
         from safetensors.numpy import save
 
+        # No shard may be larger than what is read again.
         row_bytes = features.itemsize * features.shape[1] + 16 + 1 + 4 * WIDTH
         step = max(1, min(_MOST_ROWS, (_MOST_BYTES - _HEADER_BYTES) // row_bytes))
         for start in range(0, len(keys), step):
@@ -167,6 +174,7 @@ class Shelf:
                 }
             )
             _write(self.path / (_sha256(content) + _SUFFIX), content)
+        # Last: a shelf whose record is missing still serves, only its name is not known.
         record = {"source": self.source, "protocol": self.protocol}
         _write(self.path / _RECORD, json.dumps(record).encode())
 
@@ -201,6 +209,7 @@ def _fault(folder: Path) -> str:
 @contextmanager
 def _reading(path: Path) -> Iterator[BinaryIO]:
     """Open a file of the cache: regular, of this user or root, through no link, without a wait."""
+    # Not every system has all three.
     flags = os.O_RDONLY
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):
         flags |= getattr(os, name, 0)
@@ -230,13 +239,16 @@ def _read_shard(path: Path, wanted: Collection[bytes]) -> dict[str, np.ndarray] 
             is_whole = _sha256(content) == path.stem
             if is_whole:
                 with suppress(OSError):  # a cache that may only be read serves as well
+                    # The time of the last use, by which `cache clear --older-than` decides.
                     os.utime(file.fileno() if os.utime in os.supports_fd else path)
     except OSError:
         return None
+    # Closed by now: some systems remove no open file.
     if not is_whole:
         with suppress(OSError):
             path.unlink()
         return None
+
     try:
         arrays = load(content)
         return arrays if _is_sound(**arrays) else None
@@ -249,6 +261,7 @@ def _may_hold(file: BinaryIO, wanted: Collection[bytes]) -> bool:
     try:
         length = int.from_bytes(file.read(8), "little")
         begin, end = json.loads(file.read(min(length, _HEADER_BYTES)))["keys"]["data_offsets"]
+        # The header tells where the keys lie; features, most of a shard, are not read.
         file.seek(8 + length + begin)
         content = file.read(min(max(end - begin, 0), 16 * _MOST_ROWS))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
@@ -276,14 +289,14 @@ def _is_sound(
 
 
 def _sha256(content: bytes) -> str:
-    """SHA-256 in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def _write(path: Path, content: bytes, tries: int = 5) -> None:
     """Write a file that appears whole or not at all, though another process removes its folder."""
     try:
-        for folder in (path.parent.parent, path.parent):  # nobody else is to write there
+        # Both by themselves: `parents=True` gives folders above the last one the usual mode.
+        for folder in (path.parent.parent, path.parent):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if fault := _fault(path.parent):
             raise OSError(errno.EPERM, fault, str(path.parent))
@@ -294,6 +307,7 @@ def _write(path: Path, content: bytes, tries: int = 5) -> None:
         with replace_file(path) as file:
             file.write(content)
     except FileNotFoundError:
+        # `cache clear` of another process removed the folder between the steps: make it again.
         if tries == 1:
             raise
         _write(path, content, tries - 1)
@@ -324,6 +338,7 @@ def cache_info() -> list[ShelfInfo]:
             f"`{folder}` cannot be read ({error.strerror}): check its permissions, or name another "
             f"folder in the environment variable {VARIABLE}."
         ) from error
+
     found = [_info(path, names) for path in paths if (names := _own_files(path))]
     return sorted(found, key=lambda info: -info.last_used)
 
@@ -347,12 +362,13 @@ def _own_files(folder: Path) -> list[str]:
 
 
 def _info(folder: Path, names: list[str]) -> ShelfInfo:
-    """What one shelf holds."""
+    # A shelf without a readable record still has a size, and can be removed.
     source = extractor = "?"
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         with _reading(folder / _RECORD) as file:
             record = json.loads(file.read(2**20))
         source, extractor = str(record["source"]), str(record["protocol"]["extractor"]["extractor"])
+
     states = []
     for name in names:
         with suppress(OSError):  # gone meanwhile
@@ -380,6 +396,7 @@ def clear_cache(older_than_days: float = 0.0) -> list[ShelfInfo]:
 def _remove(folder: Path) -> None:
     """Remove a shelf, which another process may do at the same time; other things in it stay."""
     try:
+        # By name, not the whole tree: something of somebody else's may lie there too.
         for name in _own_files(folder):
             (folder / name).unlink(missing_ok=True)
         folder.rmdir()

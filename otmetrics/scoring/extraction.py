@@ -51,6 +51,11 @@ class Input:
         return isinstance(self.source, FeatureArray)
 
     @property
+    def has_rows(self) -> bool:
+        """Whether it holds features, sample by sample."""
+        return self.has_features and not self.is_statistics
+
+    @property
     def is_statistics(self) -> bool:
         """Whether it holds a mean and covariance instead of samples."""
         return self.has_features and self.source.moments is not None
@@ -80,6 +85,8 @@ class Input:
 
         if options.num is None:
             return list(range(available))
+
+        # In order, so that a file is read from its beginning to its end.
         generator = torch.Generator().manual_seed(options.seed)
         return torch.randperm(available, generator=generator)[:size].sort().values.tolist()
 
@@ -126,6 +133,7 @@ def features_of(
     inputs: list[Input], options: Extraction, need: Need, progress: Progress | None, ranks: Ranks
 ) -> list[FeatureSet]:
     """Features of inputs that were opened; none on all processes but the first."""
+    # Features of all inputs are there at the end.
     limit = memory_budget(torch.device("cpu"), options.memory_limit) / len(inputs)
     options = replace(options, memory_limit=limit)
     _check_options(inputs, options)
@@ -136,13 +144,16 @@ def features_of(
     _check_statistics(inputs, options)
 
     images = [one for one in inputs if not one.has_features]
-    name = options.features or _recorded_name(inputs) or DEFAULT_EXTRACTOR
+    # Images compare with features only if the network is the same: that of the first file.
+    recorded = (one.protocol["extractor"] for one in inputs if one.has_rows)
+    name = options.features or next(recorded, None) or DEFAULT_EXTRACTOR
     extractor = _load(name, images[0].path, options) if images else load_extractor("none")
     protocols = [
         (one.path, one.protocol if one.has_features else extractor.protocol)
         for one in inputs
         if not one.is_statistics
     ]
+    # Before the network reads the first image.
     check_extractors(protocols, options.features)
 
     # Statistics do not say what network made them: that of the others, for which the user vouches.
@@ -186,8 +197,9 @@ def _check_shared(inputs: list[Input]) -> None:
 
 def _check_claims(inputs: list[Input], features: str | None) -> None:
     """Raise where a file would decide what is imported or fetched for the images next to it."""
+    # Nothing is loaded then by what a file says; names are only compared.
     if features is not None or all(one.has_features for one in inputs):
-        return  # names are compared only
+        return
     for one in inputs:
         if not one.has_features:
             continue
@@ -220,7 +232,7 @@ def _check_statistics(inputs: list[Input], options: Extraction) -> None:
     known = [
         one.path
         for one in inputs
-        if not one.has_features or (not one.is_statistics and one.protocol["extractor"] != "none")
+        if not one.has_features or (one.has_rows and one.protocol["extractor"] != "none")
     ]
     if unknown and known and options.features is None:
         raise DataError(
@@ -229,14 +241,6 @@ def _check_statistics(inputs: list[Input], options: Extraction) -> None:
             FEATURES,
             f" to compare it with `{known[0]}`.",
         )
-
-
-def _recorded_name(inputs: list[Input]) -> str | None:
-    """The extractor that made the first feature file of the inputs, "none" for a bare one."""
-    for one in inputs:
-        if one.has_features and not one.is_statistics:
-            return one.protocol["extractor"]
-    return None
 
 
 def _load(name: str, path: str, options: Extraction) -> FrozenExtractor:
@@ -268,6 +272,7 @@ def _load_rows(one: Input, pick: list[int], limit: float) -> FeatureSet:
     narrow = features.dtype.kind != "f" or features.dtype.itemsize < 4
     dtype = np.dtype(np.float64) if narrow else features.dtype.newbyteorder("=")
     if dtype != features.dtype:
+        # torch knows no other byte order, so numpy converts, some rows at a time.
         values, chosen = new_array((len(pick), features.shape[1]), dtype, limit), np.array(pick)
         for start in range(0, len(pick), _ROWS_AT_A_TIME):
             part = slice(start, start + _ROWS_AT_A_TIME)
@@ -276,14 +281,17 @@ def _load_rows(one: Input, pick: list[int], limit: float) -> FeatureSet:
     elif len(pick) < len(features) or not features.flags.c_contiguous or features.nbytes <= limit:
         rows = rows_of(torch.from_numpy(features), torch.tensor(pick), limit)
     else:
+        # Large and whole: mapped as it lies in the user's file, without a copy.
         rows = torch.from_numpy(features)
 
     protocol, origin = checked_record(source.protocol or {}, source.path)
     record = {"path": one.path, "kind": "features", "available": len(features), "used": len(pick)}
     if origin:
         record["origin"] = origin
+
     labels = None
     if source.labels is not None:
+        # The record of the images, where there is one, counts their classes already.
         labels, counts = _drawn_labels(source.labels, pick)
         record |= {} if origin else counts
     return FeatureSet(rows, protocol, record, [BESIDE] if source.beside else [], labels)
@@ -296,6 +304,7 @@ def _take_statistics(one: Input, declared: dict[str, Any]) -> FeatureSet:
     remarks = []
     if declared["extractor"] != "none":
         remarks.append(f"taken for features of {declared['extractor']}, as declared by the user")
+    # No rows, but their dimension, by which sets are compared.
     nothing = torch.empty(0, len(mean), dtype=torch.float64)
     return FeatureSet(nothing, declared, record, remarks, moments=(mean, covariance))
 
@@ -314,7 +323,8 @@ def _compute(
     found = image_features(source, one.path, pick, extractor, options, progress, ranks)
     if found is None:
         return None
-    need.check(one.path, len(found.indices))  # again: some may have been left out
+    # Again, for images may have been left out.
+    need.check(one.path, len(found.indices))
     _check_finite(found.features, one.path, extractor.name)
     record = {
         "path": one.path,
@@ -327,6 +337,8 @@ def _compute(
         "runtime": extractor.runtime_name,
     }
     record |= count_facts(found.facts, _format(source))
+
+    # A name may lie about what a file holds, and lossy compression moves scores.
     names = [source.names[index] for index in found.indices]
     record["misnamed"] = count_misnamed(names, found.facts)
     record["remarks"] = list(getattr(source, "remarks", []))
@@ -343,6 +355,7 @@ def _compute(
 
 def _format(source: StoredImages) -> str:
     """What to call the format of images that no image file holds."""
+    # Names in an array are those of the file with a number: "a.npy[3]".
     if source.kind == "array":
         return PurePath(source.names[0].rpartition("[")[0]).suffix.lower().lstrip(".")
     return source.kind
@@ -363,6 +376,7 @@ def _top_folder(names: Sequence[str]) -> str:
 
 def _check_finite(features: Tensor, path: str, name: str) -> None:
     """Raise where a network gave NaN or infinite features."""
+    # In blocks, for features may be mapped from a file larger than the memory.
     for number, block in enumerate(features.split(_ROWS_AT_A_TIME)):
         bad = (~torch.isfinite(block).all(1)).nonzero().flatten()
         if len(bad):

@@ -52,8 +52,9 @@ def mapped_above(cloud: Tensor, scoring: Scoring) -> float:
 
 def _measure_sliced(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
     """SW_p with its Monte-Carlo error; debiased SW_2^2, whose mean over samples is right."""
+    # The solver would move both clouds by itself, to copies in memory.
     centre = far_centre(real, fake)
-    if centre is not None:  # the solver would move copies in memory
+    if centre is not None:
         limit = mapped_above(real, scoring)
         real, fake = (
             transform_rows(cloud, lambda rows: rows - centre, cloud.dtype, limit)
@@ -97,7 +98,6 @@ def _measure_sinkhorn(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Meas
 
 
 def _measure_frechet(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
-    """Fréchet distance."""
     return [Measured(float(frechet_in_float64(real, fake)))]
 
 
@@ -107,7 +107,6 @@ def _measure_kernel(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measur
 
 
 def _measure_manifold(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
-    """Precision, recall, density and coverage."""
     scores = manifold_scores(real, fake, num_neighbors=scoring.num_neighbors)
     return [Measured(float(value)) for value in scores]
 

@@ -95,6 +95,7 @@ def check_extractors(
                 ", or give the images.",
             )
 
+    # Bare features say nothing; the user who names them "none" says that they compare.
     vouched = features == "none"
     known = [item for item in protocols if not (vouched and item[1]["extractor"] == "none")]
     for path, protocol in known[1:]:
@@ -125,6 +126,7 @@ def save_features(feature_set: FeatureSet, path: str | Path, *, overwrite: bool 
     """
     path = Path(path)
     check_target(path, overwrite=overwrite)
+    # A string of JSON: an array of objects would need pickle, which runs code when it is read.
     protocol = {"extractor": feature_set.extractor, "source": feature_set.source}
     content: dict[str, Any] = {
         "features": feature_set.features.numpy(),
@@ -150,33 +152,20 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
         raise DataError(
             f"`{path}` exists: choose another name, or pass ", Argument("overwrite"), "."
         )
+    # A folder, device or pipe of that name: no other place, but a file, is what helps.
     with writing(path, "name a file"):
         check_replaceable(path)
 
 
 _LONGEST_EXTRACTOR = 10_000  # characters
-_SOURCE: dict[str, type] = {
-    "path": str,
-    "kind": str,
-    "available": int,
-    "used": int,
-    "others": int,
-    "transparent": int,
-    "two_levels": int,
-    "formats": dict,
-    "modes": dict,
-    "sizes": dict,
-    "frames": dict,
-    "misnamed": dict,
-    "classes": dict,
-    "classes_not_drawn": list,
-    "top_folder": str,
-    "skipped": list,
-    "remarks": list,
-    "runtime": str,
-}
 _COUNTS = ("formats", "modes", "frames", "misnamed", "classes")
 _LINES = ("skipped", "remarks", "classes_not_drawn")
+_SOURCE: dict[str, type] = {
+    **dict.fromkeys(("path", "kind", "top_folder", "runtime"), str),
+    **dict.fromkeys(("available", "used", "others", "transparent", "two_levels"), int),
+    **dict.fromkeys((*_COUNTS, "sizes"), dict),
+    **dict.fromkeys(_LINES, list),
+}
 
 
 def checked_record(
@@ -224,6 +213,7 @@ def _source_problem(record: Any) -> str | None:
         if not (count if kind is int else isinstance(value, kind)):
             return f"`{printable(name)}` of its source is a {type(value).__name__}"
 
+    # What notes and tables take apart must have the form in depth, too.
     for name in _LINES:
         if not all(isinstance(line, str) for line in record.get(name, [])):
             return f"`{name}` of its source must be lines of text"
@@ -235,6 +225,7 @@ def _source_problem(record: Any) -> str | None:
 
 def _is_plain(value: Any, depth: int) -> bool:
     """Whether parsed JSON has so many levels at most, and no number that JSON has not."""
+    # The depth bounds the recursion here and wherever a record is walked through.
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):

@@ -66,24 +66,14 @@ class Reading(ToldOptions):
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Features of the images that could be read.
+    """Features of the images that could be read."""
 
-    Attributes:
-        features: (N, D), in source order, on the CPU; mapped from a file where they are many.
-        indices: Where in the source the N images are.
-        transparent: Whether each of them was composited on white.
-        facts: What the file of each says of it, as `images.facts.facts_array` gives it.
-        skipped: Place and message of each image that was left out.
-        num_cached: How many came from the cache.
-        notes: What else to know.
-    """
-
-    features: Tensor
-    indices: list[int]
-    transparent: np.ndarray
-    facts: np.ndarray
-    skipped: list[tuple[int, str]]
-    num_cached: int
+    features: Tensor  # (N, D), in source order, on the CPU; mapped from a file where they are many
+    indices: list[int]  # where in the source the N images are
+    transparent: np.ndarray  # (N,), whether each was composited on white
+    facts: np.ndarray  # (N, 8), what the file of each says of it, as `images.facts.facts_array`
+    skipped: list[tuple[int, str]]  # place and message of each image that was left out
+    num_cached: int  # how many came from the cache
     notes: list[str]
 
 
@@ -100,10 +90,10 @@ class _Rows:
     def put(
         self, places: np.ndarray, features: np.ndarray, transparent: np.ndarray, facts: np.ndarray
     ) -> None:
-        """Fill some rows."""
         if not len(places):
             return
-        if not self.filled.any():  # only now the dimension is known
+        # Only the first features tell the dimension.
+        if not self.filled.any():
             shape = len(self.filled), features.shape[1]
             self._values = new_array(shape, features.dtype, self._limit)
         if features.shape[1] != self._values.shape[1]:
@@ -113,6 +103,7 @@ class _Rows:
                 Argument("no_cache", "cache=False"),
                 ".",
             )
+
         self._values[places] = features
         self.transparent[places] = transparent
         self.facts[places] = facts
@@ -181,7 +172,6 @@ class _Task:
         return self.source.identity(index, self.reading.cache_verify)
 
     def tell(self, num_done: int, step: str = "") -> None:
-        """Say how far it is."""
         if self.progress is not None:
             world = self.ranks.world
             part = f" (one of {world} parts)" if world > 1 else ""
@@ -202,13 +192,15 @@ def _own_features(task: _Task) -> ImageFeatures:
     # A network takes seconds to compile, or to come onto a GPU.
     is_complete = num_cached == len(task.pick)
     task.tell(num_cached, ": from the cache" if is_complete else ": starting")
+
     report = ReadingReport()
     if not is_complete:
         runtime = task.extractor.runtime_name
         # Arrays are in memory, or mapped, and not decoded: nothing to gain by sending them.
         num_workers = 0 if isinstance(task.source, ImageArray) else task.reading.num_workers
         work = pipeline(task.extractor, task.reading.batch_size, in_processes=num_workers > 0)
-        if task.extractor.runtime_name != runtime:  # it did not compile: other features are kept
+        # It did not compile. torch gives other features, which the cache keeps under another name.
+        if task.extractor.runtime_name != runtime:
             return _own_features(task)
         try:
             _compute(task, work, num_workers, report, rows, shelf, keys)
@@ -224,14 +216,18 @@ def _shelf_and_keys(task: _Task) -> tuple[Shelf | None, list[bytes | None]]:
     """The place of the images in the cache, and the key of each; None where nothing is kept."""
     if not (task.reading.cache and is_kept(task.extractor)):
         return None, []
+
     keys = []
     for place, index in enumerate(task.pick):
         keys.append(task.key(index))
-        if place % 1024 == 0:  # hashing takes its time
+        # Hashing takes its time, in which other processes wait for a sign.
+        if place % 1024 == 0:
             task.ranks.alive()
 
+    # By content the same images are found again wherever they lie.
     by_content = task.reading.cache_verify
     where = "any, by content" if by_content else str(Path(task.path).absolute())
+    # pillow decodes, timm makes networks: another version may give other features.
     protocol = {
         "extractor": task.extractor.protocol,
         "runtime": task.extractor.runtime_name,
@@ -263,6 +259,8 @@ def _compute(
         uniform=work.uniform,
         report=report,
     )
+
+    # `report` grows as images are read, which is ahead of the batches that come out.
     ordered, num_cached, done = np.array(task.pick), len(rows.filled) - len(missing), 0
     for batch in work.features(stream):
         part = slice(done, done + len(batch))
@@ -278,6 +276,7 @@ def _compute(
             shelf.keep(same, features, transparent, facts)
 
         done = part.stop
+        # A sign at each batch: other processes take silence for the end.
         task.ranks.alive()
         task.tell(num_cached + report.done)
 
@@ -293,7 +292,8 @@ def _gather(own: ImageFeatures, pick: list[int], task: _Task) -> ImageFeatures |
     for (features, indices, transparent, facts), record in task.ranks.gather(arrays, known, room):
         rows.put(np.searchsorted(ordered, indices), features, transparent, facts)
         records.append(record)
-        del features  # before the next ones come
+        # Before the next ones come, which would take as much again.
+        del features
         task.ranks.alive()
     if not task.ranks.first:
         return None

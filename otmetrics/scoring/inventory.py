@@ -5,6 +5,7 @@ another form than it has there is as good as none.
 """
 
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,17 @@ def read_line(source: dict[str, Any], dimension: int) -> str:
     if source.get("kind") == "statistics":
         return f"mean and covariance, {dimension}-d"
     images = origin(source)
-    if images is not source or not _sizes(source):
-        return ", ".join(
-            [f"{_share(source, 'feature')}, {dimension}-d", *_of_images(images, source)]
-        )
-    return ", ".join([_share(source, "image"), *_describe(images)])
+    if images is source and _sizes(source):
+        return ", ".join([_share(source, "image"), *_describe(images)])
+
+    parts = [f"{_share(source, 'feature')}, {dimension}-d"]
+    if images is source or not _sizes(images):
+        # Bare features may have classes, but of a size or a format nothing is known.
+        parts += _describe({"classes": images.get("classes")})
+    else:
+        first, *rest = _describe(images)
+        parts += [f"of images of {first}", *rest]
+    return ", ".join(parts)
 
 
 def oddities(source: dict[str, Any]) -> list[str]:
@@ -45,6 +52,7 @@ def oddities(source: dict[str, Any]) -> list[str]:
     for depth, largest in _numbers(record.get("largest")).items():
         if 0 <= largest < 2 ** _DEEPEST.get(depth, 0):
             lines.append(_dark(depth, largest))
+
     for what, count in _numbers(record.get("misnamed")).items():
         lines.append(f"{_count(count, 'image')} hold {printable(what)}: their compression is lossy")
     return lines + [printable(str(one)) for one in _list(record.get("remarks"))]
@@ -57,10 +65,9 @@ def differences(sources: dict[str, dict[str, Any]]) -> list[str]:
         if name != "real":
             sides = {"real": origin(real), name: origin(other)}
             lines += [line for check in _CHECKS if (line := check(sides))]
-    names = list(sources)
-    pairs = [(one, two) for one in names for two in names if names.index(one) < names.index(two)]
-    lines += [line for one, two in pairs if (line := _overlap(sources, one, two))]
-    return lines
+    # Also of fake and floor_with, which no other check compares.
+    pairs = combinations(sources, 2)
+    return lines + [line for one, two in pairs if (line := _overlap(sources, one, two))]
 
 
 def origin(source: dict[str, Any]) -> dict[str, Any]:
@@ -79,14 +86,6 @@ def _count(number: int, what: str) -> str:
     """A number and what it counts."""
     plural = f"{what}es" if what.endswith("s") else f"{what}s"
     return f"{number} {what if number == 1 else plural}"
-
-
-def _of_images(images: dict[str, Any], source: dict[str, Any]) -> list[str]:
-    """What images features were made of, where that is known."""
-    if images is source or not _sizes(images):
-        return _describe({"classes": images.get("classes")})
-    first, *rest = _describe(images)
-    return [f"of images of {first}", *rest]
 
 
 def _describe(images: dict[str, Any]) -> list[str]:
@@ -114,6 +113,7 @@ def _sizes(images: dict[str, Any]) -> dict[str, Any]:
     sizes = images.get("sizes")
     if not isinstance(sizes, dict) or not isinstance(sizes.get("different"), int):
         return {}
+    # Of exactly this type: a boolean of JSON is an int too.
     named = [sizes.get(name) for name in ("smallest", "middle", "largest")]
     good = all(isinstance(one, list) and [type(n) for n in one] == [int, int] for one in named)
     return sizes if good else {}
@@ -137,8 +137,12 @@ def _tally(entry: Any) -> str:
     if len(counts) <= 1:
         return "".join(printable(name) for name, _ in counts)
     parts = [f"{count} {printable(name)}" for name, count in counts[:_NAMED]]
-    rest = len(counts) - _NAMED
-    return " and ".join(parts) + (f" and {rest} more" if rest > 0 else "")
+    return " and ".join(parts) + _and_more(len(counts) - _NAMED)
+
+
+def _and_more(rest: int) -> str:
+    """What ends a list that names only the first few."""
+    return f" and {rest} more" if rest > 0 else ""
 
 
 def _dark(depth: str, largest: int) -> str:
@@ -146,7 +150,8 @@ def _dark(depth: str, largest: int) -> str:
     told = f"no value of its {depth}-bit images is above {largest}"
     if depth == "8":
         return f"{told}, where white is 255: are these classes, or values of another range?"
-    bits = max(largest.bit_length(), 1)  # as cameras and scanners have 10, 12 or 14
+    # Cameras and scanners store values of 10, 12 or 14 bits in 16, unscaled.
+    bits = max(largest.bit_length(), 1)
     return (
         f"{told}: of values of {bits} bits the high byte, which is read, is all but black; "
         f"multiply them by {2 ** (16 - bits)} first"
@@ -161,6 +166,7 @@ def _sizes_differ(sides: Sides) -> str:
     found = [_sizes(side) for side in sides.values()]
     if not all(found):
         return ""
+    # Photographs of mixed sizes differ by a little on any two sides; a single size is a choice.
     single = [one["different"] == 1 for one in found]
     same = all(single) and found[0]["smallest"] == found[1]["smallest"]
 
@@ -178,6 +184,7 @@ def _modes_differ(sides: Sides) -> str:
     real, other = (_numbers(side.get("modes")) for side in sides.values())
     if not sum(real.values()) or not sum(other.values()):
         return ""
+    # Half of the absolute differences is the share that would have to change its mode.
     shares = [{name: n / sum(one.values()) for name, n in one.items()} for one in (real, other)]
     names = {*real, *other}
     apart = sum(abs(shares[0].get(name, 0) - shares[1].get(name, 0)) for name in names) / 2
@@ -192,6 +199,7 @@ def _levels_differ(sides: Sides) -> str:
     counts: list[tuple[Any, Any]] = [(s.get("two_levels"), s.get("used")) for s in sides.values()]
     if not all(type(number) is int for pair in counts for number in pair):
         return ""
+    # A few such pictures are among any images; where they are the most, the side is another kind.
     most = [2 * levels > used for levels, used in counts]
     if most[0] == most[1]:
         return ""
@@ -213,8 +221,9 @@ def _formats_differ(sides: Sides) -> str:
 def _classes_differ(sides: Sides) -> str:
     """Classes that one side lacks."""
     classes = [set(_numbers(side.get("classes"))) for side in sides.values()]
+    # A folder of one class is not told from any other folder: its name decides.
     for side, own, others in zip(sides.values(), classes, classes[::-1], strict=True):
-        if not own and others:  # a folder of a single class is not told from other folders
+        if not own and others:
             own |= others & {str(side.get("top_folder"))}
     if not all(classes):
         return ""
@@ -226,6 +235,7 @@ def _classes_differ(sides: Sides) -> str:
 
     parts = []
     for (name, side), there, wanted in zip(sides.items(), classes, classes[::-1], strict=True):
+        # What the input has, but a draw of `num` samples did not take, is not missing.
         missing = sorted(wanted - there - set(map(str, _list(side.get("classes_not_drawn")))))
         if missing:
             parts.append(
@@ -245,13 +255,10 @@ _CHECKS: tuple[Callable[[Sides], str], ...] = (
 
 def _first(names: list[str]) -> str:
     """The first few of many names."""
-    rest = len(names) - _FEW
-    shown = ", ".join(printable(name) for name in names[:_FEW])
-    return shown + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(map(printable, names[:_FEW])) + _and_more(len(names) - _FEW)
 
 
 def _describe_both(sides: Sides, what: Callable[[dict[str, Any]], str]) -> str:
-    """Something of both sides."""
     return ", ".join(f"{name} {what(side)}" for name, side in sides.items())
 
 
@@ -264,6 +271,7 @@ def _overlap(sources: Sides, one: str, two: str) -> str:
     if paths[one] == paths[two]:
         return f"{one} and {two} are the same input"
 
+    # Only a folder is read with what lies inside it.
     folders = all(sources[name].get("kind") == "folder" for name in (one, two))
     for inner, outer in ((one, two), (two, one)) if folders else ():
         if paths[inner].is_relative_to(paths[outer]):

@@ -61,6 +61,7 @@ def _fill(
     values: Callable[[slice], Tensor],
 ) -> Tensor:
     """Compute (num, D), next to a cloud: at once in memory, or some megabytes at a time."""
+    # A file on the CPU is no help to a GPU, whose solvers need all of it there.
     dimension = cloud.shape[1]
     if cloud.device.type != "cpu" or num * dimension * dtype.itemsize <= limit:
         return values(slice(None))

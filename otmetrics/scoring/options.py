@@ -137,10 +137,12 @@ class Scoring(ToldOptions):
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        # A string would be taken for the names "s", "l", "i", ...
         if isinstance(self.metrics, str):
             raise OptionError(
                 Argument("metrics"), f" must be a tuple of names, got {self.metrics!r}."
             )
+        # All wrong names at once, so that one attempt more is enough.
         unknown = [name for name in self.metrics if name not in METRICS]
         if unknown or not self.metrics:
             raise OptionError(
@@ -152,6 +154,7 @@ class Scoring(ToldOptions):
         check_at_least("num_neighbors", self.num_neighbors, 1)
         for name in ("exact_max", "sinkhorn_max", "pairs_max"):
             check_at_least(name, getattr(self, name), 2)
+        # A sample has no k-th neighbour among k: `pairs_max` would make what `need` refuses.
         if self.pairs_max < self.need.samples:
             raise OptionError(
                 Argument("pairs_max"),
@@ -170,6 +173,7 @@ class Scoring(ToldOptions):
         """The samples that each side must have for these scores."""
         if not set(self.metrics) & set(MANIFOLD):
             return Need()
+        # Other scores need fewer samples: it helps to ask for these alone.
         neighbours = Argument("num_neighbors", "scoring=Scoring(num_neighbors=...)")
         fewer = Argument("metrics", "scoring=Scoring(metrics=...)")
         if set(self.metrics) <= set(MANIFOLD):
@@ -179,6 +183,7 @@ class Scoring(ToldOptions):
 
 def _hint(word: str) -> tuple[str, ...]:
     """What a name that is no score may have meant."""
+    # Published names mean a formula with a network; the formula alone is no FID.
     name = word.upper()
     if name.lower() in _PUBLISHED:
         formula = f" {name}'s formula is {_PUBLISHED[name.lower()]}; {name} itself needs "

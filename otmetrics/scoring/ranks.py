@@ -55,11 +55,13 @@ class Ranks:
         if world == 1:
             return
 
+        # Before torch, whose errors name neither the variable nor what to do.
         number_in_environment("MASTER_PORT", least=1, most=65535)
         _check_master(rank, world)
         try:
             # What holds the port may be no store, and never answer.
             self._store = self._ask(self._met)
+            # Compared before the group is made: gloo would wait for processes that do not come.
             difference = self._difference({"WORLD_SIZE": str(world), **(task or {})})
             if not difference:
                 wait = timedelta(seconds=timeout)
@@ -79,8 +81,10 @@ class Ranks:
     def _met(self) -> Any:
         """The store, where each process finds what the others leave."""
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        # torchrun's own store serves; a second one at the same port would find it taken.
         first = self.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         wait = timedelta(seconds=self.timeout)
+
         # Not for the others: they may have another number of processes in mind.
         store = dist.TCPStore(host, port, is_master=first, timeout=wait, wait_for_workers=False)
         # torchrun's store outlives the processes that it starts again.
@@ -122,6 +126,7 @@ class Ranks:
         """Leave a sign of life; the first process looks for those of the others."""
         if self.world == 1:
             return
+        # A count, not a time: clocks of machines differ.
         self._beats += 1
         self._ask(lambda: self._store.set(f"beat/{self.rank}", str(self._beats)))
         if self.first and time.monotonic() - self._looked >= _LOOK_SECONDS:
@@ -148,6 +153,7 @@ class Ranks:
         It gets what each has, by rank, one at a time, in arrays that `room` makes of a shape and
         dtype; the others get nothing.
         """
+        # Of several inputs each has its own keys: the store keeps those of the last one.
         self._round += 1
         if self.first:
             yield arrays, record
@@ -155,10 +161,12 @@ class Ranks:
                 yield self._receive(rank, room)
             return
 
+        # What is to come first, so that the first process can make room, then the arrays.
         shapes = [(array.dtype.str, array.shape) for array in arrays]
         note = json.dumps({"arrays": shapes, "record": record})
         self._ask(lambda: self._store.set(f"done/{self._round}/{self.rank}", note))
-        go = f"go/{self._round}/{self.rank}"  # gloo would give up a message that nobody takes
+        # gloo would give up a message that nobody takes while the first one is still at work.
+        go = f"go/{self._round}/{self.rank}"
         self._await(0, lambda: self._store.check([go]))
         for array in arrays:
             for block in _blocks(array):
@@ -196,6 +204,7 @@ class Ranks:
         """Wait for another process as long as it shows signs of life."""
         while not self._ask(ready, rank):
             self._ask(partial(self._look_after, rank), rank)
+            # Asked again, for it may have become ready just before it ended.
             if self._seen[rank][0] == _DONE and not self._ask(ready, rank):
                 raise RankError(f"rank {rank} has ended, but this process still waits for it.")
             self.alive()
@@ -213,10 +222,12 @@ class Ranks:
 
         # A question to a store whose process is stopped waits for ever; its thread is left behind.
         threading.Thread(target=ask, daemon=True).start()
+        # A little longer than the store's own limit, so that its own error comes first.
         try:
             value, error = answer.get(timeout=self.timeout + _LOOK_SECONDS)
         except queue.Empty:
             raise self._silence(rank) from None
+
         if isinstance(error, RuntimeError):
             raise RankError(
                 f"rank {rank} is gone ({_short(str(error))}): look at its output."
@@ -249,6 +260,7 @@ def number_in_environment(
 ) -> int:
     """A number that whoever starts several processes sets; one without a default must be set."""
     text = os.environ.get(variable, "" if default is None else str(default))
+    # Of a long text only some digits: Python refuses to read thousands.
     if not (text.isascii() and text.isdecimal()) or not least <= int(text[:20]) <= most:
         given = repr(text[:80]) if variable in os.environ else "none"
         raise RankError(
@@ -279,8 +291,9 @@ def place_in_environment(*, slurm: bool = True) -> tuple[int, int]:
     pairs = [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")]
     for rank, world in pairs if slurm else pairs[:1]:
         there = [name in os.environ for name in (rank, world)]
+        # A job of several tasks, which may have nothing to do with each other.
         if rank == "SLURM_PROCID" and not (all(there) and "MASTER_ADDR" in os.environ):
-            continue  # a job of several tasks that are no parts of one run
+            continue
         if not any(there):
             continue
 
@@ -305,6 +318,7 @@ def ranks_of_environment(
 
 def _blocks(array: np.ndarray) -> list[torch.Tensor]:
     """An array as bytes, in messages of a bounded size that share its memory."""
+    # Of an empty array split would make one empty message.
     flat = torch.from_numpy(array.reshape(-1).view(np.uint8))
     return list(flat.split(_BLOCK_BYTES)) if len(flat) else []
 

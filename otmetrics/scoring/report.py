@@ -102,6 +102,7 @@ class ScoreReport:
         Returns:
             One row of cells for each score, under `HEADER`.
         """
+        # Debiased it estimates the square; FID's formula gives an FID only by its own network.
         labels = dict(_LABELS)
         if self.protocol.get("scoring", {}).get("sliced", {}).get("debiased"):
             labels["sliced_wasserstein"] = "sliced, squared ↓"
@@ -116,6 +117,7 @@ class ScoreReport:
             Keys `schema`, `scores`, `protocol` and `notes`; no `seconds`, so that one seed gives
             one report.
         """
+        # `asdict` takes fields only, and the excess is computed.
         scores = {name: asdict(score) for name, score in self.scores.items()}
         for name, score in self.scores.items():
             if score.floor is not None:

@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import reduce
 from importlib.metadata import version
@@ -28,6 +29,8 @@ from otmetrics.unknown_options import told_options
 
 _ROWS_AT_A_TIME = 4096
 _DECISIVE = ("otmetrics", "torch", "numpy", "scipy", "POT", "timm", "pillow")
+# The comparisons behind a score, by what their messages begin with.
+_WHOLE, _FLOOR, _AT_FLOOR_SIZE = "", "floor: ", "at the size of the floor: "
 _IN_MEMORY = (
     "images in memory become features by `otmetrics.load_extractor(name)(images)`, or are scored "
     "by the metrics, such as `otmetrics.WassersteinFeatureDistance`"
@@ -78,16 +81,19 @@ def score(
     if floor_with is not None:
         _check_floor_with(real, fake, floor_with, scoring)
     ranks = ranks or ALONE
+
     began = time.perf_counter()
     inputs = open_inputs(paths, extraction)
-    for one in inputs:  # before the first image is read
+    # Before the first image is read, which may be hours before the scores.
+    for one in inputs:
         if one.is_statistics or one.has_both:
             _check_statistics(one.path, one.has_both, scoring)
     found = features_of(inputs, extraction, scoring.need, progress, ranks)
     if not ranks.first:
         return ScoreReport({}, {})
 
-    if ranks.world > 1:  # the others end, and leave their cores to this one
+    # The other processes end, and leave their cores to this one.
+    if ranks.world > 1:
         torch.set_num_threads(max(torch.get_num_threads(), os.cpu_count() or 1))
     seconds = {"features": time.perf_counter() - began}
     protocol = {"num": extraction.num, "extraction_seed": extraction.seed}
@@ -144,6 +150,37 @@ def _score_sets(
     """Score feature sets that compare."""
     if any(item.moments is not None for item in sets.values()):
         return _score_moments(sets, scoring, protocol)
+    draws = _Draws(_clouds_of(sets, scoring), scoring)
+    families = families_of(scoring)
+    scores: dict[str, Score] = {}
+    seconds: dict[str, float] = {}
+
+    # The scores keep what the solvers would warn about.
+    with unconverged_untold():
+        for done, family in enumerate(families):
+            if progress is not None:
+                progress(f"scores: {family.names[0]}", done, len(families))
+            began = time.perf_counter()
+            measured: dict[str, list[Measured]] = {}
+            sizes: dict[str, tuple[int, int]] = {}
+            for part, real_part, fake_part in _comparisons(family, draws, scoring):
+                sizes[part] = len(real_part), len(fake_part)
+                measured[part] = family.measure(real_part, fake_part, scoring)
+                # Two comparisons at once would take twice the memory.
+                del real_part, fake_part
+            scores |= _assemble_scores(family, measured, sizes)
+            seconds[family.names[0]] = time.perf_counter() - began
+    if progress is not None:
+        progress("scores: done", len(families), len(families))
+
+    # A family computes all of its scores, of which some may not have been asked for.
+    scores = {name: scores[name] for name in METRICS if name in scoring.metrics}
+    record = _protocol(sets, scoring) | protocol
+    return ScoreReport(scores, record, _notes(sets, scores, scoring), seconds)
+
+
+def _clouds_of(sets: Sets, scoring: Scoring) -> dict[str, Tensor]:
+    """Features of all sets, checked, in one dtype and where they are scored."""
     dtype = _common_dtype(sets)
     clouds = {}
     for name, item in sets.items():
@@ -153,24 +190,7 @@ def _score_sets(
             cloud = transform_rows(cloud, lambda rows: rows, dtype, limit)
         clouds[name] = cloud.to(scoring.device)
     _check_clouds(clouds, sets, scoring)
-
-    draws = _Draws(clouds, scoring)
-    families = families_of(scoring)
-    scores: dict[str, Score] = {}
-    seconds: dict[str, float] = {}
-    with unconverged_untold():  # the scores keep what the solvers would warn about
-        for done, family in enumerate(families):
-            if progress is not None:
-                progress(f"scores: {family.names[0]}", done, len(families))
-            began = time.perf_counter()
-            scores |= _score_family(family, draws, scoring)
-            seconds[family.names[0]] = time.perf_counter() - began
-    if progress is not None:
-        progress("scores: done", len(families), len(families))
-
-    scores = {name: scores[name] for name in METRICS if name in scoring.metrics}
-    record = _protocol(sets, scoring) | protocol
-    return ScoreReport(scores, record, _notes(sets, scores, scoring), seconds)
+    return clouds
 
 
 def _common_dtype(sets: Sets) -> torch.dtype:
@@ -217,49 +237,53 @@ class _Draws:
         return rows_of(self.clouds[name], self._orders[name][part].sort().values, self._limit)
 
 
-def _score_family(family: Family, draws: _Draws, scoring: Scoring) -> dict[str, Score]:
-    """All scores of a family, with their floors."""
+def _comparisons(
+    family: Family, draws: _Draws, scoring: Scoring
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """What a family measures: real and fake samples, then those of its floor, if it has one.
+
+    One comparison at a time, named by what its messages begin with.
+    """
     # What a limit bounds is small enough to go through in float64.
     widen = Tensor.double if family.limit else lambda cloud: cloud
     most = family.most(scoring)
-
-    real, fake = widen(draws.at_most("real", most)), widen(draws.at_most("fake", most))
-    sizes = len(real), len(fake)
-    values = family.measure(real, fake, scoring)
-    del real, fake  # before the parts of the floor are drawn
+    sizes = tuple(min(len(draws.clouds[name]), most) for name in ("real", "fake"))
+    yield _WHOLE, widen(draws.at_most("real", most)), widen(draws.at_most("fake", most))
 
     size = draws.floor_size(most)
-    floors: list[Measured | None] = [None] * len(values)
-    at_size: list[Measured] = values
-    if scoring.floor and size >= family.least(scoring):
-        part = widen(draws.at_most("real", size))
-        floors = list(family.measure(part, widen(draws.other_real(size)), scoring))
-        if sizes != (size, size):
-            at_size = family.measure(part, widen(draws.at_most("fake", size)), scoring)
-    items = zip(family.names, values, floors, at_size, strict=True)
-    return {name: _assemble_score(sizes, size, one, floor, at) for name, one, floor, at in items}
+    if not scoring.floor or size < family.least(scoring):
+        return
+    real = widen(draws.at_most("real", size))
+    yield _FLOOR, real, widen(draws.other_real(size))
+    # Where both sides have the size of the floor already, the first comparison is this one too.
+    if sizes != (size, size):
+        yield _AT_FLOOR_SIZE, real, widen(draws.at_most("fake", size))
 
 
-def _assemble_score(
-    sizes: tuple[int, int], size: int, value: Measured, floor: Measured | None, at: Measured
-) -> Score:
-    """One score from up to three measurements."""
-    parts = {"": value, "floor: ": floor, "at the size of the floor: ": at}
-    messages = [
-        where + part.message for where, part in parts.items() if part and not part.converged
-    ]
+def _assemble_scores(
+    family: Family, measured: dict[str, list[Measured]], sizes: dict[str, tuple[int, int]]
+) -> dict[str, Score]:
+    """The scores of a family from its one to three comparisons."""
+    scores = {}
+    for index, name in enumerate(family.names):
+        parts = {part: values[index] for part, values in measured.items()}
+        value = parts[_WHOLE]
+        floor = None
+        if _FLOOR in parts:
+            noise, at = parts[_FLOOR], parts.get(_AT_FLOOR_SIZE, value)
+            converged = noise.converged and at.converged
+            floor = Floor(noise.value, sizes[_FLOOR][0], at.value, converged)
 
-    floored = None
-    if floor is not None:
-        floored = Floor(floor.value, size, at.value, floor.converged and at.converged)
-    return Score(
-        value=value.value,
-        sizes=sizes,
-        standard_error=value.standard_error,
-        converged=value.converged,
-        message=messages[0] if messages else value.message,
-        floor=floored,
-    )
+        unconverged = (part + found.message for part, found in parts.items() if not found.converged)
+        scores[name] = Score(
+            value=value.value,
+            sizes=sizes[_WHOLE],
+            standard_error=value.standard_error,
+            converged=value.converged,
+            message=next(unconverged, value.message),
+            floor=floor,
+        )
+    return scores
 
 
 def _score_moments(sets: Sets, scoring: Scoring, protocol: dict[str, Any]) -> ScoreReport:
@@ -267,6 +291,7 @@ def _score_moments(sets: Sets, scoring: Scoring, protocol: dict[str, Any]) -> Sc
     for item in sets.values():
         if item.moments is not None:
             _check_statistics(item.source["path"], False, scoring)
+
     began = time.perf_counter()
     clouds = {name: item.features for name, item in sets.items() if item.moments is None}
     _check_clouds(clouds, sets, scoring)
@@ -275,6 +300,7 @@ def _score_moments(sets: Sets, scoring: Scoring, protocol: dict[str, Any]) -> Sc
     scores = {"frechet_distance": Score(value, (len(sets["real"]), len(sets["fake"])))}
 
     record = _protocol(sets, scoring) | protocol
+    # The note on missing floors speaks of too few samples, which is not the reason here.
     notes = _notes(sets, scores, replace(scoring, floor=False))
     if scoring.floor:
         notes.append("no floor: a mean and covariance have no parts to compare; give samples")
@@ -285,6 +311,7 @@ def _moments_of(item: FeatureSet) -> tuple[Tensor, Tensor]:
     """Mean and covariance in float64."""
     if item.moments is not None:
         return item.moments
+    # In parts, which float64 makes twice as large: features may be mapped from a file.
     found = reduce(merged_moments, map(moments, item.features.split(_ROWS_AT_A_TIME)))
     return found.mean, found.covariance
 
@@ -346,6 +373,8 @@ def _as_set(name: str, item: FeatureSet | Tensor | np.ndarray) -> FeatureSet:
             f"`{name}` must be floating features (N, D) with N >= 2, got {item.dtype} "
             f"{tuple(item.shape)}" + (f"; {_IN_MEMORY}." if item.ndim == 4 else ".")
         )
+
+    # The path stands for the argument in notes and errors; no file has it.
     source = {"path": f"<{name}>", "kind": "tensor", "available": len(item), "used": len(item)}
     return FeatureSet(item.detach(), {"extractor": "none"}, source)
 
