@@ -207,7 +207,7 @@ def run_training(
             again = ["otmetrics", "train", name, "--out", str(out), "--resume"]
             again += ["--data", data] if ":" in data else []
             again += ["--data-root", str(data_root)] if data_root else []
-            again += _evaluator_flags(config.eval_features, download)
+            again += _evaluator_flags(config.eval_features, how.download)
             again += ["--device", how.device] if how.device != "auto" else []
             raise KeyboardInterrupt(f"{error}; go on with: {shlex.join(again)}") from error
     if first:
