@@ -154,6 +154,7 @@ class FrozenExtractor(nn.Module):
             with ieee_float32(self.device):
                 features = self.network(inputs)
         else:
+            # The caller's autocast would choose another dtype for some of the layers.
             with torch.autocast(self.device.type, enabled=False):
                 features = self.network(inputs.to(self.dtype))
 
@@ -180,6 +181,7 @@ class FrozenExtractor(nn.Module):
 
     def _compiled_for(self, inputs: Tensor) -> CompiledNetwork | None:
         """The compiled network, where it can do these inputs."""
+        # What was compiled has no gradients.
         graph = torch.is_grad_enabled() and (
             inputs.requires_grad or any(p.requires_grad for p in self.network.parameters())
         )
@@ -236,6 +238,7 @@ def _checked_features(features: Any, count: int, name: str) -> Tensor:
     """Return `features` as a floating (N, D) tensor, at least float32."""
     got = type(features).__name__
     if isinstance(features, Tensor):
+        # Global pooling leaves axes of one.
         if features.ndim == 4 and features.shape[2:] == (1, 1):
             features = features.flatten(1)
         if features.ndim == 2 and len(features) == count and features.is_floating_point():

@@ -103,7 +103,6 @@ class CompiledNetwork:
         self.state = _state(network)
 
         self._model = _compile(network, shape, num_threads)
-
         # Twice as many as cores: threads that read images compute their features as well.
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(2 * num_threads):
@@ -145,6 +144,7 @@ def openvino_name() -> str:
 def _state(network: nn.Module) -> list[tuple[int, int | None]]:
     """Where each tensor of a network lies, and its version, which counts what is written to it."""
     tensors = [*network.parameters(), *network.buffers()]
+    # torch does not count what is written to inference tensors.
     return [(t.data_ptr(), None if t.is_inference() else t._version) for t in tensors]
 
 

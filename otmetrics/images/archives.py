@@ -130,6 +130,7 @@ class PackedImages:
                 "the last one of each counts"
             )
 
+        # As when somebody unpacks it: what comes later takes the place of what came before.
         by_name = {member.name: member for member in visible}
         images = [by_name[name] for name in sorted(by_name) if is_image(name)]
         self._members += images
@@ -188,6 +189,7 @@ def _list_members(path: Path) -> list[_Member]:
     with name_errors(path, damage, "unpack it, or pack it again as .zip or .tar"):
         check_regular(path)
         with path.open("rb") as file:
+            # Of the file that is open: another one may take its place at any time.
             status = os.fstat(file.fileno())
             archive = _Archive(path, status, identity_of(path, status))
             start = file.read(512)
@@ -230,6 +232,7 @@ def _list_zip(archive: _Archive, file: BinaryIO) -> list[_Member]:
 
 def _check_zip_ends(packed: zipfile.ZipFile, file: BinaryIO, size: int) -> None:
     """Raise where a zip archive holds more than its directory says: zipfile skips it silently."""
+    # The record of the end has 22 bytes and a comment.
     file.seek(max(0, size - 22 - len(packed.comment)))
     end = file.read(12)
     first = min((info.header_offset for info in packed.infolist()), default=0)
@@ -287,6 +290,7 @@ def _list_tar(archive: _Archive, file: BinaryIO) -> list[_Member]:
                 continue
             check_member(info.name, is_link=info.issym() or info.islnk())
             if stored:
+                # `tar -cf a.tar .` begins each name so.
                 name = info.name.removeprefix("./")
                 found.append(_Member(archive, name, info.size, info.offset_data))
             else:

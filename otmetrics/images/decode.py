@@ -30,7 +30,7 @@ from otmetrics.images.facts import KINDS, MOST_FRAMES, ImageFacts, has_two_level
 # Only these decoders see a file, whatever its name: no EPS that would start an interpreter.
 # Importing their modules here keeps Pillow from importing every plugin it has.
 FORMATS = tuple(
-    plugin.format
+    str(plugin.format)
     for plugin in (
         BmpImagePlugin.BmpImageFile,
         GifImagePlugin.GifImageFile,
@@ -128,9 +128,8 @@ def decoded_from(opened: Callable[[], BinaryIO], name: str) -> DecodedImage:
     except Warning:
         raise  # a filter of the caller makes errors of them: it stays what the caller asked for
     except Image.UnidentifiedImageError as error:
-        known = ", ".join(str(name) for name in FORMATS)
         raise unreadable(
-            f"`{name}` is not a readable image ({known} are read): re-export it."
+            f"`{name}` is not a readable image ({', '.join(FORMATS)} are read): re-export it."
         ) from error
     except Image.DecompressionBombError as error:
         raise unreadable(f"`{name}` has too many pixels for Pillow: scale it down.") from error
@@ -235,11 +234,13 @@ def _decode(file: BinaryIO) -> DecodedImage:
     """Decode an open file."""
     start = file.read(512)
     check_start(start)
+    # Before Pillow opens it, which reads all chunks in front of the pixels.
     if start.startswith(_PNG):
         _check_chunks(file)
 
     file.seek(0)
-    image = Image.open(file, formats=[str(name) for name in FORMATS])
+    image = Image.open(file, formats=FORMATS)
+    # Before the checksums: they read the file to its end.
     check_size(image.size)
     if image.format == "PNG":
         _check_pixel_chunks(file)

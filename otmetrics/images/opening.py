@@ -58,6 +58,7 @@ def open_input(path: str | Path, most: int | None = None) -> StoredImages | Feat
         DataError: There is nothing that can be scored; the message says what was found instead.
     """
     text, path = str(path), Path(path)
+    # A file or folder comes before any other meaning of its name.
     if not os.path.lexists(path):
         name, colon, _ = text.partition(":")  # the names of data sets are no names of files
         if not colon and name in DATA_SETS:

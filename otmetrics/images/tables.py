@@ -51,12 +51,6 @@ class ImageColumn:
 
     The column is the one named `image`, else `img`, else the only one that holds images. A column
     `label` (or `labels`) gives the classes.
-
-    Attributes:
-        path: The file or folder.
-        names: "path[12]" for row 12.
-        labels: Class of each row, or None.
-        remarks: What else to know, a line each.
     """
 
     kind = "table"
@@ -100,17 +94,7 @@ class ImageColumn:
         return value
 
 
-class ColumnFeatures(FeatureArray):
-    """Features that were the column of a table.
-
-    Attributes:
-        remarks: What else to know, a line each.
-    """
-
-    remarks: list[str]
-
-
-def parquet_table(paths: Iterable[Path]) -> ImageColumn | ColumnFeatures:
+def parquet_table(paths: Iterable[Path]) -> ImageColumn | FeatureArray:
     """Open parquet files, one after the other, that hold images, or else vectors of one length.
 
     Memory: one row group of images at a time; features in memory or in a mapped file.
@@ -119,12 +103,12 @@ def parquet_table(paths: Iterable[Path]) -> ImageColumn | ColumnFeatures:
     return _open(files[0], lambda: _Rows(files, _look_parquet, _read_parquet))
 
 
-def dataset_images(folder: Path) -> ImageColumn | ColumnFeatures:
+def dataset_images(folder: Path) -> ImageColumn | FeatureArray:
     """Open a Hugging Face dataset that `save_to_disk` wrote; its images stay in mapped files."""
     return _open(folder, lambda: _Rows(_dataset_files(folder), _look_arrow, _read_arrow))
 
 
-def _open(path: Path, rows_of: Callable[[], "_Rows"]) -> ImageColumn | ColumnFeatures:
+def _open(path: Path, rows_of: Callable[[], "_Rows"]) -> ImageColumn | FeatureArray:
     """Open a table; whatever goes wrong is told with the name of a file or folder."""
     try:
         import pyarrow  # noqa: F401 - before the first file is looked at
@@ -137,9 +121,9 @@ def _open(path: Path, rows_of: Callable[[], "_Rows"]) -> ImageColumn | ColumnFea
         rows = rows_of()
         if not rows.is_vector:
             return ImageColumn(path, rows)
-        found = ColumnFeatures(checked_features(rows.vectors(), path), path, None, rows.labels())
-        found.remarks = [f"features are those of its column `{rows.column}`", *rows.remarks()]
-        return found
+        features = checked_features(rows.vectors(), path)
+        remarks = [f"features are those of its column `{rows.column}`", *rows.remarks()]
+        return FeatureArray(features, path, None, rows.labels(), remarks=remarks)
 
 
 def _name_errors(path: Path) -> AbstractContextManager[None]:
@@ -160,12 +144,10 @@ class _Part(NamedTuple):
 
 
 class _Rows:
-    """Rows of one or several files; the part that was read last stays in memory.
+    """Rows of one or several files, one after the other; the part read last stays in memory.
 
-    Args:
-        files: The files, one after the other.
-        look: From a file to its schema and the rows of each of its parts.
-        read: From a file, the number of a part and a column to its values, as pyarrow has them.
+    `look` takes a file to its schema and the rows of each of its parts; `read` takes a file, the
+    number of a part and a column to its values, as pyarrow has them.
     """
 
     def __init__(
@@ -195,6 +177,8 @@ class _Rows:
             for group, rows in enumerate(sizes):
                 self._parts.append(_Part(file, group, self._count, self._count - before, rows))
                 self._count += rows
+                # Each image has an entry in lists of its own; vectors are numbers in one array,
+                # whose bytes are bounded.
                 if not self.is_vector:
                     limits.check_rows(self._count)
 
@@ -246,6 +230,7 @@ class _Rows:
     def value(self, index: int) -> Any:
         """One cell of the column of images."""
         number = self._part_of(index)
+        # Threads ask for neighbours: without the lock each of them would read the part again.
         with self._lock:
             if self._kept[0] != number:
                 self._kept = number, self._read(self._parts[number], self.column)
@@ -255,6 +240,7 @@ class _Rows:
         """A column of a part, validated to the last value."""
         with unchanged(part.file, self._states[part.file]):
             found = self._read_part(part.file, part.group, column)
+            # Offsets may lead out of the memory, which nothing after this looks at again.
             found.validate(full=True)
         if len(found) != part.rows:
             raise DataError(f"holds {len(found)} rows where {part.rows} were: write it again.")
@@ -337,7 +323,8 @@ def _open_parquet(path: Path) -> Any:
         check_start(file.read(512))
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 8))
-        # pyarrow takes as much memory as these four bytes say.
+        # A file ends in the length of its description and "PAR1". pyarrow takes as much memory as
+        # these four bytes say.
         if int.from_bytes(file.read(4), "little") > min(end, limits.MAX_FOOTER_BYTES):
             raise ValueError("its description is longer than it is, or than what is read")
     return pyarrow.parquet.ParquetFile(path)
@@ -377,6 +364,7 @@ def _dataset_files(folder: Path) -> list[Path]:
         splits = ", ".join(map(str, _load_json(folder / "dataset_dict.json")["splits"]))
         raise DataError(f"holds the splits {splits}: give the folder of one of them.")
     state = _load_json(folder / "state.json")
+    # Older versions wrote all rows, and which of them are meant into a file of its own.
     if state.get("_indices_data_files") or state.get("_indices_files"):
         raise DataError("is a selection of rows: save it again with a newer `datasets`.")
     return [_find_beside(folder, str(item["filename"])) for item in state["_data_files"]]
@@ -440,6 +428,7 @@ def _is_compressed(message: Any) -> bool:
     data = memoryview(message.metadata)
 
     def read(form: str, place: int) -> int:
+        # struct would count it from the end.
         if place < 0:
             raise ValueError("a place before the start of a message")
         return int(struct.unpack_from(form, data, place)[0])
@@ -467,6 +456,7 @@ def _chosen_column(path: Path, schema: Any) -> tuple[str, bool]:
     images = [field.name for field in schema if _holds_images(field.type)]
     vectors = [field.name for field in schema if _holds_vectors(field.type)]
     if vectors and not images:
+        # Other lists of numbers, such as boxes, may stand next to the features.
         named = [name for name in ("features", "embedding", "embeddings") if name in vectors]
         if not named and len(vectors) > 1:
             raise DataError(
@@ -516,6 +506,7 @@ def _vectors(chunk: Any, where: str) -> np.ndarray:
     """Lists of one length as an array (n, D)."""
     if chunk.null_count or chunk.flatten().null_count:
         raise DataError(f"{where} has rows or values that are missing: leave them out.")
+    # Checked first: what is flattened has no trace of where a list ended.
     lengths = np.unique(chunk.value_lengths().to_numpy(zero_copy_only=False))
     if len(lengths) > 1:
         raise DataError(
