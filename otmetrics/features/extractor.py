@@ -67,6 +67,7 @@ class FrozenExtractor(nn.Module):
         for weight in network.parameters():  # scripted modules have no requires_grad_
             weight.requires_grad_(False)
         object.__setattr__(self, "network", network)
+
         self.preprocessing = preprocessing
         self.name = name
         self.num_features = num_features
@@ -190,15 +191,7 @@ class FrozenExtractor(nn.Module):
         return self.compiled_network() if inputs.shape[1:] == self._compiled_shape else None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the features of `images`.
-
-        Args:
-            images: (N, 3, H, W), uint8, or floating in [0, 1]; without preprocessing, what the
-                network takes.
-
-        Returns:
-            (N, D), float32 (float64 features given to `none` stay so), on the network's device.
-        """
+        """Return the `features` of the inputs that `preprocess` makes of `images`."""
         return self.features(self.preprocess(images))
 
     def set_dtype(self, dtype: torch.dtype) -> "FrozenExtractor":

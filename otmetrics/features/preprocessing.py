@@ -208,6 +208,7 @@ class Preprocessing:
             return height, width
         if self.crop is None:
             return self.size, self.size
+
         shorter, target = min(height, width), int(self.size / self.crop)
         # The longer side keeps the aspect ratio, rounded down as in torchvision.
         shape = target * height // shorter, target * width // shorter
@@ -249,6 +250,7 @@ def _shape_remedy(shape: tuple[int, ...], is_floating: bool, said: str) -> str:
     """What makes a batch (N, 3, H, W) of what has another shape."""
     grey, forward = ".expand(-1, 3, -1, -1)", ".permute(0, 3, 1, 2)"
     rank, axes = len(shape), shape[1:] if len(shape) == 4 else (0, 0, 0)
+
     # The first that holds counts. Axes of 1, 3 or 4 are taken for channels, whatever their place.
     remedies = (
         (0 in shape, "no image has a side of 0"),
@@ -288,6 +290,7 @@ def _check_images(images: Tensor) -> None:
         return
     if not images.is_floating_point():
         raise ValueError(f"`images` must be uint8, or floating in [0, 1], got {images.dtype}.")
+
     # Written so that NaN fails it too.
     if not bool(((images >= 0) & (images <= 1)).all()):
         low, high = images.min().item(), images.max().item()

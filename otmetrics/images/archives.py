@@ -37,11 +37,6 @@ class _Archive(NamedTuple):
     status: os.stat_result
     identity: bytes | None
 
-    @property
-    def size(self) -> int:
-        """Its bytes."""
-        return self.status.st_size
-
 
 class _Zipped(NamedTuple):
     """What the directory of a zip archive says of a file: to parse it again takes seconds."""
@@ -68,6 +63,7 @@ class _Member(NamedTuple):
                 f"has {self.size} bytes, more than the {limits.MAX_MEMBER_BYTES} that are read: "
                 "pack it again."
             )
+
         # Opened for each member: the files of a great many archives cannot all stay open, and
         # threads that shared one would wait for each other.
         path = self.archive.path
@@ -208,10 +204,11 @@ def _list_members(path: Path) -> list[_Member]:
 
 def _list_zip(archive: _Archive, file: BinaryIO) -> list[_Member]:
     """Files of a zip archive, by its directory."""
-    found = []
+    found, end = [], archive.status.st_size
     bounded: Any = limits.BoundedFile(file, limits.MAX_ZIP_DIRECTORY_BYTES)
     with zipfile.ZipFile(bounded) as packed:
-        _check_zip_ends(packed, file, archive.size)
+        _check_zip_ends(packed, file, end)
+
         for info in packed.infolist():
             if info.is_dir():
                 continue
@@ -220,7 +217,7 @@ def _list_zip(archive: _Archive, file: BinaryIO) -> list[_Member]:
 
             if info.flag_bits & 1:
                 raise DataError(f"is encrypted (`{info.filename}`)")
-            if info.header_offset + info.compress_size > archive.size:
+            if info.header_offset + info.compress_size > end:
                 raise DataError(f"is cut off or damaged: `{info.filename}` lies after its end")
 
             # A stored file may lie about either of its sizes.
@@ -272,7 +269,7 @@ def _read_zipped(file: BinaryIO, name: str, zipped: _Zipped) -> bytes:
 
 def _list_tar(archive: _Archive, file: BinaryIO) -> list[_Member]:
     """Files of a tar archive, by one pass over its headers."""
-    found, place, special = [], -1, ""
+    found, place, special, size = [], -1, "", archive.status.st_size
     bounded: Any = limits.TarHeaders(file, limits.MAX_TAR_HEADER_BYTES)
     with tarfile.open(fileobj=bounded, mode="r:") as headers:
         for info in headers:
@@ -283,7 +280,7 @@ def _list_tar(archive: _Archive, file: BinaryIO) -> list[_Member]:
 
             # Sparse files are not stored as they are.
             stored = info.isreg() and not info.issparse()
-            if stored and info.offset_data + info.size > archive.size:
+            if stored and info.offset_data + info.size > size:
                 raise DataError(f"is cut off: `{info.name}` lies after its end")
 
             if info.isdir():
@@ -297,7 +294,7 @@ def _list_tar(archive: _Archive, file: BinaryIO) -> list[_Member]:
                 special = info.name
         end = headers.offset
 
-    _check_tar_end(file, end, archive.size)
+    _check_tar_end(file, end, size)
     if special and not found:
         raise DataError(
             f"holds no images but pipes, devices or sparse files, such as `{special}`, none of "

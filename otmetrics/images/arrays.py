@@ -269,10 +269,7 @@ class ImageArray:
         beside: Whether mean and covariance of other samples stand next to the images.
 
     Attributes:
-        path: The file.
-        beside: The same.
         remarks: What to know about the file, one line each.
-        labels: Class of each image, or None.
         names: "file.npy[12]" for the image 12.
 
     Raises:

@@ -160,26 +160,23 @@ def rgb_and_alpha(image: Image.Image, rawmode: str) -> tuple[np.ndarray, np.ndar
 
     The third is the largest value of grey of 16 bits, 0 for other files.
     """
+    key = image.info.get("transparency")
     if image.mode == "F" or image.mode.startswith("I"):
-        key, values = image.info.get("transparency"), _sixteen_bit_values(image)
+        values = _sixteen_bit_values(image)
         rgb = np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=-1)
         alpha = None if key is None else _alpha_of_key(values[..., None], key)
         return rgb, alpha, int(values.max())
-    return *_eight_bit_values(image, rawmode), 0
 
-
-def _eight_bit_values(image: Image.Image, rawmode: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return colours and alpha of what Pillow has brought to 8 bits."""
-    key = image.info.get("transparency")
+    # All else Pillow has brought to 8 bits.
     if image.mode in {"1", "L", "RGB"} and key is not None:
         rgb = np.asarray(image.convert("RGB"))
         scaled = _KEY_TO_8_BITS.get(rawmode, lambda value: value)
-        return rgb, _alpha_of_key(rgb, scaled(np.asarray(key)))
+        return rgb, _alpha_of_key(rgb, scaled(np.asarray(key))), 0
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"))
-        return rgba[..., :3], rgba[..., 3]
+        return rgba[..., :3], rgba[..., 3], 0
     # `convert` would copy what is RGB already.
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), None
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), None, 0
 
 
 def _sixteen_bit_values(image: Image.Image) -> np.ndarray:
@@ -218,6 +215,7 @@ def check_size(size: tuple[int, int]) -> None:
     width, height = size
     if min(size) < 1:
         raise DataError(f"has no pixels ({width} x {height}): re-export it.")
+
     if width * height > limits.MAX_PIXELS:
         raise DataError(
             f"has {width} x {height} pixels, more than the {limits.MAX_PIXELS} that are decoded: "
@@ -339,6 +337,7 @@ def _bits(image: Image.Image, rawmode: str) -> int:
     if image.format == "PPM":  # whose largest value may stand there
         most = re.search(r"(\d+)\)$", rawmode)
         return 16 if most and int(most[1]) > 255 else 8
+
     deep = image.format == "PNG" and ";" in rawmode
     depth = re.search(r";(\d+)", rawmode) if deep else None
     return int(depth[1]) if depth else 8

@@ -94,10 +94,10 @@ _READ_BYTES = 2**20
 
 def digest(*parts: bytes | str) -> bytes:
     """Hash parts to 16 bytes (BLAKE2b), so that no two lists of parts give one hash."""
-    return _hashed(*parts).digest()
+    return _hash_of(*parts).digest()
 
 
-def _hashed(*parts: bytes | str) -> Any:
+def _hash_of(*parts: bytes | str) -> Any:
     """A hash to which the parts were added, each after its length."""
     hashed = hashlib.blake2b(digest_size=16)
     for part in parts:
@@ -120,12 +120,14 @@ def file_identity(path: Path, content: bool) -> bytes | None:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > limits.MAX_MEMBER_BYTES:
                 return None
+
             # As `digest("content", ...)` of the whole, which is never in memory.
-            hashed, left = _hashed("content"), status.st_size
+            hashed, left = _hash_of("content"), status.st_size
             hashed.update(left.to_bytes(8, "little"))
             while left and (part := file.read(min(left, _READ_BYTES))):
                 hashed.update(part)
                 left -= len(part)
+
             # What is cut or written to meanwhile has no content that could be told.
             return None if left or file.read(1) else hashed.digest()
     except OSError:
@@ -170,11 +172,7 @@ def _check_unchanged(path: Path, before: os.stat_result) -> None:
 
 
 class ImageSource(Protocol):
-    """A sequence of images with names: what `batches` reads from.
-
-    Attributes:
-        names: What each image is called in messages.
-    """
+    """A sequence of images with names: what `batches` reads from."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -197,14 +195,9 @@ class ImageSource(Protocol):
 
 
 class StoredImages(ImageSource, Protocol):
-    """Images on disk, which can be told apart without decoding them.
+    """Images on disk, which can be told apart without decoding them."""
 
-    Attributes:
-        kind: What records call it.
-        labels: Class of each image, or None where nothing says it.
-    """
-
-    kind: str
+    kind: str  # what records call it
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -255,7 +248,6 @@ class ImageFolder(ImageFiles):
         path: The folder.
 
     Attributes:
-        path: The folder.
         names: Relative POSIX paths, sorted.
         labels: Top folder of each image, where all of them lie in one; else None.
         num_others: How many visible files of other kinds lie among them.

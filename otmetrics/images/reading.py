@@ -87,6 +87,7 @@ def in_threads(
         thread_name_prefix="otmetrics-images",
         initializer=lambda: torch.set_num_threads(1),
     )
+
     # Submitted when they are taken from here, lest all images are in memory at once.
     tasks = (pool.submit(read, source, transform, index) for index in indices)
     try:
@@ -147,6 +148,7 @@ def in_processes(
         # Starts from a process that has loaded this module, in no time.
         method = "forkserver"
         multiprocessing.get_context(method).set_forkserver_preload([__name__])
+
     loader = _Loader(
         _Chunks(source, transform),
         batch_size=None,
@@ -158,6 +160,7 @@ def in_processes(
         multiprocessing_context=method,
         generator=torch.Generator().manual_seed(0),  # not a number of the caller's generator
     )
+
     for reads, shapes, flat in _receive(loader):
         pixels = iter(flat.split([shape.numel() for shape in shapes]))
         for one, shape in zip(reads, shapes, strict=True):
@@ -286,7 +289,9 @@ def _group(
             if result.error is not None:
                 if not skip_corrupt:
                     raise result.error
-                report.skipped.append(_reason(result.error))
+                # Without the remedy, which was just taken.
+                message = str(result.error)
+                report.skipped.append(message.rpartition(": ")[0] or message)
                 report.left_out.append(result.index)
                 continue
 
@@ -304,11 +309,6 @@ def _group(
                 batch = []
         if batch:
             yield batch
-
-
-def _reason(error: DataError) -> str:
-    """Which file and why, without the remedy that was just taken."""
-    return str(error).rpartition(": ")[0] or str(error)
 
 
 def _check_shapes(first: Read, other: Read) -> None:

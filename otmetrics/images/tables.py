@@ -184,6 +184,7 @@ class _Rows:
         column, is_vector = arrow.chosen_column(file, schema)
         label = next((name for name in ("label", "labels") if name in schema.names), None)
         self._has_paths = self._has_paths or not arrow.is_bytes(schema.field(column).type)
+
         if file == self._files[0]:
             self.column, self.is_vector, self.label = column, is_vector, label
             self._class_names = arrow.class_names(schema, label)
