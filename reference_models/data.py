@@ -209,9 +209,9 @@ def _read(source: reading.ImageSource, size: int) -> Tensor:
 
     # Into one tensor: a list of parts would need the memory twice when they are joined.
     images = torch.empty(len(source), 3, size, size, dtype=torch.uint8)
-    threads, done = min(8, os.cpu_count() or 1), 0
+    readers, done = reading.Readers(min(8, os.cpu_count() or 1)), 0
     try:
-        for batch in reading.batches(source, transform=square, batch_size=256, num_threads=threads):
+        for batch in reading.batches(source, transform=square, batch_size=256, readers=readers):
             images[done : done + len(batch)] = torch.stack(batch)
             done += len(batch)
     except DataError as error:

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from otmetrics import load_extractor
 from otmetrics.features import FrozenExtractor, pipeline
-from otmetrics.images import ImageFolder, batches
+from otmetrics.images import ImageFolder, Readers, batches
 
 BATCH = 32
 PARTS = {"efficientnet_lite0": 500, "inception": 150}  # images that the slower ones get a round
@@ -136,7 +136,7 @@ def our_extraction(extractor: FrozenExtractor, folder: Path, num: int) -> Callab
             transform=work.prepare,
             batch_size=BATCH,
             indices=range(min(num, len(source))),
-            num_threads=work.num_threads,
+            readers=Readers(work.num_threads),
             uniform=work.uniform,
         )
         return sum(map(len, work.features(stream)))

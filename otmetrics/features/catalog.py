@@ -165,6 +165,7 @@ def load_extractor(
         ("resize", resize is not None and not info.resizes, "which does not resize images"),
         ("runtime", runtime == "openvino" and not info.compiles, "which is not compiled"),
     ]
+    # All that can be refused is refused before weights are read, or fetched.
     for option, is_broken, reason in rules:
         if is_broken:
             raise OptionError(
@@ -184,7 +185,7 @@ def load_extractor(
     if runtime is not None:
         extractor.runtime = Runtime(runtime if info.compiles else "torch")
     if dtype != "float32":
-        if not any(True for _ in extractor.network.parameters()):
+        if next(extractor.network.parameters(), None) is None:
             raise OptionError(
                 Argument("dtype"), f" must be float32 for `{name}`, which has no weights."
             )
@@ -249,15 +250,9 @@ def _look_up(name: str) -> tuple[ExtractorInfo, str]:
 
 
 def check_extractor(name: str, argument: str | None = None) -> None:
-    """Raise unless a name is that of an extractor.
+    """Raise OptionError unless a name is that of an extractor.
 
-    Args:
-        name: The name.
-        argument: The argument of a metric that the name was given for, which takes None where an
-            extractor is called `none`.
-
-    Raises:
-        OptionError: If it is not.
+    `argument` is that of a metric, for which the name was given: it takes None for `none`.
     """
     known = [one for one in EXTRACTORS if argument is None or one != "none"]
     names = ", ".join(known)
@@ -274,6 +269,7 @@ def _likely_name(name: str, known: list[str]) -> str | None:
     """What somebody means who gives a misspelt name, or one of timm without its prefix."""
     import timm
 
+    # DINOv2 goes by other names elsewhere, such as dinov2_vits14.
     if "dino" in name.lower() and not timm.is_model(name.partition(".")[0]):
         return DINOV2
     if timm.is_model(name.partition(".")[0]):

@@ -67,6 +67,7 @@ class FrozenExtractor(nn.Module):
         for weight in network.parameters():  # scripted modules have no requires_grad_
             weight.requires_grad_(False)
         object.__setattr__(self, "network", network)
+
         self.preprocessing = preprocessing
         self.name = name
         self.num_features = num_features
@@ -154,6 +155,7 @@ class FrozenExtractor(nn.Module):
             with ieee_float32(self.device):
                 features = self.network(inputs)
         else:
+            # The caller's autocast would choose another dtype for some of the layers.
             with torch.autocast(self.device.type, enabled=False):
                 features = self.network(inputs.to(self.dtype))
 
@@ -180,6 +182,7 @@ class FrozenExtractor(nn.Module):
 
     def _compiled_for(self, inputs: Tensor) -> CompiledNetwork | None:
         """The compiled network, where it can do these inputs."""
+        # What was compiled has no gradients.
         graph = torch.is_grad_enabled() and (
             inputs.requires_grad or any(p.requires_grad for p in self.network.parameters())
         )
@@ -188,15 +191,7 @@ class FrozenExtractor(nn.Module):
         return self.compiled_network() if inputs.shape[1:] == self._compiled_shape else None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the features of `images`.
-
-        Args:
-            images: (N, 3, H, W), uint8, or floating in [0, 1]; without preprocessing, what the
-                network takes.
-
-        Returns:
-            (N, D), float32 (float64 features given to `none` stay so), on the network's device.
-        """
+        """Return the `features` of the inputs that `preprocess` makes of `images`."""
         return self.features(self.preprocess(images))
 
     def set_dtype(self, dtype: torch.dtype) -> "FrozenExtractor":
@@ -236,6 +231,7 @@ def _checked_features(features: Any, count: int, name: str) -> Tensor:
     """Return `features` as a floating (N, D) tensor, at least float32."""
     got = type(features).__name__
     if isinstance(features, Tensor):
+        # Global pooling leaves axes of one.
         if features.ndim == 4 and features.shape[2:] == (1, 1):
             features = features.flatten(1)
         if features.ndim == 2 and len(features) == count and features.is_floating_point():

@@ -131,9 +131,8 @@ def _cached_path() -> Path:
 
 def _download(url: str) -> Path:
     """Fetch the file into torch's cache, under its name only when it is whole."""
-    path = _cached_path()
+    path, timeout = _cached_path(), socket.getdefaulttimeout()
 
-    timeout = socket.getdefaulttimeout()
     # urllib has no timeout of its own: behind a firewall that drops packets it would hang for
     # minutes.
     socket.setdefaulttimeout(TIMEOUT_SECONDS)

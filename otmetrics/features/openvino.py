@@ -44,6 +44,7 @@ class Runtime:
             raise OptionError(
                 Argument("runtime"), " openvino needs the package openvino: pip install openvino."
             )
+
         self.choice = choice
         # Whether OpenVINO runs the network, as far as is known before it is compiled.
         self.compiles = choice != "torch" and installed
@@ -75,15 +76,13 @@ class Runtime:
                     Argument("runtime"),
                     f" openvino cannot run this network ({reason}): leave it out.",
                 ) from error
+
             self.compiles = False
             warnings.warn(
                 f"OpenVINO cannot run this network ({reason}): torch runs it, more slowly.",
                 stacklevel=4,
             )
             return None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Runtime":
-        return Runtime(self.choice)
 
     def __reduce__(self) -> tuple[type, tuple[str]]:
         return Runtime, (self.choice,)
@@ -103,7 +102,6 @@ class CompiledNetwork:
         self.state = _state(network)
 
         self._model = _compile(network, shape, num_threads)
-
         # Twice as many as cores: threads that read images compute their features as well.
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(2 * num_threads):
@@ -145,6 +143,7 @@ def openvino_name() -> str:
 def _state(network: nn.Module) -> list[tuple[int, int | None]]:
     """Where each tensor of a network lies, and its version, which counts what is written to it."""
     tensors = [*network.parameters(), *network.buffers()]
+    # torch does not count what is written to inference tensors.
     return [(t.data_ptr(), None if t.is_inference() else t._version) for t in tensors]
 
 
@@ -161,6 +160,7 @@ def _compile(network: nn.Module, shape: tuple[int, ...], num_threads: int) -> An
         "NUM_STREAMS": num_threads,
         "ENABLE_CPU_PINNING": False,  # cores are shared with the decoding of images
     }
+
     with _COMPILING:
         openvino = _import_openvino()
         logger = logging.getLogger()  # whose settings a conversion that fails would leave changed
@@ -177,6 +177,7 @@ def _compile(network: nn.Module, shape: tuple[int, ...], num_threads: int) -> An
             finally:
                 logger.setLevel(level)
                 logger.filters, logger.handlers = filters, handlers
+
         model.reshape([1, *shape])
         return _core().compile_model(model, "CPU", options)
 

@@ -94,8 +94,9 @@ def _in_batches(
     """Features by torch, one batch after the other."""
     with ieee_float32(torch.device("cpu")):  # for the threads, which resize
         for images in batches:
+            padded = images + [images[-1]] * (size - len(images))
             with torch.no_grad():
-                features = extractor.features(torch.stack(_pad_batch(images, size)))
+                features = extractor.features(torch.stack(padded))
             yield features[: len(images)].cpu()
 
 
@@ -110,11 +111,13 @@ def _on_gpu(
             if len(inputs) < size:
                 inputs = torch.cat([inputs, inputs[-1:].expand(size - len(inputs), -1, -1, -1)])
             features = extractor.features(inputs.contiguous(memory_format=torch.channels_last))
+            # Only into pinned memory does a GPU copy while the program goes on.
             copied = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
             copied.copy_(features, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
 
+        # One batch late, so that the GPU has the next one before anybody waits for this one.
         if under_way is not None:
             yield _wait_for(*under_way)
         under_way = copied[: len(images)], event
@@ -145,8 +148,3 @@ def _wait_for(features: Tensor, event: torch.cuda.Event) -> Tensor:
     """Features that a GPU has copied into pinned memory, in ordinary memory."""
     event.synchronize()
     return features.clone()
-
-
-def _pad_batch(images: list[Tensor], size: int) -> list[Tensor]:
-    """A batch of full size: the last image stands in for those that are missing."""
-    return images + [images[-1]] * (size - len(images))

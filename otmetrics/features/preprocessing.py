@@ -81,16 +81,18 @@ def _bands(size: int, wanted: int, mode: str, device: str) -> _Bands:
 
 def _taps(size: int, wanted: int, mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each output the inputs `first` to `stop` and, (wanted, taps), weights from `first` on."""
+    kernel, reach = _FILTERS[mode]
     scale = size / wanted
+    # Pillow widens a filter as images shrink, so that every pixel counts, and never narrows it.
     stretch = max(scale, 1.0)
-    support = (2.0 if mode == "bicubic" else 1.0) * stretch
+    support = reach * stretch
     centres = (np.arange(wanted) + 0.5) * scale
 
     first = np.maximum((centres - support + 0.5).astype(int), 0)
     stop = np.minimum((centres + support + 0.5).astype(int), size)
     inputs = first[:, None] + np.arange((stop - first).max())
     distances = np.abs((inputs - centres[:, None] + 0.5) / stretch)
-    weights = _FILTERS[mode](distances) * (inputs < stop[:, None])  # taps of the longest row
+    weights = kernel(distances) * (inputs < stop[:, None])  # taps of the longest row
     return first, stop, weights / weights.sum(1, keepdims=True)
 
 
@@ -101,13 +103,8 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
-def _triangle(x: np.ndarray) -> np.ndarray:
-    """Linear interpolation, for x >= 0."""
-    return np.maximum(1 - x, 0)
-
-
-_FILTERS = {"bicubic": _cubic, "bilinear": _triangle}
-
+# Each with how far it reaches, in pixels.
+_FILTERS = {"bicubic": (_cubic, 2.0), "bilinear": (lambda x: np.maximum(1 - x, 0), 1.0)}
 
 RESIZE_MODES = ("bicubic", "bilinear", "tf1")
 _LONGEST = 2**15  # pixels of a side between resize and crop
@@ -211,6 +208,7 @@ class Preprocessing:
             return height, width
         if self.crop is None:
             return self.size, self.size
+
         shorter, target = min(height, width), int(self.size / self.crop)
         # The longer side keeps the aspect ratio, rounded down as in torchvision.
         shape = target * height // shorter, target * width // shorter
@@ -223,10 +221,18 @@ class Preprocessing:
         return shape
 
     def _fit(self, images: Tensor, size: int) -> Tensor:
-        """Bring (N, 3, H, W) to (N, 3, size, size)."""
+        """Bring (N, 3, H, W) to (N, 3, size, size), in its own range."""
         shape = self.resized_shape(*images.shape[-2:])
+        if tuple(images.shape[-2:]) != shape:
+            if self.resize == "tf1":
+                images = _blend(_blend(images.float(), shape[1], dim=-1), shape[0], dim=-2)
+            else:
+                # Bicubic overshoots at edges, beyond black and white.
+                images = resample(images, shape, self.resize).clamp_(0, _top(images))
+
+        # Rounded as in torchvision.
         top, left = (round((side - size) / 2) for side in shape)
-        return _resize(images, shape, self.resize)[..., top : top + size, left : left + size]
+        return images[..., top : top + size, left : left + size]
 
 
 def check_batch(images: Tensor, said: str = "images") -> None:
@@ -242,40 +248,38 @@ def check_batch(images: Tensor, said: str = "images") -> None:
 
 def _shape_remedy(shape: tuple[int, ...], is_floating: bool, said: str) -> str:
     """What makes a batch (N, 3, H, W) of what has another shape."""
-    grey = ".expand(-1, 3, -1, -1)"
-    axes = shape[1:] if len(shape) == 4 else ()
-    if 0 in shape:
-        return "no image has a side of 0"
-    if len(shape) == 2:
-        return (
+    grey, forward = ".expand(-1, 3, -1, -1)", ".permute(0, 3, 1, 2)"
+    rank, axes = len(shape), shape[1:] if len(shape) == 4 else (0, 0, 0)
+
+    # The first that holds counts. Axes of 1, 3 or 4 are taken for channels, whatever their place.
+    remedies = (
+        (0 in shape, "no image has a side of 0"),
+        (
+            rank == 2,
             f"for one grey image, {said}[None, None]{grey}; for features (N, D), give them to the "
-            "scores of features, or to a metric of feature=None"
-        )
-    if len(shape) == 3 and shape[0] == 3:
-        return f"for one image, {said}[None]"
-    if len(shape) == 3 and shape[2] == 3:
-        return f"for one image, {said}.permute(2, 0, 1)[None]"
-    if len(shape) == 3:
-        return f"for grey images (N, H, W), repeat their channel, {said}[:, None]{grey}"
-    if len(shape) == 5:
-        return f"for frames of videos, {said}.flatten(0, 1)"
-    if axes and axes[0] == 1:
-        return f"repeat the grey channel, {said}{grey}"
-    if axes and axes[2] == 3:
-        return f"move the channels forward, {said}.permute(0, 3, 1, 2)"
-    if axes and axes[2] == 1:
-        return f"move the grey channel forward and repeat it, {said}.permute(0, 3, 1, 2){grey}"
-    if axes and axes[0] == 4 and is_floating:
-        return (
+            "scores of features, or to a metric of feature=None",
+        ),
+        (rank == 3 and shape[0] == 3, f"for one image, {said}[None]"),
+        (rank == 3 and shape[-1] == 3, f"for one image, {said}.permute(2, 0, 1)[None]"),
+        (rank == 3, f"for grey images (N, H, W), repeat their channel, {said}[:, None]{grey}"),
+        (rank == 5, f"for frames of videos, {said}.flatten(0, 1)"),
+        (axes[0] == 1, f"repeat the grey channel, {said}{grey}"),
+        (axes[2] == 3, f"move the channels forward, {said}{forward}"),
+        (axes[2] == 1, f"move the grey channel forward and repeat it, {said}{forward}{grey}"),
+        (
+            axes[0] == 4 and is_floating,
             "decode latents to images first, with the decoder of their autoencoder; for an alpha "
-            f"channel, {said}[:, :3]"
-        )
-    if axes and axes[0] == 4:
-        return f"drop the alpha channel, {said}[:, :3]"
-    if axes and axes[2] == 4:
-        moved = f"{said}[..., :3].permute(0, 3, 1, 2)"
-        return f"drop the alpha channel and move the others forward, {moved}"
-    return "give three channels, red, green and blue"
+            f"channel, {said}[:, :3]",
+        ),
+        (axes[0] == 4, f"drop the alpha channel, {said}[:, :3]"),
+        (
+            axes[2] == 4,
+            f"drop the alpha channel and move the others forward, {said}[..., :3]{forward}",
+        ),
+    )
+    return next(
+        (text for holds, text in remedies if holds), "give three channels, red, green and blue"
+    )
 
 
 def _check_images(images: Tensor) -> None:
@@ -286,6 +290,7 @@ def _check_images(images: Tensor) -> None:
         return
     if not images.is_floating_point():
         raise ValueError(f"`images` must be uint8, or floating in [0, 1], got {images.dtype}.")
+
     # Written so that NaN fails it too.
     if not bool(((images >= 0) & (images <= 1)).all()):
         low, high = images.min().item(), images.max().item()
@@ -322,15 +327,6 @@ def _levels(values: tuple[float, ...], top: float, device: str) -> Tensor:
 def _top(images: Tensor) -> float:
     """The value of white."""
     return 255.0 if images.dtype == torch.uint8 else 1.0
-
-
-def _resize(images: Tensor, shape: tuple[int, int], mode: str) -> Tensor:
-    """Resize (N, 3, H, W) to `shape`, in its own range."""
-    if tuple(images.shape[-2:]) == shape:
-        return images
-    if mode == "tf1":
-        return _blend(_blend(images.float(), shape[1], dim=-1), shape[0], dim=-2)
-    return resample(images, shape, mode).clamp_(0, _top(images))
 
 
 def _blend(images: Tensor, size: int, dim: int) -> Tensor:

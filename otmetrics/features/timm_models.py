@@ -93,6 +93,7 @@ def _create_pretrained(model: str, download: bool) -> nn.Module:
         network: Any = timm.create_model(
             model, pretrained=True, num_classes=0, pretrained_cfg_overlay=weights
         )
+        # Else the network would hold its weights twice, and with it each copy and file of it.
         network.pretrained_cfg.pop("state_dict", None)
         return network
     if not download:
@@ -130,6 +131,7 @@ def _cached_weights(model: str) -> Path | None:
         found = name and try_to_load_from_cache(repository, name, revision=revision or None)
         if isinstance(found, str):  # neither unknown nor known to be missing there
             return Path(found)
+    # Where timm keeps weights that are not on the hub, under the name in their address.
     older = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(config.url or "-").name)
     return older if older.is_file() else None
 
@@ -145,6 +147,7 @@ def _size(model: str) -> str:
 
 def _reach_hub() -> None:
     """Raise OSError unless the hub answers: its client would retry for a minute, line by line."""
+    # The client says at once that it must not ask.
     if os.environ.get("HF_HUB_OFFLINE"):
         return
     try:

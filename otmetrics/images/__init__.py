@@ -7,7 +7,7 @@ from otmetrics.images.files import EXTENSIONS, ImageFolder, ImageSource, StoredI
 from otmetrics.images.limits import MAX_PIXELS
 from otmetrics.images.named import open_torchvision
 from otmetrics.images.opening import open_input
-from otmetrics.images.reading import ReadingReport, batches
+from otmetrics.images.reading import Readers, ReadingReport, batches
 
 __all__ = [
     "EXTENSIONS",
@@ -17,6 +17,7 @@ __all__ = [
     "ImageArray",
     "ImageFolder",
     "ImageSource",
+    "Readers",
     "ReadingReport",
     "StoredImages",
     "batches",

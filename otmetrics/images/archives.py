@@ -37,11 +37,6 @@ class _Archive(NamedTuple):
     status: os.stat_result
     identity: bytes | None
 
-    @property
-    def size(self) -> int:
-        """Its bytes."""
-        return self.status.st_size
-
 
 class _Zipped(NamedTuple):
     """What the directory of a zip archive says of a file: to parse it again takes seconds."""
@@ -68,6 +63,7 @@ class _Member(NamedTuple):
                 f"has {self.size} bytes, more than the {limits.MAX_MEMBER_BYTES} that are read: "
                 "pack it again."
             )
+
         # Opened for each member: the files of a great many archives cannot all stay open, and
         # threads that shared one would wait for each other.
         path = self.archive.path
@@ -130,6 +126,7 @@ class PackedImages:
                 "the last one of each counts"
             )
 
+        # As when somebody unpacks it: what comes later takes the place of what came before.
         by_name = {member.name: member for member in visible}
         images = [by_name[name] for name in sorted(by_name) if is_image(name)]
         self._members += images
@@ -188,6 +185,7 @@ def _list_members(path: Path) -> list[_Member]:
     with name_errors(path, damage, "unpack it, or pack it again as .zip or .tar"):
         check_regular(path)
         with path.open("rb") as file:
+            # Of the file that is open: another one may take its place at any time.
             status = os.fstat(file.fileno())
             archive = _Archive(path, status, identity_of(path, status))
             start = file.read(512)
@@ -206,10 +204,11 @@ def _list_members(path: Path) -> list[_Member]:
 
 def _list_zip(archive: _Archive, file: BinaryIO) -> list[_Member]:
     """Files of a zip archive, by its directory."""
-    found = []
+    found, end = [], archive.status.st_size
     bounded: Any = limits.BoundedFile(file, limits.MAX_ZIP_DIRECTORY_BYTES)
     with zipfile.ZipFile(bounded) as packed:
-        _check_zip_ends(packed, file, archive.size)
+        _check_zip_ends(packed, file, end)
+
         for info in packed.infolist():
             if info.is_dir():
                 continue
@@ -218,7 +217,7 @@ def _list_zip(archive: _Archive, file: BinaryIO) -> list[_Member]:
 
             if info.flag_bits & 1:
                 raise DataError(f"is encrypted (`{info.filename}`)")
-            if info.header_offset + info.compress_size > archive.size:
+            if info.header_offset + info.compress_size > end:
                 raise DataError(f"is cut off or damaged: `{info.filename}` lies after its end")
 
             # A stored file may lie about either of its sizes.
@@ -230,6 +229,7 @@ def _list_zip(archive: _Archive, file: BinaryIO) -> list[_Member]:
 
 def _check_zip_ends(packed: zipfile.ZipFile, file: BinaryIO, size: int) -> None:
     """Raise where a zip archive holds more than its directory says: zipfile skips it silently."""
+    # The record of the end has 22 bytes and a comment.
     file.seek(max(0, size - 22 - len(packed.comment)))
     end = file.read(12)
     first = min((info.header_offset for info in packed.infolist()), default=0)
@@ -269,7 +269,7 @@ def _read_zipped(file: BinaryIO, name: str, zipped: _Zipped) -> bytes:
 
 def _list_tar(archive: _Archive, file: BinaryIO) -> list[_Member]:
     """Files of a tar archive, by one pass over its headers."""
-    found, place, special = [], -1, ""
+    found, place, special, size = [], -1, "", archive.status.st_size
     bounded: Any = limits.TarHeaders(file, limits.MAX_TAR_HEADER_BYTES)
     with tarfile.open(fileobj=bounded, mode="r:") as headers:
         for info in headers:
@@ -280,20 +280,21 @@ def _list_tar(archive: _Archive, file: BinaryIO) -> list[_Member]:
 
             # Sparse files are not stored as they are.
             stored = info.isreg() and not info.issparse()
-            if stored and info.offset_data + info.size > archive.size:
+            if stored and info.offset_data + info.size > size:
                 raise DataError(f"is cut off: `{info.name}` lies after its end")
 
             if info.isdir():
                 continue
             check_member(info.name, is_link=info.issym() or info.islnk())
             if stored:
+                # `tar -cf a.tar .` begins each name so.
                 name = info.name.removeprefix("./")
                 found.append(_Member(archive, name, info.size, info.offset_data))
             else:
                 special = info.name
         end = headers.offset
 
-    _check_tar_end(file, end, archive.size)
+    _check_tar_end(file, end, size)
     if special and not found:
         raise DataError(
             f"holds no images but pipes, devices or sparse files, such as `{special}`, none of "

@@ -6,6 +6,7 @@ import math
 import os
 import zipfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, NamedTuple
 
@@ -34,22 +35,13 @@ _HEADER_WARNINGS = r".*\binvalid .*(escape|literal)|Reading `\.npy`"
 
 
 class LoadedArray(NamedTuple):
-    """The array of a file and what stands next to it.
+    """The array of a file and what stands next to it; None for what the file does not hold."""
 
-    Attributes:
-        array: The array; None where the file holds statistics and no samples.
-        protocol: How `otmetrics extract` made it; None where the file does not say.
-        labels: Class of each row; None where the file does not say.
-        identity: Of the file that was read, as `file_identity` gives it.
-        statistics: Mean and covariance of features, where the file holds them, with samples next to
-            them or not.
-    """
-
-    array: np.ndarray | None
-    protocol: dict[str, Any] | None = None
-    labels: tuple[str, ...] | None = None
-    identity: bytes | None = None
-    statistics: tuple[np.ndarray, np.ndarray] | None = None
+    array: np.ndarray | None  # none next to statistics alone
+    protocol: dict[str, Any] | None = None  # how `otmetrics extract` made it
+    labels: tuple[str, ...] | None = None  # class of each row
+    identity: bytes | None = None  # of the file that was read, as `file_identity` gives it
+    statistics: tuple[np.ndarray, np.ndarray] | None = None  # mean and covariance of features
 
 
 def loaded_array(path: Path) -> LoadedArray:
@@ -228,6 +220,7 @@ def _entry(archive: zipfile.ZipFile, name: str, most: float = math.inf) -> np.nd
     if filled != header.size:
         raise ValueError("fewer bytes than its header says")
 
+    # numpy views no bytes as values that have none, such as empty texts.
     if not header.size:
         return np.zeros(header.shape, header.dtype)
     return room.view(header.dtype).reshape(header.shape, order=header.order)
@@ -276,10 +269,7 @@ class ImageArray:
         beside: Whether mean and covariance of other samples stand next to the images.
 
     Attributes:
-        path: The file.
-        beside: The same.
         remarks: What to know about the file, one line each.
-        labels: Class of each image, or None.
         names: "file.npy[12]" for the image 12.
 
     Raises:
@@ -360,6 +350,7 @@ class FeatureArray(NamedTuple):
         moments: Mean (D,) and covariance (D, D) in float64, where the file holds these instead of
             features, of which there are none then, (0, D).
         beside: Whether mean and covariance of other samples stand next to the features.
+        remarks: What else to know about the file, one line each.
     """
 
     features: np.ndarray
@@ -368,6 +359,7 @@ class FeatureArray(NamedTuple):
     labels: tuple[str, ...] | None = None
     moments: tuple[np.ndarray, np.ndarray] | None = None
     beside: bool = False
+    remarks: Sequence[str] = ()
 
 
 # --- what keeps an array from being scored ----------------------------------------------------
@@ -406,6 +398,7 @@ def _image_problem(array: np.ndarray) -> str | None:
 
 def _number_problem(array: np.ndarray) -> str:
     """Say how an array (N, H, W), (N, H, W, C) or (N, C, H, W) of other numbers becomes images."""
+    # Not of all: a mapped array would be read from disk for a message.
     part = np.asarray(array.flat[:_SHOWN_VALUES], np.float64)
     part = part[np.isfinite(part)]
     low, high = (float(part.min()), float(part.max())) if part.size else (np.nan, np.nan)

@@ -30,7 +30,7 @@ from otmetrics.images.facts import KINDS, MOST_FRAMES, ImageFacts, has_two_level
 # Only these decoders see a file, whatever its name: no EPS that would start an interpreter.
 # Importing their modules here keeps Pillow from importing every plugin it has.
 FORMATS = tuple(
-    plugin.format
+    str(plugin.format)
     for plugin in (
         BmpImagePlugin.BmpImageFile,
         GifImagePlugin.GifImageFile,
@@ -128,9 +128,8 @@ def decoded_from(opened: Callable[[], BinaryIO], name: str) -> DecodedImage:
     except Warning:
         raise  # a filter of the caller makes errors of them: it stays what the caller asked for
     except Image.UnidentifiedImageError as error:
-        known = ", ".join(str(name) for name in FORMATS)
         raise unreadable(
-            f"`{name}` is not a readable image ({known} are read): re-export it."
+            f"`{name}` is not a readable image ({', '.join(FORMATS)} are read): re-export it."
         ) from error
     except Image.DecompressionBombError as error:
         raise unreadable(f"`{name}` has too many pixels for Pillow: scale it down.") from error
@@ -161,26 +160,23 @@ def rgb_and_alpha(image: Image.Image, rawmode: str) -> tuple[np.ndarray, np.ndar
 
     The third is the largest value of grey of 16 bits, 0 for other files.
     """
+    key = image.info.get("transparency")
     if image.mode == "F" or image.mode.startswith("I"):
-        key, values = image.info.get("transparency"), _sixteen_bit_values(image)
+        values = _sixteen_bit_values(image)
         rgb = np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=-1)
         alpha = None if key is None else _alpha_of_key(values[..., None], key)
         return rgb, alpha, int(values.max())
-    return *_eight_bit_values(image, rawmode), 0
 
-
-def _eight_bit_values(image: Image.Image, rawmode: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return colours and alpha of what Pillow has brought to 8 bits."""
-    key = image.info.get("transparency")
+    # All else Pillow has brought to 8 bits.
     if image.mode in {"1", "L", "RGB"} and key is not None:
         rgb = np.asarray(image.convert("RGB"))
         scaled = _KEY_TO_8_BITS.get(rawmode, lambda value: value)
-        return rgb, _alpha_of_key(rgb, scaled(np.asarray(key)))
+        return rgb, _alpha_of_key(rgb, scaled(np.asarray(key))), 0
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"))
-        return rgba[..., :3], rgba[..., 3]
+        return rgba[..., :3], rgba[..., 3], 0
     # `convert` would copy what is RGB already.
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), None
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB")), None, 0
 
 
 def _sixteen_bit_values(image: Image.Image) -> np.ndarray:
@@ -219,6 +215,7 @@ def check_size(size: tuple[int, int]) -> None:
     width, height = size
     if min(size) < 1:
         raise DataError(f"has no pixels ({width} x {height}): re-export it.")
+
     if width * height > limits.MAX_PIXELS:
         raise DataError(
             f"has {width} x {height} pixels, more than the {limits.MAX_PIXELS} that are decoded: "
@@ -235,11 +232,13 @@ def _decode(file: BinaryIO) -> DecodedImage:
     """Decode an open file."""
     start = file.read(512)
     check_start(start)
+    # Before Pillow opens it, which reads all chunks in front of the pixels.
     if start.startswith(_PNG):
         _check_chunks(file)
 
     file.seek(0)
-    image = Image.open(file, formats=[str(name) for name in FORMATS])
+    image = Image.open(file, formats=FORMATS)
+    # Before the checksums: they read the file to its end.
     check_size(image.size)
     if image.format == "PNG":
         _check_pixel_chunks(file)
@@ -338,6 +337,7 @@ def _bits(image: Image.Image, rawmode: str) -> int:
     if image.format == "PPM":  # whose largest value may stand there
         most = re.search(r"(\d+)\)$", rawmode)
         return 16 if most and int(most[1]) > 255 else 8
+
     deep = image.format == "PNG" and ";" in rawmode
     depth = re.search(r";(\d+)", rawmode) if deep else None
     return int(depth[1]) if depth else 8

@@ -78,6 +78,7 @@ def write_demo(folder: str | Path) -> tuple[Path, Path]:
             names = {Path(name).name for name in tiles if name.startswith(subfolder)}
             _check_foreign(folder / subfolder, names)
 
+        # All are compared before the first is written: a refusal leaves the folders as they were.
         missing = [name for name, pixels in tiles.items() if not _is_there(folder / name, pixels)]
         for name in missing:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -16,27 +16,16 @@ _LOSSLESS_NAMES = {"bmp", "gif", "pgm", "png", "pnm", "ppm", "tif", "tiff"}
 
 
 class ImageFacts(NamedTuple):
-    """What decoding an image tells of it.
+    """What decoding an image tells of it."""
 
-    Attributes:
-        kind: Format of its content, one of `KINDS`; "pixels" where nothing was decoded.
-        colour: One of `COLOURS`, as the file has it.
-        bits: Of a channel, as the file has it; 8 for palettes, whose colours have 8.
-        width: In pixels, upright.
-        height: In pixels, upright.
-        frames: Frames or pages of the file, of which the first is read.
-        largest: The largest value of a channel; of colours of 16 bits a bound on it.
-        two_levels: Whether its 8-bit channels take no more than two values.
-    """
-
-    kind: str
-    colour: str
-    bits: int
-    width: int
+    kind: str  # format of its content, one of `KINDS`; "pixels" where nothing was decoded
+    colour: str  # one of `COLOURS`, as the file has it
+    bits: int  # of a channel, as the file has it; 8 for palettes, whose colours have 8
+    width: int  # in pixels, upright, as is the height
     height: int
-    frames: int = 1
-    largest: int = 0
-    two_levels: bool = False
+    frames: int = 1  # frames or pages of the file, of which the first is read
+    largest: int = 0  # the largest value of a channel; of colours of 16 bits a bound on it
+    two_levels: bool = False  # whether its 8-bit channels take no more than two values
 
 
 WIDTH = len(ImageFacts._fields)
@@ -94,11 +83,13 @@ def count_facts(rows: np.ndarray, pixels: str) -> dict[str, Any]:
     kind, colour, bits, width, height, frames, largest, two_levels = rows.T.astype(np.int64)
     named = (pixels, *KINDS[1:])
     formats = {named[code]: count for code, count in _counts(kind)}
+    # A pair is counted as one number: below are at most 64 bits, and no side reaches 2^31.
     modes = {
         f"{COLOURS[code // 100]} {code % 100} bit": count
         for code, count in _counts(100 * colour + bits)
     }
 
+    # By area, then by width, so that the order of the images does not matter.
     order = np.lexsort((width, width * height))
     picks = {"smallest": order[0], "middle": order[len(order) // 2], "largest": order[-1]}
     sizes: dict[str, Any] = {

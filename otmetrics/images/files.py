@@ -51,6 +51,7 @@ def labels_of(names: Sequence[str]) -> tuple[str, ...] | None:
 
 def splits_remark(names: Iterable[str], remedy: str) -> list[str]:
     """Say in one line, if so, that files or folders are named after several parts of a data set."""
+    # Shards of one part differ in their numbers alone: train-00000-of-00002, train-001.
     splits = {re.sub(r"-(\d+|\d+-of-\d+)$", "", name.split(".")[0]) for name in names}
     if len(splits) < 2 or not splits <= set(SPLITS):
         return []
@@ -59,6 +60,7 @@ def splits_remark(names: Iterable[str], remedy: str) -> list[str]:
 
 def check_member(name: str, *, is_link: bool) -> None:
     """Refuse a name in an archive or table that would mean another file somewhere else."""
+    # Both kinds of slashes: what unpacks it may run on Windows.
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name):
         raise DataError(f"holds `{name}`, whose name leads out of it: pack it again without.")
@@ -92,16 +94,17 @@ _READ_BYTES = 2**20
 
 def digest(*parts: bytes | str) -> bytes:
     """Hash parts to 16 bytes (BLAKE2b), so that no two lists of parts give one hash."""
+    return _hash_of(*parts).digest()
+
+
+def _hash_of(*parts: bytes | str) -> Any:
+    """A hash to which the parts were added, each after its length."""
     hashed = hashlib.blake2b(digest_size=16)
     for part in parts:
         data = part.encode(errors="surrogateescape") if isinstance(part, str) else part
-        hashed.update(_length(data))
+        hashed.update(len(data).to_bytes(8, "little"))
         hashed.update(data)
-    return hashed.digest()
-
-
-def _length(data: bytes) -> bytes:
-    return len(data).to_bytes(8, "little")
+    return hashed
 
 
 def file_identity(path: Path, content: bool) -> bytes | None:
@@ -117,12 +120,14 @@ def file_identity(path: Path, content: bool) -> bytes | None:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > limits.MAX_MEMBER_BYTES:
                 return None
+
             # As `digest("content", ...)` of the whole, which is never in memory.
-            hashed, left = hashlib.blake2b(digest_size=16), status.st_size
-            hashed.update(b"".join((_length(b"content"), b"content", left.to_bytes(8, "little"))))
+            hashed, left = _hash_of("content"), status.st_size
+            hashed.update(left.to_bytes(8, "little"))
             while left and (part := file.read(min(left, _READ_BYTES))):
                 hashed.update(part)
                 left -= len(part)
+
             # What is cut or written to meanwhile has no content that could be told.
             return None if left or file.read(1) else hashed.digest()
     except OSError:
@@ -167,11 +172,7 @@ def _check_unchanged(path: Path, before: os.stat_result) -> None:
 
 
 class ImageSource(Protocol):
-    """A sequence of images with names: what `batches` reads from.
-
-    Attributes:
-        names: What each image is called in messages.
-    """
+    """A sequence of images with names: what `batches` reads from."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -194,14 +195,9 @@ class ImageSource(Protocol):
 
 
 class StoredImages(ImageSource, Protocol):
-    """Images on disk, which can be told apart without decoding them.
+    """Images on disk, which can be told apart without decoding them."""
 
-    Attributes:
-        kind: What records call it.
-        labels: Class of each image, or None where nothing says it.
-    """
-
-    kind: str
+    kind: str  # what records call it
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -252,7 +248,6 @@ class ImageFolder(ImageFiles):
         path: The folder.
 
     Attributes:
-        path: The folder.
         names: Relative POSIX paths, sorted.
         labels: Top folder of each image, where all of them lie in one; else None.
         num_others: How many visible files of other kinds lie among them.
@@ -388,6 +383,7 @@ def _lines(path: Path) -> Iterator[str]:
         )
     with path.open(encoding="utf-8-sig") as file:
         first = True
+        # Never more than a limit at a time: a file without line ends would be one line.
         while line := file.readline(limits.MAX_LINE + 1):
             name = line.strip()
             if not name or name.startswith("#"):

@@ -121,13 +121,7 @@ def open_torchvision(
 
 
 class OfficialImages:
-    """A split of a data set that torchvision reads, named as in `cifar10:test`.
-
-    Attributes:
-        path: What was asked for.
-        names: "cifar10:test[12]" for image 12.
-        labels: Class of each image by its name, or None.
-    """
+    """A split of a data set that torchvision reads, named as in `cifar10:test`."""
 
     kind = "data set"
 
@@ -213,6 +207,7 @@ def generated_images(text: str, most: int | None = None) -> ImageArray:
             raise DataError(f"`{text}` yields no images.")
 
         file.flush()
+        # Writable, since torch warns of memory that is not.
         array = np.memmap(file, np.uint8, "r+", shape=(stored, *shape))
     source = ImageArray(array, text)
     source.kind = "function"

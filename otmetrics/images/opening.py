@@ -22,7 +22,6 @@ from otmetrics.images.files import (
     is_folder,
 )
 from otmetrics.images.named import DATA_SETS, PREFIX, OfficialImages, generated_images
-from otmetrics.images.tables import dataset_images, parquet_table
 from otmetrics.user_code import is_object_name
 
 
@@ -58,6 +57,7 @@ def open_input(path: str | Path, most: int | None = None) -> StoredImages | Feat
         DataError: There is nothing that can be scored; the message says what was found instead.
     """
     text, path = str(path), Path(path)
+    # A file or folder comes before any other meaning of its name.
     if not os.path.lexists(path):
         name, colon, _ = text.partition(":")  # the names of data sets are no names of files
         if not colon and name in DATA_SETS:
@@ -82,7 +82,7 @@ def open_input(path: str | Path, most: int | None = None) -> StoredImages | Feat
     if suffix in {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz"}:
         return PackedImages(expand_braces(path))
     if suffix == ".parquet":
-        return parquet_table(expand_braces(path))
+        return _table(expand_braces(path))
     return ListedImages(path) if suffix == ".txt" else ImageFolder(path)
 
 
@@ -93,7 +93,7 @@ def _folder(path: Path) -> StoredImages | FeatureArray:
     except OSError:
         return ImageFolder(path)
     if {"state.json", "dataset_info.json"} <= set(names) or "dataset_dict.json" in names:
-        return dataset_images(path)
+        return _table([path], is_dataset=True)
 
     suffixes = {Path(name).suffix.lower() for name in names}
     shards = suffixes & {".tar", ".parquet"} or suffixes & {".zip"}
@@ -106,7 +106,7 @@ def _folder(path: Path) -> StoredImages | FeatureArray:
         return PackedImages(files)
     if len(shards) > 1:
         raise DataError(f"`{path}` holds archives and .parquet files: give one kind of them.")
-    return parquet_table(files)
+    return _table(files)
 
 
 def _image_folder(path: Path) -> StoredImages | FeatureArray:
@@ -118,6 +118,20 @@ def _image_folder(path: Path) -> StoredImages | FeatureArray:
         if len(below) != 1:
             raise
     return _folder(below.pop())
+
+
+def _table(paths: list[Path], is_dataset: bool = False) -> StoredImages | FeatureArray:
+    """The images or features of parquet files, or of the folder of a dataset."""
+    try:
+        import pyarrow  # noqa: F401 - an extra, told before the first file is looked at
+    except ImportError as error:
+        raise DataError(
+            f'`{paths[0]}` needs the package pyarrow: pip install "otmetrics[datasets]".'
+        ) from error
+
+    from otmetrics.images.tables import dataset_images, parquet_table
+
+    return dataset_images(paths[0]) if is_dataset else parquet_table(paths)
 
 
 def _array(path: Path) -> ImageArray | FeatureArray:

@@ -21,6 +21,28 @@ from otmetrics.images.files import ImageSource
 
 Transform = Callable[[Tensor], Tensor]
 _CHUNK = 16  # images that a process sends together
+_NO_PIXELS = torch.empty(0)
+
+
+@dataclass(frozen=True)
+class Readers:
+    """Who reads the images.
+
+    Attributes:
+        num_threads: How many images are decoded at a time; None for as many as torch has threads.
+        num_workers: Read in that many processes instead of threads.
+        pin_memory: Let processes put the images where a GPU copies them without waiting.
+    """
+
+    num_threads: int | None = None
+    num_workers: int = 0
+    pin_memory: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_threads is not None and self.num_threads < 1:
+            raise ValueError(f"`num_threads` must be >= 1, got {self.num_threads}.")
+        if self.num_workers < 0:
+            raise ValueError(f"`num_workers` must be >= 0, got {self.num_workers}.")
 
 
 @dataclass(frozen=True)
@@ -29,7 +51,7 @@ class Read:
 
     index: int
     name: str
-    pixels: Tensor = field(default_factory=lambda: torch.empty(0))
+    pixels: Tensor = _NO_PIXELS
     transparent: bool = False
     facts: ImageFacts | None = None
     error: DataError | None = None
@@ -63,27 +85,26 @@ def in_threads(
     pool = ThreadPoolExecutor(
         num_threads,
         thread_name_prefix="otmetrics-images",
-        # torch counts threads for each thread; those that start later begin with the last count.
         initializer=lambda: torch.set_num_threads(1),
     )
+
+    # Submitted when they are taken from here, lest all images are in memory at once.
+    tasks = (pool.submit(read, source, transform, index) for index in indices)
     try:
-        waiting = iter(indices)
-        pending = deque(
-            pool.submit(read, source, transform, index) for index in islice(waiting, ahead)
-        )
+        pending = deque(islice(tasks, ahead))
         while pending:
             result = pending.popleft().result()
-            pending.extend(
-                pool.submit(read, source, transform, index) for index in islice(waiting, 1)
-            )
+            pending.extend(islice(tasks, 1))
             yield result
     finally:
         pool.shutdown(cancel_futures=True)
+        # torch counts threads for each thread, and those that start later begin with the last
+        # count: without this, with the one of the threads above.
         torch.set_num_threads(torch_threads)
 
 
 class _Packed(NamedTuple):
-    """Images with their pixels in one tensor, which goes from process to process as one."""
+    """Images with their pixels in one tensor: each tensor would take a file descriptor to send."""
 
     reads: list[Read]
     shapes: list[torch.Size]
@@ -98,12 +119,11 @@ class _Chunks(Dataset):
 
     def __getitem__(self, indices: list[int]) -> _Packed:
         reads = [read(self.source, self.transform, index) for index in indices]
-        flat = torch.cat([one.pixels.flatten() for one in reads if one.error is None] or [_NONE])
-        bare = [replace(one, pixels=_NONE) for one in reads]
-        return _Packed(bare, [one.pixels.shape for one in reads], flat)
-
-
-_NONE = torch.empty(0)
+        # Without the empty pixels of errors, whose dtype may be another than that of images.
+        pixels = [one.pixels.flatten() for one in reads if one.error is None]
+        bare = [replace(one, pixels=_NO_PIXELS) for one in reads]
+        shapes = [one.pixels.shape for one in reads]
+        return _Packed(bare, shapes, torch.cat(pixels or [_NO_PIXELS]))
 
 
 class _Loader(DataLoader):
@@ -114,11 +134,7 @@ class _Loader(DataLoader):
 
 
 def in_processes(
-    source: ImageSource,
-    transform: Transform,
-    indices: Sequence[int],
-    num_workers: int,
-    pin_memory: bool = False,
+    source: ImageSource, transform: Transform, indices: Sequence[int], readers: Readers
 ) -> Generator[Read, None, None]:
     """Read images in processes, in the order of `indices`; they get source and transform.
 
@@ -126,22 +142,25 @@ def in_processes(
     first of the processes takes seconds; a script that does it needs the usual
     `if __name__ == "__main__":`. Each process is up to 48 images ahead.
     """
+    # Never "fork": a copy of a process with threads may wait for ever for a lock of one of them.
     method = "spawn"
     if "forkserver" in multiprocessing.get_all_start_methods():
         # Starts from a process that has loaded this module, in no time.
         method = "forkserver"
         multiprocessing.get_context(method).set_forkserver_preload([__name__])
+
     loader = _Loader(
         _Chunks(source, transform),
         batch_size=None,
         sampler=[indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)],
         collate_fn=_identity,
         worker_init_fn=_end_with_parent,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
+        num_workers=readers.num_workers,
+        pin_memory=readers.pin_memory,
         multiprocessing_context=method,
         generator=torch.Generator().manual_seed(0),  # not a number of the caller's generator
     )
+
     for reads, shapes, flat in _receive(loader):
         pixels = iter(flat.split([shape.numel() for shape in shapes]))
         for one, shape in zip(reads, shapes, strict=True):
@@ -211,17 +230,15 @@ def batches(
     batch_size: int,
     indices: Sequence[int] | None = None,
     skip_corrupt: bool = False,
-    num_threads: int | None = None,
-    num_workers: int = 0,
-    pin_memory: bool = False,
+    readers: Readers = Readers(),
     uniform: bool = True,
     report: ReadingReport | None = None,
 ) -> Iterator[list[Tensor]]:
     """Read and transform images in the order of the source.
 
-    The images are the same for every `batch_size`, `num_threads` and `num_workers`. The last batch
-    may be smaller. Closing the iterator waits for the images that are being decoded, no others.
-    torch uses one core in each thread, so that threads do not wait for each other.
+    The images are the same for every `batch_size` and all `readers`. The last batch may be smaller.
+    Closing the iterator waits for the images that are being decoded, no others. torch uses one core
+    in each thread, so that threads do not wait for each other.
 
     Args:
         source: The images.
@@ -230,9 +247,7 @@ def batches(
         batch_size: Images per batch.
         indices: Which images to read, in this order; all by default.
         skip_corrupt: Leave out images that cannot be read instead of raising in their place.
-        num_threads: How many images are decoded at a time; None for as many as torch has threads.
-        num_workers: Read in that many processes instead of threads.
-        pin_memory: Let them put the images where a GPU copies them without waiting.
+        readers: How many threads or processes read.
         uniform: Whether `transform` must give tensors of one shape.
         report: Filled while batches are handed out.
 
@@ -241,19 +256,17 @@ def batches(
         beyond the one handed out, or 48 images per process.
 
     Raises:
-        ValueError: `batch_size` or `num_threads` is below 1, or `num_workers` negative.
+        ValueError: `batch_size` is below 1.
     """
-    num_threads = torch.get_num_threads() if num_threads is None else num_threads
-    for name, value in (("batch_size", batch_size), ("num_threads", num_threads)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be >= 1, got {value}.")
-    if num_workers < 0:
-        raise ValueError(f"`num_workers` must be >= 0, got {num_workers}.")
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be >= 1, got {batch_size}.")
 
     wanted = range(len(source)) if indices is None else indices
-    if num_workers:
-        results = in_processes(source, transform, wanted, num_workers, pin_memory)
+    if readers.num_workers:
+        results = in_processes(source, transform, wanted, readers)
     else:
+        num_threads = readers.num_threads or torch.get_num_threads()
+        # Two batches are ready while the one handed out is worked on, and every thread has work.
         ahead = 2 * batch_size + num_threads
         results = in_threads(source, transform, wanted, num_threads, ahead)
     report = ReadingReport() if report is None else report
@@ -276,7 +289,9 @@ def _group(
             if result.error is not None:
                 if not skip_corrupt:
                     raise result.error
-                report.skipped.append(_reason(result.error))
+                # Without the remedy, which was just taken.
+                message = str(result.error)
+                report.skipped.append(message.rpartition(": ")[0] or message)
                 report.left_out.append(result.index)
                 continue
 
@@ -294,11 +309,6 @@ def _group(
                 batch = []
         if batch:
             yield batch
-
-
-def _reason(error: DataError) -> str:
-    """Which file and why, without the remedy that was just taken."""
-    return str(error).rpartition(": ")[0] or str(error)
 
 
 def _check_shapes(first: Read, other: Read) -> None:

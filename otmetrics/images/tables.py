@@ -10,10 +10,9 @@ unpacked, and what was read is validated to the last value before anything compu
 import io
 import json
 import os
-import struct
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from otmetrics.errors import DataError
-from otmetrics.images import limits
+from otmetrics.images import arrow, limits
 from otmetrics.images.arrays import FeatureArray, checked_features
 from otmetrics.images.damage import (
     check_regular,
-    check_start,
     name_errors,
     open_without_waiting,
 )
@@ -51,12 +49,6 @@ class ImageColumn:
 
     The column is the one named `image`, else `img`, else the only one that holds images. A column
     `label` (or `labels`) gives the classes.
-
-    Attributes:
-        path: The file or folder.
-        names: "path[12]" for row 12.
-        labels: Class of each row, or None.
-        remarks: What else to know, a line each.
     """
 
     kind = "table"
@@ -100,46 +92,28 @@ class ImageColumn:
         return value
 
 
-class ColumnFeatures(FeatureArray):
-    """Features that were the column of a table.
-
-    Attributes:
-        remarks: What else to know, a line each.
-    """
-
-    remarks: list[str]
-
-
-def parquet_table(paths: Iterable[Path]) -> ImageColumn | ColumnFeatures:
+def parquet_table(files: list[Path]) -> ImageColumn | FeatureArray:
     """Open parquet files, one after the other, that hold images, or else vectors of one length.
 
     Memory: one row group of images at a time; features in memory or in a mapped file.
     """
-    files = list(paths)
-    return _open(files[0], lambda: _Rows(files, _look_parquet, _read_parquet))
+    return _open(files[0], lambda: _Rows(files, arrow.look_parquet, arrow.read_parquet))
 
 
-def dataset_images(folder: Path) -> ImageColumn | ColumnFeatures:
+def dataset_images(folder: Path) -> ImageColumn | FeatureArray:
     """Open a Hugging Face dataset that `save_to_disk` wrote; its images stay in mapped files."""
-    return _open(folder, lambda: _Rows(_dataset_files(folder), _look_arrow, _read_arrow))
+    return _open(folder, lambda: _Rows(_dataset_files(folder), arrow.look_arrow, arrow.read_arrow))
 
 
-def _open(path: Path, rows_of: Callable[[], "_Rows"]) -> ImageColumn | ColumnFeatures:
+def _open(path: Path, rows_of: Callable[[], "_Rows"]) -> ImageColumn | FeatureArray:
     """Open a table; whatever goes wrong is told with the name of a file or folder."""
-    try:
-        import pyarrow  # noqa: F401 - before the first file is looked at
-    except ImportError as error:
-        raise DataError(
-            f'`{path}` needs the package pyarrow: pip install "otmetrics[datasets]".'
-        ) from error
-
     with _name_errors(path):
         rows = rows_of()
         if not rows.is_vector:
             return ImageColumn(path, rows)
-        found = ColumnFeatures(checked_features(rows.vectors(), path), path, None, rows.labels())
-        found.remarks = [f"features are those of its column `{rows.column}`", *rows.remarks()]
-        return found
+        features = checked_features(rows.vectors(), path)
+        remarks = [f"features are those of its column `{rows.column}`", *rows.remarks()]
+        return FeatureArray(features, path, None, rows.labels(), remarks=remarks)
 
 
 def _name_errors(path: Path) -> AbstractContextManager[None]:
@@ -160,12 +134,10 @@ class _Part(NamedTuple):
 
 
 class _Rows:
-    """Rows of one or several files; the part that was read last stays in memory.
+    """Rows of one or several files, one after the other; the part read last stays in memory.
 
-    Args:
-        files: The files, one after the other.
-        look: From a file to its schema and the rows of each of its parts.
-        read: From a file, the number of a part and a column to its values, as pyarrow has them.
+    `look` takes a file to its schema and the rows of each of its parts; `read` takes a file, the
+    number of a part and a column to its values, as pyarrow has them.
     """
 
     def __init__(
@@ -195,6 +167,8 @@ class _Rows:
             for group, rows in enumerate(sizes):
                 self._parts.append(_Part(file, group, self._count, self._count - before, rows))
                 self._count += rows
+                # Each image has an entry in lists of its own; vectors are numbers in one array,
+                # whose bytes are bounded.
                 if not self.is_vector:
                     limits.check_rows(self._count)
 
@@ -207,12 +181,13 @@ class _Rows:
 
     def _choose_columns(self, file: Path, schema: Any) -> None:
         """Choose the columns of images or vectors and of classes, which all files must share."""
-        column, is_vector = _chosen_column(file, schema)
+        column, is_vector = arrow.chosen_column(file, schema)
         label = next((name for name in ("label", "labels") if name in schema.names), None)
-        self._has_paths = self._has_paths or not _is_bytes(schema.field(column).type)
+        self._has_paths = self._has_paths or not arrow.is_bytes(schema.field(column).type)
+
         if file == self._files[0]:
             self.column, self.is_vector, self.label = column, is_vector, label
-            self._class_names = _class_names(schema, label)
+            self._class_names = arrow.class_names(schema, label)
         elif (column, label) != (self.column, self.label):
             # Classes of some files would stand for the rows of others.
             raise DataError(
@@ -246,6 +221,7 @@ class _Rows:
     def value(self, index: int) -> Any:
         """One cell of the column of images."""
         number = self._part_of(index)
+        # Threads ask for neighbours: without the lock each of them would read the part again.
         with self._lock:
             if self._kept[0] != number:
                 self._kept = number, self._read(self._parts[number], self.column)
@@ -255,6 +231,7 @@ class _Rows:
         """A column of a part, validated to the last value."""
         with unchanged(part.file, self._states[part.file]):
             found = self._read_part(part.file, part.group, column)
+            # Offsets may lead out of the memory, which nothing after this looks at again.
             found.validate(full=True)
         if len(found) != part.rows:
             raise DataError(f"holds {len(found)} rows where {part.rows} were: write it again.")
@@ -277,7 +254,7 @@ class _Rows:
                     "leave the column out, or give each class a short name."
                 )
 
-            labels = (_label(value, self._class_names) for value in _values(values))
+            labels = (arrow.label_of(value, self._class_names) for value in arrow.values_of(values))
             found += (known.setdefault(label, label) for label in labels)
         return tuple(found)
 
@@ -287,7 +264,7 @@ class _Rows:
         filled = 0
         for part in self._parts:
             for chunk in self._read(part, self.column).chunks:
-                rows = _vectors(chunk, f"`{part.file}`: column `{self.column}`")
+                rows = arrow.vectors_of(chunk, f"`{part.file}`: column `{self.column}`")
                 # Their length is known from the first ones, and with it the size of all.
                 if not features.size and rows.size:
                     features = self._room_for_vectors(rows)
@@ -318,57 +295,7 @@ def _shown(label: str | None) -> str:
     return "no column" if label is None else f"`{label}`"
 
 
-# --- parquet files ----------------------------------------------------------------------------
-
-
-def _look_parquet(path: Path) -> tuple[Any, list[int]]:
-    """Schema of a parquet file, and the rows of each row group."""
-    data = _open_parquet(path)
-    groups = range(data.metadata.num_row_groups)
-    return data.schema_arrow, [max(data.metadata.row_group(one).num_rows, 0) for one in groups]
-
-
-def _open_parquet(path: Path) -> Any:
-    """Open a parquet file, not of too long a description."""
-    import pyarrow.parquet
-
-    check_regular(path)
-    with open_without_waiting(path) as file:
-        check_start(file.read(512))
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - 8))
-        # pyarrow takes as much memory as these four bytes say.
-        if int.from_bytes(file.read(4), "little") > min(end, limits.MAX_FOOTER_BYTES):
-            raise ValueError("its description is longer than it is, or than what is read")
-    return pyarrow.parquet.ParquetFile(path)
-
-
-def _read_parquet(path: Path, group: int, column: str) -> Any:
-    """A column of a row group."""
-    import pyarrow.parquet
-
-    data = _open_parquet(path)
-    size = data.metadata.row_group(group).total_byte_size
-    limits.check_expansion(f"row group {group}", size, path.stat().st_size)
-
-    # Texts and bytes stay in dictionaries: a file may hold a large one once, and say that it is
-    # that of a million rows.
-    leaves = [data.schema.column(index) for index in range(len(data.schema))]
-    texts = [
-        leaf.path
-        for leaf in leaves
-        if leaf.physical_type == "BYTE_ARRAY" and f"{leaf.path}.".startswith(f"{column}.")
-    ]
-    data = pyarrow.parquet.ParquetFile(path, metadata=data.metadata, read_dictionary=texts)
-    try:
-        return data.read_row_group(group, columns=[column])[column]
-    except pyarrow.ArrowCapacityError as error:
-        raise DataError(
-            f"`{path}` has a row group of more than 2 GB: write it again with smaller ones."
-        ) from error
-
-
-# --- Hugging Face datasets --------------------------------------------------------------------
+# --- files that a table names -----------------------------------------------------------------
 
 
 def _dataset_files(folder: Path) -> list[Path]:
@@ -377,6 +304,7 @@ def _dataset_files(folder: Path) -> list[Path]:
         splits = ", ".join(map(str, _load_json(folder / "dataset_dict.json")["splits"]))
         raise DataError(f"holds the splits {splits}: give the folder of one of them.")
     state = _load_json(folder / "state.json")
+    # Older versions wrote all rows, and which of them are meant into a file of its own.
     if state.get("_indices_data_files") or state.get("_indices_files"):
         raise DataError("is a selection of rows: save it again with a newer `datasets`.")
     return [_find_beside(folder, str(item["filename"])) for item in state["_data_files"]]
@@ -395,168 +323,6 @@ def _load_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path.name} does not hold a JSON object")
     return found
-
-
-def _look_arrow(path: Path) -> tuple[Any, list[int]]:
-    """Schema of a file that holds a stream of Arrow, and its rows, as one part."""
-    import pyarrow
-
-    with pyarrow.memory_map(str(path)) as source:
-        schema = pyarrow.ipc.open_stream(source).schema
-    column, _ = _chosen_column(path, schema)
-    return schema, [len(_read_arrow(path, 0, column))]
-
-
-def _read_arrow(path: Path, group: int, column: str) -> Any:
-    """A column of a file that holds a stream of Arrow, as it lies in the mapped file."""
-    import pyarrow
-
-    with pyarrow.memory_map(str(path)) as source:
-        try:
-            while message := pyarrow.ipc.read_message(source):
-                if message.type in {"record batch", "dictionary"} and _is_compressed(message):
-                    # They may unpack to any size. `save_to_disk` does not compress.
-                    raise DataError(f"`{path}` is compressed: save it again with `save_to_disk`.")
-        except EOFError:
-            pass
-
-        # Only the column that is asked for: damage in others does not matter.
-        source.seek(0)
-        schema = pyarrow.ipc.open_stream(source).schema
-        index = schema.get_field_index(column)
-        options = pyarrow.ipc.IpcReadOptions(included_fields=[index], use_threads=False)
-        source.seek(0)
-        kind, chunks = schema.field(index).type, []
-        for batch in pyarrow.ipc.open_stream(source, options=options):
-            batch.validate(full=True)
-            chunks.append(batch.column(0))
-    return pyarrow.chunked_array(chunks, kind)
-
-
-def _is_compressed(message: Any) -> bool:
-    """Whether the buffers of an Arrow message are compressed, of which pyarrow says nothing."""
-    # These are tables of FlatBuffers: a table begins with the distance back to the list of its
-    # fields, whose places follow two sizes.
-    data = memoryview(message.metadata)
-
-    def read(form: str, place: int) -> int:
-        if place < 0:
-            raise ValueError("a place before the start of a message")
-        return int(struct.unpack_from(form, data, place)[0])
-
-    def field(table: int, number: int) -> int:
-        places = table - read("<i", table)
-        there = 4 + 2 * number < read("<H", places)
-        place = read("<H", places + 4 + 2 * number) if there else 0
-        return table + place if place else 0
-
-    def follow(place: int) -> int:
-        return place + read("<I", place)
-
-    batch = follow(field(follow(0), 2))  # Message.header
-    if message.type == "dictionary":
-        batch = follow(field(batch, 1))  # DictionaryBatch.data
-    return field(batch, 3) != 0  # RecordBatch.compression
-
-
-# --- columns ----------------------------------------------------------------------------------
-
-
-def _chosen_column(path: Path, schema: Any) -> tuple[str, bool]:
-    """The column that is read, and whether it holds vectors instead of images."""
-    images = [field.name for field in schema if _holds_images(field.type)]
-    vectors = [field.name for field in schema if _holds_vectors(field.type)]
-    if vectors and not images:
-        named = [name for name in ("features", "embedding", "embeddings") if name in vectors]
-        if not named and len(vectors) > 1:
-            raise DataError(
-                f"`{path}` has vectors in {', '.join(vectors)}: name the one to read `features`, "
-                "or save it as a .npy file (N, D)."
-            )
-        return (named or vectors)[0], True
-
-    for name in ("image", "img"):
-        if name in images:
-            return name, False
-        if not images and name in schema.names:
-            raise DataError(
-                f"`{path}`: column `{name}` is of type {schema.field(name).type}: give the content "
-                "of image files, as bytes."
-            )
-    if len(images) != 1:
-        raise DataError(
-            f"`{path}` has the columns {', '.join(schema.names)}: name the one with encoded images "
-            "`image`, or save features as a .npy file (N, D)."
-        )
-    return images[0], False
-
-
-def _holds_images(kind: Any) -> bool:
-    """Whether values of a type may be encoded images: bytes, or a structure with bytes."""
-    from pyarrow import types
-
-    return _is_bytes(kind) or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
-
-
-def _is_bytes(kind: Any) -> bool:
-    from pyarrow import types
-
-    return types.is_binary(kind) or types.is_large_binary(kind)
-
-
-def _holds_vectors(kind: Any) -> bool:
-    """Whether values of a type are lists of numbers."""
-    from pyarrow import types
-
-    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return is_list and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type))
-
-
-def _vectors(chunk: Any, where: str) -> np.ndarray:
-    """Lists of one length as an array (n, D)."""
-    if chunk.null_count or chunk.flatten().null_count:
-        raise DataError(f"{where} has rows or values that are missing: leave them out.")
-    lengths = np.unique(chunk.value_lengths().to_numpy(zero_copy_only=False))
-    if len(lengths) > 1:
-        raise DataError(
-            f"{where} has vectors of {lengths[0]} to {lengths[-1]} values: give all of them one "
-            "length, features (N, D)."
-        )
-    values = chunk.flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(len(chunk), int(lengths[0]) if len(lengths) else 0)
-
-
-def _values(column: Any) -> Iterator[Any]:
-    """Yield the values of a column: those of a dictionary are made once, not once per row."""
-    import pyarrow
-
-    for chunk in column.chunks:
-        if not pyarrow.types.is_dictionary(chunk.type):
-            yield from (value.as_py() for value in chunk)
-            continue
-        values = chunk.dictionary.to_pylist()
-        yield from (None if index is None else values[index] for index in chunk.indices.to_pylist())
-
-
-def _class_names(schema: Any, column: str | None) -> Sequence[str] | None:
-    """Names of the classes in the order of their numbers, where Hugging Face's record has them."""
-    try:
-        info = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]
-        names = info["names"]
-    except (TypeError, KeyError, ValueError, RecursionError):
-        return None
-    # The letters of a text would pass for names.
-    return [str(name) for name in names] if isinstance(names, list) else None
-
-
-def _label(value: Any, names: Sequence[str] | None) -> str:
-    """A class by its name, where it has one."""
-    if names is not None and isinstance(value, int) and 0 <= value < len(names):
-        return names[value]
-    return str(value)
-
-
-# --- files that a table names -----------------------------------------------------------------
 
 
 def _may_be_named(path: Path) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from otmetrics.checks import check_at_least, check_positive
 from otmetrics.errors import Argument, DataError, OptionError
 from otmetrics.features import FrozenExtractor, Pipeline, pipeline
-from otmetrics.images import ImageArray, ReadingReport, StoredImages, batches
+from otmetrics.images import ImageArray, Readers, ReadingReport, StoredImages, batches
 from otmetrics.images.facts import WIDTH, facts_array
 from otmetrics.machine import memory_budget
 from otmetrics.scoring.cache import Shelf
@@ -247,15 +247,14 @@ def _compute(
 ) -> None:
     """Read the images that are missing, and fill their rows."""
     reading, missing = task.reading, np.flatnonzero(~rows.filled)
+    num_threads = reading.num_threads or work.num_threads
     stream = batches(
         task.source,
         transform=work.prepare,
         batch_size=reading.batch_size,
         indices=[task.pick[place] for place in missing],
         skip_corrupt=reading.skip_corrupt,
-        num_threads=reading.num_threads or work.num_threads,
-        num_workers=num_workers,
-        pin_memory=work.pin_memory,
+        readers=Readers(num_threads, num_workers, work.pin_memory),
         uniform=work.uniform,
         report=report,
     )

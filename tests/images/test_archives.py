@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from otmetrics.errors import DataError
-from otmetrics.images import ImageFolder, batches, files, limits, open_input
+from otmetrics.images import ImageFolder, Readers, batches, files, limits, open_input
 from otmetrics.images.archives import PackedImages, expand_braces
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
@@ -95,7 +95,7 @@ def test_threads_and_processes_read_at_once(write, folder):
         assert torch.equal(image.pixels, folder.read(index).pixels)
     again = pickle.loads(pickle.dumps(source))
     assert torch.equal(again.read(3).pixels, folder.read(3).pixels)
-    (batch,) = batches(source, transform=torch.clone, batch_size=9, num_workers=1)
+    (batch,) = batches(source, transform=torch.clone, batch_size=9, readers=Readers(num_workers=1))
     assert torch.equal(torch.stack(batch), torch.stack([folder.read(i).pixels for i in range(6)]))
 
 

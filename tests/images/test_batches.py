@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from otmetrics.errors import DataError
-from otmetrics.images import DecodedImage, ImageArray, ImageFolder, ReadingReport, batches
+from otmetrics.images import DecodedImage, ImageArray, ImageFolder, Readers, ReadingReport, batches
 
 ARRAY = np.random.default_rng(0).integers(0, 256, (13, 4, 5, 3), dtype=np.uint8)
 SOURCE = ImageArray(ARRAY, "a.npy")
@@ -84,7 +84,7 @@ def test_images_do_not_depend_on_threads_or_batch_size(batch_size, num_threads, 
             SOURCE,
             transform=unchanged,
             batch_size=batch_size,
-            num_threads=num_threads,
+            readers=Readers(num_threads),
             indices=indices,
         )
     )
@@ -99,7 +99,7 @@ def test_order_holds_when_early_images_are_slow():
         time.sleep(0.02 if image[0, 0, 0] % 3 == 0 else 0)
         return image
 
-    result = batches(Recording(20), transform=slow_first, batch_size=4, num_threads=4)
+    result = batches(Recording(20), transform=slow_first, batch_size=4, readers=Readers(4))
     assert stacked(result)[:, 0, 0, 0].tolist() == list(range(20))
 
 
@@ -112,7 +112,7 @@ def test_transform_sees_single_images_of_any_size(tmp_path):
         shapes.append(tuple(image.shape))
         return image[:, 0, 0].float()
 
-    (batch,) = batches(ImageFolder(tmp_path), transform=corner, batch_size=5, num_threads=1)
+    (batch,) = batches(ImageFolder(tmp_path), transform=corner, batch_size=5, readers=Readers(1))
     assert shapes == [(3, 6, 3), (3, 16, 8), (3, 10, 5)]
     assert batch[0].dtype == torch.float32
     assert [corner[0] for corner in batch] == [0, 1, 2]
@@ -120,7 +120,7 @@ def test_transform_sees_single_images_of_any_size(tmp_path):
 
 def test_look_ahead_is_bounded():
     source = Recording(200)
-    iterator = batches(source, transform=unchanged, batch_size=4, num_threads=2)
+    iterator = batches(source, transform=unchanged, batch_size=4, readers=Readers(2))
     for handed_out in range(1, 11):
         next(iterator)
         time.sleep(0.005)
@@ -130,7 +130,7 @@ def test_look_ahead_is_bounded():
 
 def test_the_next_batches_are_ready_while_the_consumer_works():
     source = Recording(200)
-    iterator = batches(source, transform=unchanged, batch_size=4, num_threads=2)
+    iterator = batches(source, transform=unchanged, batch_size=4, readers=Readers(2))
     next(iterator)
     deadline = time.monotonic() + 5
     while len(source.asked) < 12 and time.monotonic() < deadline:
@@ -144,7 +144,7 @@ def test_the_next_batches_are_ready_while_the_consumer_works():
 
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_an_unreadable_image_raises_in_its_place(folder, num_threads):
-    iterator = batches(folder, transform=unchanged, batch_size=1, num_threads=num_threads)
+    iterator = batches(folder, transform=unchanged, batch_size=1, readers=Readers(num_threads))
     assert torch.equal(torch.stack(next(iterator)), EXPECTED[:1])
     with pytest.raises(DataError, match=r"1\.png` is "):
         next(iterator)
@@ -159,7 +159,7 @@ def test_unreadable_images_are_left_out_on_request(folder, num_threads, batch_si
             folder,
             transform=unchanged,
             batch_size=batch_size,
-            num_threads=num_threads,
+            readers=Readers(num_threads),
             skip_corrupt=True,
             report=report,
         )
@@ -216,7 +216,7 @@ def test_torch_uses_one_core_in_each_reading_thread_and_all_of_them_outside(thre
 @pytest.mark.parametrize("num_threads", [1, 4])
 def test_closing_early_stops_reading(num_threads):
     source = Recording(1000)
-    iterator = batches(source, transform=unchanged, batch_size=2, num_threads=num_threads)
+    iterator = batches(source, transform=unchanged, batch_size=2, readers=Readers(num_threads))
     next(iterator)
     iterator.close()
     asked = len(source.asked)
@@ -258,6 +258,6 @@ def test_errors_of_the_transform_are_raised_as_they_are():
 @pytest.mark.parametrize("name", ["batch_size", "num_threads"])
 @pytest.mark.parametrize("value", [0, -3])
 def test_options_are_checked_at_the_call(name, value):
-    options = {"batch_size": 2, name: value}
+    batch_size, num_threads = (value, 1) if name == "batch_size" else (2, value)
     with pytest.raises(ValueError, match=f"`{name}` must be >= 1, got {value}."):
-        batches(SOURCE, transform=unchanged, **options)
+        batches(SOURCE, transform=unchanged, batch_size=batch_size, readers=Readers(num_threads))

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from otmetrics.errors import DataError
-from otmetrics.images import ImageFolder, ReadingReport, batches, reading
+from otmetrics.images import ImageFolder, Readers, ReadingReport, batches, reading
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 5, 4, 3), dtype=np.uint8)
 
@@ -40,7 +40,7 @@ def read(folder, **options):
 
 def test_processes_give_what_threads_give(folder):
     expected, expected_report = read(folder)
-    images, report = read(folder, num_workers=2)
+    images, report = read(folder, readers=Readers(num_workers=2))
     assert report == expected_report
     assert len(images) == 49
     for image, other in zip(images, expected, strict=True):
@@ -59,7 +59,9 @@ def test_more_processes_than_cores_change_no_filter_of_warnings():
 
 
 def test_the_error_of_a_process_names_the_file(folder):
-    iterator = batches(folder, transform=torch.clone, batch_size=8, uniform=False, num_workers=2)
+    iterator = batches(
+        folder, transform=torch.clone, batch_size=8, uniform=False, readers=Readers(num_workers=2)
+    )
     with pytest.raises(DataError, match=r"20\.png` is "):
         list(iterator)
     assert not multiprocessing.active_children()
@@ -77,7 +79,11 @@ class Deadly(ImageFolder):
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by a POSIX signal")
 def test_a_process_that_is_killed_is_told(folder):
     stream = batches(
-        Deadly(folder.path), transform=torch.clone, batch_size=4, uniform=False, num_workers=1
+        Deadly(folder.path),
+        transform=torch.clone,
+        batch_size=4,
+        uniform=False,
+        readers=Readers(num_workers=1),
     )
     with pytest.raises(DataError, match=r"a process that reads images was killed.*`num_workers`"):
         list(stream)
@@ -102,7 +108,7 @@ def test_what_cannot_be_transformed_is_named(folder):
 
 def test_processes_draw_the_same_numbers_each_time(folder):
     noise = partial(torch.rand_like, dtype=torch.float32)
-    options = {"transform": noise, "indices": range(20), "num_workers": 2}
+    options = {"transform": noise, "indices": range(20), "readers": Readers(num_workers=2)}
     first, second = (read(folder, **options)[0] for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
     assert len({float(one.sum()) for one in first}) == 20
@@ -112,18 +118,18 @@ def test_processes_leave_the_callers_random_numbers_alone(folder):
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    read(folder, num_workers=1)
+    read(folder, readers=Readers(num_workers=1))
     assert torch.equal(torch.rand(2), expected)
 
 
 SCRIPT = """
 import sys, time, torch
-from otmetrics.images import ImageFolder, batches
+from otmetrics.images import ImageFolder, Readers, batches
 
 if __name__ == "__main__":
     indices = list(range(20)) * 100_000
     stream = batches(ImageFolder(sys.argv[1]), transform=torch.clone, batch_size=8,
-                     uniform=False, num_workers=2, indices=indices)
+                     uniform=False, readers=Readers(num_workers=2), indices=indices)
     next(stream)
     print("reading", flush=True)
     time.sleep(600)
