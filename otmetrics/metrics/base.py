@@ -56,13 +56,13 @@ class FeatureMetric(TwoSidedMetric):
     is_differentiable = False
     higher_is_better = False
     plot_lower_bound: float | None = 0.0
+    _option_names: tuple[str, ...] = ()  # attributes that are options of the score
     extractor: FrozenExtractor | None
 
     def __init__(
         self,
         feature: str | nn.Module | None,
         store: Store,
-        *,
         normalize: bool,
         reset_real_features: bool,
         **kwargs: Any,
@@ -97,8 +97,8 @@ class FeatureMetric(TwoSidedMetric):
         """The score of what the store collected of both sides."""
 
     def _options(self) -> dict[str, Any]:
-        """Options of the score, for the protocol."""
-        return {}
+        """Options of the score, for the protocol and `repr`."""
+        return {name: getattr(self, name) for name in self._option_names}
 
     def update(
         self, images: Tensor | np.ndarray, real: bool | Tensor | np.ndarray | None = None
@@ -290,18 +290,16 @@ class FeatureMetric(TwoSidedMetric):
 
     def _value_of(self, state: Memory) -> Any:
         """What `compute` returns for another state; this one comes back, whatever happens."""
-        before, count, to_sync = self.metric_state, self._update_count, self._to_sync
-        sizes = self._sizes
+        before, sizes, to_sync = self.metric_state, self._sizes, self._to_sync
 
         # Through `compute`, so that ranks are brought together as torchmetrics does it.
         try:
-            self._take(state)
-            self._to_sync = self.dist_sync_on_step
+            self._restore(state)
+            self._computed, self._to_sync = None, self.dist_sync_on_step
             return self.compute()
         finally:
             self._restore(before)
-            self._computed, self._update_count, self._to_sync = None, count, to_sync
-            self._sizes = sizes
+            self._computed, self._sizes, self._to_sync = None, sizes, to_sync
 
     def _origin(self) -> Tensor:
         """Two digests as bytes: what the states depend on, and which metrics may share them."""

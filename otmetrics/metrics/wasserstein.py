@@ -73,6 +73,8 @@ class WassersteinFeatureDistance(FeatureMetric):
         tensor(2.0000)
     """
 
+    _option_names = ("max_samples", "seed", "streaming")
+
     def __init__(
         self,
         feature: str | nn.Module | None = DEFAULT_EXTRACTOR,
@@ -89,13 +91,7 @@ class WassersteinFeatureDistance(FeatureMetric):
         check_flag("streaming", streaming)
         solver = _solver(method, seed)
         store = _sketch(solver, max_samples) if streaming else samples(max_samples, seed)
-        super().__init__(
-            feature,
-            store,
-            normalize=normalize,
-            reset_real_features=reset_real_features,
-            **kwargs,
-        )
+        super().__init__(feature, store, normalize, reset_real_features, **kwargs)
         self.solver = solver
         self.max_samples = max_samples
         self.seed = seed
@@ -139,13 +135,8 @@ class WassersteinFeatureDistance(FeatureMetric):
         return self._result.value
 
     def _options(self) -> dict[str, Any]:
-        """The solver, and what is kept of the samples."""
-        return {
-            "method": self.solver,
-            "max_samples": self.max_samples,
-            "seed": self.seed,
-            "streaming": self.streaming,
-        }
+        """The solver under the name of its argument, and what is kept of the samples."""
+        return {"method": self.solver, **super()._options()}
 
     def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Follow a move; the result stays behind."""
