@@ -54,7 +54,6 @@ class FrechetFeatureDistance(FeatureMetric):
         super().__init__(feature, GaussianMoments(), normalize, reset_real_features, **kwargs)
 
     def _value(self, real: Moments, fake: Moments) -> Tensor:
-        """The distance of the moments."""
         for name, side in (("real", real), ("fake", fake)):
             if side.num_samples < 2:
                 raise ValueError(

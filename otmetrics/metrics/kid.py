@@ -66,5 +66,4 @@ class KernelFeatureDistance(FeatureMetric):
         self.seed = seed
 
     def _value(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The distance of the kept samples."""
         return kernel_distance(real, fake, kernel=self.kernel, bandwidth=self.bandwidth)

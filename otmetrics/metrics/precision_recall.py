@@ -69,7 +69,6 @@ class PrecisionRecall(_ManifoldMetric):
     plot_upper_bound = 1.0
 
     def _value(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """Both shares."""
         return precision_recall(real, fake, num_neighbors=self.num_neighbors)._asdict()
 
 
@@ -105,5 +104,4 @@ class DensityCoverage(_ManifoldMetric):
     """
 
     def _value(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """Both scores."""
         return density_coverage(real, fake, num_neighbors=self.num_neighbors)._asdict()
