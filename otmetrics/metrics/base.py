@@ -203,7 +203,7 @@ class FeatureMetric(TwoSidedMetric):
             )
 
         value = self._value_of(batch)
-        self._take(after)
+        self._restore_updated(after)
         self._forward_cache = value
         return value
 

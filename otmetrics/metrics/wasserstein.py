@@ -86,6 +86,7 @@ class WassersteinFeatureDistance(FeatureMetric):
         streaming: bool = False,
         **kwargs: Any,
     ) -> None:
+        # Before torchmetrics refuses it, which knows nothing of solvers.
         _check_no_solver_options(kwargs)
         check_seed(seed)
         check_flag("streaming", streaming)
@@ -130,6 +131,7 @@ class WassersteinFeatureDistance(FeatureMetric):
         else:
             found = self.solver.solve(real, fake)
             result = found.result if isinstance(found, MaxSlicedResult) else found
+
         # A sketch is summed in float64 whatever the features were.
         self._result = result._replace(value=self._round_score(result.value))
         return self._result.value
@@ -157,6 +159,7 @@ def _solver(method: str | Solver, seed: int) -> Solver:
     # That of semi-discrete transport takes one cloud.
     wrong = str | type | SemiDiscrete
     if isinstance(method, wrong) or not callable(getattr(method, "solve", None)):
+        # A class, such as `Sinkhorn` without its parentheses, is told by its name.
         name = method if isinstance(method, str) else getattr(method, "__name__", "")
         close = get_close_matches(name.lower(), named, 1)
         meant = f": did you mean {close[0]!r}?" if close else "."

@@ -126,9 +126,9 @@ def _gaussian(width: float) -> _Values:
 def _cubic(a: Tensor, b: Tensor, room: Tensor | None) -> Tensor:
     """The polynomial kernel (x.y / D + 1)^3."""
     with ieee_float32(a.device):
-        base = a @ b.T if room is None else torch.mm(a, b.T, out=room)
+        base = torch.mm(a, b.T, out=room)
     base = base.div_(a.shape[1]).add_(1)
-    return base**3 if room is None else base.pow_(3)
+    return base**3 if room is None else base.pow_(3)  # a graph needs the base itself
 
 
 def _cubic_around(centre: Tensor) -> _Values:
