@@ -41,7 +41,7 @@ def batch_features(
             f"`images` must be on the metric's device {device}, got {images.device}: "
             f"call metric.to({str(images.device)!r}) first."
         )
-    if images.ndim and not len(images):
+    if images.ndim and not len(images):  # the last batch of a loader that filters, say
         return torch.zeros(0, 0, device=device)
 
     if extractor is None:

@@ -14,7 +14,7 @@ from otmetrics.checks import check_device
 from otmetrics.metrics.stores import Memory, Store, join_chunks
 
 SIDES = ("real", "fake")
-DIGEST_BYTES = 8
+DIGEST_BYTES = 8  # of a SHA-256: no two options share them by chance
 _MOST_FEATURES = 2**31
 
 
@@ -224,6 +224,7 @@ class TwoSidedMetric(Metric):
         self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Resume from a saved state, if that is one of this metric."""
+        # Taken out, as torchmetrics would put them in place as they are.
         names = [name for name in self._defaults if prefix + name in state_dict]
         incoming = {name: state_dict.pop(prefix + name) for name in names}
 
@@ -236,6 +237,7 @@ class TwoSidedMetric(Metric):
                 errors.append(str(error))
             else:
                 self._restore(self._move_state(incoming))
+                # An update at least, or torchmetrics warns of a compute() before any.
                 self._computed, self._update_count = None, max(1, self._update_count)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

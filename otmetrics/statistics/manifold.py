@@ -218,6 +218,8 @@ def _radii(cloud: Tensor, num_neighbors: int) -> Tensor:
         squared[own - rows.start, own] = torch.inf
         radius[rows] = squared.topk(num_neighbors, dim=1, largest=False).values[:, -1]
 
+    # The k-th neighbour z has |z|^2 <= 2 |x|^2 + 2 r^2, so that r^2 is off by 3 |x|^2 + 2 r^2
+    # roundings. The fourth |x|^2 is the share of x in the distance that r^2 is compared with.
     widened = radius * (1 + 2 * _rounding(cloud.shape[1]))
     return widened + 4 * _errors(radius, near.lengths, cloud) * near.lengths
 
