@@ -48,6 +48,7 @@ class Message(str):
 
     def __new__(cls, *parts: str) -> "Message":
         """`parts` as those of an error."""
+        # A message among them gives its own parts, so that arguments in it stay arguments.
         whole = [one for part in parts for one in getattr(part, "parts", (part,))]
         message = super().__new__(cls, _joined(whole, None))
         message.parts = tuple(whole)
@@ -72,7 +73,7 @@ def _joined(parts: Iterable[object], flag: Callable[[str], str] | None) -> str:
     for part in parts:
         if isinstance(part, Argument):
             part = flag(part) if flag else f"`{part.in_python}`"
-        shown.append(str(part))
+        shown.append(str(part))  # errors may hold anything, such as another error
     return "".join(shown)
 
 
@@ -113,6 +114,7 @@ def warn_unconverged(message: str) -> None:
     frame, level = inspect.currentframe(), 1
     while frame is not None and _is_internal(frame.f_globals.get("__name__", "")):
         frame, level = frame.f_back, level + 1
+    # Without a frame outside, at the line of the solver.
     warnings.warn(message, ConvergenceWarning, stacklevel=level if frame else 2)
 
 

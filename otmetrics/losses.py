@@ -73,6 +73,7 @@ class _TransportLoss(ToldOptions, nn.Module):
         """
         real, fake = self._features("real", real), self._features("fake", fake)
         with ExitStack() as stack:
+            # Solvers choose their own precision; only the extractor follows autocast.
             stack.enter_context(torch.autocast(real.device.type, enabled=False))
             if self.num_unconverged:  # messages tell residuals: python would show each of them
                 stack.enter_context(unconverged_untold())
@@ -88,6 +89,7 @@ class _TransportLoss(ToldOptions, nn.Module):
 
     def _features(self, name: str, batch: Tensor) -> Tensor:
         """Features of a batch; the solver checks the rest."""
+        # What an extractor takes is its own affair; only an array becomes a tensor first.
         if self.extractor is None or isinstance(batch, np.ndarray):
             batch = as_tensor(name, batch)
         if self.extractor is None:
@@ -131,8 +133,9 @@ class _Call:
 
 def _sum_and_norm(cloud: Tensor) -> Tensor:
     values = cloud.detach()
+    # Integers have no norm here; that they are no features, the solver says.
     if not values.is_floating_point():
-        values = values.double()  # the solver says what is wrong with it
+        values = values.double()
     norm = torch.linalg.vector_norm(values, dtype=torch.float64)
     return torch.stack([values.sum(dtype=torch.float64), norm])
 
@@ -218,6 +221,7 @@ class SlicedWassersteinLoss(_TransportLoss):
             ValueError: If `step` is not an integer >= 0.
         """
         check_at_least("step", step, 0)
+        # Hashed, as a sum of both would give the step after this one to the loss of the next seed.
         return replace(self.solver, seed=int(hash_counters(torch.tensor(step), self.solver.seed)))
 
     def extra_repr(self) -> str:
@@ -231,9 +235,10 @@ class SlicedWassersteinLoss(_TransportLoss):
 
         shapes, numbers = (real.shape, fake.shape), (_sum_and_norm(real), _sum_and_norm(fake))
         call = _Call(int(self.step), shapes, numbers)
+        # A rerun whose call is forgotten or unknown is a call of its own.
         first = self._find_first(call) if _is_rerun() else None
         result = self.step_solver((first or call).step).solve(real, fake)
-        if first is None:
+        if first is None:  # counted at the end: a call that raises is no step
             self._calls.append(call)
             self.step += 1
         return result
@@ -250,6 +255,7 @@ class SlicedWassersteinLoss(_TransportLoss):
             return None
         same = [call for call, d in zip(self._calls, distances, strict=True) if d == least]
 
+        # Under `retain_graph` a second pass runs the same calls again.
         this_pass = torch._C._current_graph_task_id()
         waiting = [call for call in same if call.last_pass != this_pass]
         first = (waiting or same)[-1]
@@ -319,6 +325,7 @@ class SinkhornLoss(_TransportLoss):
 
     def _solve(self, real: Tensor, fake: Tensor) -> TransportResult:
         """Without bounds, in training from where the last step ended."""
+        # `solve_from` computes no bounds: a loss does not return them.
         if not (self.training and self.warm_start):
             return self.solver.solve_from(real, fake)[0]
         start = self._start if _fits(self._start, real, fake) else None

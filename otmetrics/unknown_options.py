@@ -44,10 +44,11 @@ class ToldOptions:
 
     def __new__(cls: type[_Class], *args: Any, **options: Any) -> _Class:
         """Check the names before `__init__` takes the options."""
+        # Here, as the `__init__` of a dataclass is made after its body and cannot be decorated.
         parameters = signature(cls.__init__).parameters
         takes_any = any(one.kind == one.VAR_KEYWORD for one in parameters.values())
         for name in options:
-            if name not in parameters and not takes_any:
+            if name not in parameters and not takes_any:  # as a subclass may
                 raise TypeError(unknown_option(cls, name))
         return super().__new__(cls)
 
@@ -89,6 +90,7 @@ def _checked(function: _Function, parameters: list[Parameter]) -> _Function:
                 raise TypeError(_message(f"`{function.__qualname__}`", name, known))
         return function(*args, **options)
 
+    # `wraps` alone would show `**options`, where these are a solver's.
     whole: Any = call
     whole.__signature__ = signature(function).replace(parameters=parameters)
     return cast(_Function, whole)
@@ -107,6 +109,8 @@ def unknown_option(cls: type, name: str) -> str:
     """
     known = _option_names(cls)
     hints = []
+
+    # An option of the solver that was given to what holds one.
     kind: type | None = getattr(cls, "_kind", None)
     if kind and not _meant(name, known):
         inner = _option_names(kind)
@@ -115,6 +119,7 @@ def unknown_option(cls: type, name: str) -> str:
             hints = [f"give it to the solver, {cls.__name__}({kind.__name__}({options}))"]
         hints += _entropic_hint(name, inner)
 
+    # Weights are those of samples, which come with a call.
     solve: Any = getattr(cls, "solve", None)
     if name.lower().endswith("weights") and solve is not None:
         own = [f"{one}=..." for one in signature(solve).parameters if one.endswith("weights")]
@@ -142,8 +147,10 @@ def _message(label: str, name: str, known: list[str], hints: Iterable[str] = ())
 def _meant(name: str, known: list[str]) -> list[str]:
     """The options that a name stands for, or the one that is spelt much like it."""
     name = name.lower()
-    if name in known:
+    if name in known:  # in other capitals, or of the solver
         return [name]
+
+    # What other packages call it goes before what is spelt alike.
     meant = [one for one in known if name in _OTHER_NAMES.get(one, "").split()]
     return meant or get_close_matches(name, known, 1)
 

@@ -56,13 +56,13 @@ class FeatureMetric(TwoSidedMetric):
     is_differentiable = False
     higher_is_better = False
     plot_lower_bound: float | None = 0.0
+    _option_names: tuple[str, ...] = ()  # attributes that are options of the score
     extractor: FrozenExtractor | None
 
     def __init__(
         self,
         feature: str | nn.Module | None,
         store: Store,
-        *,
         normalize: bool,
         reset_real_features: bool,
         **kwargs: Any,
@@ -97,8 +97,8 @@ class FeatureMetric(TwoSidedMetric):
         """The score of what the store collected of both sides."""
 
     def _options(self) -> dict[str, Any]:
-        """Options of the score, for the protocol."""
-        return {}
+        """Options of the score, for the protocol and `repr`."""
+        return {name: getattr(self, name) for name in self._option_names}
 
     def update(
         self, images: Tensor | np.ndarray, real: bool | Tensor | np.ndarray | None = None
@@ -116,6 +116,7 @@ class FeatureMetric(TwoSidedMetric):
             TypeError: If an argument has another type.
             ValueError: If a shape, a range or a device breaks its rule, or a feature is not finite.
         """
+        # The whole next state first: where a part of it raises, nothing has changed.
         self._restore(self._merge_states(self.metric_state, self._batch(images, real)))
 
     def compute(self) -> Any:
@@ -138,6 +139,7 @@ class FeatureMetric(TwoSidedMetric):
                 )
 
         self._sizes = sizes
+        # Features are kept as they came, so that another dtype of the score is taken here.
         sides = [self._store.collect(memory) for memory in memories.values()]
         if self._scores_in == torch.float64:
             sides = [side.double() if isinstance(side, Tensor) else side for side in sides]
@@ -188,8 +190,10 @@ class FeatureMetric(TwoSidedMetric):
         batch, before = self._batch(images, real), self.metric_state
         after = self._merge_states(before, batch)
 
+        # Real samples that stay for all rounds count for each batch.
         if not self.reset_real_features:
             batch |= {name: after[name] for name in after if name.startswith("real_")}
+        # Another rank may hold a missing side, where ranks come together here.
         missing = [side for side in SIDES if not self._store.count(self._memory(batch, side))]
         if missing and not self.dist_sync_on_step:
             raise ValueError(
@@ -199,7 +203,7 @@ class FeatureMetric(TwoSidedMetric):
             )
 
         value = self._value_of(batch)
-        self._take(after)
+        self._restore_updated(after)
         self._forward_cache = value
         return value
 
@@ -274,7 +278,7 @@ class FeatureMetric(TwoSidedMetric):
 
     def _batch(self, images: Any, real: Any) -> Memory:
         """The state after this batch alone."""
-        if self._is_synced:
+        if self._is_synced:  # unsync() would bring back the state without it
             raise TorchMetricsUserError("No batch can be added between sync() and unsync().")
         check_sides(real)
         features = batch_features(images, self.extractor, self.normalize, self.device, asker=self)
@@ -283,6 +287,7 @@ class FeatureMetric(TwoSidedMetric):
 
         state = {"layout": self.layout.new_tensor([dimension, is_double]), "origin": self.origin}
         for side in SIDES:
+            # A batch of none does not say its dimension.
             seen = dimension and side in parts
             memory = self._store.of(parts[side]) if seen else self._store.empty()
             state |= name_states(side, memory)
@@ -290,18 +295,16 @@ class FeatureMetric(TwoSidedMetric):
 
     def _value_of(self, state: Memory) -> Any:
         """What `compute` returns for another state; this one comes back, whatever happens."""
-        before, count, to_sync = self.metric_state, self._update_count, self._to_sync
-        sizes = self._sizes
+        before, sizes, to_sync = self.metric_state, self._sizes, self._to_sync
 
         # Through `compute`, so that ranks are brought together as torchmetrics does it.
         try:
-            self._take(state)
-            self._to_sync = self.dist_sync_on_step
+            self._restore(state)
+            self._computed, self._to_sync = None, self.dist_sync_on_step
             return self.compute()
         finally:
             self._restore(before)
-            self._computed, self._update_count, self._to_sync = None, count, to_sync
-            self._sizes = sizes
+            self._computed, self._sizes, self._to_sync = None, sizes, to_sync
 
     def _origin(self) -> Tensor:
         """Two digests as bytes: what the states depend on, and which metrics may share them."""
@@ -311,6 +314,7 @@ class FeatureMetric(TwoSidedMetric):
             layers = re.sub(r" at 0x[0-9a-f]+", "", repr(self.extractor.network))
             source |= {"extractor": self.extractor.protocol, "network": layers}
 
+        # By identity: networks may differ in more than their protocols and layers tell.
         group = id(self.extractor), self.reset_real_features
         return torch.cat([_digest(source), _digest(repr(group))])
 
@@ -332,6 +336,7 @@ class FeatureMetric(TwoSidedMetric):
         """Restore; another process has another extractor object."""
         super().__setstate__(state)
         origin = self._origin().to(self.origin.device)
+        # In the defaults too, from which reset() takes it.
         self.origin, self._defaults["origin"] = origin, origin.clone()
 
 
@@ -353,6 +358,7 @@ def check_no_foreign_options(feature: Any, options: dict[str, Any]) -> None:
 
 def _digest(record: Any) -> Tensor:
     """The first bytes of the hash of a JSON-able record."""
+    # A tensor of integers, as ranks gather no other kind of state.
     text = json.dumps(record, sort_keys=True)
     return torch.tensor(list(hashlib.sha256(text.encode()).digest()[:DIGEST_BYTES]))
 

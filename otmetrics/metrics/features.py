@@ -41,16 +41,17 @@ def batch_features(
             f"`images` must be on the metric's device {device}, got {images.device}: "
             f"call metric.to({str(images.device)!r}) first."
         )
-    if images.ndim and not len(images):
+    if images.ndim and not len(images):  # the last batch of a loader that filters, say
         return torch.zeros(0, 0, device=device)
 
     if extractor is None:
-        features = _at_least_float32(images).clone()
+        features = _at_least_float32(images).clone()  # the caller may refill the buffer in place
     else:
         images = _prepare_images(images, extractor, normalize, said)
         features = features_of(images, extractor, asker)
 
     features = features.to(device)
+    # Refused now: later such a sample would spoil the score, and could not be taken out again.
     if not torch.isfinite(features).all():
         broken = int((~torch.isfinite(features)).any(1).sum())
         raise ValueError(
@@ -175,6 +176,7 @@ def check_sides(real: Any) -> None:
     got = "nothing" if real is None else repr(real)
     advice = "give real=True for real samples, real=False for generated ones"
     if isinstance(real, Tensor | np.ndarray):
+        # By name, as torch and NumPy each know their own dtypes only.
         if str(real.dtype) in ("torch.bool", "bool"):
             return
         got = f"{real.dtype} {tuple(real.shape)}"
@@ -191,6 +193,7 @@ def sides_of(features: Tensor, real: bool | Tensor | np.ndarray) -> dict[str, Te
     if not mask.ndim:
         return {"real" if mask else "fake": features}
 
+    # Labels of a loader are on the CPU, whatever the batch is on.
     mask = mask.to(features.device)
     if mask.shape != features.shape[:1]:
         raise ValueError(
@@ -225,6 +228,7 @@ def shared_extractor(
             f"(N, D), got {type(feature).__name__}."
         )
 
+    # Without `download`, which decides whether weights are found, not which.
     key = (feature, str(weights), str(resize))
     extractor = _NAMED.get(key)
     if extractor is None:
@@ -327,5 +331,5 @@ def forget(extractor: FrozenExtractor) -> None:
 
 def _same(first: Tensor, second: Tensor) -> bool:
     """Whether two batches hold the same numbers."""
-    kinds = [(batch.shape, batch.dtype, batch.device) for batch in (first, second)]
-    return kinds[0] == kinds[1] and torch.equal(first, second)
+    alike = first.dtype == second.dtype and first.device == second.device  # or `equal` raises
+    return alike and torch.equal(first, second)

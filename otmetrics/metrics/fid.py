@@ -51,16 +51,9 @@ class FrechetFeatureDistance(FeatureMetric):
         reset_real_features: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            feature,
-            GaussianMoments(),
-            normalize=normalize,
-            reset_real_features=reset_real_features,
-            **kwargs,
-        )
+        super().__init__(feature, GaussianMoments(), normalize, reset_real_features, **kwargs)
 
     def _value(self, real: Moments, fake: Moments) -> Tensor:
-        """The distance of the moments."""
         for name, side in (("real", real), ("fake", fake)):
             if side.num_samples < 2:
                 raise ValueError(

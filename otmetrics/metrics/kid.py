@@ -43,7 +43,8 @@ class KernelFeatureDistance(FeatureMetric):
         tensor(-62.)
     """
 
-    plot_lower_bound = None
+    plot_lower_bound = None  # unbiased: no bound
+    _option_names = ("kernel", "bandwidth", "max_samples", "seed")
 
     def __init__(
         self,
@@ -57,23 +58,12 @@ class KernelFeatureDistance(FeatureMetric):
         **kwargs: Any,
     ) -> None:
         check_kernel(kernel, bandwidth)
-        super().__init__(
-            feature,
-            samples(max_samples, seed),
-            normalize=normalize,
-            reset_real_features=reset_real_features,
-            **kwargs,
-        )
+        store = samples(max_samples, seed)
+        super().__init__(feature, store, normalize, reset_real_features, **kwargs)
         self.kernel: Literal["polynomial", "rbf"] = kernel
         self.bandwidth = bandwidth
         self.max_samples = max_samples
         self.seed = seed
 
     def _value(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The distance of the kept samples."""
         return kernel_distance(real, fake, kernel=self.kernel, bandwidth=self.bandwidth)
-
-    def _options(self) -> dict[str, Any]:
-        """The kernel, and what is kept of the samples."""
-        names = ("kernel", "bandwidth", "max_samples", "seed")
-        return {name: getattr(self, name) for name in names}

@@ -15,6 +15,7 @@ class _ManifoldMetric(FeatureMetric):
     """Scores of k-nearest-neighbour balls, whose options are the same."""
 
     higher_is_better = True
+    _option_names = ("num_neighbors", "max_samples", "seed")
 
     def __init__(
         self,
@@ -27,20 +28,11 @@ class _ManifoldMetric(FeatureMetric):
         **kwargs: Any,
     ) -> None:
         check_at_least("num_neighbors", num_neighbors, 1)
-        super().__init__(
-            feature,
-            samples(max_samples, seed),
-            normalize=normalize,
-            reset_real_features=reset_real_features,
-            **kwargs,
-        )
+        store = samples(max_samples, seed)
+        super().__init__(feature, store, normalize, reset_real_features, **kwargs)
         self.num_neighbors = num_neighbors
         self.max_samples = max_samples
         self.seed = seed
-
-    def _options(self) -> dict[str, Any]:
-        """The neighbours, and what is kept of the samples."""
-        return {name: getattr(self, name) for name in ("num_neighbors", "max_samples", "seed")}
 
 
 class PrecisionRecall(_ManifoldMetric):
@@ -77,7 +69,6 @@ class PrecisionRecall(_ManifoldMetric):
     plot_upper_bound = 1.0
 
     def _value(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """Both shares."""
         return precision_recall(real, fake, num_neighbors=self.num_neighbors)._asdict()
 
 
@@ -113,5 +104,4 @@ class DensityCoverage(_ManifoldMetric):
     """
 
     def _value(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """Both scores."""
         return density_coverage(real, fake, num_neighbors=self.num_neighbors)._asdict()

@@ -14,7 +14,7 @@ from otmetrics.checks import check_device
 from otmetrics.metrics.stores import Memory, Store, join_chunks
 
 SIDES = ("real", "fake")
-DIGEST_BYTES = 8
+DIGEST_BYTES = 8  # of a SHA-256: no two options share them by chance
 _MOST_FEATURES = 2**31
 
 
@@ -36,6 +36,7 @@ class TwoSidedMetric(Metric):
         """Register the states; call it once when all that `_origin` speaks of is there."""
         self._store = store
 
+        # Without `dist_reduce_fx`: a merge needs all states of a side at once, not each by itself.
         for side in SIDES:
             for name, default in name_states(side, store.empty()).items():
                 self.add_state(name, default)
@@ -71,7 +72,7 @@ class TwoSidedMetric(Metric):
                 f"got {type(incoming_state).__name__}{advice}."
             )
         self._check_state("incoming_state", state)
-        self._take(self._merge_states(self.metric_state, self._move_state(state)))
+        self._restore_updated(self._merge_states(self.metric_state, self._move_state(state)))
 
     def _memory(self, state: Memory, side: str) -> Memory:
         """What a state holds of one side."""
@@ -91,14 +92,14 @@ class TwoSidedMetric(Metric):
         return state
 
     def _restore(self, state: Memory) -> None:
-        """Put a state in place."""
+        """Put a state in place, and nothing else: what was computed and counted stays."""
         for name, value in state.items():
             setattr(self, name, value)
-        if self.compute_on_cpu:
+        if self.compute_on_cpu:  # torchmetrics sees to it after `update` only
             self._move_list_states_to_cpu()
 
-    def _take(self, state: Memory) -> None:
-        """Put a state with new samples in place."""
+    def _restore_updated(self, state: Memory) -> None:
+        """Put a state with new samples in place, and do what torchmetrics does for `update`."""
         self._restore(state)
         self._computed = None
         self._update_count += 1
@@ -114,6 +115,7 @@ class TwoSidedMetric(Metric):
 
     def _check_state(self, name: str, state: Memory) -> None:
         """Raise unless a state is whole, and made with the same features and options."""
+        # First: other features or options would be told as a missing or a damaged state.
         if "origin" in state:
             self._check_origin(name, state["origin"])
         missing = [field for field in self._defaults if field not in state]
@@ -141,6 +143,7 @@ class TwoSidedMetric(Metric):
     def _check_origin(self, name: str, origin: Tensor) -> None:
         """Raise unless samples were seen with the same features and options."""
         _check_tensor(f"{name}.origin", origin, self.origin)
+        # Of the two digests the first: another process has another extractor object.
         if not torch.equal(origin[:DIGEST_BYTES].cpu(), self.origin[:DIGEST_BYTES].cpu()):
             raise ValueError(
                 f"`{name}` must come from a metric with the features and options of {self!r}: "
@@ -221,6 +224,7 @@ class TwoSidedMetric(Metric):
         self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Resume from a saved state, if that is one of this metric."""
+        # Taken out, as torchmetrics would put them in place as they are.
         names = [name for name in self._defaults if prefix + name in state_dict]
         incoming = {name: state_dict.pop(prefix + name) for name in names}
 
@@ -233,6 +237,7 @@ class TwoSidedMetric(Metric):
                 errors.append(str(error))
             else:
                 self._restore(self._move_state(incoming))
+                # An update at least, or torchmetrics warns of a compute() before any.
                 self._computed, self._update_count = None, max(1, self._update_count)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

@@ -255,6 +255,7 @@ class GaussianMoments(Store):
         if len(features):
             return moments(features)._asdict()
 
+        # The mean of nothing would be NaN.
         dimension, rows = features.shape[1], features.double()
         count = torch.zeros((), dtype=torch.int64, device=rows.device)
         nothing = Moments(count, rows.new_zeros(dimension), rows.new_zeros(dimension, dimension))
@@ -298,10 +299,10 @@ class QuantileSketch(Store):
             return self._nothing(self.num_projections, features.device)
 
         directions = _directions(self, features.shape[1], features.device)
-        rows, columns = features.double(), max(1, _CHUNK_NUMBERS // len(features))
+        rows, at_a_time = features.double(), max(1, _CHUNK_NUMBERS // len(features))
 
         with ieee_float32(features.device):
-            parts = [sketch(some @ rows.T) for some in directions.split(columns)]
+            parts = [sketch(some @ rows.T) for some in directions.split(at_a_time)]
         return Sketch(*map(torch.cat, zip(*parts, strict=True)))._asdict()
 
     def _merge(self, first: Memory, second: Memory) -> Memory:

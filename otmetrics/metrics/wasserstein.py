@@ -73,6 +73,8 @@ class WassersteinFeatureDistance(FeatureMetric):
         tensor(2.0000)
     """
 
+    _option_names = ("max_samples", "seed", "streaming")
+
     def __init__(
         self,
         feature: str | nn.Module | None = DEFAULT_EXTRACTOR,
@@ -84,18 +86,13 @@ class WassersteinFeatureDistance(FeatureMetric):
         streaming: bool = False,
         **kwargs: Any,
     ) -> None:
+        # Before torchmetrics refuses it, which knows nothing of solvers.
         _check_no_solver_options(kwargs)
         check_seed(seed)
         check_flag("streaming", streaming)
         solver = _solver(method, seed)
         store = _sketch(solver, max_samples) if streaming else samples(max_samples, seed)
-        super().__init__(
-            feature,
-            store,
-            normalize=normalize,
-            reset_real_features=reset_real_features,
-            **kwargs,
-        )
+        super().__init__(feature, store, normalize, reset_real_features, **kwargs)
         self.solver = solver
         self.max_samples = max_samples
         self.seed = seed
@@ -134,18 +131,14 @@ class WassersteinFeatureDistance(FeatureMetric):
         else:
             found = self.solver.solve(real, fake)
             result = found.result if isinstance(found, MaxSlicedResult) else found
+
         # A sketch is summed in float64 whatever the features were.
         self._result = result._replace(value=self._round_score(result.value))
         return self._result.value
 
     def _options(self) -> dict[str, Any]:
-        """The solver, and what is kept of the samples."""
-        return {
-            "method": self.solver,
-            "max_samples": self.max_samples,
-            "seed": self.seed,
-            "streaming": self.streaming,
-        }
+        """The solver under the name of its argument, and what is kept of the samples."""
+        return {"method": self.solver, **super()._options()}
 
     def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Follow a move; the result stays behind."""
@@ -166,6 +159,7 @@ def _solver(method: str | Solver, seed: int) -> Solver:
     # That of semi-discrete transport takes one cloud.
     wrong = str | type | SemiDiscrete
     if isinstance(method, wrong) or not callable(getattr(method, "solve", None)):
+        # A class, such as `Sinkhorn` without its parentheses, is told by its name.
         name = method if isinstance(method, str) else getattr(method, "__name__", "")
         close = get_close_matches(name.lower(), named, 1)
         meant = f": did you mean {close[0]!r}?" if close else "."

@@ -12,7 +12,9 @@ from otmetrics.transport.costs import narrow
 from otmetrics.transport.gradients import constant
 from otmetrics.unknown_options import told_options
 
-_BLOCK_ROWS = 4096, 8  # rows of a block that is factored: at least, and per dimension
+# Rows of a block that is factored, at least and per dimension: with eight times as many new rows
+# as R has, carrying R along costs little.
+_BLOCK_ROWS = 4096, 8
 
 
 @told_options
@@ -75,6 +77,8 @@ def _gaussian(cloud: Tensor) -> tuple[Tensor, Tensor]:
     factored = num > dimension and not (cloud.requires_grad and torch.is_grad_enabled())
     size = max(_BLOCK_ROWS[0], _BLOCK_ROWS[1] * dimension) if factored else num
     blocks = cloud.split(size, -2)
+
+    # Block by block, as all in float64 would be a copy, of a float32 cloud twice its size.
     mean, factor = cloud.new_zeros((), dtype=torch.float64), None
     for block in blocks:
         mean = mean + block.double().sum(-2, keepdim=True) / num
@@ -82,6 +86,7 @@ def _gaussian(cloud: Tensor) -> tuple[Tensor, Tensor]:
     for block in blocks:
         rows = (block.double() - mean) / (num - 1) ** 0.5
         if factored:
+            # R of the rows so far stands for them: R^T R is the sum of their products.
             rows = rows if factor is None else torch.cat([factor, rows], -2)
             rows = torch.linalg.qr(rows, mode="r").R
         factor = rows
@@ -167,6 +172,7 @@ class _Fidelity(torch.autograd.Function):
         """Halves of the map and of its inverse."""
         a, b = ctx.saved_tensors
 
+        # They have no graph: a second derivative must raise, not leave them out in silence.
         there, back = _maps(a.detach(), b.detach())
         half = gradient[..., None, None] / 2
         return half * constant(there, a, b), half * constant(back, a, b)

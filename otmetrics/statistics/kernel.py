@@ -58,7 +58,9 @@ def kernel_distance(
         -62.0
     """
     check_kernel(kernel, bandwidth)
-    real, fake = checked_clouds(real, fake, min_samples=2, order=6 if kernel == "polynomial" else 2)
+    order = 6 if kernel == "polynomial" else 2  # the cube of a product, a squared distance
+    real, fake = checked_clouds(real, fake, min_samples=2, order=order)
+
     x, y = real.double(), fake.double()
     if real.ndim == 2:
         value = _mmd(x, y, kernel, bandwidth).to(real.dtype)
@@ -71,7 +73,8 @@ def kernel_distance(
             "`real` and `fake` must be small enough for their kernel to fit "
             f"{real.dtype}: scale both clouds down."
         )
-    if value.requires_grad and kernel == "rbf" and bandwidth is None:  # held constant
+    # The width that follows the data is held constant: a second derivative would lack its part.
+    if value.requires_grad and kernel == "rbf" and bandwidth is None:
         value = differentiable_once(value, real, fake)
     return value
 
@@ -94,6 +97,7 @@ def _mmd(x: Tensor, y: Tensor, kernel: str, bandwidth: float | None) -> Tensor:
     own_x = own_y = None
     if kernel == "rbf":
         x, y = centre_clouds(x, y)
+        # Where all samples are equal, any width gives 0.
         values = _gaussian(bandwidth or (_mean_squared_distance(x, y) / 2) ** 0.5 or 1.0)
         own_x, own_y = x.new_tensor(n), x.new_tensor(m)
     elif (centre := _far_centre(x, y)) is not None:
@@ -122,9 +126,9 @@ def _gaussian(width: float) -> _Values:
 def _cubic(a: Tensor, b: Tensor, room: Tensor | None) -> Tensor:
     """The polynomial kernel (x.y / D + 1)^3."""
     with ieee_float32(a.device):
-        base = a @ b.T if room is None else torch.mm(a, b.T, out=room)
+        base = torch.mm(a, b.T, out=room)
     base = base.div_(a.shape[1]).add_(1)
-    return base**3 if room is None else base.pow_(3)
+    return base**3 if room is None else base.pow_(3)  # a graph needs the base itself
 
 
 def _cubic_around(centre: Tensor) -> _Values:
@@ -155,6 +159,7 @@ def _far_centre(x: Tensor, y: Tensor) -> Tensor | None:
 
 def _total_of_others(values: _Values, x: Tensor, own: Tensor | None) -> Tensor:
     """Sum of the kernel over all pairs of two samples; that of samples with themselves may help."""
+    # A subtraction is cheaper than a mask over all pairs, but the diagonal must not drown the rest.
     if own is not None:
         total = _total(values, x, x) - own
         if own.detach() <= _DROWNING * total.detach().abs():

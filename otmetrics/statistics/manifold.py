@@ -72,9 +72,7 @@ def manifold_scores(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> Ma
         TypeError: If a cloud is not a floating tensor.
         ValueError: If a side has too few samples for k, or shapes do not match.
     """
-    check_at_least("num_neighbors", num_neighbors, 1)
-    real, fake = _check_clouds(real, fake, num_neighbors, min_fake=num_neighbors + 1)
-    return ManifoldScores(*_by_problem(_all_scores, real, fake, num_neighbors))
+    return ManifoldScores(*_scores(_all_scores, real, fake, num_neighbors, fake_balls=True))
 
 
 @told_options
@@ -139,37 +137,36 @@ def density_coverage(real: Tensor, fake: Tensor, *, num_neighbors: int = 5) -> D
         >>> density_coverage(x, x).coverage.item()
         1.0
     """
-    check_at_least("num_neighbors", num_neighbors, 1)
-    real, fake = _check_clouds(real, fake, num_neighbors, min_fake=1)
-    return DensityCoverage(*_by_problem(_density_coverage, real, fake, num_neighbors))
+    return DensityCoverage(*_scores(_density_coverage, real, fake, num_neighbors, fake_balls=False))
 
 
-def _check_clouds(
-    real: Tensor, fake: Tensor, num_neighbors: int, min_fake: int
-) -> tuple[Tensor, Tensor]:
-    """Both clouds, each with enough samples for k neighbours."""
-    real, fake = checked_clouds(real, fake)
-    for name, cloud, least in (("real", real, num_neighbors + 1), ("fake", fake, min_fake)):
-        if cloud.shape[-2] < least:
-            raise ValueError(
-                f"`{name}` must hold at least {least} samples for num_neighbors = "
-                f"{num_neighbors}, got {cloud.shape[-2]}."
-            )
-    return real, fake
-
-
-def _by_problem(
-    scores: Callable[[Tensor, Tensor, int], Tensor],
+def _scores(
+    of_problem: Callable[[Tensor, Tensor, int], Tensor],
     real: Tensor,
     fake: Tensor,
     num_neighbors: int,
+    fake_balls: bool,
 ) -> Tensor:
-    """Scores (S,) or (S, B), each problem in float64, in the dtype of the input."""
+    """Scores (S,) or (S, B) of what was given, computed in float64, in the dtype of the clouds.
+
+    `fake_balls` says whether there are balls around fake samples too.
+    """
+    check_at_least("num_neighbors", num_neighbors, 1)
+    real, fake = checked_clouds(real, fake)
+    # A ball needs k other samples.
+    with_balls = [("real", real), ("fake", fake)] if fake_balls else [("real", real)]
+    for name, cloud in with_balls:
+        if cloud.shape[-2] <= num_neighbors:
+            raise ValueError(
+                f"`{name}` must hold at least {num_neighbors + 1} samples for num_neighbors = "
+                f"{num_neighbors}, got {cloud.shape[-2]}."
+            )
+
     # Shares of counted samples have no gradient.
     batched = real.ndim == 3
     pairs = zip(real, fake, strict=True) if batched else [(real, fake)]
     with torch.no_grad():
-        rows = [scores(x.double(), y.double(), num_neighbors) for x, y in pairs]
+        rows = [of_problem(x.double(), y.double(), num_neighbors) for x, y in pairs]
     return (torch.stack(rows, -1) if batched else rows[0]).to(real.dtype)
 
 
@@ -221,6 +218,8 @@ def _radii(cloud: Tensor, num_neighbors: int) -> Tensor:
         squared[own - rows.start, own] = torch.inf
         radius[rows] = squared.topk(num_neighbors, dim=1, largest=False).values[:, -1]
 
+    # The k-th neighbour z has |z|^2 <= 2 |x|^2 + 2 r^2, so that r^2 is off by 3 |x|^2 + 2 r^2
+    # roundings. The fourth |x|^2 is the share of x in the distance that r^2 is compared with.
     widened = radius * (1 + 2 * _rounding(cloud.shape[1]))
     return widened + 4 * _errors(radius, near.lengths, cloud) * near.lengths
 
