@@ -107,10 +107,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        try:
-            check_options(self)
-        except ValueError as error:
-            raise OptionError(*error.args) from error
+        check_options(self)
 
         # A file of a run, which may be anybody's, says any number.
         if self.batch_size > _LARGEST_BATCH:
