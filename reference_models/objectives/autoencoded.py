@@ -1,6 +1,5 @@
 """Generators that are decoders: their noise is transported to the codes of training samples."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +11,6 @@ from otmetrics.transport.semidiscrete.extended_map import RULES, ExtendedOptions
 from otmetrics.transport.semidiscrete.semidiscrete import SemiDiscrete
 from otmetrics.transport.semidiscrete.sources import SOURCES
 
-from ..networks import Critic
 from ..priors import Prior, TransportPrior
 from .adversarial import CRITIC_STEPS, hinge
 from .base import Loss, Objective, at_least, critic_of, halves, option
@@ -83,10 +81,6 @@ class AEOT(Objective):
         num_codes = min(num_samples, self.num_codes)
         return TransportPrior(solver, self._map_options(), self.angle, num_codes, latent)
 
-    def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
-        """No critic."""
-        return nn.ModuleDict()
-
     def coding_steps(self, steps: int) -> int:
         """All but the last, which is the transport."""
         return max(1, steps - 1)
@@ -132,10 +126,6 @@ class AEOTGAN(AEOT):
         check=check_not_negative,
     )
     num_critic_steps: int = option(1, CRITIC_STEPS, check=at_least(1))
-
-    def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
-        """The critic."""
-        return nn.ModuleDict({"critic": critic(self.normalization)})
 
     def coding_steps(self, steps: int) -> int:
         """Their share of the steps."""

@@ -67,7 +67,8 @@ class Objective:
 
     def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
         """What is trained next to the generator, by name; `critic` makes one of a normalisation."""
-        return nn.ModuleDict({"critic": critic(self.normalization)})
+        made = {"critic": critic(self.normalization)} if self.num_critic_steps else {}
+        return nn.ModuleDict(made)
 
     def coding_steps(self, steps: int) -> int:
         """How many of all steps train the generator as the decoder of an autoencoder at the start.
@@ -157,6 +158,7 @@ def gradients(critic: Critic, samples: Tensor) -> Tensor:
     They are float32 also under autocast.
     """
     with torch.autocast(samples.device.type, enabled=False):
+        # Leaves of their own: what the samples were made by has no part in a penalty.
         dtype = torch.promote_types(samples.dtype, torch.float32)
         points = samples.detach().to(dtype).requires_grad_()
         (slopes,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
