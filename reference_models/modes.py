@@ -134,6 +134,7 @@ def uniform_divergence(counts: Tensor) -> float | None:
     if total == 0:
         return None
     shares = counts.double() / total
+    # `xlogy`: an empty mode adds 0 log 0 = 0.
     # Rounding may leave equal counts a last digit below zero.
     return max(0.0, float(torch.special.xlogy(shares, shares * len(counts)).sum()))
 
@@ -194,11 +195,13 @@ def fit_digit_classifier(train_images: Tensor, train_labels: Tensor, seed: int) 
     40 s on one core.
     """
     _check_digits(train_images, train_labels)
+    # Not `torch.manual_seed`, which also seeds devices, whose state is not kept here.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         classifier = DigitClassifier().to(train_images.device)
 
     labels = train_labels.to(train_images.device)
+    # Of the CPU: the same order of the digits on every device.
     generator = torch.Generator().manual_seed(seed)
     steps = _EPOCHS * -(-len(train_images) // _BATCH)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=_PEAK_RATE)
@@ -248,6 +251,7 @@ def stacked_scores(images: Tensor, classifier: nn.Module) -> ModeScores:
 @torch.inference_mode()
 def read_digits(classifier: nn.Module, images: Tensor) -> Tensor:
     """Digits (N,) that a classifier reads off images uint8 (N, 1, 28, 28), on the CPU."""
+    # A module without weights takes images where they are.
     device = next((weight.device for weight in classifier.parameters()), images.device)
     batches = images.split(_ROWS_AT_A_TIME)
     return torch.cat([classifier(batch.to(device)).argmax(1).cpu() for batch in batches])
