@@ -76,6 +76,7 @@ def _labels(prior: TransportPrior, data: Data) -> Tensor | None:
     # Data of a loaded generator has no samples, and other data may have fewer.
     if len(data.train) <= int(ids.max()):
         return None
+
     if data.labels is not None:
         return data.labels[0][ids].to(prior.ids.device)
     if data.mixture is None:

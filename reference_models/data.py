@@ -302,6 +302,7 @@ def _classified(name: str, split: str, root: str | Path, download: bool) -> tupl
             f"`{root}` holds {len(pixels)} images and {len(classes)} labels of {name}: fetch its "
             "files again."
         )
+
     # MNIST has no axis of channels, CIFAR-10 has it behind the pixels.
     images = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
     return images.contiguous(), classes
@@ -315,6 +316,7 @@ def _celeba(root: str | Path, download: bool) -> Data:
     )
     folder = Path(everything.root, everything.base_folder, "img_align_celeba")
     others = sorted(set(everything.filename) - set(train.filename))
+
     # Not torchvision's own loop: its files are decoded here with the limits of any other image.
     learned, held_out = (
         _read(ImageFiles(folder, folder, tuple(names), None), 64)

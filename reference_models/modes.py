@@ -99,9 +99,11 @@ class Mixture:
         points = samples.detach().to("cpu", torch.float64)
         if not torch.isfinite(points).all():
             raise ValueError("`samples` must be finite, got NaN or infinite values.")
+
         # Differences first: the product form of a distance would blur 3 sigma in float64 digits.
         distances = torch.cdist(points, self.centres, compute_mode="donot_use_mm_for_euclid_dist")
         distance, mode = distances.min(1)
+
         good = distance / self.sigma < HIGH_QUALITY_RADIUS
         counts = torch.bincount(mode[good], minlength=len(self.centres))
         return ModeScores(
@@ -206,6 +208,7 @@ def fit_digit_classifier(train_images: Tensor, train_labels: Tensor, seed: int) 
     steps = _EPOCHS * -(-len(train_images) // _BATCH)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=_PEAK_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=steps)
+
     for _ in range(_EPOCHS):
         order = torch.randperm(len(train_images), generator=generator)
         for rows in order.to(train_images.device).split(_BATCH):

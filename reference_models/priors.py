@@ -127,6 +127,7 @@ class TransportPrior(Prior):
                 Argument("lr_autoencoder"),
                 ".",
             )
+
         # Once for all rounds: codes stay where they are from now on.
         self.angles.copy_(neighbour_angles(self.points, source=self.solver.source))
         return self._solve(None, 0, seed)
@@ -182,6 +183,7 @@ class TransportPrior(Prior):
         generator = generator or torch.default_generator
         if self._normals is None or self._normals.device != self.points.device:
             self._normals = face_normals(self.points, source=source)
+
         noise = random_samples(source, self.points.shape[1], num, generator=generator)
         return extended_map(
             noise.to(self.points),

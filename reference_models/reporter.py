@@ -104,13 +104,7 @@ class Reporter:
         if self.warn is not None and warning:
             self.warn(f"step {step}: " + warning)
 
-    def scores(
-        self,
-        step: int,
-        images: int,
-        scores: dict[str, float],
-        sampler: Sampler,
-    ) -> None:
+    def scores(self, step: int, images: int, scores: dict[str, float], sampler: Sampler) -> None:
         """A row of scores, and a picture of samples."""
         self._row(step, images, {f"score/{name}": value for name, value in scores.items()})
         shown = self.config.select if self.config.select in scores else next(iter(scores))
@@ -173,9 +167,11 @@ class Reporter:
         seconds = self._seconds_before + time.monotonic() - self._began
         row = {"step": step, "images": images, "seconds": round(seconds, 3), **values}
         self.rows.append(row)
+
         # Appended: what a kill leaves of a row has no end of line, and is left out by `_read`.
         with writing(self.out / LOG), (self.out / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
         if self._writer is not None:
             with writing(self.out / BOARD):
                 for name, value in values.items():
@@ -224,6 +220,7 @@ def _row_of(line: str) -> dict[str, Any]:
     whole = line.endswith("\n") and isinstance(row, dict)
     if not whole or not {"step", "seconds"} <= row.keys():
         return {}
+
     # Not `isinstance`: True is an int. Whole numbers from 2^53 on have no float of their own.
     numbers = all(type(v) is float or (type(v) is int and abs(v) < 2**53) for v in row.values())
     return row if numbers and type(row["step"]) is int and math.isfinite(row["seconds"]) else {}

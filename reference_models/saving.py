@@ -176,18 +176,10 @@ def export(
     """Write the state of a sampler, with its run and the shape and units of its samples."""
     from safetensors.torch import save
 
-    scaling = None
-    if data.scaling is not None:
-        scaling = [values.tolist() for values in data.scaling]
-    text = json.dumps(
-        {
-            "version": FORMAT,
-            "config": config.to_dict(),
-            "shape": data.shape,
-            "step": step,
-            "scaling": scaling,
-        }
-    )
+    record = {"version": FORMAT, "config": config.to_dict(), "shape": data.shape, "step": step}
+    units = None if data.scaling is None else [values.tolist() for values in data.scaling]
+    text = json.dumps(record | {"scaling": units})
+
     tensors = {name: value.contiguous().cpu() for name, value in sampler.items()}
     metadata = {"otmetrics": text, "sha256": _hash(text, tensors)}
     _write(out / GENERATOR, save(tensors, metadata=metadata))

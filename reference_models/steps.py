@@ -277,6 +277,7 @@ def _seed_step(seed: int, accelerator: Accelerator, step: int) -> None:
     # A stream for each process, and in it a number for each step.
     own = int(hash_counters(torch.tensor(accelerator.process_index), seed))
     value = int(hash_counters(torch.tensor(step), own))
+
     # Not `torch.manual_seed`: without a GPU it notes the whole stack each time, a tenth of a step.
     torch.default_generator.manual_seed(value)
     if accelerator.device.type == "cuda":
@@ -299,6 +300,7 @@ def _descend(
     loss.backward()
     if accelerator.num_processes > 1:
         _average_gradients(optimizer, accelerator)
+
     # From the number of the step, not from the step before: a resumed run has the same rates.
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -328,6 +330,7 @@ def follow(state: State, config: TrainConfig, images: int) -> None:
     # Early in a run the half-life is short: the average would be of the first weights for long.
     half_life = min(config.ema_images, _RAMP * state.images)
     share = 1 - 0.5 ** (images / half_life)
+
     targets = state.generator.state_dict()
     for name, value in state.average.state_dict().items():
         if value.is_floating_point():
