@@ -259,18 +259,18 @@ def grid(path: Path, images: Tensor, *, columns: int = 8) -> None:
 
 def curves(out: Path, rows: list[dict[str, Any]]) -> None:
     """Write `losses.png` and `scores.png`, one panel per number in the rows of a log."""
-    for name, scores in (("losses.png", False), ("scores.png", True)):
+    for name, of_scores in (("losses.png", False), ("scores.png", True)):
         chosen: dict[str, list[tuple[int, float]]] = {}
         for row in rows:
             for key, value in row.items():
-                if key not in _NOT_CURVES and key.startswith("score/") == scores:
+                if key not in _NOT_CURVES and key.startswith("score/") == of_scores:
                     chosen.setdefault(key.removeprefix("score/"), []).append((row["step"], value))
 
         # One point is no curve, unless there is one of everything.
         most = max((len(points) for points in chosen.values()), default=0)
-        curves = {key: points for key, points in chosen.items() if len(points) > 1 or most == 1}
-        if curves:
-            _panels(out / name, curves)
+        lines = {key: points for key, points in chosen.items() if len(points) > 1 or most == 1}
+        if lines:
+            _panels(out / name, lines)
 
 
 def _panels(path: Path, lines: dict[str, list[tuple[int, float]]]) -> None:

@@ -150,8 +150,8 @@ def _restore(optimizer: torch.optim.Optimizer, stored: object, what: str) -> Non
     groups = optimizer.state_dict()["param_groups"]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = {}
+    # Of some parameters there may be none: those that have had no gradient yet.
     for index, found in stored["state"].items():
-        # Not all of them: one that has had no gradient yet has no moments.
         if type(index) is not int or not 0 <= index < len(parameters):
             raise ValueError(f"{what} has other parameters")
         # torch counts the steps of a parameter in a scalar of its own.

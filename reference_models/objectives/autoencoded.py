@@ -1,5 +1,6 @@
 """Generators that are decoders: their noise is transported to the codes of training samples."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from otmetrics.transport.semidiscrete.extended_map import RULES, ExtendedOptions
 from otmetrics.transport.semidiscrete.semidiscrete import SemiDiscrete
 from otmetrics.transport.semidiscrete.sources import SOURCES
 
+from ..networks import Critic
 from ..priors import Prior, TransportPrior
 from .adversarial import CRITIC_STEPS, hinge
 from .base import Loss, Objective, at_least, critic_of, halves, option
@@ -80,6 +82,10 @@ class AEOT(Objective):
         solver = SemiDiscrete(self.source, self.tolerance, max_rounds=self.max_rounds)
         num_codes = min(num_samples, self.num_codes)
         return TransportPrior(solver, self._map_options(), self.angle, num_codes, latent)
+
+    def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
+        """A critic where it is trained."""
+        return super().networks(critic) if self.num_critic_steps else nn.ModuleDict()
 
     def coding_steps(self, steps: int) -> int:
         """All but the last, which is the transport."""

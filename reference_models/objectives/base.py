@@ -67,8 +67,7 @@ class Objective:
 
     def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
         """What is trained next to the generator, by name; `critic` makes one of a normalisation."""
-        made = {"critic": critic(self.normalization)} if self.num_critic_steps else {}
-        return nn.ModuleDict(made)
+        return nn.ModuleDict({"critic": critic(self.normalization)})
 
     def coding_steps(self, steps: int) -> int:
         """How many of all steps train the generator as the decoder of an autoencoder at the start.
