@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmetrics.errors import Argument, OptionError
+from otmetrics.errors import Argument, OptionError, RangeError
 
 # Powers of distances up to this one fit float64, with room for sums over samples.
 _LARGEST_POWER, _SMALLEST_POWER = 1e290, 1e-290
@@ -106,11 +106,11 @@ def _largest_value(name: str, cloud: Tensor, min_samples: int, order: float) -> 
     # Both ends are NaN where any value is.
     largest = max(abs(float(end)) for end in cloud.detach().aminmax())
     if not math.isfinite(largest):
-        raise ValueError(f"`{name}` must be finite, got NaN or infinite values.")
+        raise RangeError(f"`{name}` must be finite, got NaN or infinite values.")
     # No distance is longer than twice the longest vector.
     bound = min(_LARGEST_POWER ** (1 / order), torch.finfo(cloud.dtype).max)
     if 2 * largest * cloud.shape[-1] > bound:
-        raise ValueError(
+        raise RangeError(
             f"`{name}` must be small enough for |x - y|^{order:g} to fit its dtype, "
             f"got values up to {largest:.1e}: scale both clouds down."
         )

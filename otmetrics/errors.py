@@ -95,6 +95,10 @@ class OptionError(_ToldError):
     """An option does not fit the others or does not exist; the message names it and the rule."""
 
 
+class RangeError(ValueError):
+    """Samples, or a cost between them, are NaN, infinite or too large for their dtype."""
+
+
 class ConvergenceWarning(UserWarning):
     """A solver stopped before its tolerance; its result says so too (`converged`)."""
 

@@ -42,6 +42,7 @@ def code_scores(sampler: Sampler, data: Data, held_out: Tensor, seed: int) -> Co
     """
     prior = sampler.prior
     assert isinstance(prior, TransportPrior), "noise has no codes"
+    # Of the same noise, so that the filter alone makes the difference.
     drawn, free = (
         prior.map_noise(_NUM, torch.Generator().manual_seed(seed), filtered=filtered)
         for filtered in (True, False)
@@ -72,8 +73,10 @@ def reconstruction(sampler: Sampler, data: Data, samples: Tensor) -> float:
 def _labels(prior: TransportPrior, data: Data) -> Tensor | None:
     """Classes of the codes; of a mixture the nearest mode; None where they are not known."""
     ids = prior.ids.cpu()
+    # Data of a loaded generator has no samples, and other data may have fewer.
     if len(data.train) <= int(ids.max()):
         return None
+
     if data.labels is not None:
         return data.labels[0][ids].to(prior.ids.device)
     if data.mixture is None:
@@ -85,6 +88,7 @@ def _labels(prior: TransportPrior, data: Data) -> Tensor | None:
 def _purity(drawn: ExtendedMap, labels: Tensor) -> float:
     """Share of codes all of whose parts are of one class."""
     classes = labels[drawn.faces]
+    # Faces beyond the angle are listed too, with no share in the code.
     other = (classes != classes[:, :1]) & (drawn.shares > 0)
     return float((~other.any(1)).double().mean())
 

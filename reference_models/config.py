@@ -107,10 +107,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        try:
-            check_options(self)
-        except ValueError as error:
-            raise OptionError(*error.args) from error
+        check_options(self)
 
         # A file of a run, which may be anybody's, says any number.
         if self.batch_size > _LARGEST_BATCH:
@@ -170,7 +167,9 @@ def _check_types(kind: type, values: dict[str, Any]) -> None:
     for name, value in values.items():
         if name not in types:
             raise OptionError(f"there is no option {name!r}.")
+
+        # Exact types, as True is an int; but JSON and the command line write whole numbers for
+        # options that are floats.
         wanted = types[name]
-        # JSON and the command line write whole numbers for options that are floats.
         if type(value) is not wanted and not (wanted is float and type(value) is int):
             raise OptionError(Argument(name), f" must be of type {wanted.__name__}, got {value!r}.")

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from otmetrics import images as reading
 from otmetrics.checks import check_seed
-from otmetrics.errors import Argument, DataError, OptionError
+from otmetrics.errors import Argument, DataError, OptionError, RangeError
 from otmetrics.features import Preprocessing
+from otmetrics.images.files import ImageFiles
 
 from .modes import Mixture, Scaling, grid25, ring8, standardisation, triples
 
@@ -53,7 +54,9 @@ class Data:
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits of all that training sees; about a second a GB."""
+        # Equal bytes of another shape are other samples.
         found = hashlib.sha256(str((self.train.dtype, tuple(self.train.shape))).encode())
+        # The buffer itself: `tobytes` would copy gigabytes.
         found.update(self.train.cpu().contiguous().numpy().data)
         return found.hexdigest()[:12]
 
@@ -68,13 +71,13 @@ class Data:
         return self.scaling.apply(samples)
 
     def from_network(self, outputs: Tensor) -> Tensor:
-        """Samples from the units of the networks, without a graph; a ValueError unless finite.
+        """Samples from the units of the networks, without a graph; a RangeError unless finite.
 
         Images become uint8, clamped to [0, 255] and rounded; points float64.
         """
         outputs = outputs.detach()
         if not torch.isfinite(outputs).all():
-            raise ValueError("`outputs` must be finite, got NaN or infinite values.")
+            raise RangeError("`outputs` must be finite, got NaN or infinite values.")
         if self.scaling is None:
             return (outputs.float() * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8)
         return self.scaling.undone(outputs)
@@ -201,6 +204,7 @@ def _read(source: reading.ImageSource, size: int) -> Tensor:
     """Read all images of a source in threads: uint8 (N, 3, size, size)."""
     resized = Preprocessing(size=size, resize="bilinear")
 
+    # Cut first: the `crop` of `Preprocessing` resizes what it cuts away, to other values.
     def square(pixels: Tensor) -> Tensor:
         side = min(pixels.shape[1:])
         top, left = ((length - side) // 2 for length in pixels.shape[1:])
@@ -231,6 +235,7 @@ def _array(name: str, path: Path, seed: int) -> Data:
         points = torch.from_numpy(reading.checked_features(array, path).astype("float64"))
         train, held_out = _tenth_held_out(path, points, seed)
         scaling = standardisation(train)
+        # An infinite scale would make one point of all.
         if not torch.isfinite(scaling.scale).all():
             raise DataError(f"`{path}` holds values whose squares overflow: scale them down.")
         return Data(name, train, held_out, scaling=scaling)
@@ -291,11 +296,14 @@ def _classified(name: str, split: str, root: str | Path, download: bool) -> tupl
     """Images uint8 (N, C, H, W) of a split, and their classes."""
     found = reading.open_torchvision(name, split, root, download=download)
     pixels, classes = torch.as_tensor(found.data), torch.as_tensor(found.targets).long()
+    # Of MNIST two files, which torchvision does not compare.
     if len(pixels) != len(classes):
         raise DataError(
             f"`{root}` holds {len(pixels)} images and {len(classes)} labels of {name}: fetch its "
             "files again."
         )
+
+    # MNIST has no axis of channels, CIFAR-10 has it behind the pixels.
     images = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
     return images.contiguous(), classes
 
@@ -308,22 +316,10 @@ def _celeba(root: str | Path, download: bool) -> Data:
     )
     folder = Path(everything.root, everything.base_folder, "img_align_celeba")
     others = sorted(set(everything.filename) - set(train.filename))
+
+    # Not torchvision's own loop: its files are decoded here with the limits of any other image.
     learned, held_out = (
-        _read(_Faces(folder, tuple(names)), 64) for names in (train.filename, others)
+        _read(ImageFiles(folder, folder, tuple(names), None), 64)
+        for names in (train.filename, others)
     )
     return Data("celeba", learned, held_out)
-
-
-@dataclass(frozen=True)
-class _Faces:
-    """Aligned images of CelebA, 178 x 218 pixels, to be read one by one."""
-
-    folder: Path
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read(self, index: int) -> reading.DecodedImage:
-        """Decode one."""
-        return reading.decoded_image(self.folder / self.names[index])

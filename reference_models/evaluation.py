@@ -64,6 +64,7 @@ class Evaluator:
             )
 
         self.extractor = _extractor(config.eval_features, data, device, download)
+        # Drawn, not the first ones: the files of a folder are sorted, often by class.
         order = torch.Generator().manual_seed(config.seed)
         ids = torch.randperm(len(data.held_out), generator=order)[: config.eval_num]
         self.held_out = data.held_out[ids.sort().values]
@@ -98,9 +99,9 @@ class Evaluator:
         `most` is the largest number of samples per side of exact and Sinkhorn distances; `again`
         takes other noise than the evaluations that chose the generator.
         """
-        seed, other = hash_counters(
-            torch.arange(2) + _STREAM + 2 * again, self.config.seed
-        ).tolist()
+        # Two numbers for those that choose the generator, and two for `again`.
+        streams = torch.arange(2) + _STREAM + 2 * again
+        seed, other = hash_counters(streams, self.config.seed).tolist()
         fake = generate_samples(sampler, self.data, len(self.real), seed)
 
         scoring = Scoring(
@@ -127,6 +128,7 @@ class Evaluator:
         source = {"path": name, "kind": "tensor", "used": num, "available": num}
         if self.extractor is None:
             return FeatureSet(samples.double(), {"extractor": "none"}, source)
+        # Extractors take three channels; grey has the same in all.
         images = samples.expand(-1, 3, -1, -1) if samples.shape[1] == 1 else samples
         with torch.no_grad():
             parts = [self.extractor(part).cpu() for part in images.split(_BATCH)]

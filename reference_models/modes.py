@@ -99,9 +99,11 @@ class Mixture:
         points = samples.detach().to("cpu", torch.float64)
         if not torch.isfinite(points).all():
             raise ValueError("`samples` must be finite, got NaN or infinite values.")
+
         # Differences first: the product form of a distance would blur 3 sigma in float64 digits.
         distances = torch.cdist(points, self.centres, compute_mode="donot_use_mm_for_euclid_dist")
         distance, mode = distances.min(1)
+
         good = distance / self.sigma < HIGH_QUALITY_RADIUS
         counts = torch.bincount(mode[good], minlength=len(self.centres))
         return ModeScores(
@@ -134,6 +136,7 @@ def uniform_divergence(counts: Tensor) -> float | None:
     if total == 0:
         return None
     shares = counts.double() / total
+    # `xlogy`: an empty mode adds 0 log 0 = 0.
     # Rounding may leave equal counts a last digit below zero.
     return max(0.0, float(torch.special.xlogy(shares, shares * len(counts)).sum()))
 
@@ -194,15 +197,18 @@ def fit_digit_classifier(train_images: Tensor, train_labels: Tensor, seed: int) 
     40 s on one core.
     """
     _check_digits(train_images, train_labels)
+    # Not `torch.manual_seed`, which also seeds devices, whose state is not kept here.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         classifier = DigitClassifier().to(train_images.device)
 
     labels = train_labels.to(train_images.device)
+    # Of the CPU: the same order of the digits on every device.
     generator = torch.Generator().manual_seed(seed)
     steps = _EPOCHS * -(-len(train_images) // _BATCH)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=_PEAK_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=steps)
+
     for _ in range(_EPOCHS):
         order = torch.randperm(len(train_images), generator=generator)
         for rows in order.to(train_images.device).split(_BATCH):
@@ -248,6 +254,7 @@ def stacked_scores(images: Tensor, classifier: nn.Module) -> ModeScores:
 @torch.inference_mode()
 def read_digits(classifier: nn.Module, images: Tensor) -> Tensor:
     """Digits (N,) that a classifier reads off images uint8 (N, 1, 28, 28), on the CPU."""
+    # A module without weights takes images where they are.
     device = next((weight.device for weight in classifier.parameters()), images.device)
     batches = images.split(_ROWS_AT_A_TIME)
     return torch.cat([classifier(batch.to(device)).argmax(1).cpu() for batch in batches])

@@ -153,6 +153,7 @@ class DCGANGenerator(nn.Module):
         channels, size = shape[0], shape[1]
         start, num = _COARSEST[size]
         widths = [width * 2**i for i in range(num - 1, -1, -1)]
+        # No biases: the normalisation behind each layer subtracts the mean.
         layers: list[nn.Module] = [
             nn.Linear(latent, widths[0] * start**2, bias=False),
             nn.Unflatten(1, (widths[0], start, start)),
@@ -190,7 +191,8 @@ def dcgan_critic(shape: tuple[int, ...], width: int, normalization: str) -> Crit
         side //= 2
         layers.append(_wrap_layer(nn.Conv2d(before, after, 4, 2, 1), normalization))
         if i > 0:  # the layer that sees the images has no normalisation of activations
-            layers += _normalisation_layers((after, side, side), normalization)
+            by_layer = nn.LayerNorm((after, side, side))
+            layers += _pick_layer(normalization, nn.BatchNorm2d(after), by_layer)
         layers.append(nn.LeakyReLU(0.2))
     return Critic(nn.Sequential(*layers, nn.Flatten()), widths[-1] * end**2, normalization)
 
@@ -203,11 +205,11 @@ class _Residual(nn.Module):
         self.up = nn.Upsample(scale_factor=2) if resample == "up" else nn.Identity()
         self.down = nn.AvgPool2d(2) if resample == "down" else nn.Identity()
         self.path = nn.Sequential(
-            *_channel_normalised(width, normalization),
+            *_pick_layer(normalization, nn.BatchNorm2d(width), nn.GroupNorm(1, width)),
             nn.ReLU(),
             self.up,
             _wrap_layer(nn.Conv2d(width, width, 3, padding=1), normalization),
-            *_channel_normalised(width, normalization),
+            *_pick_layer(normalization, nn.BatchNorm2d(width), nn.GroupNorm(1, width)),
             nn.ReLU(),
             _wrap_layer(nn.Conv2d(width, width, 3, padding=1), normalization),
         )
@@ -262,10 +264,7 @@ def _hidden_layers(
     layers: list[nn.Module] = []
     for before in (size, width, width):
         layers.append(_wrap_layer(nn.Linear(before, width), normalization))
-        if normalization == "batch":
-            layers.append(nn.BatchNorm1d(width))
-        elif normalization == "layer":
-            layers.append(nn.LayerNorm(width))
+        layers += _pick_layer(normalization, nn.BatchNorm1d(width), nn.LayerNorm(width))
         layers.append(activation())
     return layers
 
@@ -275,15 +274,6 @@ def _wrap_layer(layer: nn.Module, normalization: str) -> nn.Module:
     return spectral_norm(layer) if normalization == "spectral" else layer
 
 
-def _normalisation_layers(shape: tuple[int, int, int], normalization: str) -> list[nn.Module]:
-    """What normalises activations of a shape."""
-    if normalization == "layer":
-        return [nn.LayerNorm(shape)]
-    return _channel_normalised(shape[0], normalization)
-
-
-def _channel_normalised(channels: int, normalization: str) -> list[nn.Module]:
-    """The same where only the channels are known; one group for layer normalisation."""
-    if normalization == "layer":
-        return [nn.GroupNorm(1, channels)]
-    return [nn.BatchNorm2d(channels)] if normalization == "batch" else []
+def _pick_layer(normalization: str, batch: nn.Module, layer: nn.Module) -> list[nn.Module]:
+    """What normalises activations: the one or the other layer, or none."""
+    return {"batch": [batch], "layer": [layer]}.get(normalization, [])

@@ -18,13 +18,7 @@ _LEAST = 0.02  # share of kept samples below which drawing some would take too l
 
 
 class Prior(nn.Module):
-    """Where the inputs of a generator come from.
-
-    One that is not `known` yet is solved for in rounds: `begin` gives it codes, and each `advance`
-    is a round, until it is known.
-    """
-
-    num_codes = 0
+    """Where the inputs of a generator come from."""
 
     @property
     def begun(self) -> bool:
@@ -47,18 +41,6 @@ class Prior(nn.Module):
         """The share of the noise that is kept; raise OptionError if it is nearly none."""
         return 1.0
 
-    def begin(self, ids: Tensor, codes: Tensor, seed: int) -> dict[str, Tensor]:
-        """Take the codes (M, D) of training samples, and solve for a start; what to log."""
-        raise NotImplementedError("noise has no codes")
-
-    def advance(self, seed: int) -> dict[str, Tensor]:
-        """Improve the solution by one round, with the seed of `begin`; what to log."""
-        raise NotImplementedError("noise has no codes")
-
-    def take(self, state: dict[str, Tensor]) -> None:
-        """Take over the state of another process."""
-        self.load_state_dict(state)
-
 
 class NoisePrior(Prior):
     """Standard normal noise, or uniform on [-1, 1]; `law` is "normal" or "uniform"."""
@@ -77,15 +59,9 @@ class NoisePrior(Prior):
 class TransportPrior(Prior):
     """The distribution of codes: noise mapped to codes of training samples, and between them.
 
-    All that it finds lies in buffers: a checkpoint between two rounds goes on with the next one.
-
-    Args:
-        solver: Of the heights, with the most rounds; its seed is that of `begin` instead.
-        map_options: How codes are mixed.
-        angle: Largest angle of two faces in units of that of a code and its fifth nearest one;
-            0 for no filter.
-        num_codes: Codes M.
-        latent: Their dimension D.
+    It is solved for in rounds: `begin` gives it codes, and each `advance` is a round, until it is
+    `known`. All that it finds lies in buffers: a checkpoint between two rounds goes on with the
+    next one.
     """
 
     ids: Tensor  # int64 (M,): which training samples they are of
@@ -97,11 +73,11 @@ class TransportPrior(Prior):
 
     def __init__(
         self,
-        solver: SemiDiscrete,
-        map_options: ExtendedOptions,
-        angle: float,
-        num_codes: int,
-        latent: int,
+        solver: SemiDiscrete,  # of the heights, with the most rounds; seeds come with `begin`
+        map_options: ExtendedOptions,  # how codes are mixed
+        angle: float,  # largest one of two faces, in units of `angles`; 0 for no filter
+        num_codes: int,  # M
+        latent: int,  # D, their dimension
     ) -> None:
         super().__init__()
         self.solver, self.map_options, self.angle = solver, map_options, angle
@@ -133,11 +109,11 @@ class TransportPrior(Prior):
 
     def take(self, state: dict[str, Tensor]) -> None:
         """Take over the state of another process."""
-        super().take(state)
-        self._normals = None
+        self.load_state_dict(state)
+        self._normals = None  # of other points, if only in the last digits
 
     def begin(self, ids: Tensor, codes: Tensor, seed: int) -> dict[str, Tensor]:
-        """Take codes, and solve for the first heights.
+        """Take codes (M, D), and solve for the first heights; what to log.
 
         Raises OptionError if all codes are equal, or the angle rejects nearly all noise.
         """
@@ -151,11 +127,13 @@ class TransportPrior(Prior):
                 Argument("lr_autoencoder"),
                 ".",
             )
+
+        # Once for all rounds: codes stay where they are from now on.
         self.angles.copy_(neighbour_angles(self.points, source=self.solver.source))
         return self._solve(None, 0, seed)
 
     def advance(self, seed: int) -> dict[str, Tensor]:
-        """Improve the heights by one round; raise OptionError as `begin` does."""
+        """Improve the heights by one round, with the seed of `begin`, and raise as it does."""
         steps, rate = int(self.progress[0]), float(self.progress[1])
         start = SemiDiscreteStart(self.heights, rate, steps)
         return self._solve(start, steps // ROUND + 1, seed)
@@ -205,6 +183,7 @@ class TransportPrior(Prior):
         generator = generator or torch.default_generator
         if self._normals is None or self._normals.device != self.points.device:
             self._normals = face_normals(self.points, source=source)
+
         noise = random_samples(source, self.points.shape[1], num, generator=generator)
         return extended_map(
             noise.to(self.points),

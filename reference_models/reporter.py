@@ -66,6 +66,7 @@ class Reporter:
         if self.out is None:
             return
 
+        # Steps after the checkpoint are taken again, and their rows with them.
         self.rows = [row for row in _read(self.out / LOG) if row["step"] <= step]
         with writing(self.out):
             (self.out / SAMPLES).mkdir(parents=True, exist_ok=True)
@@ -78,6 +79,7 @@ class Reporter:
             with writing(self.out / name), replace_file(self.out / name) as file:
                 file.write(content.encode())
 
+        # The clock of a resumed run goes on where its rows end.
         self._seconds_before = self.rows[-1]["seconds"] if self.rows else 0.0
         self._writer = _tensorboard(self.out, step) if self._wants_tensorboard else None
         self._began = time.monotonic()
@@ -102,13 +104,7 @@ class Reporter:
         if self.warn is not None and warning:
             self.warn(f"step {step}: " + warning)
 
-    def scores(
-        self,
-        step: int,
-        images: int,
-        scores: dict[str, float],
-        sampler: Sampler,
-    ) -> None:
+    def scores(self, step: int, images: int, scores: dict[str, float], sampler: Sampler) -> None:
         """A row of scores, and a picture of samples."""
         self._row(step, images, {f"score/{name}": value for name, value in scores.items()})
         shown = self.config.select if self.config.select in scores else next(iter(scores))
@@ -154,6 +150,7 @@ class Reporter:
         if self.out is None:
             return
 
+        # Called while an error is on its way, which one of ours would hide.
         broken = sys.exc_info()[0] is not None
         with suppress(DataError) if broken else nullcontext():
             self.flush()
@@ -170,8 +167,11 @@ class Reporter:
         seconds = self._seconds_before + time.monotonic() - self._began
         row = {"step": step, "images": images, "seconds": round(seconds, 3), **values}
         self.rows.append(row)
+
+        # Appended: what a kill leaves of a row has no end of line, and is left out by `_read`.
         with writing(self.out / LOG), (self.out / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
         if self._writer is not None:
             with writing(self.out / BOARD):
                 for name, value in values.items():
@@ -202,6 +202,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         )
 
     try:
+        # A damaged log may have no line ends: no more than a row may have is read at a time.
         with path.open(encoding="utf-8", errors="replace") as file:
             while line := file.readline(_LONGEST):
                 if row := _row_of(line):
@@ -219,6 +220,8 @@ def _row_of(line: str) -> dict[str, Any]:
     whole = line.endswith("\n") and isinstance(row, dict)
     if not whole or not {"step", "seconds"} <= row.keys():
         return {}
+
+    # Not `isinstance`: True is an int. Whole numbers from 2^53 on have no float of their own.
     numbers = all(type(v) is float or (type(v) is int and abs(v) < 2**53) for v in row.values())
     return row if numbers and type(row["step"]) is int and math.isfinite(row["seconds"]) else {}
 
@@ -256,22 +259,23 @@ def grid(path: Path, images: Tensor, *, columns: int = 8) -> None:
 
 def curves(out: Path, rows: list[dict[str, Any]]) -> None:
     """Write `losses.png` and `scores.png`, one panel per number in the rows of a log."""
-    for name, scores in (("losses.png", False), ("scores.png", True)):
+    for name, of_scores in (("losses.png", False), ("scores.png", True)):
         chosen: dict[str, list[tuple[int, float]]] = {}
         for row in rows:
             for key, value in row.items():
-                if key not in _NOT_CURVES and key.startswith("score/") == scores:
+                if key not in _NOT_CURVES and key.startswith("score/") == of_scores:
                     chosen.setdefault(key.removeprefix("score/"), []).append((row["step"], value))
 
         # One point is no curve, unless there is one of everything.
         most = max((len(points) for points in chosen.values()), default=0)
-        curves = {key: points for key, points in chosen.items() if len(points) > 1 or most == 1}
-        if curves:
-            _panels(out / name, curves)
+        lines = {key: points for key, points in chosen.items() if len(points) > 1 or most == 1}
+        if lines:
+            _panels(out / name, lines)
 
 
 def _panels(path: Path, lines: dict[str, list[tuple[int, float]]]) -> None:
     """One panel for each line, three in a row."""
+    # Not pyplot, which keeps every figure and looks for a display.
     from matplotlib.figure import Figure
 
     num = -(-len(lines) // 3)
@@ -281,6 +285,7 @@ def _panels(path: Path, lines: dict[str, list[tuple[int, float]]]) -> None:
     for axis, (name, points) in zip(axes, lines.items(), strict=False):
         steps, values = zip(*points, strict=True)
         axis.plot(steps, values, marker="." if len(points) < 30 else None, linewidth=1)
+        # Names may come from a file: a dollar in them begins no formula.
         axis.set_title(name, fontsize=9, parse_math=False)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
@@ -301,10 +306,12 @@ def _cloud(path: Path, points: Tensor, data: Data) -> None:
     real = data.held_out[: len(points)]
 
     for cloud, label, colour in ((real, "real", "0.75"), (points, "fake", "tab:red")):
+        # Points of a line are drawn along the horizontal axis.
         plane = cloud if cloud.shape[1] > 1 else torch.cat([cloud, torch.zeros_like(cloud)], 1)
         axis.scatter(plane[:, 0], plane[:, 1], s=4, c=colour, label=label, linewidths=0)
 
-    # The window is that of real points: fake ones far off would make them a dot.
+    # The window is that of real points, which data of a file of a generator lacks: fake ones far
+    # off would make them a dot.
     if len(real):
         low, high = real.amin(0)[:2], real.amax(0)[:2]
         margin = 0.3 * float((high - low).max())

@@ -111,6 +111,8 @@ def earlier_options(out: Path, preset: str) -> Earlier | None:
     # Without what another version may have had.
     own = _known(before.get("objective"), OBJECTIVES[preset])
     common = _known(before, TrainConfig)
+
+    # Tried here: later a bad value of the file would be told as an option that the user gave.
     try:
         data = before["data"]
         config_from({"preset": preset, "objective": own, "data": data, **common})

@@ -107,6 +107,7 @@ def load(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             _check_hash(file)
             file.seek(0)
+            # A hash tells damage and no intent: compressed members could unpack to any size.
             check_members(file)
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
@@ -119,6 +120,7 @@ def load(path: Path) -> dict[str, Any]:
             f"{remedy}, or train again."
         ) from error
 
+    # By its text: what a file may have in its place, such as a tensor, compares as it likes.
     if not isinstance(state, dict) or repr(state.get("version")) != str(FORMAT):
         raise DataError(f"`{path}` is not a checkpoint of this version ({FORMAT}): train again.")
     wrong = [name for name, kind in _KINDS.items() if not _is(state.get(name), kind)]
@@ -177,18 +179,10 @@ def export(
     """Write the state of a sampler, with its run and the shape and units of its samples."""
     from safetensors.torch import save
 
-    scaling = None
-    if data.scaling is not None:
-        scaling = [values.tolist() for values in data.scaling]
-    text = json.dumps(
-        {
-            "version": FORMAT,
-            "config": config.to_dict(),
-            "shape": data.shape,
-            "step": step,
-            "scaling": scaling,
-        }
-    )
+    record = {"version": FORMAT, "config": config.to_dict(), "shape": data.shape, "step": step}
+    units = None if data.scaling is None else [values.tolist() for values in data.scaling]
+    text = json.dumps(record | {"scaling": units})
+
     tensors = {name: value.contiguous().cpu() for name, value in sampler.items()}
     metadata = {"otmetrics": text, "sha256": _hash(text, tensors)}
     _write(out / GENERATOR, save(tensors, metadata=metadata))
@@ -230,6 +224,7 @@ def _read(path: Path) -> tuple[Sampler, TrainConfig, tuple[int, ...], Scaling | 
     shape, scaling = _form(record)
     with torch.device("meta"):  # takes no memory, whatever sizes the file names
         form = _sampler(config, shape, tensors)
+    # Memory is taken only now that names and shapes are known to fit.
     tensors = matching(tensors, form.state_dict(), "it")
     sampler = _sampler(config, shape, tensors)
     sampler.load_state_dict(tensors)
@@ -365,6 +360,7 @@ def _write_samples(place: Path, samples: Tensor, as_array: bool) -> None:
     if as_array:
         points = samples.ndim == 2
         key, array = ("features", samples) if points else ("images", samples.permute(0, 2, 3, 1))
+        # Open already: to a name numpy would add the suffix.
         with place.open("wb") as file:
             np.savez_compressed(file, **{key: array.numpy()})  # type: ignore[arg-type]
         return

@@ -16,7 +16,7 @@ from otmetrics.hashing import hash_counters
 from .config import TrainConfig
 from .data import Data
 from .networks import networks
-from .priors import Prior
+from .priors import Prior, TransportPrior
 from .sampling import Sampler
 
 _MOMENTS = {
@@ -58,15 +58,9 @@ class State:
 
     def modules(self) -> dict[str, Any]:
         """All that has a state_dict, by name."""
-        parts = {
-            "generator": self.generator,
-            "average": self.average,
-            "encoder": self.encoder,
-            "prior": self.prior,
-            "networks": self.networks,
-            "generator_optimizer": self.generator_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-        }
+        names = ["generator", "average", "encoder", "prior", "networks"]
+        names += ["generator_optimizer", "critic_optimizer"]
+        parts = {name: getattr(self, name) for name in names}
         return {name: part for name, part in parts.items() if part is not None}
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +78,7 @@ class State:
                 part.load_state_dict(matching(state.get(name), part.state_dict(), name))
         self.prior.check()
 
+        # Neither is there before the first evaluation.
         best, average = state["best"], state["best_average"]
         if best or average:
             average = matching(average, self.average.state_dict(), "best_average")
@@ -155,9 +150,11 @@ def _restore(optimizer: torch.optim.Optimizer, stored: object, what: str) -> Non
     groups = optimizer.state_dict()["param_groups"]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = {}
+    # Of some parameters there may be none: those that have had no gradient yet.
     for index, found in stored["state"].items():
         if type(index) is not int or not 0 <= index < len(parameters):
             raise ValueError(f"{what} has other parameters")
+        # torch counts the steps of a parameter in a scalar of its own.
         like = {"step": torch.zeros(())}
         like |= dict.fromkeys(_MOMENTS[type(optimizer)], parameters[index])
         # Shapes are those of the parameter: what came from a file must not broadcast.
@@ -198,6 +195,7 @@ def transport_round(
 ) -> dict[str, Tensor]:
     """The first heights of the transport to codes, or a round more; a step once it is known."""
     prior = state.prior
+    assert isinstance(prior, TransportPrior), "noise has no codes"
     seed, order = hash_counters(torch.arange(2) + _STREAM, config.seed).tolist()
     if prior.begun:
         logs = prior.advance(seed)
@@ -238,9 +236,8 @@ def gan_step(
 
     real = next(batches)
     noise = state.prior.sample(len(real)).to(device)
-    state.networks.requires_grad_(
-        False
-    )  # gradients pass through the critic, and stop nowhere in it
+    # Gradients pass through the critic, and stop nowhere in it.
+    state.networks.requires_grad_(False)
     with _precision(config, device):
         if objective.paired:
             assert state.encoder is not None, "pairs need an encoder"
@@ -252,6 +249,7 @@ def gan_step(
     state.networks.requires_grad_(True)
 
     _advance(state, config, len(fake) * accelerator.num_processes)
+    # Without the rebuilt samples, which follow behind the others where `paired`.
     spread = _spread(fake[: len(real)], real)
     return logs | {"generator_loss": value.detach(), **more, "spread": spread}
 
@@ -268,6 +266,7 @@ def _spread(fake: Tensor, real: Tensor) -> Tensor:
 
 def _batches(config: TrainConfig, data: Data, device: torch.device) -> Iterator[Tensor]:
     """Real samples in the networks' units, drawn with replacement."""
+    # Drawn by the global generators, which `_seed_step` has seeded, as all that a step draws.
     size = config.batch_size * (2 if config.objective.independent_halves else 1)
     while True:
         ids = torch.randint(len(data.train), (size,))
@@ -276,8 +275,10 @@ def _batches(config: TrainConfig, data: Data, device: torch.device) -> Iterator[
 
 def _seed_step(seed: int, accelerator: Accelerator, step: int) -> None:
     """Seed the generators of the CPU and of this process's device for one step."""
+    # A stream for each process, and in it a number for each step.
     own = int(hash_counters(torch.tensor(accelerator.process_index), seed))
     value = int(hash_counters(torch.tensor(step), own))
+
     # Not `torch.manual_seed`: without a GPU it notes the whole stack each time, a tenth of a step.
     torch.default_generator.manual_seed(value)
     if accelerator.device.type == "cuda":
@@ -300,6 +301,8 @@ def _descend(
     loss.backward()
     if accelerator.num_processes > 1:
         _average_gradients(optimizer, accelerator)
+
+    # From the number of the step, not from the step before: a resumed run has the same rates.
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
@@ -328,9 +331,10 @@ def follow(state: State, config: TrainConfig, images: int) -> None:
     # Early in a run the half-life is short: the average would be of the first weights for long.
     half_life = min(config.ema_images, _RAMP * state.images)
     share = 1 - 0.5 ** (images / half_life)
+
     targets = state.generator.state_dict()
     for name, value in state.average.state_dict().items():
         if value.is_floating_point():
             value.lerp_(targets[name], share)
-        else:
+        else:  # how many batches a normalisation has seen
             value.copy_(targets[name])

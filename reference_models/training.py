@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from otmetrics.errors import Argument, DataError, OptionError
+from otmetrics.errors import Argument, OptionError, RangeError
 
 from . import saving
 from .config import TrainConfig
@@ -72,9 +72,7 @@ def train(
         with deferred_interrupts(alone) as run.interrupted:
             train_autoencoder(run)
             train_gan(run)
-    except (DataError, OptionError):
-        raise
-    except ValueError as error:  # what a solver or a score says of samples that are not finite
+    except RangeError as error:  # of samples, or of their cost
         run.health.check_weights(run.state.step, run.state.to_dict())
         run.health.stop(run.state.step, f"what the networks gave ({error})", error)
     finally:
@@ -88,6 +86,7 @@ def train_autoencoder(run: "Run") -> None:
     state, last = run.state, run.coding_steps
     while state.step < last:
         logs = coding_step(state, run.config, run.data, run.accelerator)
+        # Kept at the end: the first round of the transport may take minutes, and be killed.
         run.finish_step(logs, keep=state.step == last)
 
     while not state.prior.known:
@@ -143,6 +142,7 @@ class Run:
         if milestone or step % self.eval_every == 0:
             self.evaluate()
 
+        # Asked once, after all that takes time: a signal in an evaluation stops this step too.
         stopped = self.interrupted()
         if milestone or keep or stopped or step % self.checkpoint_every == 0:
             self.save()
@@ -179,6 +179,7 @@ class Run:
 
         if select in scores and better(select, scores, state.best):
             state.best = scores | {"step": float(state.step)}
+            # A copy: a state_dict holds the very tensors that go on moving.
             state.best_average = copy.deepcopy(state.average.state_dict())
             self.save(saving.BEST)
             self.export()
@@ -188,6 +189,7 @@ class Run:
         if self.evaluator is None:
             return
 
+        # Before the file is touched: the one that is there is from sound steps.
         whole = self.state.to_dict()
         self.health.check_weights(self.state.step, whole)
         saving.save(self.out / name, whole | self.setting, self.config)

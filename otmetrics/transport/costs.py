@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from otmetrics.checks import check_order, checked_clouds
+from otmetrics.errors import RangeError
 from otmetrics.machine import ieee_float32
 from otmetrics.transport.gradients import is_differentiated
 from otmetrics.unknown_options import told_options
@@ -182,7 +183,7 @@ def narrow(value: Tensor, dtype: torch.dtype) -> Tensor:
     found = held(value, dtype)
     if found.dtype != dtype:
         largest = float(value.detach().abs().amax())
-        raise ValueError(
+        raise RangeError(
             f"The result, up to {largest:.1e}, does not fit {dtype}: give both sides in float64 "
             "(`.double()`), or scale both down."
         )

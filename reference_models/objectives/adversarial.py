@@ -25,6 +25,8 @@ def cross_entropy(networks: nn.ModuleDict, real: Tensor, fake: Tensor, gamma: fl
     on_real, on_fake = critic(real), critic(fake)
     value = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
     logs = score_logs(on_real, on_fake)
+
+    # Not a weight of zero: gradients of the scores would cost a second pass for nothing.
     if not gamma:
         return Loss(value, logs)
     penalty = zero_centred(critic, real, fake, gamma)

@@ -84,8 +84,8 @@ class AEOT(Objective):
         return TransportPrior(solver, self._map_options(), self.angle, num_codes, latent)
 
     def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
-        """No critic."""
-        return nn.ModuleDict()
+        """A critic where it is trained."""
+        return super().networks(critic) if self.num_critic_steps else nn.ModuleDict()
 
     def coding_steps(self, steps: int) -> int:
         """All but the last, which is the transport."""
@@ -132,10 +132,6 @@ class AEOTGAN(AEOT):
         check=check_not_negative,
     )
     num_critic_steps: int = option(1, CRITIC_STEPS, check=at_least(1))
-
-    def networks(self, critic: Callable[[str], Critic]) -> nn.ModuleDict:
-        """The critic."""
-        return nn.ModuleDict({"critic": critic(self.normalization)})
 
     def coding_steps(self, steps: int) -> int:
         """Their share of the steps."""

@@ -235,6 +235,7 @@ def gradients(critic: Critic, samples: Tensor) -> Tensor:
     They are float32 also under autocast.
     """
     with torch.autocast(samples.device.type, enabled=False):
+        # Leaves of their own: what the samples were made by has no part in a penalty.
         dtype = torch.promote_types(samples.dtype, torch.float32)
         points = samples.detach().to(dtype).requires_grad_()
         (slopes,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)

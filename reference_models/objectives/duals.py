@@ -20,13 +20,9 @@ class Smoothing(NamedTuple):
 
     Both are 1-strongly convex in the L1 distance of plans, the first by Pinsker's inequality. This
     is what ties the error of a gradient to the gap of a dual.
-
-    Attributes:
-        kind: "kl" or "l2".
-        lam: The weight lambda.
     """
 
-    kind: str
+    kind: str  # "kl" or "l2"
     lam: float
 
     def density(self, excess: Tensor) -> Tensor:
@@ -75,6 +71,7 @@ def round_marginals(density: Tensor) -> Tensor:
 
     rows = (1 - plan.mean(-1, keepdim=True)).clamp_min(0)
     columns = (1 - plan.mean(-2, keepdim=True)).clamp_min(0)
+    # Where nothing is missing rows are zero: 0 / tiny adds nothing, 0 / 0 would be NaN.
     missing = rows.mean(-2, keepdim=True).clamp_min(torch.finfo(plan.dtype).tiny)
     return plan + rows * columns / missing
 
@@ -155,6 +152,7 @@ def l2_potentials(
 def _water_levels(prices: Tensor) -> Tensor:
     """Potentials (N,) that give each row of (potential - prices)_+ the mean 1: water levels."""
     ascending = prices.sort(1).values
+    # With the k lowest prices covered, sum (level - price) = M gives (M + their sum) / k.
     count = torch.arange(1, prices.shape[1] + 1, dtype=prices.dtype, device=prices.device)
     levels = (prices.shape[1] + ascending.cumsum(1)) / count
     covered = (levels > ascending).sum(1, keepdim=True)  # a level above the next price covers it
@@ -168,6 +166,7 @@ def _newton(p: Tensor, scaled: Tensor, density: Tensor, rows: Tensor) -> Tensor:
     laplacian.diagonal().add_(_RIDGE * pairs.shape[1])  # singular where a plan falls into parts
     step = torch.linalg.solve(laplacian, -scaled.shape[1] * rows)
 
+    # The dual is quadratic only as long as the same pairs have mass: a full step may overshoot.
     before = _semidual(p, scaled)
     for halvings in range(_HALVINGS):
         trial = p + step / 2**halvings

@@ -210,6 +210,7 @@ class ROTGAN(LearnedCost):
 
         # One lambda for all problems, of the mean cost between real and fake.
         crosses = [k for k, problem in enumerate(self._problems) if problem.weight > 0]
+        # Where all samples are equal, any lambda has the plan that costs nothing.
         mean = float(cost.detach()[crosses].mean())
         smoothing = Smoothing(self.regulariser, self._share * mean if mean > 0 else 1.0)
         return _Batch([(samples[i], samples[j]) for i, j in pairs], x, y, cost, smoothing)
@@ -229,6 +230,7 @@ class ROTGAN(LearnedCost):
             return self._solve(batch)
         named = zip(self._problems, batch.samples, strict=True)
         phi = torch.stack([networks[problem.network](x) for problem, (x, _) in named]).double()
+        # One problem: self terms are of "kl" alone.
         if self.regulariser == "l2":
             return phi, networks["psi"](batch.samples[0][1]).double()[None]
 

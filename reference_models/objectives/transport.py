@@ -51,17 +51,11 @@ def on_sphere(features: Tensor) -> Tensor:
 
 
 class LearnedCost(Objective):
-    """A cost of the samples, or of learned features that ascend what the generator descends.
+    """A cost of the samples, or of learned features that ascend what the generator descends."""
 
-    Attributes:
-        cost: "data" for the samples, "critic" for features, "cosine" for features on the sphere.
-        order: p of |x - y|^p.
-        num_generator_steps: Generator steps for one step of the features.
-    """
-
-    cost: str
-    order: float
-    num_generator_steps: int = 1
+    cost: str  # "data" for the samples, "critic" for features, "cosine" for those on the sphere
+    order: float  # p of |x - y|^p
+    num_generator_steps: int = 1  # for one step of the features
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -218,6 +212,10 @@ class ExactOT(_Primal):
     order: float = order_option()
     space: str = option("data", "Compare samples, or features of a critic.", _SPACES)
     gamma: float = _gamma_option()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Exact(self.order)  # checks its own options
 
     def _cost(self, networks: nn.ModuleDict, real: Tensor, fake: Tensor) -> Tensor:
         """Under the optimal plan."""

@@ -374,6 +374,7 @@ def test_ot_gan_is_zero_on_average_where_the_laws_agree_and_positive_else() -> N
         (lambda: SWG(num_projections=0), "`num_projections`"),
         (lambda: SWG(debiased=1), "`debiased` must be"),
         (lambda: ExactOT(space=""), "`space`"),
+        (lambda: ExactOT(order=300.0), "`order` must be at most 256"),
         (lambda: SinkhornGAN(epsilon=0.0), "`epsilon`"),
         (lambda: SinkhornGAN(tolerance=0.0), "`tolerance`"),
         (lambda: SinkhornGAN(unrolled=-1), "`unrolled` must be an integer >= 0"),

@@ -175,6 +175,20 @@ def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(
         assert saving.is_finite(torch.load(path, weights_only=True))
 
 
+def test_no_other_error_is_told_as_one_of_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake in an objective is not a run that diverged."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("shapes do not match")
+
+    data = points()
+    monkeypatch.setattr("otmetrics.reference_models.training.gan_step", fail)
+    with pytest.raises(ValueError, match="shapes do not match"):
+        run(configured("exact-ot", data), data, tmp_path / "run")
+
+
 def test_the_average_follows_the_generator(tmp_path: Path) -> None:
     """Its half-life is that of the images seen, and short early on."""
     data = points()
