@@ -1,8 +1,11 @@
 """Options, seeds and limits that every test shares."""
 
+import copy
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Two workers on two cores: a second thread in either only makes both wait. Before numpy loads.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -48,6 +51,46 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Features that tests keep are nobody else's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTMETRICS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+_NETWORKS: dict[Any, Any] = {}
+"""The default network as it was loaded in this process, and large ones as they were compiled."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def networks_once() -> Iterator[None]:
+    """The default network is loaded once a process, and large ones are compiled once: seconds each.
+
+    Every extractor has a copy of its own, and still compares it with what was compiled of the same
+    layers and weights. The tests of `features/` load and compile each time.
+    """
+    from otmetrics.features import efficientnet, openvino
+
+    load, compile_network = efficientnet._classifier, openvino._compile
+
+    def loaded(weights: str | Path | None = None) -> Any:
+        if weights is not None:
+            return load(weights)
+        key = efficientnet._packaged_weights()
+        if key not in _NETWORKS:
+            _NETWORKS[key] = load()
+        return copy.deepcopy(_NETWORKS[key])
+
+    def compiled(network: torch.nn.Module, shape: tuple[int, ...], num_threads: int) -> Any:
+        if sum(value.numel() for value in network.parameters()) < 10**6:
+            return compile_network(network, shape, num_threads)
+        weights = hashlib.sha256()
+        for value in network.state_dict().values():
+            weights.update(value.contiguous().numpy())
+        key = type(network), repr(network), weights.digest(), shape, num_threads
+        if key not in _NETWORKS:
+            _NETWORKS[key] = compile_network(network, shape, num_threads)
+        return _NETWORKS[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficientnet, "_classifier", loaded)
+        patch.setattr(openvino, "_compile", compiled)
         yield
 
 

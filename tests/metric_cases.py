@@ -1,6 +1,7 @@
 """Every metric with the number that it must give, for one table of tests."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -104,6 +105,7 @@ def filled(case: Case, **options: Any) -> FeatureMetric:
     return metric
 
 
+@cache  # hundreds of tests compare with one of ten values
 def expected(case: Case) -> Any:
     """The value of `REAL` and `FAKE`."""
     return case.expected(REAL, FAKE)

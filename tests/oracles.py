@@ -7,7 +7,6 @@ from fractions import Fraction
 import numpy as np
 from scipy.linalg import sqrtm
 from scipy.optimize import linprog
-from scipy.special import logsumexp
 
 
 def uniform(size: int) -> np.ndarray:
@@ -38,6 +37,12 @@ def transport(
     return float(solution.fun), solution.x.reshape(n, m)
 
 
+def log_sum_exp(exponents: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """log sum_j w_j exp(e_ij); scipy's takes ten times as long on a few numbers."""
+    largest = exponents.max(1)
+    return largest + np.log(np.exp(exponents - largest[:, None]) @ weights)
+
+
 def entropic(
     cost: np.ndarray,
     a: np.ndarray,
@@ -48,8 +53,8 @@ def entropic(
     """<P, C> + epsilon KL(P | a x b) and P, by log-domain updates in turn."""
     f, g = np.zeros(len(a)), np.zeros(len(b))
     for _ in range(iterations):
-        f = -epsilon * logsumexp((g - cost) / epsilon, axis=1, b=b)
-        g = -epsilon * logsumexp((f[:, None] - cost) / epsilon, axis=0, b=a[:, None])
+        f = -epsilon * log_sum_exp((g - cost) / epsilon, b)
+        g = -epsilon * log_sum_exp((f[:, None] - cost).T / epsilon, a)
         plan = np.exp((f[:, None] + g - cost) / epsilon) * np.outer(a, b)
         if np.abs(plan.sum(1) - a).sum() < 1e-12:
             break

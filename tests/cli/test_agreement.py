@@ -7,7 +7,9 @@ import ot
 import prdc
 import pytest
 import torch
+from click.testing import CliRunner
 from command import write_features, write_images
+from otmetrics.cli.main import cli
 
 from otmetrics import functional as otf
 from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
@@ -33,10 +35,11 @@ def features(tmp_path_factory):
     return clouds, files
 
 
-@pytest.fixture
-def scores(otmetrics, features):
-    finished = otmetrics("score", *features[1], "--json", "--no-floor", "-q")
-    assert finished.code == 0, finished.stderr
+@pytest.fixture(scope="module")
+def scores(features):
+    arguments = ["score", *map(str, features[1]), "--json", "--no-floor", "-q"]
+    finished = CliRunner().invoke(cli, arguments)
+    assert finished.exit_code == 0, finished.output
     report = json.loads(finished.stdout)["scores"]
     return {name: score["value"] for name, score in report.items()}
 

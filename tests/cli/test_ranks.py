@@ -76,10 +76,16 @@ def ended(processes, seconds=120):
     return found
 
 
-def alone(*arguments):
-    command = [sys.executable, "-m", "otmetrics", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+@pytest.fixture
+def alone(otmetrics):
+    """One process without others, which is this one."""
+
+    def run(*arguments):
+        finished = otmetrics(*arguments)
+        assert finished.code == 0, finished.stderr
+        return finished.stdout
+
+    return run
 
 
 def without_path(protocol):
@@ -90,7 +96,7 @@ def without_path(protocol):
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_features_are_those_of_one_process_to_the_bit(folders, tmp_path, world):
+def test_features_are_those_of_one_process_to_the_bit(alone, folders, tmp_path, world):
     options = ("--features", "pixels", "--skip-corrupt", "--overwrite")
     single, shared = tmp_path / "single.npz", tmp_path / "shared.npz"
     alone("extract", folders / "real", single, *options)
@@ -106,10 +112,10 @@ def test_features_are_those_of_one_process_to_the_bit(folders, tmp_path, world):
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_scores_are_those_of_one_process(folders, world):
+def test_scores_are_those_of_one_process(alone, folders, world):
     options = ("--features", "pixels", "--skip-corrupt", "--json", "-q", "--num-neighbors", "2")
     inputs = (folders / "real", folders / "fake")
-    single = json.loads(alone("score", *inputs, *options).stdout)
+    single = json.loads(alone("score", *inputs, *options))
     (first, *others) = ended(start(world, "score", *inputs, *options))
     assert first[0] == 0
     assert others == [(0, "", "")] * (world - 1)
@@ -120,7 +126,7 @@ def test_scores_are_those_of_one_process(folders, world):
         assert shared["scores"][name]["value"] == pytest.approx(score["value"], rel=1e-12)
 
 
-def test_more_processes_than_images(folders, tmp_path):
+def test_more_processes_than_images(alone, folders, tmp_path):
     options = ("--features", "pixels", "--skip-corrupt", "--num", "2", "--overwrite")
     single, shared = tmp_path / "single.npz", tmp_path / "shared.npz"
     alone("extract", folders / "fake", single, *options)
@@ -129,14 +135,14 @@ def test_more_processes_than_images(folders, tmp_path):
         assert np.array_equal(one["features"], other["features"])
 
 
-def test_features_from_files_need_no_sharing(folders, tmp_path):
+def test_features_from_files_need_no_sharing(alone, folders, tmp_path):
     for side in ("real", "fake"):
         options = ("--features", "pixels", "--skip-corrupt")
         alone("extract", folders / side, tmp_path / f"{side}.npz", *options)
     inputs = (tmp_path / "real.npz", folders / "fake")
     options = ("--metrics", "frechet_distance", "--json", "-q", "--skip-corrupt")
     results = ended(start(2, "score", *inputs, *options))
-    single = json.loads(alone("score", *inputs, *options).stdout)["scores"]["frechet_distance"]
+    single = json.loads(alone("score", *inputs, *options))["scores"]["frechet_distance"]
     value = json.loads(results[0][1])["scores"]["frechet_distance"]["value"]
     assert value == pytest.approx(single["value"], rel=1e-12)
     assert results[1] == (0, "", "")
@@ -314,12 +320,19 @@ def test_torchrun_starts_them_and_starts_them_again(folders, tmp_path):
     ]  # one of each is none
 
 
-def test_errors_of_usage_are_told_by_each(folders):
+def test_errors_of_usage_are_told_by_each(otmetrics, folders, monkeypatch):
+    """By the first before there is a second, and by the second after the first has ended."""
     inputs = (folders / "real", folders / "fake")
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}.items():
+        monkeypatch.setenv(name, str(value))
     for wrong in (("--metrics", "no"), ("--workers", "-1"), ("--timeout", "nan"), ("--what",)):
-        for code, out, err in ended(start(2, "score", *inputs, *wrong)):  # which may differ
-            assert (code, out) == (2, "")
-            assert wrong[0] in err.splitlines()[-1]
+        for rank in range(2):
+            own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+            for name, value in own.items():
+                monkeypatch.setenv(name, str(value))
+            finished = otmetrics("score", *inputs, *wrong)
+            assert (finished.code, finished.stdout) == (2, "")
+            assert wrong[0] in finished.stderr.splitlines()[-1]
 
 
 def test_a_process_that_never_comes_is_missed(folders, tmp_path):

@@ -473,14 +473,15 @@ def test_a_run_that_is_interrupted_keeps_its_last_step(otmetrics, tmp_path, numb
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
-def test_a_process_that_is_killed_goes_on_to_the_same_weights(tmp_path):
+def test_a_process_that_is_killed_goes_on_to_the_same_weights(otmetrics, tmp_path):
     """SIGKILL, which nothing can catch, at a moment of the run's own."""
-    command = [sys.executable, "-m", "otmetrics", "train", "wgan-gp", "--data", "ring8", "-q"]
+    command = ["train", "wgan-gp", "--data", "ring8", "-q"]
     options = ["--batch-size", "16", "--width", "8", "--eval-num", "40", "--steps", "300"]
     options += ["--eval-every", "100", "--checkpoint-every", "5", "--no-tensorboard"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*command, "--out", str(whole), *options], check=True)
-    process = subprocess.Popen([*command, "--out", str(killed), *options])
+    assert otmetrics(*command, "--out", whole, *options).code == 0
+    program = [sys.executable, "-m", "otmetrics"]
+    process = subprocess.Popen([*program, *command, "--out", str(killed), *options])
     log = killed / "log.jsonl"
     deadline = time.monotonic() + 60
     while not (killed / saving.LAST).exists() or len(log.read_text().splitlines()) < 40:
@@ -491,7 +492,7 @@ def test_a_process_that_is_killed_goes_on_to_the_same_weights(tmp_path):
     process.wait()
     stopped = torch.load(killed / saving.LAST, weights_only=True)["step"]
     assert stopped < 300
-    subprocess.run([*command, "--out", str(killed), *options, "--resume"], check=True)
+    assert otmetrics(*command, "--out", killed, *options, "--resume").code == 0
     one, two = (torch.load(out / saving.LAST, weights_only=True) for out in (whole, killed))
     for name in ("generator", "average", "networks"):
         for key, value in one[name].items():

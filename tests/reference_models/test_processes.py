@@ -5,7 +5,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from otmetrics.reference_models import saving
 from training_cases import configured, points, run
@@ -20,7 +22,7 @@ from otmetrics.errors import DataError
 from otmetrics.reference_models import training
 from otmetrics.reference_models.reporter import Reporter
 
-out = Path(sys.argv[1])
+root, *presets = sys.argv[1:]
 data, rank = points(), PartialState(cpu=True).process_index
 drawn = []
 to_network = training.Data.to_network
@@ -29,39 +31,57 @@ training.Data.to_network = lambda self, samples: drawn.append(samples) or to_net
 def full(*arguments):
     raise DataError("the disk is full")
 
-if len(sys.argv) > 3:
+if presets[-1] == "full":
     training.saving.save = full
-config = configured(sys.argv[2], data, steps=4, eval_every=2)
-reporter = Reporter(out if rank == 0 else None, tensorboard=False)
-options = training.RunOptions(device="cpu", checkpoint_every=2)
-state = training.train(config, data, out, reporter=reporter, options=options)
-torch.save(state.to_dict() | {"drawn": drawn[0]}, out / f"rank{rank}.pt")
+    presets.pop()
+for preset in presets:
+    drawn.clear()
+    out = Path(root, preset)
+    config = configured(preset, data, steps=4, eval_every=2)
+    reporter = Reporter(out if rank == 0 else None, tensorboard=False)
+    options = training.RunOptions(device="cpu", checkpoint_every=2)
+    state = training.train(config, data, out, reporter=reporter, options=options)
+    torch.save(state.to_dict() | {"drawn": drawn[0]}, out / f"rank{rank}.pt")
 """
 
 
 def processes(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Train presets one after the other, each in a folder of its name."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", port, str(program), str(tmp_path / "run"), *arguments]
+    command += ["--master-port", port, str(program), str(tmp_path), *arguments]
     tests = str(Path(__file__).parents[1])
     environment = {"PYTHONPATH": tests, "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
 
 
-def test_both_hold_the_same_weights_from_samples_of_their_own(tmp_path: Path) -> None:
-    finished = processes(tmp_path, "wgan-gp")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of two processes, which take longer to start than to train."""
+    root = tmp_path_factory.mktemp("runs")
+    finished = processes(root, "wgan-gp", "ae-ot-gan")
     assert finished.returncode == 0, finished.stderr
-    one, two = (torch.load(tmp_path / "run" / f"rank{r}.pt", weights_only=True) for r in (0, 1))
+    return root
+
+
+def states(run: Path) -> list[dict[str, Any]]:
+    return [torch.load(run / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def test_both_hold_the_same_weights_from_samples_of_their_own(
+    trained: Path, tmp_path: Path
+) -> None:
+    one, two = states(trained / "wgan-gp")
     assert one["images"] == two["images"] == 4 * 16 * 2
     assert not torch.equal(one["drawn"], two["drawn"])
     for part in ("generator", "average", "networks"):
         for name, value in one[part].items():
             assert torch.equal(value, two[part][name])
-    saved = torch.load(tmp_path / "run" / saving.LAST, weights_only=True)
+    saved = torch.load(trained / "wgan-gp" / saving.LAST, weights_only=True)
     assert saved["processes"] == 2
     data = points()
     alone = run(configured("wgan-gp", data, steps=4, eval_every=2), data, tmp_path / "alone")
@@ -69,10 +89,8 @@ def test_both_hold_the_same_weights_from_samples_of_their_own(tmp_path: Path) ->
     assert not torch.equal(first, next(iter(alone.generator.state_dict().values())))
 
 
-def test_both_transport_noise_to_the_same_codes(tmp_path: Path) -> None:
-    finished = processes(tmp_path, "ae-ot-gan")
-    assert finished.returncode == 0, finished.stderr
-    one, two = (torch.load(tmp_path / "run" / f"rank{r}.pt", weights_only=True) for r in (0, 1))
+def test_both_transport_noise_to_the_same_codes(trained: Path) -> None:
+    one, two = states(trained / "ae-ot-gan")
     assert one["step"] == 4
     assert not torch.equal(one["drawn"], two["drawn"])
     for part in ("generator", "encoder", "prior", "networks"):

@@ -168,18 +168,29 @@ def test_a_part_of_mnist_is_learned():
     assert accuracy(classifier, data.held_out[:2000], data.labels[1][:2000]) > 0.965
 
 
+@pytest.fixture(scope="module")
+def evaluated() -> tuple[Evaluator, list[float]]:
+    """An evaluator of stacked MNIST, and what shares of held-out digits it found it reads.
+
+    Its classifier is fitted to 60 000 digits, which takes most of the time of these tests.
+    """
+    data = load_data("stacked_mnist", root=MNIST)
+    config = config_for("dcgan", data, {"eval_features": "pixels", "eval_num": 20}, {})
+    read = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "otmetrics.reference_models.evaluation.accuracy",
+            lambda *a: read.append(accuracy(*a)) or read[0],
+        )
+        return Evaluator(config, data, torch.device("cpu")), read
+
+
 @needs_mnist
 @pytest.mark.slow
-def test_evaluations_count_the_modes_of_a_generator(monkeypatch):
+def test_evaluations_count_the_modes_of_a_generator(evaluated):
     """By the classifier that an evaluation fits to the triples themselves."""
-    data = load_data("stacked_mnist", root=MNIST)
-    read = []
-    monkeypatch.setattr(
-        "otmetrics.reference_models.evaluation.accuracy",
-        lambda *a: read.append(accuracy(*a)) or read[0],
-    )
-    config = config_for("dcgan", data, {"eval_features": "pixels", "eval_num": 20}, {})
-    evaluator = Evaluator(config, data, torch.device("cpu"))
+    evaluator, read = evaluated
+    data = evaluator.data
     assert read[0] > 0.98
 
     class Copies(nn.Module):
@@ -197,7 +208,7 @@ def test_evaluations_count_the_modes_of_a_generator(monkeypatch):
             kept = data.held_out[known]
             return data.to_network(kept[rows % len(kept)])
 
-    scores = evaluator(Sampler(Copies(), NoisePrior("normal", config.latent), None))
+    scores = evaluator(Sampler(Copies(), NoisePrior("normal", evaluator.config.latent), None))
     # 27 modes own most samples; a digit in two hundred is misread.
     assert scores["modes"] >= 27
     assert scores["modes_kl"] == pytest.approx(math.log(1000 / 27), abs=0.2)
@@ -205,13 +216,13 @@ def test_evaluations_count_the_modes_of_a_generator(monkeypatch):
 
 @needs_mnist
 @pytest.mark.slow
-def test_mnist_is_learned_and_its_triples_score_their_floor():
+def test_mnist_is_learned_and_its_triples_score_their_floor(evaluated):
+    evaluator, _ = evaluated
+    data, classifier = evaluator.data, evaluator.classifier
     digits = load_data("mnist", root=MNIST)
-    classifier = fit_digit_classifier(digits.train, digits.labels[0], seed=0)
     assert accuracy(classifier, digits.held_out, digits.labels[1]) > 0.989
     for part, floor in (("train", 0.0236), ("held_out", 0.0246)):
-        images = getattr(load_data("stacked_mnist", root=MNIST), part)[:NUM_SCORED]
-        scores = stacked_scores(images, classifier)
+        scores = stacked_scores(getattr(data, part)[:NUM_SCORED], classifier)
         assert scores.covered == 1000
         # Six standard errors of one set, sqrt(2 * 999) / (2 N).
         assert scores.kl == pytest.approx(floor, abs=6 * math.sqrt(2 * 999) / (2 * NUM_SCORED))

@@ -1,7 +1,5 @@
 """Exact transport against linear programming, and the certificate it carries."""
 
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -28,7 +26,7 @@ from otmetrics.functional import (
     exact_wasserstein,
     univariate_cost,
 )
-from otmetrics.transport.exact import certificate, exact, problem, simplex, small
+from otmetrics.transport.exact import certificate, exact, problem, small
 
 SHAPES = [(1, 1, 2), (1, 6, 3), (5, 1, 3), (6, 6, 1), (9, 4, 5), (12, 15, 8)]
 
@@ -282,31 +280,6 @@ def test_lattices(order: float) -> None:
         truth, _ = oracles.transport(cost)
         result = Exact(order=order).solve(x, y)
         check_certificate(result, cost, oracles.uniform(8), oracles.uniform(11), truth)
-
-
-def test_ctrl_c_does_not_wait_for_the_solver() -> None:
-    # In a process of its own, whose main thread takes the interrupt.
-    code = """
-import os, signal, threading
-from otmetrics.transport.exact.simplex import _interruptible
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-never = threading.Event()
-threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-try:
-    _interruptible(never.wait)
-except KeyboardInterrupt:
-    print("interrupted")
-"""
-    finished = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert finished.stdout == "interrupted\n"
-
-
-def test_errors_of_the_solver_come_through() -> None:
-    with pytest.raises(ZeroDivisionError):
-        simplex._interruptible(lambda: 1 / 0)
 
 
 @pytest.mark.parametrize("order", [1.0, 1.5, 2.0, 3.0])
