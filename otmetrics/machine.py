@@ -49,13 +49,15 @@ def _settings_for(need: str) -> Iterator[None]:
         if not _needs.total():
             _before = _settings()
         _needs[need] += 1
-        _set_needed()
+        if _needs[need] == 1:  # within another of its kind, as solvers are, nothing changes
+            _set_needed()
     try:
         yield
     finally:
         with _LOCK:
             _needs[need] -= 1
-            _set_needed()
+            if not _needs[need]:
+                _set_needed()
 
 
 def _has_newer_api() -> bool:
