@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-# Of SplitMix64, as the int64 that have their bits: torch multiplies no uint64.
+# Of SplitMix64, as the int64 that have their bits: not every torch multiplies uint64.
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _FIRST = 0xBF58476D1CE4E5B9 - 2**64
 _SECOND = 0x94D049BB133111EB - 2**64

@@ -124,6 +124,8 @@ def test_the_stub_lists_the_options_of_the_solvers():
             assert options.pop("richardson") is False  # which is for the divergence
             assert "richardson" not in told
         assert options.items() <= told.items()
+        kinds = {one.name: one.kind for one in inspect.signature(stub[name]).parameters.values()}
+        assert {kinds[option] for option in options} == {inspect.Parameter.KEYWORD_ONLY}
 
 
 @pytest.fixture(scope="module")

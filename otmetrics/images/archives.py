@@ -38,6 +38,10 @@ class _Archive(NamedTuple):
     identity: bytes | None
 
 
+# Bits of the flags that zip archives have for each file.
+_ENCRYPTED, _PATCHED, _ENCRYPTED_STRONGLY, _UTF_8 = 0x1, 0x20, 0x40, 0x800
+
+
 class _Zipped(NamedTuple):
     """What the directory of a zip archive says of a file: to parse it again takes seconds."""
 
@@ -45,6 +49,7 @@ class _Zipped(NamedTuple):
     packed: int  # bytes in the archive
     size: int
     checksum: int
+    stored_name: str  # before zipfile cut or cleaned it
 
 
 class _Member(NamedTuple):
@@ -215,14 +220,22 @@ def _list_zip(archive: _Archive, file: BinaryIO) -> list[_Member]:
             kind = info.external_attr >> 28  # of Unix, where the archive says so
             check_member(info.filename, is_link=kind == 0o12)
 
-            if info.flag_bits & 1:
+            if info.flag_bits & (_ENCRYPTED | _ENCRYPTED_STRONGLY):
                 raise DataError(f"is encrypted (`{info.filename}`)")
+            if info.flag_bits & _PATCHED:
+                raise DataError(f"holds a patch instead of a file (`{info.filename}`)")
             if info.header_offset + info.compress_size > end:
                 raise DataError(f"is cut off or damaged: `{info.filename}` lies after its end")
 
             # A stored file may lie about either of its sizes.
             size = max(info.file_size, info.compress_size)
-            zipped = _Zipped(info.compress_type, info.compress_size, info.file_size, info.CRC)
+            zipped = _Zipped(
+                info.compress_type,
+                info.compress_size,
+                info.file_size,
+                info.CRC,
+                info.orig_filename,
+            )
             found.append(_Member(archive, info.filename, size, info.header_offset, zipped))
     return found
 
@@ -249,13 +262,17 @@ def _read_zipped(file: BinaryIO, name: str, zipped: _Zipped) -> bytes:
         # The others unpack as much as they like at once.
         raise DataError("is compressed in another way than zip's own: pack it again.")
     # A ZipFile would read the directory first. Sizes are those of the directory, not of the header.
-    signature, *lengths = struct.unpack("<4s22xHH", file.read(30))
+    signature, flags, name_bytes, extra_bytes = struct.unpack("<4s2xH18xHH", file.read(30))
     if signature != b"PK\x03\x04":
         raise zipfile.BadZipFile("its directory leads to something else")
-    file.seek(sum(lengths), os.SEEK_CUR)
+    # Two entries that lead to one header would be one image twice.
+    there = file.read(name_bytes).decode("utf-8" if flags & _UTF_8 else "cp437")
+    if there != zipped.stored_name:
+        raise zipfile.BadZipFile(f"its directory leads to {there!r}")
+    file.seek(extra_bytes, os.SEEK_CUR)
 
     info = zipfile.ZipInfo(name)
-    info.compress_type, info.compress_size, info.file_size, info.CRC = zipped
+    info.compress_type, info.compress_size, info.file_size, info.CRC, _ = zipped
     with zipfile.ZipExtFile(file, "r", info) as entry:
         # With a size: without one zipfile unpacks 2 GB at once, whatever the directory says.
         content = entry.read(zipped.size)

@@ -11,6 +11,10 @@ from typing import BinaryIO
 from otmetrics.errors import DataError
 
 
+class ReplacedError(DataError):
+    """A file that is no longer the one that was opened: none of it is a file to leave out."""
+
+
 @contextmanager
 def name_errors(path: str | Path, damage: str, remedy: str) -> Iterator[None]:
     """Tell whatever goes wrong as an error of a file: readers raise nearly anything on damage.
@@ -21,6 +25,8 @@ def name_errors(path: str | Path, damage: str, remedy: str) -> Iterator[None]:
         yield
     except Warning:
         raise  # which a filter of the caller raises: it says nothing of damage
+    except ReplacedError:
+        raise
     except Exception as error:
         raise DataError(explain(error, path, damage, remedy)) from error
 

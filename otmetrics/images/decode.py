@@ -24,7 +24,7 @@ from torch import Tensor
 
 from otmetrics.errors import Argument, DataError
 from otmetrics.images import limits
-from otmetrics.images.damage import check_regular, check_start, explain
+from otmetrics.images.damage import ReplacedError, check_regular, check_start, explain
 from otmetrics.images.facts import KINDS, MOST_FRAMES, ImageFacts, has_two_levels
 
 # Only these decoders see a file, whatever its name: no EPS that would start an interpreter.
@@ -125,6 +125,8 @@ def decoded_from(opened: Callable[[], BinaryIO], name: str) -> DecodedImage:
     try:
         with opened() as file:
             return _decode(file)
+    except ReplacedError:
+        raise  # to leave the image out would leave out all that follow
     except Warning:
         raise  # a filter of the caller makes errors of them: it stays what the caller asked for
     except Image.UnidentifiedImageError as error:

@@ -13,7 +13,13 @@ from typing import Any, Protocol
 
 from otmetrics.errors import DataError
 from otmetrics.images import limits
-from otmetrics.images.damage import check_regular, check_start, name_errors, open_without_waiting
+from otmetrics.images.damage import (
+    ReplacedError,
+    check_regular,
+    check_start,
+    name_errors,
+    open_without_waiting,
+)
 from otmetrics.images.decode import DecodedImage, decoded_image
 
 EXTENSIONS = (
@@ -164,8 +170,9 @@ def unchanged(path: Path, before: os.stat_result) -> Iterator[None]:
 
 def _check_unchanged(path: Path, before: os.stat_result) -> None:
     now = path.stat()
-    if any(getattr(now, name) != getattr(before, name) for name in _TELLING):
-        raise DataError(f"`{path}` was replaced while it was read: run again.")
+    # Not the time of its record, which rights, links and backups change and its content does not.
+    if any(getattr(now, name) != getattr(before, name) for name in _TELLING[:-1]):
+        raise ReplacedError(f"`{path}` was replaced while it was read: run again.")
 
 
 # --- sources of images ------------------------------------------------------------------------

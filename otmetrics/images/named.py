@@ -51,7 +51,7 @@ torchvision has their pixels in memory once they are open.
 """
 
 # Its files are opened one by one by torchvision, without our limits and checks: not to be scored.
-_FOR_TRAINING = {"celeba": ("CelebA", _by_split("train", "valid", "test", "all"))}
+FOR_TRAINING = {"celeba": ("CelebA", _by_split("train", "valid", "test", "all"))}
 
 _REMEDY = (
     "check ",
@@ -85,7 +85,7 @@ def open_torchvision(
     Raises:
         DataError: torchvision is missing, or the files are missing, damaged or cannot be fetched.
     """
-    class_name, splits = (DATA_SETS | _FOR_TRAINING)[name]
+    class_name, splits = (DATA_SETS | FOR_TRAINING)[name]
     try:
         import torchvision
     except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch

@@ -21,7 +21,13 @@ from otmetrics.images.files import (
     StoredImages,
     is_folder,
 )
-from otmetrics.images.named import DATA_SETS, PREFIX, OfficialImages, generated_images
+from otmetrics.images.named import (
+    DATA_SETS,
+    FOR_TRAINING,
+    PREFIX,
+    OfficialImages,
+    generated_images,
+)
 from otmetrics.user_code import is_object_name
 
 
@@ -67,6 +73,11 @@ def open_input(path: str | Path, most: int | None = None) -> StoredImages | Feat
             return OfficialImages(text)
         if text.startswith(PREFIX):
             return generated_images(text, most)
+        if name in FOR_TRAINING:
+            raise DataError(
+                f"`{text}` is a data set that the bundled models train on: give the folder of its "
+                "images."
+            )
         # A name alone, which may come out of a folder, imports nothing.
         if is_object_name(text):
             raise DataError(

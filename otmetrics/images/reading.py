@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from otmetrics.errors import Argument, DataError
+from otmetrics.images.damage import ReplacedError
 from otmetrics.images.facts import ImageFacts, pixel_facts
 from otmetrics.images.files import ImageSource
 
@@ -287,7 +288,7 @@ def _group(
     with closing(results):
         for result in results:
             if result.error is not None:
-                if not skip_corrupt:
+                if not skip_corrupt or isinstance(result.error, ReplacedError):
                     raise result.error
                 # Without the remedy, which was just taken.
                 message = str(result.error)

@@ -80,9 +80,11 @@ def _within_memory(solver: _Solver, real: Tensor, fake: Tensor, scoring: Scoring
     """A solver that keeps to the memory of the scores, unless it has a limit of its own."""
     if scoring.memory_limit is None or solver.memory_limit is not None:
         return solver
-    # Room for three copies of both clouds in float64, next to the costs that the limit is for.
+    # Room for three copies of both clouds in float64, next to the costs that the limit is for; but
+    # never all of it, since costs in tiny blocks take many times as long.
     copies = 48.0 * max(len(real), len(fake)) * real.shape[1]
-    return replace(solver, memory_limit=max(1.0, scoring.memory_limit - copies))
+    limit = scoring.memory_limit
+    return replace(solver, memory_limit=max(limit / 4, limit - copies))
 
 
 def _measure_exact(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:

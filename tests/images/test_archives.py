@@ -178,6 +178,24 @@ def test_another_archive_in_its_place_is_not_read(write, tmp_path):
     assert source.identity(0, content=True) is None
 
 
+def test_no_other_image_is_left_out_for_an_archive_that_was_replaced(write, tmp_path):
+    path = write(CONTENT)
+    os.utime(path, (time.time() - 60,) * 2)
+    source = open_input(path)
+    write(dict(zip(NAMES, reversed(CONTENT.values()), strict=True)), "b").replace(path)
+    with pytest.raises(DataError, match=r"was replaced while it was read: run again\.$"):
+        list(batches(source, transform=torch.clone, batch_size=2, skip_corrupt=True))
+
+
+def test_rights_and_links_of_an_archive_may_change(write, tmp_path):
+    path = write(CONTENT)
+    os.utime(path, (time.time() - 60,) * 2)
+    source = open_input(path)
+    path.chmod(0o600)
+    os.link(path, tmp_path / "link")
+    source.read(0)
+
+
 def test_the_directory_of_a_zip_is_parsed_once(tmp_path, monkeypatch):
     source = open_input(write_zip(tmp_path / "a.zip", CONTENT))
     copy = pickle.dumps(source)
@@ -290,14 +308,43 @@ def test_a_member_that_lies_about_its_size_is_cut_there(tmp_path):
         open_input(path).read(0)
 
 
-def test_an_encrypted_zip_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("bit", "words"),
+    [(0x1, "is encrypted"), (0x40, "is encrypted"), (0x20, "holds a patch instead of a file")],
+)
+def test_an_encrypted_zip_is_refused(tmp_path, bit, words):
     path = write_zip(tmp_path / "a.zip", {"x.png": CONTENT["a/1.png"]})
     content = bytearray(path.read_bytes())
     for offset in (content.index(b"PK\x03\x04") + 6, content.index(b"PK\x01\x02") + 8):
-        content[offset] |= 1
+        content[offset] |= bit
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"is encrypted \(`x\.png`\): unpack it"):
+    with pytest.raises(DataError, match=rf"{words} \(`x\.png`\): unpack it"):
         open_input(path)
+
+
+def test_a_directory_that_leads_to_another_file(tmp_path):
+    """Two entries on one header would be one image twice."""
+    path = write_zip(tmp_path / "a.zip", {"x.png": CONTENT["a/1.png"]})
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"x.png", b"y.png", 1))
+    with pytest.raises(DataError, match=r"x\.png` is truncated or corrupt.*leads to 'y\.png'"):
+        open_input(path).read(0)
+
+
+@pytest.mark.parametrize("name", ["ü.png", "图.png", "a b.png"])
+def test_names_in_utf_8(tmp_path, name):
+    source = open_input(write_zip(tmp_path / "a.zip", {name: CONTENT["a/1.png"]}))
+    assert source.names == (name,)
+    source.read(0)
+
+
+def test_names_in_the_old_encoding(tmp_path):
+    """Of zip's early days, code page 437: archivers that say nothing write it."""
+    path = write_zip(tmp_path / "a.zip", {"0.png": CONTENT["a/1.png"]})
+    path.write_bytes(path.read_bytes().replace(b"0.png", b"\x81.png"))
+    source = open_input(path)
+    assert source.names == ("ü.png",)
+    source.read(0)
 
 
 # --- damage ---------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from otmetrics import Exact
 from otmetrics.functional import exact_transport
+from otmetrics.transport import costs
 from otmetrics.transport.exact import problem
 from otmetrics.transport.exact.certificate import Units
 from otmetrics.transport.exact.problem import place_weights, spread, supports
@@ -104,8 +105,12 @@ def test_masses_that_rounding_changed_stay_at_their_places() -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("far", [0.0, 5.0])
-def test_potentials_of_points_without_weight_fit(order: float, far: float) -> None:
-    """f + g <= C up to the last digit of f and g: costs are taken less their rounding."""
+@pytest.mark.parametrize("block", [2**21, 1000])
+def test_potentials_of_points_without_weight_fit(
+    order: float, far: float, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """f + g <= C up to the last digit of f and g, in one block of costs or in many."""
+    monkeypatch.setattr(costs, "_BLOCK", block)
     x, y = cloud(200, 3, seed=1) + far, cloud(150, 3, seed=2) + far
     a, b = ((torch.arange(len(side)) < 40).double() for side in (x, y))
     potentials = Exact(order=order).solve(x, y, real_weights=a, fake_weights=b).potentials
