@@ -3,10 +3,13 @@
 import copy
 import logging
 import queue
+import signal
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -173,13 +176,33 @@ def _compile(network: nn.Module, shape: tuple[int, ...], num_threads: int) -> An
                 # Some networks keep tables that depend on the size of images: computed once.
                 with exportable_settings(), ignored_warnings("The tensor attribute"):
                     program = torch.export.export(network, (torch.zeros(1, *shape),))
-                    model = openvino.convert_model(program)
+                    with _interrupts_after():
+                        model = openvino.convert_model(program)
             finally:
                 logger.setLevel(level)
                 logger.filters, logger.handlers = filters, handlers
 
         model.reshape([1, *shape])
         return _core().compile_model(model, "CPU", options)
+
+
+@contextmanager
+def _interrupts_after() -> Iterator[None]:
+    """Raise an interrupt at the end of C++ code that calls Python back, and would swallow it."""
+    usual = signal.default_int_handler
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not usual:
+        yield
+        return
+
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _import_openvino() -> Any:

@@ -1,11 +1,14 @@
 """The compiled network against the network, on real images, and when it must step aside."""
 
+import contextlib
 import copy
 import logging
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -223,6 +226,29 @@ def test_precision_set_by_the_newer_api_does_not_keep_it_from_compiling(names):
     finally:
         for backend, precision in zip(backends, before, strict=True):
             backend.fp32_precision = precision
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+def test_an_interrupt_that_the_conversion_would_swallow_comes_after_it(monkeypatch):
+    """Its C++ code takes one for any error of a network, which torch then would run."""
+    import openvino
+
+    convert = openvino.convert_model
+
+    def interrupted(program):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        return convert(program)
+
+    monkeypatch.setattr(openvino, "convert_model", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            small_extractor()(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_copies_and_pickles_compile_their_own():
