@@ -115,16 +115,8 @@ def _make_scoring(given: dict[str, Any], device: str) -> "Scoring":
             ", which adds directions.",
         )
     seed = given_fields(given, ("seed",))
-    try:
-        sliced = Sliced(**given_fields(given, _SOLVERS["sliced_wasserstein"]), **seed)
-    except OptionError:
-        raise
-    except ValueError as error:
-        # Of fields that exclude each other the solver tells without naming them as arguments.
-        raise OptionError(str(error)) from error
-
     return Scoring(
-        sliced=sliced,
+        sliced=Sliced(**given_fields(given, _SOLVERS["sliced_wasserstein"]), **seed),
         sinkhorn=Sinkhorn(**given_fields(given, _SOLVERS["sinkhorn_divergence"])),
         # MPS, on which the network runs, has no float64.
         device="cpu" if device == "mps" else device,

@@ -344,8 +344,7 @@ def _check_target(target: Path, points: bool, overwrite: bool) -> None:
 def _is_samples(target: Path) -> bool:
     """Whether there is what `_write_samples` writes and nothing else: no more is replaced."""
     if target.is_dir():
-        names = all(_SAMPLE.fullmatch(path.name) for path in target.iterdir())
-        return names and all(path.is_file() for path in target.iterdir())
+        return all(_SAMPLE.fullmatch(path.name) and path.is_file() for path in target.iterdir())
     if target.suffix != ".npz" or not target.is_file():
         return False
     try:

@@ -372,6 +372,12 @@ def test_the_table_tells_how_a_distance_was_estimated(otmetrics, features):
     assert "of the mean cost, extrapolated" in finished.stdout
 
 
+def test_options_that_exclude_each_other_are_named_as_flags(otmetrics, features):
+    finished = otmetrics("score", *features, "--debiased", "--tolerance", "0.1")
+    assert finished.code == 2
+    assert "--tolerance must be None with --debiased, whose value may be 0." in finished.stderr
+
+
 def test_a_debiased_distance_is_squared_so_that_floors_subtract(otmetrics, features):
     options = ("--metrics", "sliced_wasserstein", "--debiased")
     finished = otmetrics("score", *features, *options)

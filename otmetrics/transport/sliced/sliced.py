@@ -18,7 +18,7 @@ from otmetrics.checks import (
     checked_weights,
     weights_note,
 )
-from otmetrics.errors import Argument, Message, warn_unconverged
+from otmetrics.errors import Argument, Message, OptionError, warn_unconverged
 from otmetrics.machine import ieee_float32
 from otmetrics.transport.costs import held
 from otmetrics.transport.result import TransportResult, root
@@ -125,11 +125,21 @@ class Sliced(Solver):
         check_flag("orthogonal", self.orthogonal)
         check_flag("debiased", self.debiased)
         if self.debiased and self.order != 2:
-            raise ValueError(f"`debiased` must be False unless `order` is 2, got {self.order}.")
+            raise OptionError(
+                Argument("debiased"),
+                " must be False unless ",
+                Argument("order"),
+                f" is 2, got {self.order}.",
+            )
 
         if self.tolerance is not None:
             if self.debiased:
-                raise ValueError("`tolerance` must be None with `debiased`, whose value may be 0.")
+                raise OptionError(
+                    Argument("tolerance"),
+                    " must be None with ",
+                    Argument("debiased"),
+                    ", whose value may be 0.",
+                )
             check_share("tolerance", self.tolerance)
             check_at_least("max_projections", self.max_projections, self.num_projections)
 
