@@ -255,11 +255,11 @@ def check_at_least(name: str, value: int, minimum: int) -> None:
         raise OptionError(Argument(name), f" must be an integer >= {minimum}, got {value!r}.")
 
 
-def check_seed(seed: int) -> None:
+def check_seed(seed: int, name: str = "seed") -> None:
     """Raise unless a seed is one that torch takes, an integer in [0, 2^63)."""
-    check_at_least("seed", seed, 0)
+    check_at_least(name, seed, 0)
     if seed >= 2**63:
-        raise OptionError(Argument("seed"), f" must be below 2^63, got {seed}.")
+        raise OptionError(Argument(name), f" must be below 2^63, got {seed}.")
 
 
 def check_flag(name: str, value: bool) -> None:

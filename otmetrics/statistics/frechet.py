@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import torch
-from scipy.linalg import svdvals
 from torch import Tensor
 
 from otmetrics.checks import as_tensor, checked_clouds
@@ -59,31 +58,67 @@ def frechet_distance(real: Tensor, fake: Tensor) -> Tensor:
 def frechet_in_float64(real: Tensor, fake: Tensor) -> Tensor:
     """`frechet_distance` before it is rounded to the clouds' dtype."""
     real, fake = checked_clouds(real, fake, min_samples=2)
-    mean_x, factor_x = _gaussian(real)
-    mean_y, factor_y = _gaussian(fake)
+    return factors_distance(gaussian_factors(real), gaussian_factors(fake))
 
+
+Gaussian = tuple[Tensor, Tensor]
+"""A mean (..., 1, D), and F (..., R, D) with F^T F the covariance."""
+
+
+def factors_distance(real: Gaussian, fake: Gaussian) -> Tensor:
+    """The Fréchet distance between two Gaussians."""
     # tr (A^1/2 B A^1/2)^1/2 for A = Fx^T Fx and B = Fy^T Fy is the nuclear norm of Fx Fy^T.
-    fidelity = _nuclear_norm(factor_x @ factor_y.mT)
+    return _distance(real, fake, _nuclear_norm(real[1] @ fake[1].mT))
+
+
+def _distance(real: Gaussian, fake: Gaussian, fidelity: Tensor) -> Tensor:
+    """The same, given the trace of the root."""
+    (mean_x, factor_x), (mean_y, factor_y) = real, fake
     spread = factor_x.square().sum((-2, -1)) + factor_y.square().sum((-2, -1))
     shift = (mean_x - mean_y).square().sum((-2, -1))
     return (shift + spread - 2 * fidelity).clamp_min(0)
 
 
-def _gaussian(cloud: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (..., 1, D) and F with F^T F the covariance; without graph F has at most D rows."""
+class GaussianPair(NamedTuple):
+    """The Gaussians of two clouds, and what tells their transport: Fx Fy^T = U S V^T.
+
+    Attributes:
+        real: Mean (1, D) and factor of the real side.
+        fake: The same for fake.
+        product: U, S and V.
+    """
+
+    real: Gaussian
+    fake: Gaussian
+    product: "SingularParts"
+
+    @property
+    def distance(self) -> Tensor:
+        """The Fréchet distance."""
+        return _distance(self.real, self.fake, self.product.total)
+
+
+@torch.no_grad()
+def gaussian_pair(real: Tensor, fake: Tensor) -> GaussianPair:
+    """Of clouds (N, D) and (M, D), at the price of their distance."""
+    x, y = gaussian_factors(real), gaussian_factors(fake)
+    return GaussianPair(x, y, singular_parts(x[1] @ y[1].mT))
+
+
+def gaussian_factors(cloud: Tensor) -> Gaussian:
+    """The Gaussian of a cloud; without graph F has at most D rows."""
     num, dimension = cloud.shape[-2:]
 
     # The derivative of QR needs full rank, which features do not promise.
     factored = num > dimension and not (cloud.requires_grad and torch.is_grad_enabled())
     size = max(_BLOCK_ROWS[0], _BLOCK_ROWS[1] * dimension) if factored else num
-    blocks = cloud.split(size, -2)
 
     # Block by block, as all in float64 would be a copy, of a float32 cloud twice its size.
     mean, factor = cloud.new_zeros((), dtype=torch.float64), None
-    for block in blocks:
+    for block in cloud.split(size, -2):
         mean = mean + block.double().sum(-2, keepdim=True) / num
 
-    for block in blocks:
+    for block in cloud.split(size, -2):
         rows = (block.double() - mean) / (num - 1) ** 0.5
         if factored:
             # R of the rows so far stands for them: R^T R is the sum of their products.
@@ -94,12 +129,60 @@ def _gaussian(cloud: Tensor) -> tuple[Tensor, Tensor]:
     return mean, factor
 
 
+class SingularParts(NamedTuple):
+    """What a matrix (Q, C) is made of, but for what is 1e-7 of its largest part or less.
+
+    Attributes:
+        total: Sum of all singular values.
+        values: Those (R,) above that share.
+        left: Their vectors (Q, R).
+        right: The same, (C, R).
+    """
+
+    total: Tensor
+    values: Tensor
+    left: Tensor
+    right: Tensor
+
+
+def singular_parts(matrix: Tensor) -> SingularParts:
+    """Of a float64 matrix (Q, C), in less time than its singular values alone take by an SVD."""
+    wide = matrix.shape[0] < matrix.shape[1]
+    tall = matrix.mT if wide else matrix
+    # Squares of squares of features: brought to 1, neither too large nor too small for float64.
+    scale = tall.abs().amax().clamp_min(torch.finfo(tall.dtype).tiny)
+    rotated, v = _singular_columns(tall / scale)
+
+    values = rotated.norm(dim=0)
+    total, kept = scale * values.sum(), values > 1e-7 * values.amax()
+    u, v = rotated[:, kept] / values[kept], v[:, kept]
+    return SingularParts(total, scale * values[kept], *((v, u) if wide else (u, v)))
+
+
+def _singular_columns(tall: Tensor) -> tuple[Tensor, Tensor]:
+    """U S (Q, C) and V (C, C) of a matrix U S V^T with entries up to 1."""
+    v = torch.linalg.eigh(tall.mT @ tall).eigenvectors
+    rotated = tall @ v
+    values = rotated.norm(dim=0)
+    large = values > 1e-4 * values.amax()
+    if bool(large.all()) or float(values.amax()) < 1e-14:
+        return rotated, v
+
+    # Eigenvectors are right up to 1e-16 of the largest square: those of large values are far
+    # better than needed. What lies across them is a smaller matrix, with another largest value.
+    basis, rest = rotated[:, large] / values[large], rotated[:, ~large]
+    small, turned = _singular_columns(rest - basis @ (basis.mT @ rest))
+    return torch.cat([rotated[:, large], small], 1), torch.cat(
+        [v[:, large], v[:, ~large] @ turned], 1
+    )
+
+
 def _nuclear_norm(matrix: Tensor) -> Tensor:
-    """Sum of the singular values; on the CPU SciPy's LAPACK is many times faster than torch's."""
-    if matrix.requires_grad or matrix.device.type != "cpu":
+    """Sum of the singular values (...) of matrices (..., Q, C)."""
+    if matrix.requires_grad:
         return torch.linalg.matrix_norm(matrix, ord="nuc")
     if matrix.ndim == 2:
-        return torch.tensor(svdvals(matrix.numpy(), check_finite=False).sum(), dtype=matrix.dtype)
+        return singular_parts(matrix).total
     return torch.stack([_nuclear_norm(item) for item in matrix])
 
 

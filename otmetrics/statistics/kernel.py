@@ -1,7 +1,7 @@
 """Kernel distances: unbiased squared maximum mean discrepancies (MMD), KID's among them."""
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,8 +89,76 @@ def check_kernel(kernel: str, bandwidth: float | None) -> None:
             raise ValueError(f'`bandwidth` belongs to the "rbf" kernel, got kernel {kernel!r}.')
 
 
-def _mmd(x: Tensor, y: Tensor, kernel: str, bandwidth: float | None) -> Tensor:
-    """MMD^2 of one pair of clouds."""
+class PairSums(NamedTuple):
+    """Sums of a kernel over the pairs of some samples, by sample; none is paired with itself.
+
+    `by_row` (N,) and `by_column` (M,) add up its values.
+    """
+
+    by_row: Tensor
+    by_column: Tensor
+
+    @classmethod
+    def none(cls, x: Tensor, y: Tensor) -> "PairSums":
+        """Zeros to add to."""
+        return cls(x.new_zeros(len(x)), y.new_zeros(len(y)))
+
+    def add(self, rows: slice, block: Tensor) -> None:
+        """Add the pairs of a block of rows."""
+        self.by_row[rows] += block.sum(1)
+        self.by_column.add_(block.sum(0))
+
+    def leave_out(self, own: Tensor) -> None:
+        """Take the pairs of samples with themselves away."""
+        self.by_row.sub_(own)
+        self.by_column.sub_(own)
+
+
+class KernelSums(NamedTuple):
+    """MMD^2 and the sums that it is made of: within real, within fake, and across."""
+
+    value: Tensor
+    real: PairSums
+    fake: PairSums
+    across: PairSums
+
+
+@torch.no_grad()
+def kernel_sums(real: Tensor, fake: Tensor) -> KernelSums:
+    """`kernel_distance` with the polynomial kernel of features (N, D) and (M, D), and its sums."""
+    real, fake = checked_clouds(real, fake, min_samples=2, order=6)
+    x, y = real.double(), fake.double()
+    sums = PairSums.none(x, x), PairSums.none(y, y), PairSums.none(x, y)
+    return KernelSums(_mmd(x, y, "polynomial", None, sums), *sums)
+
+
+def pooled_kernel(pool: Tensor) -> tuple[Tensor, Iterator[tuple[slice, Tensor]]]:
+    """The cubic kernel of float64 points (n, D): of each with itself (n,), and blocks of its rows.
+
+    Up to terms of one point alone, which no MMD feels, where the points lie far from the origin.
+    """
+    values: _Values = _cubic
+    own = (pool.square().sum(1) / pool.shape[1] + 1) ** 3
+    if (centre := _far_centre(pool, pool)) is not None:
+        pool, values = pool - centre, _cubic_around(centre)
+        own = torch.cat([values(part, part, None).diagonal() for part in pool.split(64)])
+
+    def blocks() -> Iterator[tuple[slice, Tensor]]:
+        room = None
+        for rows in row_blocks(len(pool), len(pool)):
+            room = pool.new_empty(rows.stop, len(pool)) if room is None else room
+            yield rows, values(pool[rows], pool, room[: rows.stop - rows.start])
+
+    return own, blocks()
+
+
+_ThreeSums = tuple[PairSums, PairSums, PairSums]
+
+
+def _mmd(
+    x: Tensor, y: Tensor, kernel: str, bandwidth: float | None, sums: _ThreeSums | None = None
+) -> Tensor:
+    """MMD^2 of one pair of clouds; the sums that are given are added to."""
     n, m, dimension = len(x), len(y), x.shape[1]
 
     # The kernel of each sample with itself, where it is known, is taken from the sum of all pairs.
@@ -99,16 +167,17 @@ def _mmd(x: Tensor, y: Tensor, kernel: str, bandwidth: float | None) -> Tensor:
         x, y = centre_clouds(x, y)
         # Where all samples are equal, any width gives 0.
         values = _gaussian(bandwidth or (_mean_squared_distance(x, y) / 2) ** 0.5 or 1.0)
-        own_x, own_y = x.new_tensor(n), x.new_tensor(m)
+        own_x, own_y = x.new_ones(n), x.new_ones(m)
     elif (centre := _far_centre(x, y)) is not None:
         x, y, values = x - centre, y - centre, _cubic_around(centre)
     else:
         values = _cubic
-        own_x, own_y = (((c.square().sum(1) / dimension + 1) ** 3).sum() for c in (x, y))
+        own_x, own_y = ((c.square().sum(1) / dimension + 1) ** 3 for c in (x, y))
 
-    within_x = _total_of_others(values, x, own_x) / (n * (n - 1))
-    within_y = _total_of_others(values, y, own_y) / (m * (m - 1))
-    return within_x + within_y - 2 * _total(values, x, y) / (n * m)
+    of_x, of_y, across = sums or (None, None, None)
+    within_x = _total_of_others(values, x, own_x, of_x) / (n * (n - 1))
+    within_y = _total_of_others(values, y, own_y, of_y) / (m * (m - 1))
+    return within_x + within_y - 2 * _total(values, x, y, sums=across) / (n * m)
 
 
 _Values = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -157,17 +226,26 @@ def _far_centre(x: Tensor, y: Tensor) -> Tensor | None:
     return centre if float(centre.square().sum()) > _FAR * spread else None
 
 
-def _total_of_others(values: _Values, x: Tensor, own: Tensor | None) -> Tensor:
+def _total_of_others(
+    values: _Values, x: Tensor, own: Tensor | None, sums: PairSums | None = None
+) -> Tensor:
     """Sum of the kernel over all pairs of two samples; that of samples with themselves may help."""
     # A subtraction is cheaper than a mask over all pairs, but the diagonal must not drown the rest.
     if own is not None:
-        total = _total(values, x, x) - own
-        if own.detach() <= _DROWNING * total.detach().abs():
+        whole = None if sums is None else PairSums.none(x, x)
+        total = _total(values, x, x, sums=whole) - own.sum()
+        if own.sum().detach() <= _DROWNING * total.detach().abs():
+            if sums is not None and whole is not None:
+                whole.leave_out(own)
+                for place, part in zip(sums, whole, strict=True):
+                    place.add_(part)
             return total
-    return _total(values, x, x, others=True)
+    return _total(values, x, x, others=True, sums=sums)
 
 
-def _total(values: _Values, x: Tensor, y: Tensor, others: bool = False) -> Tensor:
+def _total(
+    values: _Values, x: Tensor, y: Tensor, others: bool = False, sums: PairSums | None = None
+) -> Tensor:
     """Sum of the kernel over all pairs, block by block; without graph in the same memory."""
     total, room = x.new_zeros(()), None
     graphed = any(map(is_differentiated, (x, y)))
@@ -181,6 +259,8 @@ def _total(values: _Values, x: Tensor, y: Tensor, others: bool = False) -> Tenso
             everyone = torch.arange(len(x), device=x.device)
             block = torch.where(everyone[rows, None] == everyone, 0.0, block)
         total = total + block.sum()
+        if sums is not None:
+            sums.add(rows, block)
     return total
 
 

@@ -224,6 +224,28 @@ def _radii(cloud: Tensor, num_neighbors: int) -> Tensor:
     return widened + 4 * _errors(radius, near.lengths, cloud) * near.lengths
 
 
+def pooled_distances(
+    pool: Tensor, num_rows: int | None = None
+) -> Iterator[tuple[slice, Tensor, Callable[[Tensor, Tensor], Tensor]]]:
+    """Squared distances of the first points of a float64 pool (n, D) to all, in blocks of rows.
+
+    With them what widens sorted distances (R, K) to points (R, K) by their rounding, so that ties
+    count as inside. A point is infinitely far from itself.
+    """
+    near = _near(pool, pool)
+    for rows, squared, _ in _blocks(pool[:num_rows], pool, near):
+        own = torch.arange(rows.start, rows.stop, device=pool.device)
+        squared[own - rows.start, own] = torch.inf
+        lengths = near.lengths[rows, None]
+
+        def widen(distances: Tensor, ids: Tensor, lengths: Tensor = lengths) -> Tensor:
+            errors = _errors(distances, lengths, pool)
+            norms = near.norms[ids].amax(1, keepdim=True)
+            return distances * (1 + 2 * _rounding(pool.shape[1])) + errors * (4 * lengths + norms)
+
+        yield rows, squared, widen
+
+
 class _Near(NamedTuple):
     """Both clouds around the median of the first one, which no outlier moves, and |x|^2, |y|^2."""
 

@@ -168,6 +168,40 @@ def _by_rows(work: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> np
     return np.concatenate(parts).reshape(values.shape)
 
 
+@torch.no_grad()
+def line_potentials(real: Tensor, fake: Tensor, order: float) -> tuple[Tensor, Tensor]:
+    """Optimal potentials (..., N), (..., M) in float64 for the cost |x - y|^p on each line.
+
+    Where several are optimal the middle of their extremes, which differ by what the next sorted
+    sample of the other side would cost: their variance errs less than that of either end. For
+    uniform weights. Time O((N + M) log (N + M)) per line.
+    """
+    by_real, by_fake = ranking_of(real), ranking_of(fake)
+    x, y = real.gather(-1, by_real).double(), fake.gather(-1, by_fake).double()
+    first, last, partner = _partners_on(real.shape[-1], fake.shape[-1], real.device)
+
+    # From one sorted sample to the next f grows by the change of the cost against what the former
+    # one is matched with last, or the latter one first, or anything between.
+    steps = torch.zeros_like(x)
+    for others in (y[..., last[:-1]], y[..., first[1:]]):
+        steps[..., 1:] += _powers(x[..., 1:] - others, order) - _powers(x[..., :-1] - others, order)
+    f = (steps / 2).cumsum(-1)
+    g = _powers(x[..., partner] - y, order) - f[..., partner]
+    return f.scatter(-1, by_real, f), g.scatter(-1, by_fake, g)
+
+
+@lru_cache(maxsize=4)
+def _partners_on(num_real: int, num_fake: int, device: torch.device) -> tuple[Tensor, ...]:
+    """First and last partner of each sorted real sample, and one of each fake sample."""
+    rows, columns, _ = merged_quantiles(num_real, num_fake)
+    every_real, every_fake = torch.arange(num_real), torch.arange(num_fake)
+    first = columns[torch.searchsorted(rows, every_real)]
+    last = columns[torch.searchsorted(rows, every_real, right=True) - 1]
+    partner = rows[torch.searchsorted(columns, every_fake)]
+    with torch.inference_mode(False):
+        return first.to(device), last.to(device), partner.to(device)
+
+
 def mean_square(values: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean of squares (...) in float64 of values (..., N), whose weights sum to one."""
     if weights is not None:

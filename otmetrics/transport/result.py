@@ -23,6 +23,9 @@ class TransportResult(NamedTuple):
         upper_bound: A certified upper bound on `cost`.
         standard_error: Standard error of `value` over the random directions of the solver; it says
             nothing about the sampling of the data.
+        direction_errors: What each of K independent blocks of random directions adds to the error
+            of `cost`, (K,): their squares sum to the square of its standard error, those of the
+            differences of two results along the same directions to that of the costs' difference.
         potentials: Dual potentials (f, g), of shapes (N,) and (M,).
         plan: Sparse COO tensor (N, M) of transported masses.
         num_iterations: Iterations of an iterative solver, the most of any problem in a batch.
@@ -40,6 +43,7 @@ class TransportResult(NamedTuple):
     num_iterations: int | None = None
     converged: bool = True
     message: str = ""
+    direction_errors: Tensor | None = None
 
     @property
     def gap(self) -> Tensor | None:

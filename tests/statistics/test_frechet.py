@@ -240,3 +240,31 @@ def test_distances_that_float32_cannot_hold_are_refused() -> None:
         frechet_distance_from_moments(means[0], eye, means[1], eye)
     in_float64 = frechet_distance_from_moments(means[0].double(), eye, means[1].double(), eye)
     assert in_float64.item() == pytest.approx(2e50, rel=1e-6)
+
+
+@pytest.mark.parametrize("decades", [0.0, 3.0, 5.0, 8.0, 15.0])
+@pytest.mark.parametrize("zeros", [0, 20])
+@pytest.mark.parametrize("size", [1e-60, 1.0, 1e60])
+def test_singular_values_to_full_precision(decades: float, zeros: int, size: float) -> None:
+    """An eigendecomposition of squares alone would lose those below 1e-8 of the largest."""
+    left, right = (torch.linalg.qr(cloud(80, 60, seed=seed)).Q for seed in (1, 2))
+    values = 10 ** -torch.linspace(0, decades, 60, dtype=torch.float64)
+    values[60 - zeros :] = 0
+    matrix = size * (left * values) @ right[:70].T
+    expected = np.linalg.svd(matrix.numpy(), compute_uv=False)
+    for given in (matrix, matrix.T):
+        found = frechet.singular_parts(given)
+        assert found.total.item() == pytest.approx(expected.sum(), rel=1e-13)
+        kept = expected[expected > 1e-7 * expected[0]]
+        assert found.values.sort(descending=True).values.numpy() == pytest.approx(kept, rel=1e-8)
+        assert torch.allclose(
+            (found.left * found.values) @ found.right.T, given, atol=2e-7 * size, rtol=0
+        )
+        for side in (found.left, found.right):
+            assert torch.allclose(side.T @ side, torch.eye(len(kept)).double(), atol=1e-8)
+
+
+def test_no_singular_values() -> None:
+    found = frechet.singular_parts(torch.zeros(3, 5, dtype=torch.float64))
+    assert found.total.item() == 0
+    assert found.values.shape == (0,)

@@ -190,7 +190,7 @@ def test_sliced_draws_its_directions_anew_each_time() -> None:
 def test_results_fill_what_their_solver_knows() -> None:
     x, y = cloud(9, 3, seed=1), cloud(7, 3, seed=2)
     known: dict[Solver, set[str]] = {
-        Sliced(): {"standard_error"},
+        Sliced(): {"standard_error", "direction_errors"},
         Exact(): {"lower_bound", "upper_bound", "potentials", "plan"},
         Sinkhorn(): {"lower_bound", "upper_bound", "potentials", "num_iterations"},
     }

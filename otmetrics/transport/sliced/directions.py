@@ -190,17 +190,34 @@ def apply_controls(
     return torch.where(better, adjusted, values), torch.where(better, left_out, deviations)
 
 
-def error_of_mean(deviations: Tensor, block: int) -> Tensor:
-    """Standard error (...) of the mean of values (..., L) that depend on each other in blocks.
+def errors_of_blocks(deviations: Tensor, block: int) -> Tensor:
+    """What each block (..., K) of values (..., L) adds to the error of their mean.
 
-    From the differences between the means of blocks, L > block; `deviations` are those of each
-    value from the mean, and the last block holds what remains.
+    The squares sum to the square of its standard error. From the differences between the means of
+    blocks, L > block; `deviations` are those of each value from the mean, and the last block holds
+    what remains.
     """
-    length = deviations.shape[-1]
+    sums = _sums_of_blocks(deviations, block)
+    num = sums.shape[-1]
+    return sums * ((num / (num - 1)) ** 0.5 / deviations.shape[-1])
+
+
+def error_of_mean(deviations: Tensor, block: int) -> Tensor:
+    """Standard error (...) of the mean of values (..., L) that depend on each other in blocks."""
+    sums = _sums_of_blocks(deviations, block)
+    num = sums.shape[-1]
+    return (sums.square().sum(-1) * (num / (num - 1))).sqrt() / deviations.shape[-1]
+
+
+def _sums_of_blocks(values: Tensor, block: int) -> Tensor:
+    """Sums (..., K) of blocks of values (..., L)."""
+    length = values.shape[-1]
     num = -(-length // block)
-    deviations = torch.nn.functional.pad(deviations, (0, num * block - length))
-    sums = deviations.unflatten(-1, (num, block)).sum(-1)
-    return (sums.square().sum(-1) * (num / (num - 1))).sqrt() / length
+    return (
+        torch.nn.functional.pad(values, (0, num * block - length))
+        .unflatten(-1, (num, block))
+        .sum(-1)
+    )
 
 
 def error_of_root(error: Tensor, cost: Tensor, order: float) -> Tensor:

@@ -30,6 +30,7 @@ from otmetrics.transport.sliced.directions import (
     direction_generator,
     error_of_mean,
     error_of_root,
+    errors_of_blocks,
     random_directions,
 )
 from otmetrics.transport.sliced.slices import (
@@ -72,6 +73,14 @@ class _Slices(NamedTuple):
     costs: Tensor
     controls: Tensor
     squares: Tensor
+
+
+class _Mean(NamedTuple):
+    """A mean cost (...), the error of its root, and what each block adds to its own (..., K)."""
+
+    cost: Tensor
+    error: Tensor | None = None
+    errors: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -208,7 +217,7 @@ class Sliced(Solver):
 
         costs = measure_along(sides.real, sides.fake, rows, measure, block, sides.weights)[..., 0]
         message = f"mean over {len(rows)} given directions"
-        return self._result(costs.mean(-1), None, sides, message)
+        return self._result(_Mean(costs.mean(-1)), sides, message)
 
     def _estimate(self, sides: _Sides, generator: torch.Generator) -> TransportResult:
         """The mean over random directions, of which a tolerance takes as many as it needs."""
@@ -219,17 +228,17 @@ class Sliced(Solver):
 
         slices = self._measure_slices(sides, target, block, generator)
         while True:
-            cost, error = self._mean(slices, block)
+            mean = self._mean(slices, block)
             message = f"mean over {target} directions"
             if self.tolerance is None:
-                return self._result(cost, error, sides, message)
+                return self._result(mean, sides, message)
 
             # Too few blocks give no error to rely on, a single one none at all.
             missing = math.inf
-            if error is not None and target >= FEWEST_BLOCKS * block:
-                missing = self._missing(cost, error, slices.squares, sides)
+            if mean.error is not None and target >= FEWEST_BLOCKS * block:
+                missing = self._missing(mean.cost, mean.error, slices.squares, sides)
             if missing <= 1:
-                return self._result(cost, error, sides, message)
+                return self._result(mean, sides, message)
             if target + block > self.max_projections:
                 message = Message(
                     f"{target} directions leave a standard error {missing:.2g} times as large as ",
@@ -239,7 +248,7 @@ class Sliced(Solver):
                     f" ({self.max_projections}).",
                 )
                 warn_unconverged(message)
-                return self._result(cost, error, sides, message, converged=False)
+                return self._result(mean, sides, message, converged=False)
 
             # Errors fall with the root of the number; a tenth more saves a round that just fails.
             growth = min(1.1 * missing**2, _MOST_GROWTH)
@@ -275,15 +284,16 @@ class Sliced(Solver):
         costs, squares = numbers[..., :1], numbers[..., 1:]
         return _Slices(costs, _controls(sides, rows, squares), squares)
 
-    def _mean(self, slices: _Slices, block: int) -> tuple[Tensor, Tensor | None]:
-        """The cost, and the standard error of its root where there is more than one block."""
+    def _mean(self, slices: _Slices, block: int) -> _Mean:
+        """The cost, and its errors where there is more than one block."""
         costs, deviations = apply_controls(
             slices.costs[..., 0], slices.controls, positive=not self.debiased
         )
-        cost, error = costs.mean(-1), None
-        if costs.shape[-1] > block:
-            error = error_of_root(error_of_mean(deviations, block), cost, self.order)
-        return cost, error
+        cost = costs.mean(-1)
+        if costs.shape[-1] <= block:
+            return _Mean(cost)
+        error = error_of_root(error_of_mean(deviations, block), cost, self.order)
+        return _Mean(cost, error, errors_of_blocks(deviations, block))
 
     def _missing(self, cost: Tensor, error: Tensor, squares: Tensor, sides: _Sides) -> float:
         """The largest error of a batch as a multiple of the tolerance; 0 where all is rounding."""
@@ -296,24 +306,20 @@ class Sliced(Solver):
         return float(torch.where(value > rounding, error / allowed, 0.0).max())
 
     def _result(
-        self,
-        cost: Tensor,
-        error: Tensor | None,
-        sides: _Sides,
-        message: str,
-        converged: bool = True,
+        self, mean: _Mean, sides: _Sides, message: str, converged: bool = True
     ) -> TransportResult:
         """Round to the dtype of the clouds."""
-        dtype, value = sides.real.dtype, root(cost, self.order)
+        dtype, value = sides.real.dtype, root(mean.cost, self.order)
         if self.debiased:
             # The root of what is negative is 0 above; it counts with its sign.
-            value = value - root(-cost, self.order)
+            value = value - root(-mean.cost, self.order)
         return TransportResult(
             value=value.to(dtype),
-            cost=held(cost, dtype),
-            standard_error=None if error is None else error.to(dtype),
+            cost=held(mean.cost, dtype),
+            standard_error=None if mean.error is None else mean.error.to(dtype),
             converged=converged,
             message=message,
+            direction_errors=mean.errors,
         )
 
 
