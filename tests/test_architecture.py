@@ -11,6 +11,7 @@ LAYERS = [
     {"safe_files", "checks", "unknown_options", "user_code"},
     {"transport"},
     {"statistics"},
+    {"inference"},
     {"functional", "losses"},
     {"features", "images"},
     {"scoring", "metrics"},
@@ -19,7 +20,7 @@ LAYERS = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-MATHS = {"transport", "statistics", "functional", "losses"}
+MATHS = {"transport", "statistics", "inference", "functional", "losses"}
 ALSO_NOT = {"features": MATHS, "images": MATHS}
 ONLY_IN = {
     "torchmetrics": {"metrics"},

@@ -1,0 +1,1 @@
+"""From numbers to decisions: intervals, tests and comparisons of scores."""
