@@ -12,7 +12,7 @@ _STORY = """\
 {real} holds {num_real} tiles of eleven photographs, {fake} {num_fake} other tiles of only five of
 them: a stand-in for a generator whose images look real but miss six modes.
 
-$ otmetrics score {real} {fake}
+$ otmetrics score {real} {fake} --test 199
 """
 _MORAL = """
 Precision stays close to its floor, recall and coverage fall far below theirs, and every distance
@@ -42,7 +42,8 @@ def demo(out: Path, quiet: bool) -> None:
         counts = {"num_real": len([*real.iterdir()]), "num_fake": len([*fake.iterdir()])}
         for line in _STORY.split("\n"):
             echo(line.format(real=real, fake=fake, **counts), err=True)
-    arguments = ["--no-cache", *(["--quiet"] if quiet else []), "--", str(real), str(fake)]
+    quietly = ["--quiet"] if quiet else []
+    arguments = ["--no-cache", "--test", "199", *quietly, "--", str(real), str(fake)]
     code = score.main(arguments, "otmetrics score", standalone_mode=False)
     if code:
         raise click.exceptions.Exit(code)

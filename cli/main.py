@@ -9,10 +9,12 @@ import click
 from otmetrics.errors import DataError, DivergedError, OptionError, printable, tell
 
 from .cache import cache
+from .compare import compare
 from .demo import demo
 from .extract import extract
 from .features import features
 from .options import GONE, flag
+from .power import power
 from .runs import evaluate, models, sample
 from .score import NOT_CONVERGED, score
 from .terminal import NO_ROOM, echo, give_up_stdout, prepare
@@ -40,14 +42,20 @@ def cli() -> None:
     \b
     Try it:      otmetrics demo
     Your data:   otmetrics score real/ fake/
+    Which model: otmetrics compare real/ a/ b/
 
     Results go to stdout, everything else to stderr. Exit codes: 0 done, 2 usage, 3 bad data or
     place to write, 4 a solver did not converge (its value is printed with its state) or a training
-    diverged, 130 interrupted; 1 with a traceback is an error in your own network, or a bug.
+    diverged, 130 interrupted, 1 `compare --fail-if-worse` found a model that is worse; 1 with a
+    traceback is an error in your own network, or a bug.
     """  # noqa: D301 - \b is click's mark for text that keeps its lines
 
 
-for command in (score, extract, features, cache, demo, train, sample, evaluate, models):
+_COMMANDS = (
+    *(score, compare, power, extract, features, cache, demo),
+    *(train, sample, evaluate, models),
+)
+for command in _COMMANDS:
     cli.add_command(command)
 
 

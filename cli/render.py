@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any, Literal
 
 from otmetrics.errors import DataError, printable, tell
 from otmetrics.safe_files import check_replaceable, replace_file, writing
+from otmetrics.scoring.comparison import Comparison
 from otmetrics.scoring.feature_set import NAMED
 from otmetrics.scoring.inventory import read_line
-from otmetrics.scoring.report import HEADER, ScoreReport, plain_table
+from otmetrics.scoring.planning import Plan
+from otmetrics.scoring.report import ScoreReport, listed, plain_table
 
 from .options import flag
 from .terminal import echo, echo_text
@@ -22,7 +25,10 @@ _ARROWS = "↓ lower is better, ↑ higher is better"
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> None:
     """Print rows under a header; the columns in `left` align left, the others right."""
     rows = [[printable(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    lines = plain_table(header, rows, left)
+    # A frame cuts what is too wide for the terminal; plain lines are whole.
+    widest = max(map(len, lines)) + 2 * len(header)
+    if sys.stdout.isatty() and widest <= shutil.get_terminal_size().columns:
         from rich import box
         from rich.console import Console
         from rich.table import Table
@@ -40,27 +46,67 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequ
         return
 
     # A pipe gets no box and no width of a terminal: programs take such lines apart.
-    for line in plain_table(header, rows, left):
+    for line in lines:
         echo(line)
 
 
 def print_report(report: ScoreReport) -> None:
-    """Print the scores, and under them what they were computed on."""
-    print_table(HEADER, report.rows(), left=(0,))
-
-    scores = report.scores.values()
-    if any(score.floor is not None for score in scores):
-        echo("floor: the same score between two parts of the real samples, n each")
-        echo(
-            "excess: the score at n samples per side minus the floor; compare scores at one n only"
-        )
-    error = any(score.standard_error is not None for score in scores)
-    echo(("±: error of the random directions; " if error else "") + _ARROWS)
+    """Print the scores, what they say, and what they were computed on."""
+    print_table(report.header(), report.rows(), left=(0,))
+    for line in (*report.verdict(), *_legend(report)):
+        echo(line)
     if not report.converged:
         echo("!: the solver did not converge, see the warning")
-
     for line in (*read_lines(report), *_samples(report), _provenance(report)):
         echo(line)
+
+
+def print_comparison(found: Comparison) -> None:
+    """Print the leaderboard of the score that decides, all scores, and what they say."""
+    for header, rows in (found.leaderboard(), found.summary()):
+        print_table(header, rows, left=(0,))
+        echo("")
+    for line in found.verdict():
+        echo(line)
+    echo("estimate: the score without the bias of few samples, where that is known")
+    echo("tied: models that share a letter are not told apart; " + _ARROWS)
+    echo(_provenance(found))
+
+
+def seconds_line(seconds: dict[str, float]) -> str:
+    """What took how long."""
+    parts = [f"{name} {value:.1f}" for name, value in seconds.items()]
+    return f"{sum(seconds.values()):.1f} s: {', '.join(parts)}"
+
+
+def _legend(report: ScoreReport) -> list[str]:
+    """What the columns mean, a line each."""
+    scores, lines = report.scores.values(), []
+    limits, targets = [], set()
+    for row, score in zip(report.rows(), scores, strict=True):
+        if score.interval is not None:
+            targets.add(score.interval.target)
+            limits += [row[0][:-2]] if score.interval.target == "limit" else []
+    if targets:
+        over = "" if report.protocol["scoring"]["over"] == "both" else ", these real samples fixed"
+        lines.append(f"interval: where the score may lie in other samples{over}; {_ARROWS}")
+    if limits:
+        others = "" if len(targets) == 1 else "; of the others for the mean at these sizes"
+        lines.append(
+            f"of {listed(limits)} it is for the distance between the distributions, without the "
+            f"bias of few samples{others}"
+        )
+
+    floors = [score.floor.size for score in scores if score.floor is not None]
+    if floors:
+        sizes = f"{min(floors)}" if len(set(floors)) == 1 else f"{min(floors)} to {max(floors)}"
+        lines.append(
+            f"floor: the score between two parts of real, {sizes} samples each; excess: the score "
+            "at that size minus the floor"
+        )
+    if any(score.test is not None for score in scores):
+        lines.append("p: share of random labels of the samples that differ at least as much")
+    return lines or [_ARROWS]
 
 
 def print_notes(notes: Sequence[str]) -> None:
@@ -97,8 +143,10 @@ def check_json_targets(targets: Sequence[str]) -> None:
             raise DataError(f"`{path}` cannot be written: check its permissions.")
 
 
-def print_json(report: ScoreReport, targets: Sequence[str], **more: Any) -> None:
-    """Write the report, and more next to it, as JSON to stdout ("-") and to files."""
+def print_json(
+    report: ScoreReport | Comparison | Plan, targets: Sequence[str], **more: Any
+) -> None:
+    """Write a report, and more next to it, as JSON to stdout ("-") and to files."""
     if not targets:
         return
     # NaN is not JSON: an error is better than a file that other programs cannot read.
@@ -131,25 +179,25 @@ def _samples(report: ScoreReport) -> list[str]:
     return [f"samples: {', '.join(fewer)}"] if fewer else []
 
 
-def _provenance(report: ScoreReport) -> str:
+def _provenance(report: ScoreReport | Comparison) -> str:
     """One line that says which features and options the numbers rest on."""
     features, scoring = report.protocol["features"], report.protocol["scoring"]
     name = "given" if features["extractor"] == "none" else features["extractor"]
     resize = features.get("resize") or {}
     mode = f", {resize['mode']} to {resize['size']} px" if resize.get("size") else ""
 
-    used = []
-    if "sliced_wasserstein" in report.scores:
+    names, used = scoring["metrics"], []
+    if "sliced_wasserstein" in names:
         sliced = scoring["sliced"]
         text = f"{sliced['num_projections']} directions"
         if sliced["tolerance"] is not None:
             text += f" and more to an error of {100 * sliced['tolerance']:g} %"
         used.append(text + (" along split halves" if sliced["debiased"] else ""))
-    if "sinkhorn_divergence" in report.scores:
+    if "sinkhorn_divergence" in names:
         sinkhorn = scoring["sinkhorn"]
         text = f"epsilon {sinkhorn['epsilon']:g} of the mean cost"
         used.append(text + (", extrapolated" if sinkhorn["richardson"] else ""))
-    if {"precision", "recall", "density", "coverage"} & set(report.scores):
+    if {"precision", "recall", "density", "coverage"} & set(names):
         used.append(f"k = {scoring['num_neighbors']}")
     used.append(f"seed {scoring['seed']}")
     return f"features: {name} ({features['dimension']}-d{mode}); {', '.join(used)}"

@@ -30,9 +30,20 @@ if TYPE_CHECKING:
     from otmetrics.scoring.report import ScoreReport
 
 NOT_CONVERGED = 4
-_SCORING = ("metrics", "exact_max", "sinkhorn_max", "pairs_max", "num_neighbors", "floor")
+_SCORING = (
+    "metrics",
+    "test",
+    "interval",
+    "confidence_level",
+    "over",
+    "floor",
+    "num_neighbors",
+    "exact_max",
+    "sinkhorn_max",
+    "pairs_max",
+)
 # Of each solver, the fields that are options here.
-_SOLVERS = {
+SOLVERS = {
     "sliced_wasserstein": ("num_projections", "tolerance", "max_projections", "debiased"),
     "sinkhorn_divergence": ("epsilon", "max_iterations", "richardson"),
 }
@@ -53,8 +64,8 @@ def _score_options() -> list[click.Option]:
 
     return [
         *field_options(Scoring, _SCORING),
-        *field_options(Sliced, _SOLVERS["sliced_wasserstein"]),
-        *field_options(Sinkhorn, _SOLVERS["sinkhorn_divergence"]),
+        *field_options(Sliced, SOLVERS["sliced_wasserstein"]),
+        *field_options(Sinkhorn, SOLVERS["sinkhorn_divergence"]),
         *extraction_options(),
     ]
 
@@ -87,7 +98,7 @@ def score(
 
     check_json_targets(json_targets)
     device = resolved_device(given["device"])
-    scoring, extraction = _make_scoring(given, device), make_extraction(given, device)
+    scoring, extraction = make_scoring(given, device, _SCORING), make_extraction(given, device)
     with ranks_here(timeout) as ranks, progress_bars(quiet or not ranks.first) as progress:
         report = compute(
             real,
@@ -103,8 +114,8 @@ def score(
         end_unconverged(report)
 
 
-def _make_scoring(given: dict[str, Any], device: str) -> "Scoring":
-    """The library's options; one seed decides all draws."""
+def make_scoring(given: dict[str, Any], device: str, fields: Sequence[str]) -> "Scoring":
+    """The library's options, some fields among them; one seed decides all draws."""
     from otmetrics.scoring.options import Scoring, Sinkhorn, Sliced
 
     if given["max_projections"] is not None and given["tolerance"] is None:
@@ -116,19 +127,26 @@ def _make_scoring(given: dict[str, Any], device: str) -> "Scoring":
         )
     seed = given_fields(given, ("seed",))
     return Scoring(
-        sliced=Sliced(**given_fields(given, _SOLVERS["sliced_wasserstein"]), **seed),
-        sinkhorn=Sinkhorn(**given_fields(given, _SOLVERS["sinkhorn_divergence"])),
+        sliced=Sliced(**given_fields(given, SOLVERS["sliced_wasserstein"]), **seed),
+        sinkhorn=Sinkhorn(**given_fields(given, SOLVERS["sinkhorn_divergence"])),
         # MPS, on which the network runs, has no float64.
         device="cpu" if device == "mps" else device,
         memory_limit=half(given["memory_limit"]),
-        **given_fields(given, _SCORING),
+        **given_fields(given, fields),
         **seed,
     )
 
 
 def _print(report: "ScoreReport", targets: Sequence[str], *, quiet: bool, verbose: bool) -> None:
     """The table or JSON, and next to them what a reader of the numbers should know."""
-    from .render import further_left_out, print_json, print_notes, print_report, read_lines
+    from .render import (
+        further_left_out,
+        print_json,
+        print_notes,
+        print_report,
+        read_lines,
+        seconds_line,
+    )
 
     # JSON on stdout must be all that is there.
     if "-" not in targets:
@@ -141,7 +159,7 @@ def _print(report: "ScoreReport", targets: Sequence[str], *, quiet: bool, verbos
     notes = [note for note in report.notes if note not in shown]
     for name, item in report.protocol["inputs"].items():
         notes += [f"{name}: {line}" for line in further_left_out(item, verbose)]
-    print_notes([*notes, _times(report.seconds)])
+    print_notes([*notes, seconds_line(report.seconds)])
 
 
 def end_unconverged(report: "ScoreReport") -> None:
@@ -154,7 +172,7 @@ def end_unconverged(report: "ScoreReport") -> None:
         if result.converged and (result.floor is None or result.floor.converged):
             continue
         # The exact solver has none on the command line.
-        options = [option for option in _SOLVERS.get(name, ()) if option in here]
+        options = [option for option in SOLVERS.get(name, ()) if option in here]
         where = "options in Python alone"
         if options:
             where = f"options here: {', '.join(map(flag, options))}"
@@ -166,8 +184,3 @@ def end_unconverged(report: "ScoreReport") -> None:
 def _flag_of(options: Sequence[str], name: str) -> str:
     """The flag of an option, or its name as in Python, which alone has it."""
     return flag(name) if name in options else f"`{name}`"
-
-
-def _times(seconds: dict[str, float]) -> str:
-    parts = [f"{name} {value:.1f}" for name, value in seconds.items()]
-    return f"{sum(seconds.values()):.1f} s: {', '.join(parts)}"

@@ -216,6 +216,8 @@ def run_training(
         for key, value in best.items():
             if key != "step":
                 echo(f"  {key:20} {value:.4g}")
+        for line in reporter.conclusion:
+            echo(line)
 
 
 def _evaluator_flags(name: str, download: bool) -> list[str]:

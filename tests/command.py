@@ -1,5 +1,7 @@
 """Running the command line inside the test process, and small inputs for it."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +31,35 @@ class Runner:
             main()
         output = self.capsys.readouterr()
         return Finished(stopped.value.code or 0, output.out, output.err)
+
+
+def on_a_terminal(arguments: list[str], *, columns: int) -> str:
+    """What `otmetrics ARGUMENTS` shows on a POSIX terminal that is so wide."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    command = [sys.executable, "-m", "otmetrics", *arguments]
+    environment = {**os.environ, "TERM": "xterm-256color"}
+    environment.pop("COLUMNS", None)
+    process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment)
+    os.close(theirs)
+    output = b""
+    while True:
+        try:
+            block = os.read(ours, 4096)
+        except OSError:  # Linux says so when the other end is closed
+            break
+        if not block:
+            break
+        output += block
+    assert process.wait(timeout=60) == 0, process.stderr.read()
+    process.stderr.close()
+    os.close(ours)
+    return output.decode()
 
 
 def write_images(

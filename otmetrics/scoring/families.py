@@ -7,10 +7,19 @@ from typing import NamedTuple, TypeVar
 from torch import Tensor
 
 from otmetrics.functional import kernel_distance, manifold_scores
+from otmetrics.inference.estimates import (
+    frechet_estimate,
+    kernel_estimate,
+    manifold_estimates,
+    sliced_estimate,
+    transport_estimate,
+)
+from otmetrics.inference.intervals import Estimate
 from otmetrics.machine import memory_budget
 from otmetrics.scoring.mapped import transform_rows
 from otmetrics.scoring.options import MANIFOLD, Scoring
-from otmetrics.statistics.frechet import frechet_in_float64
+from otmetrics.statistics.frechet import gaussian_pair
+from otmetrics.statistics.kernel import kernel_sums
 from otmetrics.transport.exact.exact import Exact
 from otmetrics.transport.result import TransportResult
 from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
@@ -26,13 +35,17 @@ class Measured(NamedTuple):
     standard_error: float | None = None
     converged: bool = True
     message: str = ""
+    estimate: Estimate | None = None  # where an interval was asked for
 
 
 class Family(NamedTuple):
-    """Scores that are computed together; `limit` names the option that bounds the samples."""
+    """Scores that are computed together; `limit` names the option that bounds the samples.
+
+    `measure` is told whether this is the comparison that was asked for, or one for its floor.
+    """
 
     names: tuple[str, ...]
-    measure: Callable[[Tensor, Tensor, Scoring], list[Measured]]
+    measure: Callable[[Tensor, Tensor, Scoring, bool], list[Measured]]
     limit: str = ""
 
     def most(self, scoring: Scoring) -> float:
@@ -50,7 +63,7 @@ def mapped_above(cloud: Tensor, scoring: Scoring) -> float:
     return memory_budget(cloud.device, scoring.memory_limit) / 16
 
 
-def _measure_sliced(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
+def _measure_sliced(real: Tensor, fake: Tensor, scoring: Scoring, whole: bool) -> list[Measured]:
     """SW_p with its Monte-Carlo error; debiased SW_2^2, whose mean over samples is right."""
     # The solver would move both clouds by itself, to copies in memory.
     centre = far_centre(real, fake)
@@ -61,19 +74,22 @@ def _measure_sliced(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measur
             for cloud in (real, fake)
         )
     result = scoring.sliced.solve(real, fake)
+    estimate = sliced_estimate(real, fake, scoring.sliced, result) if scoring.interval else None
     if not scoring.sliced.debiased:
-        return _measure_transport(result, result.value)
+        return _measure_transport(result, result.value, estimate)
 
     # The error is that of the root, by the delta method: turned back into one of the square.
     value, error = float(result.value), result.standard_error
     spread = None if error is None else 2 * abs(value) * float(error)
-    return [Measured(float(result.cost), spread, result.converged, result.message)]
+    return [Measured(float(result.cost), spread, result.converged, result.message, estimate)]
 
 
-def _measure_transport(result: TransportResult, value: Tensor) -> list[Measured]:
+def _measure_transport(
+    result: TransportResult, value: Tensor, estimate: Estimate | None
+) -> list[Measured]:
     """A solver's value with its error and state."""
     error = None if result.standard_error is None else float(result.standard_error)
-    return [Measured(float(value), error, result.converged, result.message)]
+    return [Measured(float(value), error, result.converged, result.message, estimate)]
 
 
 def _within_memory(solver: _Solver, real: Tensor, fake: Tensor, scoring: Scoring) -> _Solver:
@@ -87,30 +103,50 @@ def _within_memory(solver: _Solver, real: Tensor, fake: Tensor, scoring: Scoring
     return replace(solver, memory_limit=max(limit / 4, limit - copies))
 
 
-def _measure_exact(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
+def _measure_exact(real: Tensor, fake: Tensor, scoring: Scoring, whole: bool) -> list[Measured]:
     """W_p."""
     result = _within_memory(scoring.exact, real, fake, scoring).solve(real, fake)
-    return _measure_transport(result, result.value)
+    estimate = None
+    if scoring.interval:
+        estimate = transport_estimate(result, scoring.exact.order, rooted=True)
+    return _measure_transport(result, result.value, estimate)
 
 
-def _measure_sinkhorn(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
+def _measure_sinkhorn(real: Tensor, fake: Tensor, scoring: Scoring, whole: bool) -> list[Measured]:
     """The Sinkhorn divergence, unrooted as the field writes it."""
     result = _within_memory(scoring.sinkhorn, real, fake, scoring).solve(real, fake)
-    return _measure_transport(result, result.cost)
+    estimate = None
+    if scoring.interval:
+        estimate = transport_estimate(result, scoring.sinkhorn.order, rooted=False)
+    return _measure_transport(result, result.cost, estimate)
 
 
-def _measure_frechet(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
-    return [Measured(float(frechet_in_float64(real, fake)))]
+def _measure_frechet(real: Tensor, fake: Tensor, scoring: Scoring, whole: bool) -> list[Measured]:
+    """|m - n|^2 + tr(A + B - 2 (AB)^1/2)."""
+    pair = gaussian_pair(real, fake)
+    estimate = frechet_estimate(real, fake, pair) if scoring.interval else None
+    return [Measured(float(pair.distance), estimate=estimate)]
 
 
-def _measure_kernel(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
+def _measure_kernel(real: Tensor, fake: Tensor, scoring: Scoring, whole: bool) -> list[Measured]:
     """Unbiased polynomial MMD^2."""
-    return [Measured(float(kernel_distance(real, fake)))]
+    if not scoring.interval:
+        return [Measured(float(kernel_distance(real, fake)))]
+    sums = kernel_sums(real, fake)
+    return [Measured(float(sums.value), estimate=kernel_estimate(sums))]
 
 
-def _measure_manifold(real: Tensor, fake: Tensor, scoring: Scoring) -> list[Measured]:
-    scores = manifold_scores(real, fake, num_neighbors=scoring.num_neighbors)
-    return [Measured(float(value)) for value in scores]
+def _measure_manifold(real: Tensor, fake: Tensor, scoring: Scoring, whole: bool) -> list[Measured]:
+    """Precision, recall, density and coverage."""
+    k = scoring.num_neighbors
+    values = [float(value) for value in manifold_scores(real, fake, num_neighbors=k)]
+    if not (scoring.interval and whole):  # parts of floors take as long as the score again
+        return [Measured(value) for value in values]
+    estimates = manifold_estimates(real, fake, k, values, scoring.seed, scoring.over)
+    return [
+        Measured(value, estimate=estimate)
+        for value, estimate in zip(values, estimates, strict=True)
+    ]
 
 
 _FAMILIES = (

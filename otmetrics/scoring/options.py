@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from otmetrics.checks import check_at_least, check_device, check_positive, check_seed
+from otmetrics.checks import check_at_least, check_device, check_positive, check_seed, check_share
 from otmetrics.errors import Argument, DataError, OptionError
 from otmetrics.features.catalog import DTYPES
 from otmetrics.features.openvino import RUNTIMES
@@ -116,6 +116,11 @@ class Scoring(ToldOptions):
             Blocks, of any score, come on top, whatever the limit is. None for half of the memory
             of the device.
         floor: Compute the floors, which takes two more solves per score.
+        interval: Compute an interval for each score, and the error of its excess over the floor.
+        confidence_level: Of the intervals, in (0, 1).
+        over: Whose samples could have been others: "both" sides, or "fake" alone, for scores
+            against one fixed set of real samples.
+        test: Random relabellings for a permutation test of each score; 0 for none, 199 are usual.
         seed: Seed of all subsampling.
         device: Where the maths runs: "cpu", "cuda" or "cuda:i".
 
@@ -133,6 +138,10 @@ class Scoring(ToldOptions):
     pairs_max: int = 50_000
     memory_limit: float | None = None
     floor: bool = True
+    interval: bool = True
+    confidence_level: float = 0.95
+    over: Literal["both", "fake"] = field(default="both", metadata={"choices": ("both", "fake")})
+    test: int = 0
     seed: int = 0
     device: str = "cpu"
 
@@ -165,6 +174,10 @@ class Scoring(ToldOptions):
             )
         if self.memory_limit is not None:
             check_positive("memory_limit", self.memory_limit)
+        check_share("confidence_level", self.confidence_level)
+        if self.over not in ("both", "fake"):
+            raise OptionError(Argument("over"), f' must be "both" or "fake", got {self.over!r}.')
+        check_at_least("test", self.test, 0)
         check_seed(self.seed)
         check_device(self.device)
 

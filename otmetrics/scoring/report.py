@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from otmetrics.inference.intervals import Interval
+
 SCHEMA = 1
 """Version of `ScoreReport.to_dict`; it changes when a key changes its meaning or goes away."""
 
+_CONFIDENT = 0.95  # level from which on an interval tells
+ENOUGH_LABELS = 39  # random labels of which a p-value of two sides may be 0.05
 
 _LABELS = {
     "sliced_wasserstein": "sliced Wasserstein ↓",
@@ -19,7 +23,6 @@ _LABELS = {
     "density": "density ↑",
     "coverage": "coverage ↑",
 }
-HEADER = ("score", "value", "at n", "floor at n", "excess", "n")
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,40 @@ class Floor:
         at_floor_size: The score itself on subsamples of that size. Transport distances in many
             dimensions fall with the number of samples, so only scores at one size compare.
         converged: Whether the solver reached its tolerance in both.
+        excess_error: Standard error of `excess` over new samples and directions; None where no
+            interval was asked for, or where it takes as long as the scores again.
     """
 
     value: float
     size: int
     at_floor_size: float
     converged: bool = True
+    excess_error: float | None = None
 
     @property
     def excess(self) -> float:
         """What the score has above the noise: `at_floor_size - value`."""
         return self.at_floor_size - self.value
+
+
+@dataclass(frozen=True)
+class ScoreTest:
+    """A permutation test of one score: could both sides be samples of one distribution?
+
+    Attributes:
+        pvalue: Share of labels, the true ones among them, under which the score is at least as
+            extreme. Never 0; of level 5 % at any size where it is at most 0.05.
+        statistic: The score of the samples that were tested, which may be fewer than it uses.
+        null: The 2.5 % and 97.5 % quantiles of that score under random labels.
+        resamples: Random labels.
+        sizes: Real and fake samples that were tested.
+    """
+
+    pvalue: float
+    statistic: float
+    null: tuple[float, float]
+    resamples: int
+    sizes: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -57,6 +83,12 @@ class Score:
         message: What the solver says of its work; where it did not converge, here or in the
             floor, what to raise.
         floor: Its noise floor; None where it was not asked for or the parts are too small.
+        interval: Where it may lie, given the samples; None where it was not asked for.
+        debiased: The centre of the interval where it is not the value: what is left of the value
+            without the bias of finite samples, which may be negative.
+        sampling_error: Standard error over new samples, in the units of `debiased`: those of the
+            cost, W_p^p, where the score is its root.
+        test: Its permutation test; None where it was not asked for.
     """
 
     value: float
@@ -65,6 +97,30 @@ class Score:
     converged: bool = True
     message: str = ""
     floor: Floor | None = None
+    interval: Interval | None = None
+    debiased: float | None = None
+    sampling_error: float | None = None
+    test: ScoreTest | None = None
+
+    @property
+    def differs(self) -> bool | None:
+        """Whether real and fake samples differ by more than chance; None where nothing tells.
+
+        By the test at 5 %, else by an interval of 95 % or more for the distance between the
+        distributions, which 0 is outside of, else by the excess over the floor, two standard errors
+        from 0.
+        """
+        # Of fewer labels no p-value is as small, of both tails together.
+        if self.test is not None and self.test.resamples >= ENOUGH_LABELS:
+            return self.test.pvalue <= 0.05
+        if self.interval is None or self.interval.over != "both":
+            return None
+        if self.interval.target == "limit" and self.interval.level >= _CONFIDENT:
+            return self.interval.low > 0
+        if self.floor is not None and self.floor.excess_error is not None:
+            # Below its floor too: samples that spread too little are close to all others.
+            return abs(self.floor.excess) > 2 * self.floor.excess_error
+        return None
 
 
 @dataclass(frozen=True)
@@ -76,13 +132,16 @@ class ScoreReport:
         protocol: Inputs, extractor, options, seeds and versions, JSON-able.
         notes: What a reader should know, one line each.
         seconds: What took how long: "features", then the first score of each group, floors with
-            it. Two reports that differ in nothing else are equal.
+            it, and "tests". Two reports that differ in nothing else are equal.
+        joint_pvalue: p-value of the smallest of all p-values: of level 5 % at 0.05, however many
+            scores there are. None without tests.
     """
 
     scores: dict[str, Score]
     protocol: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
+    joint_pvalue: float | None = None
 
     @property
     def converged(self) -> bool:
@@ -94,28 +153,80 @@ class ScoreReport:
 
     def __str__(self) -> str:
         """The scores as a table in plain text; `repr` shows all that is known."""
-        return "\n".join(plain_table(HEADER, self.rows(), left=(0,)))
+        return "\n".join([*plain_table(self.header(), self.rows(), left=(0,)), *self.verdict()])
+
+    def header(self) -> tuple[str, ...]:
+        """The names of the columns of `rows`: only those that some score fills.
+
+        Returns:
+            "score" and "value", an interval of its level, "floor" and "excess", and "p".
+        """
+        scores = self.scores.values()
+        header: tuple[str, ...] = ("score", "value")
+        level = next((one.interval.level for one in scores if one.interval is not None), None)
+        if level is not None:
+            header += (f"{100 * level:g} % interval",)
+        if any(score.floor is not None for score in scores):
+            header += ("floor", "excess")
+        if any(score.test is not None for score in scores):
+            header += ("p",)
+        return header
 
     def rows(self) -> list[tuple[str, ...]]:
         """The report as a table, with four digits of each number.
 
         Returns:
-            One row of cells for each score, under `HEADER`.
+            One row of cells for each score, under `header`.
         """
-        # Debiased it estimates the square; FID's formula gives an FID only by its own network.
-        labels = dict(_LABELS)
-        if self.protocol.get("scoring", {}).get("sliced", {}).get("debiased"):
-            labels["sliced_wasserstein"] = "sliced, squared ↓"
-        if self.protocol.get("features", {}).get("extractor") == "inception":
-            labels["frechet_distance"] = "FID ↓"
-        return [(labels[name], *_cells(score)) for name, score in self.scores.items()]
+        header = self.header()
+        return [
+            (score_label(name, self.protocol), *_cells(score, header))
+            for name, score in self.scores.items()
+        ]
+
+    def verdict(self) -> list[str]:
+        """What the scores say of the difference between real and fake samples, in plain words.
+
+        Returns:
+            One sentence; none where no score has an interval, a floor with an error, or a test.
+        """
+        joint = self.joint_pvalue if len(self.scores) > 1 else None
+        if joint is not None and joint > 0.05:
+            # Some score of nine has a small p-value by chance.
+            return [
+                "No difference is shown at this sample size: all scores together have "
+                f"p = {joint:.3g}."
+            ]
+        says: dict[bool | None, list[str]] = {True: [], False: [], None: []}
+        for name, score in self.scores.items():
+            says[score.differs].append(score_label(name, self.protocol)[:-2])
+        if not says[True] and not says[False]:
+            return []
+
+        parts = []
+        if len(self.scores) > 1 and not says[False] and not says[None]:
+            parts.append("Real and fake differ by every score")
+        elif says[True]:
+            parts.append(f"Real and fake differ by {listed(says[True])}")
+        if says[False]:
+            parts.append(
+                f"by {listed(says[False])} the difference may be chance at this sample size"
+                if says[True]
+                else f"No difference is shown by {listed(says[False])} at this sample size"
+            )
+        if says[None] and says[True]:
+            parts.append(f"by {listed(says[None])} only a test tells")
+        lines = ["; ".join(parts) + "."]
+        if joint is not None:
+            lines.append(f"All scores together: p = {joint:.3g}.")
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data for JSON, with the version of its schema.
 
         Returns:
-            Keys `schema`, `scores`, `protocol` and `notes`; no `seconds`, so that one seed gives
-            one report.
+            Keys `schema`, `scores`, `protocol`, `notes` and `joint_pvalue`; no `seconds`, so that
+            one seed gives one report.
         """
         # `asdict` takes fields only, and the excess is computed.
         scores = {name: asdict(score) for name, score in self.scores.items()}
@@ -127,7 +238,19 @@ class ScoreReport:
             "scores": scores,
             "protocol": self.protocol,
             "notes": self.notes,
+            "joint_pvalue": self.joint_pvalue,
         }
+
+
+def score_label(name: str, protocol: dict[str, Any]) -> str:
+    """A score as tables name it, with an arrow to where it is better."""
+    sliced = protocol.get("scoring", {}).get("sliced", {})
+    if name == "sliced_wasserstein" and sliced.get("debiased"):
+        return "sliced, squared ↓"
+    extractor = protocol.get("features", {}).get("extractor")
+    if name == "frechet_distance" and extractor == "inception":
+        return "FID ↓"
+    return _LABELS[name]
 
 
 def plain_table(
@@ -145,15 +268,29 @@ def plain_table(
     return lines
 
 
-def _cells(score: Score) -> list[str]:
+def _cells(score: Score, header: tuple[str, ...]) -> list[str]:
     """Numbers of one line of the table; "!" marks what did not converge."""
-    value = f"{score.value:.4g}"
-    if score.standard_error is not None:
-        value += f" ± {score.standard_error:.1g}"
-    if not score.converged:
-        value += " !"
-    if score.floor is None:
-        return [value, "-", "-", "-", "-"]
-    floor = score.floor
-    excess = f"{floor.excess:.4g}" + ("" if floor.converged else " !")
-    return [value, f"{floor.at_floor_size:.4g}", f"{floor.value:.4g}", excess, str(floor.size)]
+    cells = [f"{score.value:.4g}" + ("" if score.converged else " !")]
+    if any(name.endswith("interval") for name in header):
+        interval = score.interval
+        cells.append("-" if interval is None else f"[{interval.low:.4g}, {interval.high:.4g}]")
+    if "floor" in header:
+        floor = score.floor
+        excess = "-" if floor is None else f"{floor.excess:.4g}"
+        cells += ["-" if floor is None else f"{floor.value:.4g}"]
+        cells += [excess + (" !" if floor is not None and not floor.converged else "")]
+    if "p" in header:
+        cells.append("-" if score.test is None else _pvalue(score.test))
+    return cells
+
+
+def _pvalue(test: ScoreTest) -> str:
+    """A p-value, which at its smallest only says that it is no larger."""
+    least = 1 / (test.resamples + 1)
+    return f"≤ {least:.2g}" if test.pvalue <= least * 1.001 else f"{test.pvalue:.3g}"
+
+
+def listed(names: list[str]) -> str:
+    """Names in a sentence."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

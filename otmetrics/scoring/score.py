@@ -1,12 +1,11 @@
 """Features once, then every score, its noise floor, and the protocol that makes it repeatable."""
 
+import math
 import os
-import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import reduce
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +13,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmetrics.checks import as_tensor, checked_cloud
 from otmetrics.errors import Argument, DataError, Message, OptionError, unconverged_untold
+from otmetrics.inference.intervals import Over, difference_error
+from otmetrics.inference.two_sample import MOST_TESTED, Statistics, permutation_tests
+from otmetrics.scoring.clouds import (
+    IN_MEMORY,
+    Draws,
+    Sets,
+    as_set,
+    check_clouds,
+    clouds_of,
+    input_notes,
+    protocol_of,
+)
 from otmetrics.scoring.extraction import Progress, features_of, open_inputs
-from otmetrics.scoring.families import Family, Measured, families_of, mapped_above
+from otmetrics.scoring.families import Family, Measured, families_of
 from otmetrics.scoring.feature_set import FeatureSet, check_comparable
-from otmetrics.scoring.inventory import differences
-from otmetrics.scoring.mapped import rows_of, transform_rows
 from otmetrics.scoring.options import METRICS, Extraction, Scoring
 from otmetrics.scoring.ranks import ALONE, Ranks
-from otmetrics.scoring.report import Floor, Score, ScoreReport
+from otmetrics.scoring.report import ENOUGH_LABELS, Floor, Score, ScoreReport, ScoreTest
 from otmetrics.statistics.frechet import gaussian_distance, merged_moments, moments
 from otmetrics.unknown_options import told_options
 
 _ROWS_AT_A_TIME = 4096
-_DECISIVE = ("otmetrics", "torch", "numpy", "scipy", "POT", "timm", "pillow")
 # The comparisons behind a score, by what their messages begin with.
 _WHOLE, _FLOOR, _AT_FLOOR_SIZE = "", "floor: ", "at the size of the floor: "
-_IN_MEMORY = (
-    "images in memory become features by `otmetrics.load_extractor(name)(images)`, or are scored "
-    "by the metrics, such as `otmetrics.WassersteinFeatureDistance`"
-)
-
-Sets = dict[str, FeatureSet]
-"""The inputs of a comparison by their names: real, fake and perhaps floor_with."""
 
 
 @told_options
@@ -76,7 +76,7 @@ def score(
     paths = [real, fake] if floor_with is None else [real, fake, floor_with]
     if not all(isinstance(path, (str, Path)) for path in paths):
         raise TypeError(
-            f"`score` takes paths; `score_features` takes features in memory; {_IN_MEMORY}."
+            f"`score` takes paths; `score_features` takes features in memory; {IN_MEMORY}."
         )
     if floor_with is not None:
         _check_floor_with(real, fake, floor_with, scoring)
@@ -139,7 +139,7 @@ def score_features(
             not compare.
     """
     given = {"real": real, "fake": fake, "floor_with": floor_with}
-    sets = {name: _as_set(name, item) for name, item in given.items() if item is not None}
+    sets = {name: as_set(name, item) for name, item in given.items() if item is not None}
     check_comparable(list(sets.values()), "none")
     return _score_sets(sets, scoring, protocol or {}, progress)
 
@@ -150,8 +150,9 @@ def _score_sets(
     """Score feature sets that compare."""
     if any(item.moments is not None for item in sets.values()):
         return _score_moments(sets, scoring, protocol)
-    draws = _Draws(_clouds_of(sets, scoring), scoring)
+    draws = Draws(clouds_of(sets, scoring), scoring)
     families = families_of(scoring)
+    steps = len(families) + (1 if scoring.test else 0)
     scores: dict[str, Score] = {}
     seconds: dict[str, float] = {}
 
@@ -159,86 +160,35 @@ def _score_sets(
     with unconverged_untold():
         for done, family in enumerate(families):
             if progress is not None:
-                progress(f"scores: {family.names[0]}", done, len(families))
+                progress(f"scores: {family.names[0]}", done, steps)
             began = time.perf_counter()
             measured: dict[str, list[Measured]] = {}
             sizes: dict[str, tuple[int, int]] = {}
             for part, real_part, fake_part in _comparisons(family, draws, scoring):
                 sizes[part] = len(real_part), len(fake_part)
-                measured[part] = family.measure(real_part, fake_part, scoring)
+                measured[part] = family.measure(real_part, fake_part, scoring, part == _WHOLE)
                 # Two comparisons at once would take twice the memory.
                 del real_part, fake_part
-            scores |= _assemble_scores(family, measured, sizes)
+            scores |= _assemble_scores(family, measured, sizes, scoring)
             seconds[family.names[0]] = time.perf_counter() - began
-    if progress is not None:
-        progress("scores: done", len(families), len(families))
 
     # A family computes all of its scores, of which some may not have been asked for.
     scores = {name: scores[name] for name in METRICS if name in scoring.metrics}
-    record = _protocol(sets, scoring) | protocol
-    return ScoreReport(scores, record, _notes(sets, scores, scoring), seconds)
-
-
-def _clouds_of(sets: Sets, scoring: Scoring) -> dict[str, Tensor]:
-    """Features of all sets, checked, in one dtype and where they are scored."""
-    dtype = _common_dtype(sets)
-    clouds = {}
-    for name, item in sets.items():
-        cloud = item.features
-        if cloud.dtype != dtype:
-            limit = mapped_above(cloud, scoring)
-            cloud = transform_rows(cloud, lambda rows: rows, dtype, limit)
-        clouds[name] = cloud.to(scoring.device)
-    _check_clouds(clouds, sets, scoring)
-    return clouds
-
-
-def _common_dtype(sets: Sets) -> torch.dtype:
-    """What holds the features of all sets, float32 at least."""
-    return reduce(torch.promote_types, (s.features.dtype for s in sets.values()), torch.float32)
-
-
-class _Draws:
-    """Seeded subsamples, the same for every score: the first h of one random order per cloud.
-
-    Each comes in the order of its cloud, so that a file is read from beginning to end.
-    """
-
-    def __init__(self, clouds: dict[str, Tensor], scoring: Scoring) -> None:
-        generator = torch.Generator().manual_seed(scoring.seed)
-        self.clouds = clouds
-        self._limit = mapped_above(clouds["real"], scoring)
-        self._orders = {
-            name: torch.randperm(len(cloud), generator=generator).to(cloud.device)
-            for name, cloud in clouds.items()
-        }
-
-    def at_most(self, name: str, size: float) -> Tensor:
-        """A cloud whole, or that many of its samples."""
-        cloud = self.clouds[name]
-        return cloud if size >= len(cloud) else self._rows(name, slice(int(size)))
-
-    def floor_size(self, most: float) -> int:
-        """Samples per side of the floor."""
-        # Two disjoint parts of real, compared at the size of fake too: all three have one size.
-        available = [len(cloud) for cloud in self.clouds.values()]
-        if "floor_with" not in self.clouds:
-            available[0] //= 2
-        return int(min(*available, most))
-
-    def other_real(self, size: int) -> Tensor:
-        """Real samples that `at_most("real", size)` does not hold."""
-        if "floor_with" in self.clouds:
-            return self.at_most("floor_with", size)
-        return self._rows("real", slice(-size, None))
-
-    def _rows(self, name: str, part: slice) -> Tensor:
-        """A part of the random order of a cloud."""
-        return rows_of(self.clouds[name], self._orders[name][part].sort().values, self._limit)
+    record = protocol_of(sets, scoring) | protocol
+    joint = None
+    if scoring.test:
+        if progress is not None:
+            progress("scores: tests", len(families), steps)
+        began = time.perf_counter()
+        scores, joint = _test(scores, draws, scoring)
+        seconds["tests"] = time.perf_counter() - began
+    if progress is not None:
+        progress("scores: done", steps, steps)
+    return ScoreReport(scores, record, _notes(sets, scores, scoring), seconds, joint)
 
 
 def _comparisons(
-    family: Family, draws: _Draws, scoring: Scoring
+    family: Family, draws: Draws, scoring: Scoring
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """What a family measures: real and fake samples, then those of its floor, if it has one.
 
@@ -248,7 +198,7 @@ def _comparisons(
     widen = Tensor.double if family.limit else lambda cloud: cloud
     most = family.most(scoring)
     sizes = tuple(min(len(draws.clouds[name]), most) for name in ("real", "fake"))
-    yield _WHOLE, widen(draws.at_most("real", most)), widen(draws.at_most("fake", most))
+    yield _WHOLE, draws.of_family("real", family), draws.of_family("fake", family)
 
     size = draws.floor_size(most)
     if not scoring.floor or size < family.least(scoring):
@@ -261,7 +211,10 @@ def _comparisons(
 
 
 def _assemble_scores(
-    family: Family, measured: dict[str, list[Measured]], sizes: dict[str, tuple[int, int]]
+    family: Family,
+    measured: dict[str, list[Measured]],
+    sizes: dict[str, tuple[int, int]],
+    scoring: Scoring,
 ) -> dict[str, Score]:
     """The scores of a family from its one to three comparisons."""
     scores = {}
@@ -272,7 +225,8 @@ def _assemble_scores(
         if _FLOOR in parts:
             noise, at = parts[_FLOOR], parts.get(_AT_FLOOR_SIZE, value)
             converged = noise.converged and at.converged
-            floor = Floor(noise.value, sizes[_FLOOR][0], at.value, converged)
+            error = _excess_error(noise, at, scoring.over)
+            floor = Floor(noise.value, sizes[_FLOOR][0], at.value, converged, error)
 
         unconverged = (part + found.message for part, found in parts.items() if not found.converged)
         scores[name] = Score(
@@ -282,8 +236,54 @@ def _assemble_scores(
             converged=value.converged,
             message=next(unconverged, value.message),
             floor=floor,
+            **_inferred(value, scoring),
         )
     return scores
+
+
+def _inferred(value: Measured, scoring: Scoring) -> dict[str, Any]:
+    """The fields of a score that say what its samples leave open."""
+    if value.estimate is None:
+        return {}
+    estimate = value.estimate.of_target(scoring.over)
+    if not math.isfinite(estimate.standard_error(scoring.over)):
+        return {}
+    return {
+        "interval": estimate.interval(scoring.confidence_level, scoring.over),
+        "debiased": None if estimate.bias is None else estimate.centre,
+        "sampling_error": estimate.spread.variance(scoring.over) ** 0.5,
+    }
+
+
+def _excess_error(floor: Measured, at: Measured, over: Over) -> float | None:
+    """Standard error of a score less its floor, whose first part of real both have in common."""
+    if floor.estimate is None or at.estimate is None:
+        return None
+    first, second = at.estimate.at_value(at.value), floor.estimate.at_value(floor.value)
+    if over == "fake":  # all that the floor is made of is fixed
+        error = first.standard_error("fake")
+        return error if math.isfinite(error) else None
+    return difference_error(first, second, over)
+
+
+def _test(
+    scores: dict[str, Score], draws: Draws, scoring: Scoring
+) -> tuple[dict[str, Score], float]:
+    """The scores with their permutation tests, and the p-value of the smallest of all p-values."""
+    options = Statistics(scoring.sliced, scoring.exact, scoring.sinkhorn, scoring.num_neighbors)
+    real, fake = draws.in_order("real", MOST_TESTED), draws.in_order("fake", MOST_TESTED)
+    tests, joint = permutation_tests(real, fake, list(scores), scoring.test, scoring.seed, options)
+    tested = {}
+    for name, score in scores.items():
+        if (found := tests.get(name)) is None:
+            tested[name] = score
+            continue
+        low, high = found.null_distribution.quantile(
+            torch.tensor([0.025, 0.975], dtype=torch.float64)
+        ).tolist()
+        test = ScoreTest(found.pvalue, found.statistic, (low, high), scoring.test, found.sizes)
+        tested[name] = replace(score, test=test)
+    return tested, joint
 
 
 def _score_moments(sets: Sets, scoring: Scoring, protocol: dict[str, Any]) -> ScoreReport:
@@ -294,16 +294,18 @@ def _score_moments(sets: Sets, scoring: Scoring, protocol: dict[str, Any]) -> Sc
 
     began = time.perf_counter()
     clouds = {name: item.features for name, item in sets.items() if item.moments is None}
-    _check_clouds(clouds, sets, scoring)
+    check_clouds(clouds, sets, scoring)
     gaussians = [_moments_of(sets[name]) for name in ("real", "fake")]
     value = float(gaussian_distance(*gaussians[0], *gaussians[1]))
     scores = {"frechet_distance": Score(value, (len(sets["real"]), len(sets["fake"])))}
 
-    record = _protocol(sets, scoring) | protocol
+    record = protocol_of(sets, scoring) | protocol
     # The note on missing floors speaks of too few samples, which is not the reason here.
     notes = _notes(sets, scores, replace(scoring, floor=False))
     if scoring.floor:
         notes.append("no floor: a mean and covariance have no parts to compare; give samples")
+    if scoring.interval or scoring.test:
+        notes.append("no interval and no test: a mean and covariance say nothing of single samples")
     return ScoreReport(scores, record, notes, {"frechet_distance": time.perf_counter() - began})
 
 
@@ -338,19 +340,6 @@ def _check_statistics(path: str, has_samples: bool, scoring: Scoring) -> None:
         )
 
 
-def _check_clouds(clouds: dict[str, Tensor], sets: Sets, scoring: Scoring) -> None:
-    """Raise before the first score where any of them would."""
-    # The cubic kernel takes sixth powers, which no other score at a usual order exceeds.
-    order = max(6.0, scoring.sliced.order, scoring.exact.order, scoring.sinkhorn.order)
-    for name, cloud in clouds.items():
-        path = sets[name].source["path"]
-        scoring.need.check(path, len(cloud))
-        try:
-            checked_cloud(path, cloud, order=order)
-        except ValueError as error:
-            raise DataError(str(error)) from error
-
-
 def _check_floor_with(
     real: str | Path, fake: str | Path, other: str | Path, scoring: Scoring
 ) -> None:
@@ -363,55 +352,17 @@ def _check_floor_with(
             raise OptionError(floor_with, f" must hold samples other than those of `{path}`.")
 
 
-def _as_set(name: str, item: FeatureSet | Tensor | np.ndarray) -> FeatureSet:
-    """Feature set of a bare tensor or array."""
-    if isinstance(item, FeatureSet):
-        return item
-    item = as_tensor(name, item)
-    if item.ndim != 2 or len(item) < 2 or not item.is_floating_point():
-        raise DataError(
-            f"`{name}` must be floating features (N, D) with N >= 2, got {item.dtype} "
-            f"{tuple(item.shape)}" + (f"; {_IN_MEMORY}." if item.ndim == 4 else ".")
-        )
-
-    # The path stands for the argument in notes and errors; no file has it.
-    source = {"path": f"<{name}>", "kind": "tensor", "available": len(item), "used": len(item)}
-    return FeatureSet(item.detach(), {"extractor": "none"}, source)
-
-
-def _protocol(sets: Sets, scoring: Scoring) -> dict[str, Any]:
-    """Everything that the numbers depend on."""
-    options = asdict(scoring)
-    del options["memory_limit"]  # no number depends on it, but for the last bits of blocked sums
-
-    # A mean and covariance do not say what network made them; what they are compared with may.
-    known = next((item for item in sets.values() if item.moments is None), sets["real"])
-    return {
-        "inputs": {name: item.source for name, item in sets.items()},
-        "features": known.extractor | {"dimension": known.features.shape[1]},
-        "scoring": options | {"metrics": [name for name in METRICS if name in scoring.metrics]},
-        "dtype": {"scores": "float64", "projections": str(_common_dtype(sets))[6:]},
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in _DECISIVE},
-    }
-
-
 def _notes(sets: Sets, scores: dict[str, Score], scoring: Scoring) -> list[str]:
     """What a reader of the numbers should know."""
-    notes = [f"{name}: {line}" for name, item in sets.items() for line in item.notes]
-    notes += differences({name: item.source for name, item in sets.items()})
-
-    for family in families_of(scoring):
-        most = family.most(scoring)
-        if max(len(sets["real"]), len(sets["fake"])) > most:
-            notes.append(
-                Message(
-                    f"{family.names[0]} uses {most} samples per side at most, drawn at random; ",
-                    Argument(family.limit),
-                    " changes it",
-                )
+    notes = input_notes(sets, scoring)
+    if 0 < scoring.test < ENOUGH_LABELS:
+        notes.append(
+            Message(
+                Argument("test"),
+                f" {scoring.test} gives no p-value of 0.05 or less to all scores: "
+                f"{ENOUGH_LABELS} is the least that does, 199 are usual",
             )
-
+        )
     if scoring.floor and any(score.floor is None for score in scores.values()):
         notes.append(
             "some floors are missing: each of the two real parts needs at least "

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from command import write_features, write_images
+from command import on_a_terminal, write_features, write_images
 from PIL import Image
 
 from otmetrics.scoring.options import METRICS
@@ -32,7 +32,7 @@ def scores(finished):
 
 def test_json_has_the_documented_shape(otmetrics, features):
     report = scores(otmetrics("score", *features, "--json"))
-    assert list(report) == ["schema", "scores", "protocol", "notes"]
+    assert list(report) == ["schema", "scores", "protocol", "notes", "joint_pvalue"]
     assert report["schema"] == 1
     assert tuple(report["scores"]) == METRICS
     for score in report["scores"].values():
@@ -81,7 +81,8 @@ def test_json_does_not_swallow_an_input(otmetrics, features):
 def test_table_in_a_pipe_is_plain_and_complete(otmetrics, features):
     lines = otmetrics("score", *features).stdout.splitlines()
     assert lines[0].split()[:2] == ["score", "value"]
-    assert len(lines) == 1 + len(METRICS) + 6
+    assert len(lines) == 1 + len(METRICS) + 7
+    assert lines[1 + len(METRICS)].startswith("Real and fake differ by ")
     assert "Fréchet distance" in lines[4]
     assert "\x1b" not in "".join(lines)
 
@@ -334,7 +335,7 @@ def test_floor_that_did_not_converge_is_not_blamed_on_the_value(otmetrics, tmp_p
     finished = otmetrics("score", path, path, "--max-iterations", "20", "--epsilon", "0.01")
     assert finished.code == 4
     row = next(line for line in finished.stdout.splitlines() if line.startswith("Sinkhorn"))
-    assert row.split()[-2] == "!"
+    assert row.split()[-1] == "!"
     assert row.count("!") == 1
     assert "real and fake are the same input" in finished.stderr
 
@@ -427,34 +428,12 @@ def test_reader_that_leaves_is_no_error(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX terminal")
 def test_table_on_a_terminal_fits_80_columns(features):
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
-    command = [sys.executable, "-m", "otmetrics", "score", *features, "-q"]
-    environment = {**os.environ, "TERM": "xterm-256color"}
-    process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment)
-    os.close(theirs)
-    output = b""
-    while True:
-        try:
-            block = os.read(ours, 4096)
-        except OSError:  # Linux says so when the other end is closed
-            break
-        if not block:
-            break
-        output += block
-    assert process.wait(timeout=60) == 0, process.stderr.read()
-    process.stderr.close()
-    os.close(ours)
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.decode())
-    table = [line for line in text.splitlines() if "↓" in line and "±:" not in line]
+    output = on_a_terminal(["score", *map(str, features), "-q"], columns=80)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output)
+    table = [line for line in text.splitlines() if "↓" in line and "interval:" not in line]
     assert len(table) == 5, "one line a distance: nothing wraps"
     assert "─" in text
-    assert b"\x1b[1m" in output
+    assert "\x1b[1m" in output
 
 
 def test_output_survives_a_narrow_encoding(features):
