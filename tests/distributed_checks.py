@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from metric_cases import CASES, FAKE, REAL, Case, assert_same, expected
+from metric_cases import CASES, FAKE, REAL, Case, assert_same, expected, filled, inferred
 from torch import nn
 from torchmetrics import MetricCollection
 
@@ -79,10 +79,24 @@ def a_drawn_subset_is_the_same_everywhere(case: Case, rank: int, world: int) -> 
         assert rows <= {tuple(row) for row in REAL.tolist()}
 
 
+def intervals_and_tests_are_those_of_one_process(case: Case, rank: int, world: int) -> None:
+    if case.infers:
+        metric = feed(case.make(feature=None), *split(SHARES["one side a rank"], world)[rank])
+        found: list[str] = [""] * world
+        dist.all_gather_object(found, inferred(metric))
+        # A reservoir is drawn anew; all others are fed in the order of one process.
+        alone = found[0] if case.uses_order else inferred(filled(case, sync_on_compute=False))
+        assert set(found) == {alone}
+        assert not metric._is_synced
+
+
 def no_samples_anywhere(case: Case, rank: int, world: int) -> None:
     metric = case.make(feature=None)
     with pytest.raises(ValueError, match="`real` holds no samples"):
         metric.compute()
+    if case.infers:
+        with pytest.raises(ValueError, match="`real` holds no samples"):
+            metric.interval()
     assert not metric._is_synced
 
 
@@ -162,6 +176,7 @@ def on_the_cpu(case: Case, rank: int, world: int) -> None:
 
 CHECKS = (
     every_share_gives_the_single_value,
+    intervals_and_tests_are_those_of_one_process,
     no_samples_anywhere,
     one_side_nowhere,
     sync_only_when_asked,

@@ -36,6 +36,7 @@ class Case(NamedTuple):
     make: Callable[..., FeatureMetric]
     expected: Callable[[Tensor, Tensor], Any]
     uses_order: bool = False
+    infers: bool = True  # whether it has intervals and tests
 
 
 def streamed(real: Tensor, fake: Tensor) -> Tensor:
@@ -59,13 +60,14 @@ CASES = {
     "sliced": Case(wasserstein(SLICED), SLICED),
     "exact": Case(wasserstein("exact"), Exact()),
     "sinkhorn": Case(wasserstein(Sinkhorn(epsilon=0.5)), Sinkhorn(epsilon=0.5)),
-    "streaming": Case(wasserstein(SLICED, streaming=True), streamed),
+    "streaming": Case(wasserstein(SLICED, streaming=True), streamed, infers=False),
     "reservoir": Case(wasserstein("exact", max_samples=12, seed=5), subsampled, uses_order=True),
-    "frechet": Case(FrechetFeatureDistance, frechet_distance),
+    "frechet": Case(FrechetFeatureDistance, frechet_distance, infers=False),
     "kernel": Case(KernelFeatureDistance, kernel_distance),
     "rbf": Case(
         lambda **options: KernelFeatureDistance(kernel="rbf", bandwidth=2.0, **options),
         lambda real, fake: kernel_distance(real, fake, kernel="rbf", bandwidth=2.0),
+        infers=False,
     ),
     "precision_recall": Case(
         lambda **options: PrecisionRecall(num_neighbors=2, **options),
@@ -103,6 +105,14 @@ def filled(case: Case, **options: Any) -> FeatureMetric:
     for batch in FAKE.split(9):
         metric.update(batch, real=False)
     return metric
+
+
+def inferred(metric: FeatureMetric) -> str:
+    """All that a metric says of its samples next to its value, as one text to compare."""
+    tests = metric.test(3)
+    tests = tests if isinstance(tests, dict) else {"": tests}
+    labels = {name: test.null_distribution.tolist() for name, test in tests.items()}
+    return f"{metric.interval()} {tests} {labels}"
 
 
 @cache  # hundreds of tests compare with one of ten values

@@ -2,20 +2,23 @@
 
 import hashlib
 import json
+import math
 import re
 from abc import abstractmethod
 from copy import deepcopy
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
-from otmetrics.checks import check_flag
+from otmetrics.checks import check_at_least, check_flag, check_share, checked_clouds
 from otmetrics.features import FrozenExtractor
+from otmetrics.inference.intervals import Estimate, Interval, Over
+from otmetrics.inference.two_sample import Statistics, permutation_tests
 from otmetrics.metrics.features import (
     batch_features,
     check_sides,
@@ -24,7 +27,7 @@ from otmetrics.metrics.features import (
     sides_of,
 )
 from otmetrics.metrics.state import DIGEST_BYTES, SIDES, TwoSidedMetric, name_states
-from otmetrics.metrics.stores import Memory, Store
+from otmetrics.metrics.stores import AllSamples, Memory, SampleReservoir, Store
 from otmetrics.unknown_options import unknown_option
 
 _ALL_PAIRS = "all pairs are taken: the same expectation, less variance, no draw"
@@ -50,6 +53,14 @@ _ELSEWHERE = {
 }
 
 
+class Tested(NamedTuple):
+    """How a metric is tested: by scores of these names, with options, on so many samples a side."""
+
+    names: tuple[str, ...]
+    statistics: Statistics
+    least: int = 2
+
+
 class FeatureMetric(TwoSidedMetric):
     """A score of real and fake samples that come in batches."""
 
@@ -57,7 +68,9 @@ class FeatureMetric(TwoSidedMetric):
     higher_is_better = False
     plot_lower_bound: float | None = 0.0
     _option_names: tuple[str, ...] = ()  # attributes that are options of the score
+    _to_keep_samples = ""  # what to do where single samples are asked for, and none are kept
     extractor: FrozenExtractor | None
+    seed: int  # of metrics that keep samples
 
     def __init__(
         self,
@@ -96,6 +109,17 @@ class FeatureMetric(TwoSidedMetric):
     def _value(self, real: Any, fake: Any) -> Tensor | dict[str, Tensor]:
         """The score of what the store collected of both sides."""
 
+    def _estimates(self, real: Tensor, fake: Tensor, over: Over) -> dict[str, Estimate | None]:
+        """What intervals are made of, in the units of `compute`, by the name of the score.
+
+        None where there are too few samples. Features are (N, D) and (M, D).
+        """
+        raise NotImplementedError
+
+    def _tested(self) -> Tested:
+        """How this metric is tested; an error where inference knows nothing of its options."""
+        raise NotImplementedError
+
     def _options(self) -> dict[str, Any]:
         """Options of the score, for the protocol and `repr`."""
         return {name: getattr(self, name) for name in self._option_names}
@@ -130,6 +154,118 @@ class FeatureMetric(TwoSidedMetric):
             ValueError: If a side holds no samples, or too few for the score, or if the score is
                 too large for its dtype.
         """
+        sides, self._sizes = self._collect()
+        value = self._value(*sides)
+        if isinstance(value, dict):
+            return {name: self._round_score(score) for name, score in value.items()}
+        return self._round_score(value)
+
+    def interval(self, confidence_level: float = 0.95, over: Over = "both") -> Any:
+        """Where the score may lie, given the samples that are kept, of all ranks.
+
+        The inference is that of `score_features` on these samples, which must be independent of
+        each other; with `max_samples` it is at that size. Parts of the samples, where there are
+        any, come from `seed`. The time is that of a few scores at most.
+
+        Args:
+            confidence_level: Share of such intervals that hold what they aim at, in (0, 1).
+            over: Whose samples could have been others: "both" sides, or "fake" alone, for scores
+                against one fixed set of real samples.
+
+        Returns:
+            An `Interval` in the units of `compute`, or a dictionary of them where `compute` returns
+            one. `Interval.target` says what it is for.
+
+        Raises:
+            ValueError: If an argument breaks its rule, the metric keeps no samples or too few, or
+                no interval is known for its method.
+
+        Example:
+            >>> from otmetrics import KernelFeatureDistance
+            >>> metric, generator = KernelFeatureDistance(feature=None), torch.Generator()
+            >>> samples = torch.randn(200, 4, generator=generator.manual_seed(0))
+            >>> metric.update(samples + 1, torch.arange(200) < 100)
+            >>> interval = metric.interval()
+            >>> interval.low < metric.compute() < interval.high
+            tensor(True)
+        """
+        check_share("confidence_level", confidence_level)
+        if over not in ("both", "fake"):
+            raise ValueError(f'`over` must be "both" or "fake", got {over!r}.')
+        real, fake = self._samples("intervals")
+
+        found: dict[str, Interval] = {}
+        for name, estimate in self._estimates(real, fake, over).items():
+            if estimate is None:
+                raise ValueError(
+                    f"`real` and `fake` must hold more samples for an interval, got {len(real)} "
+                    f"and {len(fake)}: give some more of the side that has fewer."
+                )
+            if not math.isfinite(estimate.standard_error(over)):
+                raise ValueError(
+                    "`real` and `fake` must be small enough for the error of the score to be a "
+                    "number: scale the features of both sides down."
+                )
+            found[name] = estimate.of_target(over).interval(confidence_level, over)
+        return found if len(found) > 1 else next(iter(found.values()))
+
+    def test(self, n_resamples: int = 199) -> Any:
+        """Test whether the samples that are kept, of all ranks, may come from one distribution.
+
+        The permutation test of `two_sample_test`, by the score of this metric with its options, on
+        the samples in a random order by `seed`, from which the labels come too.
+
+        Args:
+            n_resamples: Random relabellings B. The least p-value is 1 / (B + 1).
+
+        Returns:
+            A `PermutationTest`, or a dictionary of them where `compute` returns one.
+
+        Raises:
+            ValueError: If an argument breaks its rule, the metric keeps no samples or too few, or
+                no test is known for its method.
+
+        Example:
+            >>> from otmetrics import KernelFeatureDistance
+            >>> metric, generator = KernelFeatureDistance(feature=None), torch.Generator()
+            >>> metric.update(torch.randn(90, 4, generator=generator.manual_seed(0)), real=True)
+            >>> metric.update(torch.randn(80, 4, generator=generator) + 1, real=False)
+            >>> metric.test().pvalue
+            0.005
+        """
+        check_at_least("n_resamples", n_resamples, 1)
+        sides = self._samples("tests")
+        tested = self._tested()
+        sides = checked_clouds(*sides, min_samples=tested.least, order=6)
+
+        # Samples may have come class by class, and a test of fewer takes the first ones.
+        generator = torch.Generator().manual_seed(self.seed)
+        real, fake = (
+            side[torch.randperm(len(side), generator=generator).to(side.device)] for side in sides
+        )
+        found, _ = permutation_tests(
+            real, fake, tested.names, n_resamples, self.seed, tested.statistics
+        )
+        if len(found) < len(tested.names):
+            raise ValueError(
+                "`real` and `fake` must be small enough for the score to be a number under all "
+                "labels: scale the features of both sides down."
+            )
+        return found if len(found) > 1 else found[tested.names[0]]
+
+    def _samples(self, asked: str) -> tuple[Tensor, Tensor]:
+        """The samples (N, D) and (M, D) that are kept, of all ranks."""
+        if not isinstance(self._store, AllSamples | SampleReservoir):
+            raise ValueError(
+                f"{type(self).__name__} has no {asked} without samples, of which it keeps none "
+                f"here: {self._to_keep_samples}."
+            )
+        with self._all_ranks():
+            (real, fake), _ = self._collect()
+        return real, fake
+
+    def _collect(self) -> tuple[list[Any], dict[str, int]]:
+        """What the store collects of both sides, and how many samples that is of each."""
         memories = {side: self._memory(self.metric_state, side) for side in SIDES}
         sizes = {side: self._store.count(memory) for side, memory in memories.items()}
         for side, size in sizes.items():
@@ -138,16 +274,11 @@ class FeatureMetric(TwoSidedMetric):
                     f"`{side}` holds no samples: call update(images, real={side == 'real'}) first."
                 )
 
-        self._sizes = sizes
         # Features are kept as they came, so that another dtype of the score is taken here.
         sides = [self._store.collect(memory) for memory in memories.values()]
         if self._scores_in == torch.float64:
             sides = [side.double() if isinstance(side, Tensor) else side for side in sides]
-
-        value = self._value(*sides)
-        if isinstance(value, dict):
-            return {name: self._round_score(score) for name, score in value.items()}
-        return self._round_score(value)
+        return sides, sizes
 
     def set_dtype(self, dst_type: torch.dtype) -> "FeatureMetric":  # type: ignore[override]
         """Choose the dtype of the score; what is remembered of the samples stays as precise.

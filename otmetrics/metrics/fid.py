@@ -44,6 +44,11 @@ class FrechetFeatureDistance(FeatureMetric):
         12.0
     """
 
+    _to_keep_samples = (
+        "give the features themselves to otmetrics.score_features, with "
+        'scoring=Scoring(metrics=("frechet_distance",))'
+    )
+
     def __init__(
         self,
         feature: str | nn.Module | None = DEFAULT_EXTRACTOR,

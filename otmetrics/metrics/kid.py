@@ -6,9 +6,12 @@ from torch import Tensor, nn
 
 from otmetrics.features import DEFAULT_EXTRACTOR
 from otmetrics.functional import kernel_distance
-from otmetrics.metrics.base import FeatureMetric
+from otmetrics.inference.estimates import kernel_estimate
+from otmetrics.inference.intervals import Estimate, Over
+from otmetrics.inference.two_sample import Statistics
+from otmetrics.metrics.base import FeatureMetric, Tested
 from otmetrics.metrics.stores import samples
-from otmetrics.statistics.kernel import check_kernel
+from otmetrics.statistics.kernel import check_kernel, kernel_sums
 
 
 class KernelFeatureDistance(FeatureMetric):
@@ -67,3 +70,15 @@ class KernelFeatureDistance(FeatureMetric):
 
     def _value(self, real: Tensor, fake: Tensor) -> Tensor:
         return kernel_distance(real, fake, kernel=self.kernel, bandwidth=self.bandwidth)
+
+    def _estimates(self, real: Tensor, fake: Tensor, over: Over) -> dict[str, Estimate | None]:
+        (name,), *_ = self._tested()
+        return {name: kernel_estimate(kernel_sums(real, fake))}
+
+    def _tested(self) -> Tested:
+        if self.kernel != "polynomial":
+            raise ValueError(
+                '`kernel` must be "polynomial" for intervals and tests, '
+                f"got {self.kernel!r}: make a metric with that kernel."
+            )
+        return Tested(("kernel_distance",), Statistics())

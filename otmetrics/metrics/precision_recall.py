@@ -6,8 +6,11 @@ from torch import Tensor, nn
 
 from otmetrics.checks import check_at_least
 from otmetrics.features import DEFAULT_EXTRACTOR
-from otmetrics.functional import density_coverage, precision_recall
-from otmetrics.metrics.base import FeatureMetric
+from otmetrics.functional import density_coverage, manifold_scores, precision_recall
+from otmetrics.inference.estimates import manifold_estimates
+from otmetrics.inference.intervals import Estimate, Over
+from otmetrics.inference.two_sample import Statistics
+from otmetrics.metrics.base import FeatureMetric, Tested
 from otmetrics.metrics.stores import samples
 
 
@@ -16,6 +19,7 @@ class _ManifoldMetric(FeatureMetric):
 
     higher_is_better = True
     _option_names = ("num_neighbors", "max_samples", "seed")
+    _names: tuple[str, ...]
 
     def __init__(
         self,
@@ -33,6 +37,18 @@ class _ManifoldMetric(FeatureMetric):
         self.num_neighbors = num_neighbors
         self.max_samples = max_samples
         self.seed = seed
+
+    def _estimates(self, real: Tensor, fake: Tensor, over: Over) -> dict[str, Estimate | None]:
+        real, fake = real.double(), fake.double()
+        scores = manifold_scores(real, fake, num_neighbors=self.num_neighbors)
+        found = manifold_estimates(
+            real, fake, self.num_neighbors, [float(score) for score in scores], self.seed, over
+        )
+        return {name: found[scores._fields.index(name)] for name in self._names}
+
+    def _tested(self) -> Tested:
+        k = self.num_neighbors
+        return Tested(self._names, Statistics(num_neighbors=k), k + 1)
 
 
 class PrecisionRecall(_ManifoldMetric):
@@ -67,6 +83,7 @@ class PrecisionRecall(_ManifoldMetric):
     """
 
     plot_upper_bound = 1.0
+    _names = ("precision", "recall")
 
     def _value(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         return precision_recall(real, fake, num_neighbors=self.num_neighbors)._asdict()
@@ -102,6 +119,8 @@ class DensityCoverage(_ManifoldMetric):
         >>> metric.compute()
         {'density': tensor(1.), 'coverage': tensor(1.)}
     """
+
+    _names = ("density", "coverage")
 
     def _value(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         return density_coverage(real, fake, num_neighbors=self.num_neighbors)._asdict()

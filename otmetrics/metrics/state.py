@@ -2,7 +2,8 @@
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -203,22 +204,42 @@ class TwoSidedMetric(Metric):
         self._restore(state)
 
     def _wrap_compute(self, compute: Callable) -> Callable:
-        """Leave the state of this rank in place when `compute` raises too."""
+        """Leave the state of this rank in place when `compute` raises too, and warn of less."""
         wrapped = super()._wrap_compute(compute)
 
         @functools.wraps(compute)
         def run(*args: Any, **kwargs: Any) -> Any:
-            was_synced, count = self._is_synced, self._update_count
+            count = self._update_count
             # A rank without samples is nothing to warn of; a metric without any raises.
             self._update_count = max(1, count)
             try:
-                return wrapped(*args, **kwargs)
+                with self._own_state_after():
+                    return wrapped(*args, **kwargs)
             finally:
                 self._update_count = count
-                if self._is_synced and not was_synced and self._should_unsync:
-                    self.unsync()
 
         return run
+
+    @contextmanager
+    def _own_state_after(self) -> Iterator[None]:
+        """Bring the state of this rank back, also from an error among those of all ranks."""
+        was_synced = self._is_synced
+        try:
+            yield
+        finally:
+            if self._is_synced and not was_synced and self._should_unsync:
+                self.unsync()
+
+    @contextmanager
+    def _all_ranks(self) -> Iterator[None]:
+        """The state that `compute` sees: that of all ranks, where they are brought together."""
+        synchronised = self.sync_context(
+            dist_sync_fn=self.dist_sync_fn,
+            should_sync=self._to_sync,
+            should_unsync=self._should_unsync,
+        )
+        with self._own_state_after(), synchronised:
+            yield
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any

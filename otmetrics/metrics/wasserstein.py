@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 from otmetrics.checks import check_flag, check_seed
 from otmetrics.features import DEFAULT_EXTRACTOR
-from otmetrics.metrics.base import FeatureMetric
+from otmetrics.inference.estimates import sliced_estimate, transport_estimate
+from otmetrics.inference.intervals import Estimate, Over
+from otmetrics.inference.two_sample import Statistics
+from otmetrics.metrics.base import FeatureMetric, Tested
 from otmetrics.metrics.stores import QuantileSketch, samples
 from otmetrics.transport.exact.exact import Exact
 from otmetrics.transport.result import TransportResult
@@ -17,7 +20,7 @@ from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
 from otmetrics.transport.sliced.directions import block_size
 from otmetrics.transport.sliced.max_sliced import MaxSliced, MaxSlicedResult
 from otmetrics.transport.sliced.sketch import sketched_result
-from otmetrics.transport.sliced.sliced import Sliced
+from otmetrics.transport.sliced.sliced import Sliced, far_centre
 
 
 class Solver(Protocol):
@@ -74,6 +77,9 @@ class WassersteinFeatureDistance(FeatureMetric):
     """
 
     _option_names = ("max_samples", "seed", "streaming")
+    _to_keep_samples = (
+        "make the metric with streaming=False, and with max_samples=K to keep K samples per side"
+    )
 
     def __init__(
         self,
@@ -135,6 +141,32 @@ class WassersteinFeatureDistance(FeatureMetric):
         # A sketch is summed in float64 whatever the features were.
         self._result = result._replace(value=self._round_score(result.value))
         return self._result.value
+
+    def _estimates(self, real: Tensor, fake: Tensor, over: Over) -> dict[str, Estimate | None]:
+        """Of the cost, rooted as the value is."""
+        (name,), *_ = self._tested()
+        solver, result = self.solver, self.result()
+        if not isinstance(solver, Sliced):
+            assert isinstance(solver, Exact | Sinkhorn)  # what can be tested
+            return {name: transport_estimate(result, solver.order, rooted=True)}
+
+        if (centre := far_centre(real, fake)) is not None:
+            real, fake = real - centre, fake - centre
+        # Reports do not root a debiased cost; this metric does.
+        estimate = sliced_estimate(real, fake, solver, result)
+        return {name: estimate._replace(order=solver.order)}
+
+    def _tested(self) -> Tested:
+        if isinstance(self.solver, Sliced):
+            return Tested(("sliced_wasserstein",), Statistics(sliced=self.solver))
+        if isinstance(self.solver, Exact):
+            return Tested(("wasserstein",), Statistics(exact=self.solver))
+        if isinstance(self.solver, Sinkhorn):
+            return Tested(("sinkhorn_divergence",), Statistics(sinkhorn=self.solver))
+        raise ValueError(
+            '`method` must be "sliced", "exact", "sinkhorn" or one of their solvers for intervals '
+            f"and tests, got {self.solver!r}: make a metric with one of these."
+        )
 
     def _options(self) -> dict[str, Any]:
         """The solver under the name of its argument, and what is kept of the samples."""
