@@ -1,13 +1,21 @@
 """How good the averaged generator is: the library's own scores against held-out samples."""
 
-import math
+import hashlib
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from otmetrics.errors import Argument, ConvergenceWarning, DataError, OptionError
+from otmetrics.errors import (
+    Argument,
+    ConvergenceWarning,
+    DataError,
+    OptionError,
+    unconverged_untold,
+)
 from otmetrics.features import (
     DEFAULT_EXTRACTOR,
     FrozenExtractor,
@@ -16,13 +24,17 @@ from otmetrics.features import (
     load_extractor,
 )
 from otmetrics.hashing import hash_counters
+from otmetrics.inference.intervals import Interval
+from otmetrics.scoring.clouds import Draws, clouds_of
+from otmetrics.scoring.families import Measured, families_of
 from otmetrics.scoring.feature_set import FeatureSet
 from otmetrics.scoring.options import Scoring
-from otmetrics.scoring.report import ScoreReport
+from otmetrics.scoring.report import Score, ScoreReport
 from otmetrics.scoring.score import score_features
 
+from .choosing import LEVEL, Contender, contender
 from .codes import CodeScores, code_scores, reconstruction
-from .config import EVALUATED, HIGHER_IS_BETTER, TrainConfig
+from .config import EVALUATED, TrainConfig
 from .data import NAMES, Data
 from .modes import (
     NUM_SCORED,
@@ -39,6 +51,20 @@ _QUICK = 1000  # samples of an exact distance that training waits for
 _FITTED = 60_000  # digits that the classifier learns from
 _READS = 0.98  # of the held-out digits, below which scores of modes say little
 _STREAM = 0xE7A1  # any number: noise of evaluations, apart from that of training
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation between steps found.
+
+    Attributes:
+        scores: Scores by name.
+        interval: Of the score that chooses, given the samples; None where it has none.
+        contender: What later evaluations are compared with; None alike.
+    """
+
+    scores: dict[str, float]
+    interval: Interval | None = None
+    contender: Contender | None = None
 
 
 class Evaluator:
@@ -69,52 +95,81 @@ class Evaluator:
         ids = torch.randperm(len(data.held_out), generator=order)[: config.eval_num]
         self.held_out = data.held_out[ids.sort().values]
         self.real = self._features(self.held_out, f"<{data.name}, held out>")
+        self._name = f"<samples of {config.preset}>"
+        self._scoring = Scoring(
+            metrics=EVALUATED, confidence_level=LEVEL, seed=config.seed, device=str(device)
+        )
+        # All that decides what is compared, next to the generator. Not by features, whose last
+        # digits may be others where a run goes on.
+        digest = hashlib.sha256(self.held_out.contiguous().numpy().data).hexdigest()[:12]
+        self._of = f"{config.select} by {config.eval_features}, seed {config.seed}, of {digest}"
         self.classifier: nn.Module | None = None
         if data.name == "stacked_mnist":
             self.classifier = _stacked_classifier(data, config.seed)
 
-    def __call__(self, sampler: Sampler) -> dict[str, float]:
-        """Scores by name, without floors, exact and Sinkhorn ones of 1000 samples; see `report`.
+    def __call__(self, sampler: Sampler) -> Evaluation:
+        """Scores without floors, exact and Sinkhorn ones of 1000 samples; see `report`.
 
         Of an autoencoder whose codes have no distribution yet only the error of rebuilt samples.
         """
         if not sampler.prior.known:
-            return {"reconstruction": reconstruction(sampler, self.data, self.held_out)}
-        report, modes = self.report(sampler, floor=False, most=_QUICK, again=False)
-        values = {name: score.value for name, score in report.scores.items()}
+            rebuilt = reconstruction(sampler, self.data, self.held_out)
+            return Evaluation({"reconstruction": rebuilt})
+        fake, other = self._samples(sampler, again=False)
+        measured = self._measure(self._features(fake, self._name))
+        scores = {name: one.value for name, one in measured.items()}
         if sampler.encoder is not None:
-            values["reconstruction"] = reconstruction(sampler, self.data, self.held_out)
+            scores["reconstruction"] = reconstruction(sampler, self.data, self.held_out)
 
-        if modes is None:
-            return values
-        found = {"high_quality": modes.high_quality, "modes_kl": modes.kl}
-        known = {name: value for name, value in found.items() if value is not None}
-        return values | {"modes": float(modes.covered)} | known
+        modes = self._modes(sampler, fake, other)
+        if modes is not None:
+            found = {"high_quality": modes.high_quality, "modes_kl": modes.kl}
+            known = {name: value for name, value in found.items() if value is not None}
+            scores |= {"modes": float(modes.covered)} | known
 
-    def report(
-        self, sampler: Sampler, *, floor: bool = True, most: int = 10_000, again: bool = True
-    ) -> tuple[ScoreReport, ModeScores | None]:
+        estimate = measured[self.config.select].estimate
+        own = None if estimate is None else contender(estimate, self._of)
+        if estimate is None or own is None:
+            return Evaluation(scores)
+        return Evaluation(scores, estimate.interval(LEVEL), own)
+
+    def report(self, sampler: Sampler) -> tuple[ScoreReport, ModeScores | None]:
         """All scores of a generator, and the modes where the data has known ones.
 
-        `most` is the largest number of samples per side of exact and Sinkhorn distances; `again`
-        takes other noise than the evaluations that chose the generator.
+        The noise is another one than that of the evaluations that chose the generator.
         """
+        fake, other = self._samples(sampler, again=True)
+        features = self._features(fake, self._name)
+        report = score_features(self.real, features, scoring=self._scoring)
+        return report, self._modes(sampler, fake, other)
+
+    def fresh_score(self, sampler: Sampler) -> Score:
+        """The score that chooses, as in `report`, without its floor."""
+        fake, _ = self._samples(sampler, again=True)
+        scoring = replace(self._scoring, metrics=(self.config.select,), floor=False)
+        report = score_features(self.real, self._features(fake, self._name), scoring=scoring)
+        return report.scores[self.config.select]
+
+    def _samples(self, sampler: Sampler, *, again: bool) -> tuple[Tensor, int]:
+        """Samples as in `Data`, and a seed for more; `again` takes other noise than it chose by."""
         # Two numbers for those that choose the generator, and two for `again`.
         streams = torch.arange(2) + _STREAM + 2 * again
         seed, other = hash_counters(streams, self.config.seed).tolist()
-        fake = generate_samples(sampler, self.data, len(self.real), seed)
+        return generate_samples(sampler, self.data, len(self.real), seed), other
 
-        scoring = Scoring(
-            metrics=EVALUATED,
-            floor=floor,
-            seed=self.config.seed,
-            device=str(self.device),
-            exact_max=most,
-            sinkhorn_max=most,
-        )
-        name = f"<samples of {self.config.preset}>"
-        report = score_features(self.real, self._features(fake, name), scoring=scoring)
-        return report, self._modes(sampler, fake, other)
+    def _measure(self, fake: FeatureSet) -> dict[str, Measured]:
+        """All scores of samples, an estimate with the one that chooses."""
+        scoring = replace(self._scoring, floor=False, exact_max=_QUICK, sinkhorn_max=_QUICK)
+        draws = Draws(clouds_of({"real": self.real, "fake": fake}, scoring), scoring)
+        found: dict[str, Measured] = {}
+        with unconverged_untold():
+            for family in families_of(scoring):
+                # With intervals of all scores an evaluation would take several times as long.
+                own = replace(scoring, interval=self.config.select in family.names)
+                real, other = (draws.of_family(side, family) for side in ("real", "fake"))
+                measured = family.measure(real, other, own, True)
+                found |= zip(family.names, measured, strict=True)
+        return found
 
     def code_scores(self, sampler: Sampler) -> CodeScores | None:
         """What the codes of a generator say, see `codes.CodeScores`; None for one of noise."""
@@ -142,17 +197,6 @@ class Evaluator:
             return None
         images = generate_samples(sampler, self.data, NUM_SCORED, seed)
         return stacked_scores(images, self.classifier)
-
-
-def better(name: str, scores: dict[str, float], best: dict[str, float]) -> bool:
-    """Whether new scores beat the best ones so far in one of them, or are the first to have it."""
-    if name not in best:
-        return True
-    one, two = scores[name], best[name]
-    # A score that is not finite is worse than any other, also where higher is better.
-    if not (math.isfinite(one) and math.isfinite(two)):
-        return math.isfinite(one)
-    return one > two if name in HIGHER_IS_BETTER else one < two
 
 
 def check_data_claim(name: str, run: Path) -> None:

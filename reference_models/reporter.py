@@ -28,7 +28,8 @@ _SHOWN_IMAGES, _SHOWN_POINTS = 64, 2500
 _LONGEST = 1 << 20  # characters of a row
 _LARGEST = 1 << 30  # bytes of a log
 PARTIAL = re.compile(r"\..*\.[0-9a-f]{16}\.partial")  # what a kill leaves of a file
-_NOT_CURVES = {"step", "images", "seconds"}
+_NOT_CURVES = {"step", "images", "seconds", "best_set"}
+_ENDS = ("low/", "high/")  # of intervals, with the name of the score behind
 
 Progress = Callable[[int, int, str], None]
 """Called with the steps done, the steps in all, and the last numbers as text."""
@@ -57,6 +58,7 @@ class Reporter:
     ) -> None:
         self.out, self.progress, self.warn = out, progress, warn
         self.rows: list[dict[str, Any]] = []
+        self.conclusion: list[str] = []  # lines on the best generator of a run that is done
         self._wants_tensorboard, self._writer = tensorboard, None
         self._last_score, self._began = "", time.monotonic()
 
@@ -104,9 +106,17 @@ class Reporter:
         if self.warn is not None and warning:
             self.warn(f"step {step}: " + warning)
 
-    def scores(self, step: int, images: int, scores: dict[str, float], sampler: Sampler) -> None:
-        """A row of scores, and a picture of samples."""
-        self._row(step, images, {f"score/{name}": value for name, value in scores.items()})
+    def scores(
+        self,
+        step: int,
+        images: int,
+        scores: dict[str, float],
+        sampler: Sampler,
+        known: dict[str, float],
+    ) -> None:
+        """A row of scores and of what is known of their errors, and a picture of samples."""
+        row = {f"score/{name}": value for name, value in scores.items()}
+        self._row(step, images, row | known)
         shown = self.config.select if self.config.select in scores else next(iter(scores))
         self._last_score = f"{shown} {scores[shown]:.4g}"
         if self.out is not None:
@@ -258,22 +268,38 @@ def grid(path: Path, images: Tensor, *, columns: int = 8) -> None:
 
 
 def curves(out: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `losses.png` and `scores.png`, one panel per number in the rows of a log."""
+    """Write `losses.png` and `scores.png`, one panel per number in the rows of a log.
+
+    A score with intervals has them as a band.
+    """
     for name, of_scores in (("losses.png", False), ("scores.png", True)):
         chosen: dict[str, list[tuple[int, float]]] = {}
         for row in rows:
             for key, value in row.items():
-                if key not in _NOT_CURVES and key.startswith("score/") == of_scores:
+                if key in _NOT_CURVES or key.startswith(_ENDS):
+                    continue
+                if key.startswith("score/") == of_scores:
                     chosen.setdefault(key.removeprefix("score/"), []).append((row["step"], value))
 
         # One point is no curve, unless there is one of everything.
         most = max((len(points) for points in chosen.values()), default=0)
         lines = {key: points for key, points in chosen.items() if len(points) > 1 or most == 1}
         if lines:
-            _panels(out / name, lines)
+            bands = {key: _band(rows, key) for key in lines} if of_scores else {}
+            _panels(out / name, lines, bands)
 
 
-def _panels(path: Path, lines: dict[str, list[tuple[int, float]]]) -> None:
+def _band(rows: list[dict[str, Any]], name: str) -> list[tuple[int, float, float]]:
+    """Steps, and the ends of the interval of a score."""
+    low, high = (f"{end}{name}" for end in _ENDS)
+    return [(row["step"], row[low], row[high]) for row in rows if {low, high} <= row.keys()]
+
+
+def _panels(
+    path: Path,
+    lines: dict[str, list[tuple[int, float]]],
+    bands: dict[str, list[tuple[int, float, float]]],
+) -> None:
     """One panel for each line, three in a row."""
     # Not pyplot, which keeps every figure and looks for a display.
     from matplotlib.figure import Figure
@@ -285,6 +311,9 @@ def _panels(path: Path, lines: dict[str, list[tuple[int, float]]]) -> None:
     for axis, (name, points) in zip(axes, lines.items(), strict=False):
         steps, values = zip(*points, strict=True)
         axis.plot(steps, values, marker="." if len(points) < 30 else None, linewidth=1)
+        if band := bands.get(name):
+            axis.fill_between(*zip(*band, strict=True), alpha=0.2, linewidth=0)
+            name += ", 95 % interval"
         # Names may come from a file: a dollar in them begins no formula.
         axis.set_title(name, fontsize=9, parse_math=False)
         axis.tick_params(labelsize=7)

@@ -29,8 +29,8 @@ from .networks import networks
 from .sampling import Sampler, generate_samples
 from .steps import matching
 
-FORMAT = 4
-"""Version of checkpoints and of generators."""
+CHECKPOINTS, FORMAT = 5, 4
+"""Versions of checkpoints and of generators."""
 
 LAST, BEST = "checkpoint.pt", "best.pt"
 GENERATOR = "generator.safetensors"
@@ -49,6 +49,7 @@ _KINDS = {
     "images": int,
     "best": dict,
     "best_average": dict,
+    "best_set": dict,
 }
 """What a checkpoint holds next to the networks."""
 
@@ -93,7 +94,7 @@ def save(path: Path, state: dict[str, Any], config: TrainConfig) -> None:
     from its start. Random numbers need no entry: every step seeds all generators from the run's
     seed, its process and its number.
     """
-    whole = {"version": FORMAT, "config": config.to_dict(), "hash": config.hash, **state}
+    whole = {"version": CHECKPOINTS, "config": config.to_dict(), "hash": config.hash, **state}
     content = io.BytesIO()
     torch.save(whole, content)
     digest = hashlib.sha256(content.getbuffer()).digest()
@@ -121,8 +122,10 @@ def load(path: Path) -> dict[str, Any]:
         ) from error
 
     # By its text: what a file may have in its place, such as a tensor, compares as it likes.
-    if not isinstance(state, dict) or repr(state.get("version")) != str(FORMAT):
-        raise DataError(f"`{path}` is not a checkpoint of this version ({FORMAT}): train again.")
+    if not isinstance(state, dict) or repr(state.get("version")) != str(CHECKPOINTS):
+        raise DataError(
+            f"`{path}` is not a checkpoint of this version ({CHECKPOINTS}): train again."
+        )
     wrong = [name for name, kind in _KINDS.items() if not _is(state.get(name), kind)]
     if "config" not in wrong and not _is_plain(state["config"]):
         wrong.append("config")

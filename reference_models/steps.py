@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from otmetrics.features.weights import is_plain
 from otmetrics.hashing import hash_counters
 
+from .choosing import BestSet
 from .config import TrainConfig
 from .data import Data
 from .networks import networks
@@ -44,6 +45,7 @@ class State:
     images: int = 0  # fake samples so far, rebuilt ones among them
     best: dict[str, float] = field(default_factory=dict)  # scores of the best evaluation, its step
     best_average: dict[str, Tensor] = field(default_factory=dict)  # the average that has them
+    best_set: BestSet = field(default_factory=BestSet)  # evaluations not told apart from it
 
     @property
     def sampler(self) -> Sampler:
@@ -51,10 +53,11 @@ class State:
         return Sampler(self.average, self.prior, self.encoder)
 
     @property
-    def best_sampler(self) -> dict[str, Tensor]:
-        """The state of `sampler` with the best average."""
-        average = {f"generator.{name}": value for name, value in self.best_average.items()}
-        return self.sampler.state_dict() | average
+    def best_sampler(self) -> Sampler:
+        """`sampler` with the best average."""
+        generator = copy.deepcopy(self.average)
+        generator.load_state_dict(self.best_average)
+        return Sampler(generator, self.prior, self.encoder)
 
     def modules(self) -> dict[str, Any]:
         """All that has a state_dict, by name."""
@@ -67,7 +70,8 @@ class State:
         """Plain values and tensors, for a checkpoint."""
         states = {name: part.state_dict() for name, part in self.modules().items()}
         counts = {"step": self.step, "images": self.images}
-        return states | counts | {"best": self.best, "best_average": self.best_average}
+        best = {"best": self.best, "best_average": self.best_average}
+        return states | counts | best | {"best_set": self.best_set.to_dict()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over what a checkpoint holds; a ValueError if a part has another form."""
@@ -84,6 +88,7 @@ class State:
             average = matching(average, self.average.state_dict(), "best_average")
         if best and not _are_scores(best):
             raise ValueError("best holds no scores")
+        self.best_set.load(state["best_set"], state["step"])
         self.step, self.images = state["step"], state["images"]
         self.best, self.best_average = best, average
 

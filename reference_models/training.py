@@ -15,9 +15,10 @@ from torch import Tensor
 from otmetrics.errors import Argument, OptionError, RangeError
 
 from . import saving
+from .choosing import LEVEL
 from .config import TrainConfig
 from .data import Data
-from .evaluation import Evaluator, better
+from .evaluation import Evaluator
 from .health import Health
 from .interruption import deferred_interrupts
 from .reporter import Reporter
@@ -72,6 +73,7 @@ def train(
         with deferred_interrupts(alone) as run.interrupted:
             train_autoencoder(run)
             train_gan(run)
+        run.conclude()
     except RangeError as error:  # of samples, or of their cost
         run.health.check_weights(run.state.step, run.state.to_dict())
         run.health.stop(run.state.step, f"what the networks gave ({error})", error)
@@ -174,15 +176,41 @@ class Run:
 
         state, select = self.state, self.config.select
         self.reporter.begun(state.step, "evaluating")
-        scores = self.evaluator(state.sampler)
-        self.reporter.scores(state.step, state.images, scores, state.sampler)
+        scores, interval, contender = self.evaluator(state.sampler)
+        is_best = select in scores and state.best_set.choose(
+            select, state.step, scores, contender, state.best
+        )
+        known = {}
+        if interval is not None:
+            known = {f"low/{select}": interval.low, f"high/{select}": interval.high}
+            known["best_set"] = float(state.step in state.best_set.members)
+        self.reporter.scores(state.step, state.images, scores, state.sampler, known)
 
-        if select in scores and better(select, scores, state.best):
+        if is_best:
             state.best = scores | {"step": float(state.step)}
             # A copy: a state_dict holds the very tensors that go on moving.
             state.best_average = copy.deepcopy(state.average.state_dict())
             self.save(saving.BEST)
             self.export()
+
+    def conclude(self) -> None:
+        """Say which evaluations may be the best one, and score its generator on fresh samples."""
+        if self.evaluator is None or not self.state.best:
+            return
+        step, select = int(self.state.best["step"]), self.config.select
+        self.reporter.begun(self.state.step, "scoring the best generator on fresh samples")
+        score = self.evaluator.fresh_score(self.state.best_sampler)
+        lines = []
+        if step in self.state.best_set.members:
+            others = sorted(self.state.best_set.members.keys() - {step})
+            steps = ", ".join(map(str, others)) or "no other evaluation"
+            lines.append(f"not told apart from it at {LEVEL:.0%}: {steps}")
+        found = f"{select} on fresh samples: {score.value:.4g}"
+        if score.interval is not None:
+            low, high = score.interval.low, score.interval.high
+            found += f", {LEVEL:.0%} interval {low:.4g} to {high:.4g}"
+            found += f", for the {score.interval.target}"
+        self.reporter.conclusion = [*lines, f"{found}: the number to report"]
 
     def save(self, name: str = saving.LAST) -> None:
         """Write a checkpoint, unless a weight is not finite."""
@@ -199,7 +227,8 @@ class Run:
     def export(self) -> None:
         """Write the best generator."""
         best = self.state.best
-        saving.export(self.out, self.state.best_sampler, self.config, self.data, int(best["step"]))
+        sampler = self.state.best_sampler.state_dict()
+        saving.export(self.out, sampler, self.config, self.data, int(best["step"]))
 
     def stop(self) -> None:
         """Stop as the signal asked, now that nothing is lost by it."""

@@ -409,8 +409,8 @@ def test_an_evaluator_has_them_only_where_there_are_codes() -> None:
     evaluator = Evaluator(config, data, CPU)
     noise = Sampler(Identity(0.0), NoisePrior("normal", 2), None)
     assert evaluator.code_scores(noise) is None
-    assert "reconstruction" not in evaluator(noise)
+    assert "reconstruction" not in evaluator(noise).scores
     sampler = own_codes(data)
     found = evaluator.code_scores(sampler)
     assert found is not None
-    assert evaluator(sampler)["reconstruction"] == found.reconstruction
+    assert evaluator(sampler).scores["reconstruction"] == found.reconstruction

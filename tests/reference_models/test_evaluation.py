@@ -5,15 +5,16 @@ from typing import Any
 import pytest
 import torch
 from otmetrics.reference_models import evaluation
+from otmetrics.reference_models.choosing import better
 from otmetrics.reference_models.config import EVALUATED
 from otmetrics.reference_models.data import Data, load_data
-from otmetrics.reference_models.evaluation import Evaluator, better
+from otmetrics.reference_models.evaluation import Evaluator
 from otmetrics.reference_models.priors import NoisePrior
 from otmetrics.reference_models.sampling import Sampler
 from torch import Tensor, nn
 from training_cases import configured, images, points
 
-from otmetrics import Sliced
+from otmetrics import Scoring, Sliced, score_features
 from otmetrics.errors import DataError, OptionError
 
 CPU = torch.device("cpu")
@@ -44,20 +45,51 @@ def test_real_samples_are_held_out_ones() -> None:
     held_out = {tuple(row) for row in data.held_out.tolist()}
     assert {tuple(row) for row in evaluator.real.features.tolist()} <= held_out
     copied = data.to_network(evaluator.real.features)
-    scores = evaluator(sampler(Fixed(torch.cat([copied, copied, copied]))))
+    scores = evaluator(sampler(Fixed(torch.cat([copied, copied, copied])))).scores
     assert scores["wasserstein"] < 1e-6
-    assert evaluator(sampler(Fixed(data.to_network(data.train[:600]))))["wasserstein"] > 0.01
+    other = evaluator(sampler(Fixed(data.to_network(data.train[:600])))).scores
+    assert other["wasserstein"] > 0.01
 
 
 def test_scores_are_those_of_the_library() -> None:
     data = points()
     evaluator = Evaluator(configured("exact-ot", data, eval_num=100), data, CPU)
     fake = data.to_network(data.train[:600])
-    scores = evaluator(sampler(Fixed(fake)))
+    scores = evaluator(sampler(Fixed(fake))).scores
     assert set(EVALUATED) < set(scores)
     expected = Sliced(seed=0).solve(evaluator.real.features, data.from_network(fake[:100])).value
     assert scores["sliced_wasserstein"] == pytest.approx(float(expected), rel=1e-12)
     assert scores["modes"] == 8
+
+
+@pytest.mark.parametrize("name", ["sliced_wasserstein", "wasserstein", "coverage"])
+def test_the_score_that_chooses_has_its_interval(name: str) -> None:
+    data = points()
+    evaluator = Evaluator(configured("exact-ot", data, eval_num=100, select=name), data, CPU)
+    fake = data.to_network(data.train[:600])
+    found = evaluator(sampler(Fixed(fake)))
+    scoring = Scoring(metrics=(name,), floor=False)
+    samples = data.from_network(fake[:100])
+    expected = score_features(evaluator.real.features, samples, scoring=scoring).scores[name]
+    assert found.scores[name] == expected.value
+    assert found.interval == expected.interval
+    assert found.contender is not None
+
+
+def test_the_number_to_report_is_that_of_the_report() -> None:
+    data = points()
+    evaluator = Evaluator(configured("exact-ot", data, eval_num=100), data, CPU)
+    generator = Fixed(data.to_network(data.train[:600]))
+    fresh, (report, _) = (
+        evaluator.fresh_score(sampler(generator)),
+        evaluator.report(sampler(generator)),
+    )
+    assert (fresh.value, fresh.interval) == (
+        report.scores["coverage"].value,
+        report.scores["coverage"].interval,
+    )
+    assert fresh.interval is not None
+    assert torch.equal(generator.noise[0], generator.noise[1])
 
 
 def test_noise_is_the_same_at_each_call_and_another_in_the_end() -> None:

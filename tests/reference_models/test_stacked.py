@@ -208,7 +208,9 @@ def test_evaluations_count_the_modes_of_a_generator(evaluated):
             kept = data.held_out[known]
             return data.to_network(kept[rows % len(kept)])
 
-    scores = evaluator(Sampler(Copies(), NoisePrior("normal", evaluator.config.latent), None))
+    scores = evaluator(
+        Sampler(Copies(), NoisePrior("normal", evaluator.config.latent), None)
+    ).scores
     # 27 modes own most samples; a digit in two hundred is misread.
     assert scores["modes"] >= 27
     assert scores["modes_kl"] == pytest.approx(math.log(1000 / 27), abs=0.2)

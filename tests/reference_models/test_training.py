@@ -10,13 +10,16 @@ import torch
 from accelerate import Accelerator
 from otmetrics.reference_models import saving
 from otmetrics.reference_models.config import EVALUATED, HIGHER_IS_BETTER, config_from
+from otmetrics.reference_models.evaluation import Evaluator
 from otmetrics.reference_models.health import Health
 from otmetrics.reference_models.presets import PRESETS
 from otmetrics.reference_models.priors import NoisePrior
+from otmetrics.reference_models.reporter import curves
 from otmetrics.reference_models.resuming import changes
 from otmetrics.reference_models.sampling import generate_samples
 from otmetrics.reference_models.steps import follow, gan_step, initial_state
-from training_cases import Stopped, configured, images, points, run, weights
+from otmetrics.reference_models.training import RunOptions, train
+from training_cases import Plain, Stopped, configured, images, points, run, weights
 
 from otmetrics.errors import DataError, DivergedError, OptionError
 
@@ -70,7 +73,22 @@ def test_killed_at_any_step_and_resumed_it_has_the_same_weights(
         pairs = zip(weights(whole), weights(resumed), strict=True)
         assert all(torch.equal(one, two) for one, two in pairs)
         assert resumed.best == whole.best
+        best = (saving.load(folder / saving.BEST) for folder in (tmp_path / "whole", out))
+        assert_equal(*best)
         assert losses(out) == losses(tmp_path / "whole")
+
+
+def assert_equal(one: Any, two: Any) -> None:
+    """All that two checkpoints hold is the same, to the bit."""
+    assert type(one) is type(two)
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for name in one:
+            assert_equal(one[name], two[name])
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, two)
+    else:
+        assert one == two
 
 
 def losses(out: Path) -> list[dict[str, float]]:
@@ -335,10 +353,54 @@ def test_every_score_may_choose_the_best(name: str, tmp_path: Path) -> None:
     data = points()
     state = run(configured("exact-ot", data, steps=4, eval_every=1, select=name), data, tmp_path)
     rows = losses(tmp_path)
-    found = [row[f"score/{name}"] for row in rows if f"score/{name}" in row]
+    found = {row["step"]: row for row in rows if f"score/{name}" in row}
     assert len(found) == 4
-    expected = max(found) if name in HIGHER_IS_BETTER else min(found)
-    assert state.best[name] == expected
+    kept = int(state.best["step"])
+    assert state.best[name] == found[kept][f"score/{name}"]
+    pick = max if name in HIGHER_IS_BETTER else min
+    extreme = pick(found, key=lambda step: found[step][f"score/{name}"])
+    assert {kept, extreme} <= state.best_set.members.keys()
+    # What was noted of later ones was of this one.
+    later = {step: bool(row["best_set"]) for step, row in found.items() if step >= kept}
+    assert later == {step: step in state.best_set.members for step in later}
+    for row in found.values():
+        assert row[f"low/{name}"] < row[f"high/{name}"]
+
+
+def test_a_run_ends_with_the_best_set_and_the_number_to_report(tmp_path: Path) -> None:
+    data = points()
+    config = configured("exact-ot", data, steps=8, eval_every=2, eval_num=100)
+    reporter = Plain(tmp_path, tensorboard=False)
+    state = train(config, data, tmp_path, reporter=reporter, options=RunOptions(device="cpu"))
+    best, told = reporter.conclusion
+    others = sorted(state.best_set.members.keys() - {int(state.best["step"])})
+    listed = ", ".join(map(str, others)) or "no other evaluation"
+    assert best == f"not told apart from it at 95%: {listed}"
+
+    sampler, *_ = saving.load_generator(tmp_path)
+    score = Evaluator(config, data, torch.device("cpu")).report(sampler)[0].scores["coverage"]
+    assert score.interval is not None
+    assert told == (
+        f"coverage on fresh samples: {score.value:.4g}, 95% interval {score.interval.low:.4g} to "
+        f"{score.interval.high:.4g}, for the mean at these sizes: the number to report"
+    )
+
+
+def test_intervals_are_bands_of_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+
+    def fill(axis: Any, *band: Any, **options: Any) -> None:
+        drawn.append((axis.get_lines()[0].get_ydata().tolist(), band))
+
+    monkeypatch.setattr("matplotlib.axes.Axes.fill_between", fill)
+    rows = [
+        {"step": step, "images": 1, "seconds": 0.0, "score/a": step + 0.5, "score/b": 1.0}
+        | {"low/a": float(step), "high/a": step + 1.0, "best_set": 1.0}
+        for step in (1, 2, 3)
+    ]
+    curves(tmp_path, rows)
+    assert drawn == [([1.5, 2.5, 3.5], ((1, 2, 3), (1.0, 2.0, 3.0), (2.0, 3.0, 4.0)))]
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.png"]  # no losses among them
 
 
 def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
