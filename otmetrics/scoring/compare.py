@@ -109,14 +109,15 @@ def compare(
         OptionError: If an option does not fit the inputs.
     """
     runs = _runs_of(models, comparing, (str, Path))
-    paths = [Path(path) for path in _flat(models, (str, Path))]
-    if len({path.resolve() for path in paths}) < len(paths):
-        twice = next(path for i, path in enumerate(paths) if path in paths[:i])
-        raise OptionError(f"`{twice}` is named twice: each model and run needs its own samples.")
+    paths = _flat(models, (str, Path))
+    places = [Path(path).resolve() for path in paths]
+    for i, path in enumerate(paths):
+        if places[i] in places[:i]:
+            raise OptionError(f"`{path}` is named twice: each model and run needs its own samples.")
     ranks = ranks or ALONE
 
     began = time.perf_counter()
-    inputs = open_inputs([real, *_flat(models, (str, Path))], extraction)
+    inputs = open_inputs([real, *paths], extraction)
     check_inputs(inputs)
     # Before the first image is read, which may be hours before the scores.
     _check_sizes({one.path: len(one.draw(extraction, scoring.need)) for one in inputs[1:]})

@@ -304,6 +304,9 @@ def test_models_are_named_and_files_are_given_once(tmp_path):
     real, one = (features(tmp_path, name, 60) for name in ("real", "one"))
     with pytest.raises(OptionError, match=r"one.npy` is named twice"):
         compare(real, {"a": [one, one], "b": real}, scoring=KERNEL)
+    other = tmp_path / ".." / tmp_path.name / one.name  # the same in other words
+    with pytest.raises(OptionError, match=r"one.npy` is named twice"):
+        compare(real, {"a": one, "b": other}, scoring=KERNEL)
 
 
 def test_few_samples_are_told_to_be_few():
