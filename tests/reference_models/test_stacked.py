@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from otmetrics.reference_models.modes import (
     accuracy,
     divergence_floor,
     fit_digit_classifier,
+    read_digits,
     stacked_scores,
     triples,
+    uniform_divergence,
 )
 from otmetrics.reference_models.presets import config_for
 from otmetrics.reference_models.priors import NoisePrior
@@ -97,8 +100,6 @@ def test_collapse_on_one_mode():
 
 def test_uniform_modes_reach_the_floor_of_the_divergence():
     """2 N KL is nearly chi-square with 999 degrees of freedom; the exact mean is .01934."""
-    from otmetrics.reference_models.modes import uniform_divergence
-
     generator = torch.Generator().manual_seed(0)
     modes = torch.randint(1000, (20, NUM_SCORED), generator=generator)
     values = [uniform_divergence(torch.bincount(row, minlength=1000)) for row in modes]
@@ -160,21 +161,16 @@ def test_labels_that_do_not_fit_raise(labels):
         fit_digit_classifier(bars(4, seed=0)[0], labels.long(), seed=0)
 
 
-@needs_mnist
-def test_a_part_of_mnist_is_learned():
-    """A sixth of the digits, a sixth of the time: 97 % and more instead of 99 %."""
-    data = load_data("mnist", root=MNIST)
-    classifier = fit_digit_classifier(data.train[:10_000], data.labels[0][:10_000], seed=0)
-    assert accuracy(classifier, data.held_out[:2000], data.labels[1][:2000]) > 0.965
-
-
 @pytest.fixture(scope="module")
 def evaluated() -> tuple[Evaluator, list[float]]:
     """An evaluator of stacked MNIST, and what shares of held-out digits it found it reads.
 
-    Its classifier is fitted to 60 000 digits, which takes most of the time of these tests.
+    Its classifier learns from a third of the digits that an evaluation takes: 98 % instead of 99.
     """
     data = load_data("stacked_mnist", root=MNIST)
+    assert data.labels is not None
+    few = 20_000
+    data = replace(data, train=data.train[:few], labels=(data.labels[0][:few], data.labels[1]))
     config = config_for("dcgan", data, {"eval_features": "pixels", "eval_num": 20}, {})
     read = []
     with pytest.MonkeyPatch.context() as patch:
@@ -217,14 +213,16 @@ def test_evaluations_count_the_modes_of_a_generator(evaluated):
 
 
 @needs_mnist
-@pytest.mark.slow
-def test_mnist_is_learned_and_its_triples_score_their_floor(evaluated):
+def test_triples_of_mnist_are_read_and_score_their_floor(evaluated):
     evaluator, _ = evaluated
-    data, classifier = evaluator.data, evaluator.classifier
-    digits = load_data("mnist", root=MNIST)
-    assert accuracy(classifier, digits.held_out, digits.labels[1]) > 0.989
-    for part, floor in (("train", 0.0236), ("held_out", 0.0246)):
-        scores = stacked_scores(getattr(data, part)[:NUM_SCORED], classifier)
-        assert scores.covered == 1000
+    labels = load_data("stacked_mnist", root=MNIST).labels
+    for part, floor, known in zip(("train", "held_out"), (0.0236, 0.0246), labels, strict=True):
+        images = getattr(evaluator.data, part)[:1000]
+        digits = read_digits(evaluator.classifier, images.reshape(-1, 1, 28, 28)).view(-1, 3)
+        modes = digits @ torch.tensor([100, 10, 1])
+        assert (modes == known[:1000]).double().mean() > 0.93  # three digits of 98 % each
+        counts = torch.bincount(known[:NUM_SCORED], minlength=1000)
+        assert (counts > 0).all()
         # Six standard errors of one set, sqrt(2 * 999) / (2 N).
-        assert scores.kl == pytest.approx(floor, abs=6 * math.sqrt(2 * 999) / (2 * NUM_SCORED))
+        error = math.sqrt(2 * 999) / (2 * NUM_SCORED)
+        assert uniform_divergence(counts) == pytest.approx(floor, abs=6 * error)
