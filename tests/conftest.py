@@ -94,6 +94,16 @@ def networks_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Any]:
+    """Starts processes that need not import the library."""
+    from forks import Forks
+
+    started = Forks()
+    yield started
+    started.close()
+
+
 @pytest.fixture(scope="session")
 def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file like the published one, with random tensors that keep activations of order one."""
