@@ -94,7 +94,7 @@ def networks_once() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def forks() -> Iterator[Any]:
     """Starts processes that need not import the library."""
     from forks import Forks

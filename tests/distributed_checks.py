@@ -1,6 +1,7 @@
 """What the ranks of a distributed run check on every metric; `metrics/test_distributed` runs it."""
 
 import datetime
+import sys
 import traceback
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torchmetrics import MetricCollection
 
 from otmetrics import FrechetFeatureDistance, Sliced, WassersteinFeatureDistance
 
-# Samples a rank, real and fake; the rest is of the last rank.
+# Samples of each of three ranks, real and fake.
 SHARES = {
     "uneven": [(30, 5), (3, 21), (8, 11)],
     "nothing on the first rank": [(0, 0), (30, 20), (11, 17)],
@@ -25,9 +26,7 @@ SHARES = {
 SIDES = ("real", "fake")
 
 
-def split(shares: list[tuple[int, int]], world: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    if world == 2:
-        shares = [shares[0], tuple(map(sum, zip(*shares[1:], strict=True)))]
+def split(shares: list[tuple[int, int]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     real, fake = zip(*shares, strict=True)
     return list(zip(REAL.split(real), FAKE.split(fake), strict=True))
 
@@ -41,7 +40,7 @@ def feed(metric, real, fake):
 
 def every_share_gives_the_single_value(case: Case, rank: int, world: int) -> None:
     for shares in SHARES.values():
-        parts = split(shares, world)
+        parts = split(shares)
         metric = feed(case.make(feature=None), *parts[rank])
         assert_same(metric.compute(), expected(case))
         # The state of this rank is back, and goes on.
@@ -68,7 +67,7 @@ def assert_same_on_all_ranks(value, world: int) -> None:
 def a_drawn_subset_is_the_same_everywhere(case: Case, rank: int, world: int) -> None:
     """More samples than the reservoir holds: drawn anew from those of all ranks."""
     for shares in SHARES.values():
-        metric = feed(case.make(feature=None), *split(shares, world)[rank])
+        metric = feed(case.make(feature=None), *split(shares)[rank])
         assert_same_on_all_ranks(metric.compute(), world)
         assert metric.protocol["sizes"] == {"real": 41, "fake": 37}
         metric.sync()
@@ -81,7 +80,7 @@ def a_drawn_subset_is_the_same_everywhere(case: Case, rank: int, world: int) -> 
 
 def intervals_and_tests_are_those_of_one_process(case: Case, rank: int, world: int) -> None:
     if case.infers:
-        metric = feed(case.make(feature=None), *split(SHARES["one side a rank"], world)[rank])
+        metric = feed(case.make(feature=None), *split(SHARES["one side a rank"])[rank])
         found: list[str] = [""] * world
         dist.all_gather_object(found, inferred(metric))
         # A reservoir is drawn anew; all others are fed in the order of one process.
@@ -108,13 +107,13 @@ def one_side_nowhere(case: Case, rank: int, world: int) -> None:
 
 
 def sync_only_when_asked(case: Case, rank: int, world: int) -> None:
-    parts = split(SHARES["uneven"], world)
+    parts = split(SHARES["uneven"])
     metric = feed(case.make(feature=None, sync_on_compute=False), *parts[rank])
     assert_same(metric.compute(), case.expected(*parts[rank]))
 
 
 def forward_stays_on_the_rank(case: Case, rank: int, world: int) -> None:
-    parts = split(SHARES["uneven"], world)
+    parts = split(SHARES["uneven"])
     for on_step in (False, True):
         metric = case.make(feature=None, dist_sync_on_step=on_step)
         real, fake = parts[rank]
@@ -127,7 +126,7 @@ def forward_stays_on_the_rank(case: Case, rank: int, world: int) -> None:
 
 
 def kept_real_samples_are_counted_once(case: Case, rank: int, world: int) -> None:
-    real, fake = split(SHARES["uneven"], world)[rank]
+    real, fake = split(SHARES["uneven"])[rank]
     metric = feed(case.make(feature=None, reset_real_features=False), real, fake[:0])
     for _ in range(2):
         feed(metric, real[:0], fake)
@@ -139,7 +138,7 @@ def kept_real_samples_are_counted_once(case: Case, rank: int, world: int) -> Non
 
 
 def ranks_of_other_dtypes(case: Case, rank: int, world: int) -> None:
-    real, fake = split(SHARES["uneven"], world)[rank]
+    real, fake = split(SHARES["uneven"])[rank]
     dtype = torch.float32 if rank else torch.float64
     metric = feed(case.make(feature=None), real.to(dtype), fake.to(dtype))
     value = metric.compute()
@@ -168,7 +167,7 @@ def ranks_of_other_scores(rank: int, world: int) -> None:
 
 
 def on_the_cpu(case: Case, rank: int, world: int) -> None:
-    parts = split(SHARES["nothing on the first rank"], world)
+    parts = split(SHARES["nothing on the first rank"])
     metric = feed(case.make(feature=None, compute_on_cpu=True), *parts[rank])
     if not case.uses_order:
         assert_same(metric.compute(), expected(case))
@@ -196,7 +195,7 @@ def collections_and_groups(rank: int, world: int) -> None:
             "frechet": FrechetFeatureDistance(feature=None),
         }
     )
-    parts = split(SHARES["nothing on the last rank"], world)
+    parts = split(SHARES["nothing on the last rank"])
     feed(collection, *parts[rank])
     found = collection.compute()
     assert_same(found["exact"], expected(CASES["exact"]))
@@ -244,3 +243,7 @@ def work(rank: int, world: int, folder: str) -> None:
     Path(folder, f"rank{rank}").write_text("\n".join(failures))
     dist.barrier()
     dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -166,3 +166,4 @@ if __name__ == "__main__":
     _asked = _serve()
     if _asked is not None:
         _run(**_asked)
+    os._exit(0)
