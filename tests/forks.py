@@ -10,6 +10,8 @@ import importlib
 import json
 import os
 import runpy
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,8 +23,18 @@ from pathlib import Path
 IMPORTED = [
     *("otmetrics.cli.main", "otmetrics.cli.extract", "otmetrics.cli.score", "otmetrics.cli.render"),
     *("otmetrics.scoring.score", "otmetrics.scoring.comparison", "otmetrics.scoring.ranks"),
-    *("otmetrics.metrics", "rich.progress"),
+    *("otmetrics.metrics", "otmetrics.reference_models.training", "rich.progress"),
 ]
+
+
+def as_ranks(world: int) -> list[dict[str, str]]:
+    """The environment of each process of one run, as torchrun would give it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
 
 
 class Fork:
@@ -145,6 +157,8 @@ def _run(module: str, arguments: list[str], cwd: str, environment: dict, streams
     os.chdir(cwd)
     sys.path.insert(0, cwd)
     sys.argv = [module, *arguments]
+    # A background shell hands down an ignored SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     code: object = 0
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import as_ranks
 from sklearn.datasets import load_digits
 
 from otmetrics import FrechetFeatureDistance, WassersteinFeatureDistance
@@ -114,26 +115,24 @@ def test_help_teaches(path, capsys, monkeypatch):
 
 
 DISTRIBUTED = {
-    "torchrun_eval.py": [str(EXAMPLES / "torchrun_eval.py"), *TINY],
-    "accelerate_loop.py": [str(EXAMPLES / "accelerate_loop.py"), *TINY, "--cpu"],
+    "torchrun_eval": TINY,
+    "accelerate_loop": (*TINY, "--cpu"),
 }
-NUMBER = r"(?:rank|process) \d: (\d\.\d{6}), 33 real samples"
-
-
-@pytest.fixture(scope="module")
-def alone() -> dict[str, str]:
-    """What each prints on one process, the same one: loading torch takes longer than they do."""
-    program = (
-        f"import runpy, sys\nfor sys.argv in {list(DISTRIBUTED.values())}:\n"
-        "    runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    return dict(zip(DISTRIBUTED, re.findall(NUMBER, printed("-c", program)), strict=True))
+NUMBER = r"(?:rank|process) (\d): (\d\.\d{6}), 33 real samples"
 
 
 @pytest.mark.parametrize("name", DISTRIBUTED)
-def test_two_processes_give_the_number_of_one(name, alone):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    together = re.findall(NUMBER, printed(*launcher, *DISTRIBUTED[name]))
-    assert len(together) == 2, together
-    for value in together:
-        assert float(value) == pytest.approx(float(alone[name]), rel=1e-5), (together, alone)
+def test_two_processes_give_the_number_of_one(name, forks):
+    """Started with the variables that torchrun sets."""
+    ranks = [{"CUDA_VISIBLE_DEVICES": ""} | own for own in ({}, *as_ranks(2))]
+    processes = [
+        forks.start(name, *DISTRIBUTED[name], cwd=EXAMPLES, environment=own) for own in ranks
+    ]
+    numbers = []
+    for process in processes:
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        numbers += re.findall(NUMBER, out)
+    assert [rank for rank, _ in numbers] == ["0", "0", "1"]
+    alone, *together = (float(value) for _, value in numbers)
+    assert together == pytest.approx([alone, alone], rel=1e-5)
