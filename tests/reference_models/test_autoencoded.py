@@ -28,7 +28,7 @@ from otmetrics.functional import laguerre_cells
 from otmetrics.transport.semidiscrete.sources import random_samples
 
 CPU = torch.device("cpu")
-OPTIONS: dict[str, Any] = {"num_codes": 30, "tolerance": 0.015, "max_rounds": 2}  # both are needed
+OPTIONS: dict[str, Any] = {"num_codes": 30, "tolerance": 0.03, "max_rounds": 2}  # one is needed
 
 
 class Killed(Exception):  # noqa: N818 - it stands for a kill
@@ -195,7 +195,8 @@ def test_killed_in_every_stage_and_resumed_it_has_the_same_weights(
 ) -> None:
     """After each checkpoint of the transport, which has one a round, and before or after others."""
     data = points()
-    config = coded(name, data, eval_every=4, batch_size=8)
+    # Two rounds are needed.
+    config = coded(name, data, objective={"tolerance": 0.02}, eval_every=4, batch_size=8)
     saves: list[tuple[str, int, int]] = []
     save = saving.save
 
@@ -215,7 +216,9 @@ def test_killed_in_every_stage_and_resumed_it_has_the_same_weights(
     rounds = [saves[number - 1][2] for number in within]
     assert rounds == [-1, 0, 60]  # the codes, the first heights, a round; one more ends the step
     others = random.Random(name).sample(sorted(set(range(1, len(saves) + 1)) - set(within)), 2)
-    for stop in (*within, *others):
+    # The transport is that of both presets.
+    stops = (*within, others[0]) if name == "ae-ot" else (within[1], *others)
+    for stop in stops:
         early = stop == others[0]
         out = tmp_path / f"stopped{stop}"
         saves.clear()
