@@ -397,21 +397,32 @@ def test_a_debiased_distance_is_squared_so_that_floors_subtract(otmetrics, featu
     assert otmetrics("score", *features, *options, "--tolerance", "0.1").code == 2
 
 
+SLOW = """
+import pathlib, time
+import torch
+
+class Network(torch.nn.Module):
+    def forward(self, images):
+        pathlib.Path("begun").touch()
+        time.sleep(60)
+        return images.flatten(1)
+"""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
-def test_interrupt_ends_cleanly(tmp_path):
-    folder = write_images(tmp_path / "many", 400, seed=1)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "otmetrics", "score", folder, folder],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A background shell hands down an ignored SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    time.sleep(6)  # importing takes three to four seconds, extracting far more than the rest
-    assert process.poll() is None, process.communicate()
+def test_interrupt_ends_cleanly(forks, tmp_path):
+    """Amid extraction."""
+    folder = write_images(tmp_path / "images", 8, seed=1)
+    (tmp_path / "slow.py").write_text(SLOW)
+    options = ("--features", "module:slow:Network", "--runtime", "torch")
+    process = forks.start("otmetrics", "score", folder, folder, *options, cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=50)
     assert process.returncode == 130
     assert stdout == ""
     assert "interrupted" in stderr
@@ -437,6 +448,7 @@ def test_table_on_a_terminal_fits_80_columns(features):
 
 
 def test_output_survives_a_narrow_encoding(features):
+    """Of a process from its start, which chooses how it encodes."""
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     command = [sys.executable, "-m", "otmetrics", "score", *features, "-q"]
     finished = subprocess.run(command, env=environment, capture_output=True, check=True)
@@ -453,7 +465,7 @@ def test_json_survives_names_that_are_no_text(otmetrics, tmp_path):
     assert json.loads(target.read_text())["protocol"]["inputs"]["real"]["used"] == 20
 
 
-def test_bug_in_the_users_network_keeps_its_traceback(tmp_path):
+def test_bug_in_the_users_network_keeps_its_traceback(forks, tmp_path):
     folder = write_images(tmp_path / "folder", 8, seed=1)
     (tmp_path / "mine.py").write_text(
         "import torch\n"
@@ -461,10 +473,9 @@ def test_bug_in_the_users_network_keeps_its_traceback(tmp_path):
         "    def forward(self, images):\n"
         "        raise ValueError('my own bug')\n"
     )
-    command = [sys.executable, "-m", "otmetrics", "score", folder, folder, "-q"]
-    finished = subprocess.run(
-        [*command, "--features", "module:mine:Net"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert finished.returncode == 1
-    assert "Traceback" in finished.stderr
-    assert "my own bug" in finished.stderr
+    options = ("--features", "module:mine:Net", "-q")
+    process = forks.start("otmetrics", "score", folder, folder, *options, cwd=tmp_path)
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert "Traceback" in stderr
+    assert "my own bug" in stderr

@@ -1,8 +1,6 @@
 """Scores keep to the memory that they are given, and large features stay in files."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +23,22 @@ SIZES = {
 }
 CASES = [(name, limit) for name, (_, _, limits, _) in SIZES.items() for limit in limits]
 
-SCRIPT = """
-import sys, threading, time
+# A fixed threshold makes malloc give large blocks back at once: by its own rule it keeps some, by
+# chance, and the peak would be of what was used before as well.
+ANONYMOUS = """
+import ctypes, sys, threading, time
 import numpy as np
-from otmetrics import Extraction, Scoring, score, score_features
+from otmetrics import Extraction, Scoring, extracted, score, score_features
+
+M_MMAP_THRESHOLD = -3
+assert ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1_000_000)
 
 def anonymous():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+"""
 
+SCORES = """
 name, limit = sys.argv[1], float(sys.argv[2])
 few = (np.load(path, mmap_mode="r")[:200].copy() for path in sys.argv[3:])
 score_features(*few, scoring=Scoring(metrics=(name,)))
@@ -54,9 +59,19 @@ print(peak[0] - before)
 """
 
 
+def measured(forks, folder, script, *arguments):
+    """The numbers that a process of its own prints."""
+    (folder / "script.py").write_text(ANONYMOUS + script)
+    cache = {"OTMETRICS_CACHE": str(folder / "cache")}
+    process = forks.start("script", *arguments, cwd=folder, environment=cache)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return [float(word) for word in out.split()]
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for its memory")
 @pytest.mark.parametrize(("name", "limit"), CASES)
-def test_scores_keep_to_their_memory(name, limit, tmp_path):
+def test_scores_keep_to_their_memory(name, limit, forks, tmp_path):
     size, dimension, limits, most = SIZES[name]
     kept = 4 * size**2 if name in ("wasserstein", "sinkhorn_divergence") else 0
     half = 4 * size * dimension / 2
@@ -66,18 +81,8 @@ def test_scores_keep_to_their_memory(name, limit, tmp_path):
         values = torch.randn(size, dimension, generator=torch.Generator().manual_seed(len(paths)))
         paths.append(tmp_path / f"{side}.npy")
         np.save(paths[-1], values.numpy())
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, name, str(limit), *map(str, paths)],
-        # A fixed threshold makes malloc give large blocks back at once: by its own rule it keeps
-        # some, by chance, and the peak would be of what was used before as well.
-        env=os.environ
-        | {"OTMETRICS_CACHE": str(tmp_path / "cache"), "MALLOC_MMAP_THRESHOLD_": "1000000"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) <= most
+    (taken,) = measured(forks, tmp_path, SCORES, name, limit, *paths)
+    assert taken <= most
 
 
 @pytest.mark.parametrize(
@@ -170,13 +175,6 @@ def test_a_file_that_does_not_fit_is_told_before_it_is_written_to():
 
 
 FEATURES = """
-import sys
-from otmetrics import Extraction, extracted
-
-def anonymous():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
-
 extracted([sys.argv[2]], Extraction(memory_limit=1e6))
 before = anonymous()
 (found,) = extracted([sys.argv[1]], Extraction(memory_limit=1e6))
@@ -186,21 +184,13 @@ print(anonymous() - before, float(found.features.double().sum()))
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for its memory")
 @pytest.mark.parametrize("kind", ["npy", "npz", "big-endian", "float16"])
-def test_features_of_files_stay_in_files(kind, tmp_path):
+def test_features_of_files_stay_in_files(kind, forks, tmp_path):
     generator = np.random.default_rng(0)
     values = generator.standard_normal((200_000, 100), np.float32)  # 80 MB
     values = values.astype({"big-endian": ">f4", "float16": "f2"}.get(kind, "f4"))
     path, small = tmp_path / f"a.{'npz' if kind == 'npz' else 'npy'}", tmp_path / "small.npy"
     np.savez(path, features=values) if kind == "npz" else np.save(path, values)
     np.save(small, values[:100])
-    done = subprocess.run(
-        [sys.executable, "-c", FEATURES, str(path), str(small)],
-        env=os.environ | {"OTMETRICS_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    growth, total = map(float, done.stdout.split())
+    growth, total = measured(forks, tmp_path, FEATURES, path, small)
     assert growth < 30e6
     assert total == pytest.approx(float(values.astype(np.float64).sum()), rel=1e-6)
