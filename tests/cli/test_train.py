@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import Finished
 from otmetrics.reference_models import saving, training
 from otmetrics.reference_models.presets import PRESETS
 from otmetrics.reference_models.saving import load_generator
@@ -22,12 +23,12 @@ TINY = ("--steps", 8, "--batch-size", 16, "--width", 8, "--eval-num", 40, "--eva
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
+def digits(forks, tmp_path_factory):
     """A run on scikit-learn's digits, by another process: signals and streams are its own."""
     out = tmp_path_factory.mktemp("runs") / "digits"
-    command = [sys.executable, "-m", "otmetrics", "train", "swg", "--data", "digits", "--out", out]
-    finished = subprocess.run([*map(str, command), *map(str, TINY)], capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
+    process = forks.start("otmetrics", "train", "swg", "--data", "digits", "--out", out, *TINY)
+    finished = Finished(process.wait(), *process.communicate())
+    assert finished.code == 0, finished.stderr
     return out, finished
 
 
@@ -442,18 +443,22 @@ def test_a_folder_is_evaluated_at_the_size_of_the_run(otmetrics, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_interrupted_keeps_its_last_step(otmetrics, tmp_path, number):
+@pytest.mark.parametrize(("number", "is_fork"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_a_run_that_is_interrupted_keeps_its_last_step(forks, tmp_path, number, is_fork):
     out = tmp_path / "run"
     options = ["--batch-size", "16", "--width", "8", "--eval-num", "40", "--steps", "1000000"]
-    command = [sys.executable, "-m", "otmetrics", "train", "exact-ot", "--data", "ring8"]
-    process = subprocess.Popen(
-        [*command, "--out", str(out), *options, "--log-every", "1"],
-        stderr=subprocess.PIPE,
-        text=True,
-        # A background shell hands down an ignored SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    command = ["otmetrics", "train", "exact-ot", "--data", "ring8", "--out", out, *options]
+    command += ["--log-every", "1"]
+    if is_fork:
+        process = forks.start(*command)
+    else:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *map(str, command)],
+            stderr=subprocess.PIPE,
+            text=True,
+            # A background shell hands down an ignored SIGINT.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
     log, deadline = out / "log.jsonl", time.monotonic() + 180
     try:
         while not log.exists() or len(log.read_text().splitlines()) < 20:
@@ -474,15 +479,14 @@ def test_a_run_that_is_interrupted_keeps_its_last_step(otmetrics, tmp_path, numb
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
-def test_a_process_that_is_killed_goes_on_to_the_same_weights(otmetrics, tmp_path):
+def test_a_process_that_is_killed_goes_on_to_the_same_weights(otmetrics, forks, tmp_path):
     """SIGKILL, which nothing can catch, at a moment of the run's own."""
     command = ["train", "wgan-gp", "--data", "ring8", "-q"]
-    options = ["--batch-size", "16", "--width", "8", "--eval-num", "40", "--steps", "300"]
-    options += ["--eval-every", "100", "--checkpoint-every", "5", "--no-tensorboard"]
+    options = ["--batch-size", "16", "--width", "8", "--eval-num", "40", "--steps", "150"]
+    options += ["--eval-every", "50", "--checkpoint-every", "5", "--no-tensorboard"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert otmetrics(*command, "--out", whole, *options).code == 0
-    program = [sys.executable, "-m", "otmetrics"]
-    process = subprocess.Popen([*program, *command, "--out", str(killed), *options])
+    process = forks.start("otmetrics", *command, "--out", killed, *options)
     log = killed / "log.jsonl"
     deadline = time.monotonic() + 60
     while not (killed / saving.LAST).exists() or len(log.read_text().splitlines()) < 40:
@@ -492,7 +496,7 @@ def test_a_process_that_is_killed_goes_on_to_the_same_weights(otmetrics, tmp_pat
     process.send_signal(signal.SIGKILL)
     process.wait()
     stopped = torch.load(killed / saving.LAST, weights_only=True)["step"]
-    assert stopped < 300
+    assert stopped < 150
     assert otmetrics(*command, "--out", killed, *options, "--resume").code == 0
     one, two = (torch.load(out / saving.LAST, weights_only=True) for out in (whole, killed))
     for name in ("generator", "average", "networks"):

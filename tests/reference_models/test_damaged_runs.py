@@ -4,8 +4,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import training_cases
+from forks import Forks
 from otmetrics.reference_models import saving
 from otmetrics.reference_models.config import TrainConfig
 from otmetrics.reference_models.resuming import has_begun, read_config
@@ -405,14 +404,14 @@ for moment in (3, 4, 5, 6, 7, 8, 11, 16, 21):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs fork")
-def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_goes_on_to_the_same_weights(forks: Forks, tmp_path: Path) -> None:
     """Before changes of the file system: the folder, each of its files, and between them."""
     here = str(Path(training_cases.__file__).parent)
-    finished = subprocess.run(
-        [sys.executable, "-c", KILLED, here, str(tmp_path)], capture_output=True, text=True
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    left = [set(line.split()) for line in finished.stdout.splitlines()]
+    (tmp_path / "program.py").write_text(KILLED)
+    process = forks.start("program", here, tmp_path, cwd=tmp_path)
+    out, err = process.communicate()
+    assert process.returncode == 0, out + err
+    left = [set(line.split()) for line in out.splitlines()]
     assert {"samples"} in left
     assert {"samples", "config.json"} in left
     assert {"samples", "config.json", "log.jsonl"} in left

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from otmetrics import Extraction, extracted, score_features
+from otmetrics import Extraction, Scoring, extracted, score_features
 
 ROOT = Path(__file__).parents[2]
 CIFAR = Path(os.environ.get("OTMETRICS_DATA", ROOT.parent / "shared" / "data"), "cifar10_12k.npz")
 DISTANCES = ("sliced_wasserstein", "wasserstein", "sinkhorn_divergence", "frechet_distance")
+SCORES = (*DISTANCES, "kernel_distance", "recall", "coverage")
+NUM = 120
 NAMES = ("real", "other", "blurred", "noisy", "half-classes")
 
 
@@ -23,10 +25,10 @@ def reports(tmp_path_factory):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("cifar")
-    module.write_sets(CIFAR, folder, 240)
+    module.write_sets(CIFAR, folder, NUM)
     real, *others = extracted([folder / name for name in NAMES], Extraction())
     return {
-        name: score_features(real, other).scores
+        name: score_features(real, other, scoring=Scoring(metrics=SCORES)).scores
         for name, other in zip(NAMES[1:], others, strict=True)
     }
 
