@@ -13,13 +13,13 @@ from torch import nn
 from torchmetrics import MetricCollection
 
 from otmetrics import (
+    FrechetFeatureDistance,
     FrechetInceptionDistance,
     WassersteinFeatureDistance,
     load_extractor,
 )
 from otmetrics.features import FrozenExtractor, Preprocessing
 from otmetrics.metrics import features
-from otmetrics.statistics.frechet import frechet_distance
 
 
 class Counting(nn.Module):
@@ -307,12 +307,17 @@ def test_the_default_needs_no_argument():
 
 
 def test_fid_is_on_inception(inception_weights):
+    """Its moments are those of Inception; what it computes of moments is the parent's."""
     metric = FrechetInceptionDistance(weights=inception_weights)
     real, fake = REAL[:6], FAKE[:5]
     fed(metric, real, fake)
+    assert type(metric)._value is FrechetFeatureDistance._value
     extractor = load_extractor("inception", weights=inception_weights, resize="tf1")
-    expected = frechet_distance(extractor(real).double(), extractor(fake).double())
-    assert_same(metric.compute(), expected, tolerance=1e-4)
+    for side, images in (("real", real), ("fake", fake)):
+        kept = metric._store.collect(metric._memory(metric.metric_state, side))
+        found = extractor(images).double()
+        torch.testing.assert_close(kept.mean, found.mean(0), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(kept.covariance, found.T.cov(), rtol=1e-4, atol=1e-6)
     resize = metric.protocol["features"]["resize"]
     assert resize["mode"] == "tf1"
     smooth = FrechetInceptionDistance(weights=inception_weights, resize=None)
