@@ -135,7 +135,14 @@ class Contest(NamedTuple):
         if min(lows) <= 0:
             ends = (self._rooted(lows[0]), self._rooted(highs[0]))
             others = (self._rooted(lows[1]), self._rooted(highs[1]))
-            return value, ends[0] - others[1], ends[1] - others[0]
+            low, high = ends[0] - others[1], ends[1] - others[0]
+            # Costs that are told apart are so in any unit: no slope of the power is above this one.
+            slope = self.order * self._rooted(max(highs)) ** (self.order - 1)
+            away = min(abs(one - two) - reach * error, abs(value) * slope)
+            if away > 0:
+                away /= slope
+                low, high = (max(low, away), high) if one > two else (low, min(high, -away))
+            return value, low, high
         gap, power = one - two, 1 / self.order
         steep = power * max(one, two) ** (power - 1)
         width = reach * error * (value / gap if abs(gap) > 1e-6 * max(one, two) else steep)

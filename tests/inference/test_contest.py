@@ -3,6 +3,8 @@
 import pytest
 import scipy.stats
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from otmetrics import Scoring, Sliced, compare_features
 from otmetrics.inference.contest import Contest, contest_of
@@ -204,3 +206,23 @@ def test_few_runs_widen_rank_sets():
     # 4 apart at a standard error of 0.816: 4.9 errors, where t with 4 degrees has 8.6 in 0.1 %.
     assert contest.ranking(0.95, 0).best_set == [0]
     assert contest.ranking(0.999, 0).best_set == [0, 1]
+
+
+@settings(max_examples=300)
+@given(
+    centres=st.lists(st.floats(-0.2, 2), min_size=2, max_size=2),
+    errors=st.lists(st.floats(0.01, 0.5), min_size=2, max_size=2),
+    correlation=st.floats(-0.9, 0.99),
+    order=st.sampled_from([1.0, 2.0, 3.0]),
+)
+def test_an_interval_leaves_0_out_where_the_test_says_so(centres, errors, correlation, order):
+    """Near 0 too, where a root has any slope."""
+    covariance = torch.tensor(errors, dtype=torch.float64)[:, None] * torch.tensor(errors)
+    covariance[0, 1] *= correlation
+    covariance[1, 0] *= correlation
+    zeros = torch.zeros(2, dtype=torch.float64)
+    contest = Contest(torch.tensor(centres).double(), covariance, zeros, [1, 1], order)
+    found = contest.difference(0, 1, 0.95)
+    assume(abs(found.pvalue - 0.05) > 1e-6 and max(centres) > 0.01)
+    assert (found.pvalue < 0.05) == (found.low > 0 or found.high < 0)
+    assert found.low <= found.value <= found.high
