@@ -12,6 +12,7 @@ LAYERS = [
     {"transport"},
     {"statistics"},
     {"inference"},
+    {"explanation"},
     {"functional", "losses"},
     {"features", "images"},
     {"scoring", "metrics"},
@@ -20,7 +21,7 @@ LAYERS = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-MATHS = {"transport", "statistics", "inference", "functional", "losses"}
+MATHS = {"transport", "statistics", "inference", "explanation", "functional", "losses"}
 ALSO_NOT = {"features": MATHS, "images": MATHS}
 ONLY_IN = {
     "torchmetrics": {"metrics"},
