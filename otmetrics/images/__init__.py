@@ -8,6 +8,7 @@ from otmetrics.images.limits import MAX_PIXELS
 from otmetrics.images.named import open_torchvision
 from otmetrics.images.opening import open_input
 from otmetrics.images.reading import Readers, ReadingReport, batches
+from otmetrics.images.thumbnails import thumbnail
 
 __all__ = [
     "EXTENSIONS",
@@ -26,6 +27,7 @@ __all__ = [
     "loaded_array",
     "open_input",
     "open_torchvision",
+    "thumbnail",
     "write_demo",
     "write_png",
 ]

@@ -143,6 +143,12 @@ class Draws:
             return self.at_most("floor_with", size)
         return self._rows("real", slice(-size, None))
 
+    def places(self, name: str, size: float) -> Tensor:
+        """Where in a cloud the samples are that `at_most` takes."""
+        if size >= len(self.clouds[name]):
+            return torch.arange(len(self.clouds[name]))
+        return self._orders[name][: int(size)].sort().values
+
     def in_order(self, name: str, most: int) -> Tensor:
         """A cloud in its random order, or that many of its samples."""
         return self.clouds[name][self._orders[name][:most]]

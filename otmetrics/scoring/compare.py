@@ -13,6 +13,7 @@ from torch import Tensor
 
 from otmetrics.checks import check_not_negative
 from otmetrics.errors import Argument, DataError, OptionError, unconverged_untold
+from otmetrics.explanation.covering import CoverageChange, coverage_change, reaches
 from otmetrics.inference.contest import Contest, contest_of
 from otmetrics.inference.intervals import Estimate, Over
 from otmetrics.inference.ranking import letters
@@ -53,6 +54,8 @@ class Comparing(ToldOptions):
             one with the best score.
         margin: How much worse than `baseline` a model may be, in the units of the score: the
             comparison says which models are shown to be within it.
+        changes: Whether to say which real samples each model covers and the baseline, or the best
+            one, does not, and the reverse; takes as long as the score coverage, which it is of.
 
     Raises:
         ValueError: If an option breaks its rule.
@@ -61,6 +64,7 @@ class Comparing(ToldOptions):
     by: str | None = field(default=None, metadata={"choices": METRICS})
     baseline: str | None = None
     margin: float | None = None
+    changes: bool = False
 
     def __post_init__(self) -> None:
         if self.by is not None and self.by not in METRICS:
@@ -263,6 +267,12 @@ def _compare_sets(
 
     # A family computes all of its scores, of which some may not have been asked for.
     boards = {name: boards[name] for name in METRICS if name in scoring.metrics}
+    changes = {}
+    if comparing.changes and boards[by].reference is not None:
+        began = time.perf_counter()
+        changes = _changes(runs, boards[by].reference, draws, scoring)
+        seconds["changes"] = time.perf_counter() - began
+
     protocol = protocol_of(sets, scoring) | {"models": runs}
     notes = input_notes(sets, scoring)
     if "sinkhorn_divergence" in boards and scoring.sinkhorn.relative:
@@ -284,7 +294,33 @@ def _compare_sets(
             f"{by} has no interval at this size, so that nothing is said against a baseline: give "
             "more samples."
         )
-    return Comparison(boards, by, comparing.baseline, comparing.margin, protocol, notes, seconds)
+    return Comparison(
+        boards,
+        by,
+        comparing.baseline,
+        comparing.margin,
+        protocol,
+        notes,
+        seconds,
+        changes,
+        sets["real"].pictures,
+    )
+
+
+def _changes(
+    runs: Runs, reference: str | None, draws: Draws, scoring: Scoring
+) -> dict[str, CoverageChange]:
+    """What the first run of each model covers of the real samples that the reference does not."""
+    most = scoring.pairs_max
+    clouds = [draws.at_most(of_model[0], most) for of_model in runs.values()]
+    reached = reaches(draws.at_most("real", most), clouds, scoring.num_neighbors)
+    by_model = dict(zip(runs, reached, strict=True))
+    rows = draws.places("real", most)
+    return {
+        model: coverage_change(one, by_model[reference], rows)
+        for model, one in by_model.items()
+        if reference is not None and model != reference
+    }
 
 
 def _check_sizes(sizes: dict[str, int]) -> None:

@@ -3,8 +3,10 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from otmetrics.explanation.covering import CoverageChange
 from otmetrics.inference.contest import Contest, Difference
 from otmetrics.inference.intervals import Interval
+from otmetrics.scoring.pictures import Pictures
 from otmetrics.scoring.report import listed, plain_table, score_label
 
 SCHEMA = 1
@@ -130,6 +132,9 @@ class Comparison:
         protocol: Inputs, extractor, options, seeds and versions, JSON-able.
         notes: What a reader should know, one line each.
         seconds: What took how long.
+        changes: What each model covers of the real samples that the reference does not, and the
+            reverse, where that was asked for; of the first run of each.
+        pictures: The images of the real samples, where there are any.
     """
 
     leaderboards: dict[str, Leaderboard]
@@ -139,6 +144,8 @@ class Comparison:
     protocol: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
+    changes: dict[str, CoverageChange] = field(default_factory=dict)
+    pictures: Pictures | None = field(default=None, repr=False, compare=False)
 
     @property
     def decisive(self) -> Leaderboard:
@@ -255,8 +262,8 @@ class Comparison:
         """The comparison as plain data for JSON, with the version of its schema.
 
         Returns:
-            Keys `schema`, `leaderboards`, `by`, `baseline`, `margin`, `worse`, `protocol` and
-            `notes`; no `seconds`, so that one seed gives one comparison.
+            Keys `schema`, `leaderboards`, `by`, `baseline`, `margin`, `worse`, `protocol`, `notes`
+            and `changes`; no `seconds`, so that one seed gives one comparison.
         """
         boards = {
             name: {
@@ -277,6 +284,7 @@ class Comparison:
             "worse": self.worse,
             "protocol": self.protocol,
             "notes": self.notes,
+            "changes": {name: asdict(one) for name, one in self.changes.items()},
         }
 
 

@@ -32,6 +32,7 @@ from otmetrics.scoring.feature_set import (
 from otmetrics.scoring.image_features import Progress, image_features
 from otmetrics.scoring.mapped import new_array, rows_of
 from otmetrics.scoring.options import Extraction, Need
+from otmetrics.scoring.pictures import Pictures
 from otmetrics.scoring.ranks import ALONE, Ranks
 from otmetrics.unknown_options import told_options
 
@@ -40,10 +41,17 @@ _ROWS_AT_A_TIME = 4096
 
 @dataclass(frozen=True)
 class Input:
-    """A folder or file that was opened: images, features, or a mean and covariance of features."""
+    """A folder or file that was opened: images, features, or a mean and covariance of features.
+
+    Attributes:
+        path: What the user calls it.
+        source: What was opened.
+        whole: Whether all of it is used, however many samples are drawn of others.
+    """
 
     path: str
     source: Any
+    whole: bool = False
 
     @property
     def has_features(self) -> bool:
@@ -75,7 +83,8 @@ class Input:
         if self.is_statistics:
             return []
         available = len(self.source.features if self.has_features else self.source)
-        size = available if options.num is None else options.num
+        drawn = None if self.whole else options.num
+        size = available if drawn is None else drawn
         num = Argument("num", "extraction=Extraction(num=...)")
         if size > available:
             raise DataError(
@@ -83,7 +92,7 @@ class Input:
             )
         need.check(self.path, size, ("raise ", num) if size < available else ("give more",))
 
-        if options.num is None:
+        if drawn is None:
             return list(range(available))
 
         # In order, so that a file is read from its beginning to its end.
@@ -350,7 +359,10 @@ def _compute(
         record |= counts | {"classes_not_drawn": sorted({*source.labels} - drawn)}
     elif top := _top_folder(source.names):
         record["top_folder"] = top
-    return FeatureSet(found.features, extractor.protocol, record, found.notes, labels)
+    pictures = Pictures(source, found.indices)
+    return FeatureSet(
+        found.features, extractor.protocol, record, found.notes, labels, pictures=pictures
+    )
 
 
 def _format(source: StoredImages) -> str:

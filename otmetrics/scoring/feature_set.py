@@ -13,6 +13,7 @@ from torch import Tensor
 from otmetrics.errors import Argument, DataError, printable
 from otmetrics.safe_files import check_replaceable, replace_file, writing
 from otmetrics.scoring import inventory
+from otmetrics.scoring.pictures import Pictures
 
 NAMED = 5  # images that notes name; the record of the source has all
 FEATURES = Argument("features", "extraction=Extraction(features=...)")
@@ -30,6 +31,7 @@ class FeatureSet:
         labels: Class of each sample, where the input says it.
         moments: Mean (D,) and covariance (D, D) in float64 of samples that are not at hand, in
             which case `features` is (0, D); else None.
+        pictures: The images that the features were made of, where they are at hand.
     """
 
     features: Tensor
@@ -38,6 +40,7 @@ class FeatureSet:
     remarks: list[str] = field(default_factory=list)
     labels: list[str] | None = None
     moments: tuple[Tensor, Tensor] | None = None
+    pictures: Pictures | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.features)

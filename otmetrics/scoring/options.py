@@ -121,6 +121,8 @@ class Scoring(ToldOptions):
         over: Whose samples could have been others: "both" sides, or "fake" alone, for scores
             against one fixed set of real samples.
         test: Random relabellings for a permutation test of each score; 0 for none, 199 are usual.
+        per_class: Score each class by itself as well, where both sides say the classes of their
+            samples.
         seed: Seed of all subsampling.
         device: Where the maths runs: "cpu", "cuda" or "cuda:i".
 
@@ -142,6 +144,7 @@ class Scoring(ToldOptions):
     confidence_level: float = 0.95
     over: Literal["both", "fake"] = field(default="both", metadata={"choices": ("both", "fake")})
     test: int = 0
+    per_class: bool = False
     seed: int = 0
     device: str = "cpu"
 

@@ -12,6 +12,10 @@ SCHEMA = 1
 _CONFIDENT = 0.95  # level from which on an interval tells
 ENOUGH_LABELS = 39  # random labels of which a p-value of two sides may be 0.05
 
+_FEW = 3  # scores whose intervals fit in a table of classes
+HIGHER = ("precision", "recall", "density", "coverage")
+"""The scores of which more is better."""
+
 _LABELS = {
     "sliced_wasserstein": "sliced Wasserstein ↓",
     "wasserstein": "exact Wasserstein ↓",
@@ -124,6 +128,19 @@ class Score:
 
 
 @dataclass(frozen=True)
+class ClassScores:
+    """The scores of one class.
+
+    Attributes:
+        sizes: Real and fake samples of the class.
+        scores: By metric name, without floors; none of scores that need more samples.
+    """
+
+    sizes: tuple[int, int]
+    scores: dict[str, Score]
+
+
+@dataclass(frozen=True)
 class ScoreReport:
     """All scores of one comparison with the protocol that repeats them.
 
@@ -135,6 +152,7 @@ class ScoreReport:
             it, and "tests". Two reports that differ in nothing else are equal.
         joint_pvalue: p-value of the smallest of all p-values: of level 5 % at 0.05, however many
             scores there are. None without tests.
+        classes: The scores of each class by its name; None where they were not asked for.
     """
 
     scores: dict[str, Score]
@@ -142,6 +160,7 @@ class ScoreReport:
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     joint_pvalue: float | None = None
+    classes: dict[str, ClassScores] | None = None
 
     @property
     def converged(self) -> bool:
@@ -184,6 +203,71 @@ class ScoreReport:
             for name, score in self.scores.items()
         ]
 
+    def class_header(self) -> tuple[str, ...]:
+        """The names of the columns of `class_rows`.
+
+        Returns:
+            "class", "real" and "fake", then the scores; each with its interval where they are few.
+        """
+        header: tuple[str, ...] = ("class", "real", "fake")
+        for name in self.scores:
+            header += (score_label(name, self.protocol),)
+            if self._shows_intervals:
+                header += ("interval",)
+        return header
+
+    def class_rows(self) -> list[tuple[str, ...]]:
+        """The classes as a table: those without fakes, then the one with the worst first score.
+
+        Returns:
+            One row of cells for each class: its samples, and each score with four digits; a last
+            row with the means of the classes. None where classes were not asked for.
+        """
+        if not self.classes:
+            return []
+        first, *_ = self.scores
+
+        def badness(name: str) -> float:
+            one = (self.classes or {})[name]
+            score = one.scores.get(first)
+            if score is None:  # nothing is worse than a class of which there are no fakes
+                return float("inf") if not one.sizes[1] else float("-inf")
+            return -score.value if first in HIGHER else score.value
+
+        rows = []
+        for name in sorted(self.classes, key=badness, reverse=True):
+            one = self.classes[name]
+            rows.append((name, *map(str, one.sizes), *self._class_cells(one)))
+        return [*rows, ("mean", "", "", *self._class_means())]
+
+    @property
+    def _shows_intervals(self) -> bool:
+        """Whether the table of classes has room for intervals."""
+        return len(self.scores) <= _FEW and any(one.interval for one in self.scores.values())
+
+    def _class_cells(self, one: ClassScores) -> list[str]:
+        """The scores of one class."""
+        cells = []
+        for name in self.scores:
+            score = one.scores.get(name)
+            cells.append("-" if score is None else _value(score))
+            if self._shows_intervals:
+                cells.append("-" if score is None else _interval(score.interval))
+        return cells
+
+    def _class_means(self) -> list[str]:
+        """The mean of each score over the classes that have it."""
+        cells = []
+        for name in self.scores:
+            values = [
+                one.scores[name].value
+                for one in (self.classes or {}).values()
+                if name in one.scores
+            ]
+            cells.append(f"{sum(values) / len(values):.4g}" if values else "-")
+            cells += [""] if self._shows_intervals else []
+        return cells
+
     def verdict(self) -> list[str]:
         """What the scores say of the difference between real and fake samples, in plain words.
 
@@ -225,20 +309,24 @@ class ScoreReport:
         """The report as plain data for JSON, with the version of its schema.
 
         Returns:
-            Keys `schema`, `scores`, `protocol`, `notes` and `joint_pvalue`; no `seconds`, so that
-            one seed gives one report.
+            Keys `schema`, `scores`, `protocol`, `notes`, `joint_pvalue` and `classes`; no
+            `seconds`, so that one seed gives one report.
         """
         # `asdict` takes fields only, and the excess is computed.
         scores = {name: asdict(score) for name, score in self.scores.items()}
         for name, score in self.scores.items():
             if score.floor is not None:
                 scores[name]["floor"]["excess"] = score.floor.excess
+        classes = None
+        if self.classes is not None:
+            classes = {name: asdict(one) for name, one in self.classes.items()}
         return {
             "schema": SCHEMA,
             "scores": scores,
             "protocol": self.protocol,
             "notes": self.notes,
             "joint_pvalue": self.joint_pvalue,
+            "classes": classes,
         }
 
 
@@ -270,10 +358,9 @@ def plain_table(
 
 def _cells(score: Score, header: tuple[str, ...]) -> list[str]:
     """Numbers of one line of the table; "!" marks what did not converge."""
-    cells = [f"{score.value:.4g}" + ("" if score.converged else " !")]
+    cells = [_value(score)]
     if any(name.endswith("interval") for name in header):
-        interval = score.interval
-        cells.append("-" if interval is None else f"[{interval.low:.4g}, {interval.high:.4g}]")
+        cells.append(_interval(score.interval))
     if "floor" in header:
         floor = score.floor
         excess = "-" if floor is None else f"{floor.excess:.4g}"
@@ -282,6 +369,14 @@ def _cells(score: Score, header: tuple[str, ...]) -> list[str]:
     if "p" in header:
         cells.append("-" if score.test is None else _pvalue(score.test))
     return cells
+
+
+def _value(score: Score) -> str:
+    return f"{score.value:.4g}" + ("" if score.converged else " !")
+
+
+def _interval(interval: Interval | None) -> str:
+    return "-" if interval is None else f"[{interval.low:.4g}, {interval.high:.4g}]"
 
 
 def _pvalue(test: ScoreTest) -> str:

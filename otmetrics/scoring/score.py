@@ -1,6 +1,5 @@
 """Features once, then every score, its noise floor, and the protocol that makes it repeatable."""
 
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor
 
 from otmetrics.errors import Argument, DataError, Message, OptionError, unconverged_untold
-from otmetrics.inference.intervals import Over, difference_error
 from otmetrics.inference.two_sample import MOST_TESTED, Statistics, permutation_tests
+from otmetrics.scoring.assembly import AT_FLOOR_SIZE, FLOOR, WHOLE, assemble_scores
+from otmetrics.scoring.class_scores import labels_of_sides, scores_by_class
 from otmetrics.scoring.clouds import (
     IN_MEMORY,
     Draws,
@@ -31,13 +31,11 @@ from otmetrics.scoring.families import Family, Measured, families_of
 from otmetrics.scoring.feature_set import FeatureSet, check_comparable
 from otmetrics.scoring.options import METRICS, Extraction, Scoring
 from otmetrics.scoring.ranks import ALONE, Ranks
-from otmetrics.scoring.report import ENOUGH_LABELS, Floor, Score, ScoreReport, ScoreTest
+from otmetrics.scoring.report import ENOUGH_LABELS, Score, ScoreReport, ScoreTest
 from otmetrics.statistics.frechet import gaussian_distance, merged_moments, moments
 from otmetrics.unknown_options import told_options
 
 _ROWS_AT_A_TIME = 4096
-# The comparisons behind a score, by what their messages begin with.
-_WHOLE, _FLOOR, _AT_FLOOR_SIZE = "", "floor: ", "at the size of the floor: "
 
 
 @told_options
@@ -98,7 +96,7 @@ def score(
     seconds = {"features": time.perf_counter() - began}
     protocol = {"num": extraction.num, "extraction_seed": extraction.seed}
     sets = dict(zip(("real", "fake", "floor_with"), found, strict=False))
-    report = _score_sets(sets, scoring, protocol, progress)
+    report = score_sets(sets, scoring, protocol, progress)
     return replace(report, seconds=seconds | report.seconds)
 
 
@@ -141,18 +139,20 @@ def score_features(
     given = {"real": real, "fake": fake, "floor_with": floor_with}
     sets = {name: as_set(name, item) for name, item in given.items() if item is not None}
     check_comparable(list(sets.values()), "none")
-    return _score_sets(sets, scoring, protocol or {}, progress)
+    return score_sets(sets, scoring, protocol or {}, progress)
 
 
-def _score_sets(
+def score_sets(
     sets: Sets, scoring: Scoring, protocol: dict[str, Any], progress: Progress | None
 ) -> ScoreReport:
     """Score feature sets that compare."""
+    if scoring.per_class:
+        labels_of_sides(sets)  # asked before the first score, which may take long
     if any(item.moments is not None for item in sets.values()):
         return _score_moments(sets, scoring, protocol)
     draws = Draws(clouds_of(sets, scoring), scoring)
     families = families_of(scoring)
-    steps = len(families) + (1 if scoring.test else 0)
+    steps = len(families) + bool(scoring.test) + scoring.per_class
     scores: dict[str, Score] = {}
     seconds: dict[str, float] = {}
 
@@ -166,10 +166,10 @@ def _score_sets(
             sizes: dict[str, tuple[int, int]] = {}
             for part, real_part, fake_part in _comparisons(family, draws, scoring):
                 sizes[part] = len(real_part), len(fake_part)
-                measured[part] = family.measure(real_part, fake_part, scoring, part == _WHOLE)
+                measured[part] = family.measure(real_part, fake_part, scoring, part == WHOLE)
                 # Two comparisons at once would take twice the memory.
                 del real_part, fake_part
-            scores |= _assemble_scores(family, measured, sizes, scoring)
+            scores |= assemble_scores(family, measured, sizes, scoring)
             seconds[family.names[0]] = time.perf_counter() - began
 
     # A family computes all of its scores, of which some may not have been asked for.
@@ -182,9 +182,18 @@ def _score_sets(
         began = time.perf_counter()
         scores, joint = _test(scores, draws, scoring)
         seconds["tests"] = time.perf_counter() - began
+    classes = None
+    if scoring.per_class:
+        if progress is not None:
+            progress("scores: classes", steps - 1, steps)
+        began = time.perf_counter()
+        with unconverged_untold():
+            classes = scores_by_class(draws.clouds, labels_of_sides(sets), scoring)
+        seconds["classes"] = time.perf_counter() - began
     if progress is not None:
         progress("scores: done", steps, steps)
-    return ScoreReport(scores, record, _notes(sets, scores, scoring), seconds, joint)
+    notes = _notes(sets, scores, scoring)
+    return ScoreReport(scores, record, notes, seconds, joint, classes)
 
 
 def _comparisons(
@@ -198,72 +207,16 @@ def _comparisons(
     widen = Tensor.double if family.limit else lambda cloud: cloud
     most = family.most(scoring)
     sizes = tuple(min(len(draws.clouds[name]), most) for name in ("real", "fake"))
-    yield _WHOLE, draws.of_family("real", family), draws.of_family("fake", family)
+    yield WHOLE, draws.of_family("real", family), draws.of_family("fake", family)
 
     size = draws.floor_size(most)
     if not scoring.floor or size < family.least(scoring):
         return
     real = widen(draws.at_most("real", size))
-    yield _FLOOR, real, widen(draws.other_real(size))
+    yield FLOOR, real, widen(draws.other_real(size))
     # Where both sides have the size of the floor already, the first comparison is this one too.
     if sizes != (size, size):
-        yield _AT_FLOOR_SIZE, real, widen(draws.at_most("fake", size))
-
-
-def _assemble_scores(
-    family: Family,
-    measured: dict[str, list[Measured]],
-    sizes: dict[str, tuple[int, int]],
-    scoring: Scoring,
-) -> dict[str, Score]:
-    """The scores of a family from its one to three comparisons."""
-    scores = {}
-    for index, name in enumerate(family.names):
-        parts = {part: values[index] for part, values in measured.items()}
-        value = parts[_WHOLE]
-        floor = None
-        if _FLOOR in parts:
-            noise, at = parts[_FLOOR], parts.get(_AT_FLOOR_SIZE, value)
-            converged = noise.converged and at.converged
-            error = _excess_error(noise, at, scoring.over)
-            floor = Floor(noise.value, sizes[_FLOOR][0], at.value, converged, error)
-
-        unconverged = (part + found.message for part, found in parts.items() if not found.converged)
-        scores[name] = Score(
-            value=value.value,
-            sizes=sizes[_WHOLE],
-            standard_error=value.standard_error,
-            converged=value.converged,
-            message=next(unconverged, value.message),
-            floor=floor,
-            **_inferred(value, scoring),
-        )
-    return scores
-
-
-def _inferred(value: Measured, scoring: Scoring) -> dict[str, Any]:
-    """The fields of a score that say what its samples leave open."""
-    if value.estimate is None:
-        return {}
-    estimate = value.estimate.of_target(scoring.over)
-    if not math.isfinite(estimate.standard_error(scoring.over)):
-        return {}
-    return {
-        "interval": estimate.interval(scoring.confidence_level, scoring.over),
-        "debiased": None if estimate.bias is None else estimate.centre,
-        "sampling_error": estimate.spread.variance(scoring.over) ** 0.5,
-    }
-
-
-def _excess_error(floor: Measured, at: Measured, over: Over) -> float | None:
-    """Standard error of a score less its floor, whose first part of real both have in common."""
-    if floor.estimate is None or at.estimate is None:
-        return None
-    first, second = at.estimate.at_value(at.value), floor.estimate.at_value(floor.value)
-    if over == "fake":  # all that the floor is made of is fixed
-        error = first.standard_error("fake")
-        return error if math.isfinite(error) else None
-    return difference_error(first, second, over)
+        yield AT_FLOOR_SIZE, real, widen(draws.at_most("fake", size))
 
 
 def _test(
