@@ -16,6 +16,7 @@ LAYERS = [
     {"functional", "losses"},
     {"features", "images"},
     {"scoring", "metrics"},
+    {"pages"},
     {"reference_models"},
     {"cli"},
     {"__main__"},

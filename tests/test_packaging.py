@@ -164,6 +164,7 @@ def test_wheel_holds_one_top_level_name(installed):
         "__init__.pyi",
         "functional.pyi",
         "images/demo.jpg",
+        "pages/style.css",
         "cli/main.py",
         "reference_models/__init__.py",
     ):

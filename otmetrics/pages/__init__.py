@@ -1,0 +1,1 @@
+"""Results as pages of HTML: one file each, with pictures and without scripts."""

@@ -1,0 +1,160 @@
+"""A graph of clusters: where they lie, how large both sides are in them, what flows between."""
+
+import math
+from collections.abc import Sequence
+
+from otmetrics.explanation.classes import Flow
+from otmetrics.explanation.plane import Node
+
+from .drawing import Scale
+from .elements import Child, Element, element
+
+_WIDTH, _HEIGHT, _MARGIN = 640, 420, 40
+_LARGEST = 26  # radius of the largest circle
+_SHOWN = 12  # arrows, the largest ones
+_STEPS, _PUSH = 60, 0.5  # by which circles that overlap are pushed apart
+
+
+def cluster_graph(title: str, nodes: Sequence[Node], flow: Flow) -> Element:
+    """Rings of the real shares around discs of the fake ones, with arrows of the largest flows."""
+    radii = _radii(nodes)
+    places = _apart(_scaled(nodes), [max(pair) for pair in radii])
+    numbers = {node.name: number for number, node in enumerate(nodes)}
+    drawn: list[Child] = []
+    flows = flow.largest()[:_SHOWN]
+    for a, b, value in flows:
+        width = 1 + 5 * value / flows[0][2]
+        drawn.append(_arrow(places[numbers[a]], places[numbers[b]], width))
+    for number, (x, y) in enumerate(places):
+        real, fake = radii[number]
+        drawn.append(
+            element(
+                "circle", cx=x, cy=y, r=fake, fill="#b3500b", class_="fill-second", opacity=0.75
+            )
+        )
+        drawn.append(
+            element(
+                "circle",
+                cx=x,
+                cy=y,
+                r=real,
+                fill="none",
+                stroke="#0a5aa6",
+                class_="stroke-first",
+                stroke_width=2,
+            )
+        )
+        label = str(number + 1)
+        drawn.append(
+            element(
+                "text",
+                label,
+                x=x,
+                y=y - max(real, fake) - 4,
+                text_anchor="middle",
+                font_size=12,
+                fill="#24292f",
+                class_="fill-ink",
+            )
+        )
+    told = [
+        f"cluster {i + 1}: {100 * one.real:.2g} % of real, {100 * one.fake:.2g} % of fake"
+        for i, one in enumerate(nodes)
+    ]
+    return element(
+        "svg",
+        element("title", title),
+        element("desc", "; ".join(told)),
+        drawn,
+        class_="drawing plane",
+        role="img",
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        width=_WIDTH,
+        height=_HEIGHT,
+    )
+
+
+def _radii(nodes: Sequence[Node]) -> list[tuple[float, float]]:
+    """Radii of the ring and of the disc, whose areas are the shares."""
+    largest = max(max(one.real, one.fake) for one in nodes) or 1.0
+    return [
+        (
+            _LARGEST * math.sqrt(one.real / largest),
+            _LARGEST * math.sqrt(one.fake / largest),
+        )
+        for one in nodes
+    ]
+
+
+def _scaled(nodes: Sequence[Node]) -> list[tuple[float, float]]:
+    """Places in the drawing, with one scale in both directions."""
+    across = [one.place[0] for one in nodes]
+    down = [one.place[1] for one in nodes]
+    spans = max(across) - min(across), max(down) - min(down)
+    room = _WIDTH - 2 * _MARGIN, _HEIGHT - 2 * _MARGIN
+    factor = min(
+        (size / span for size, span in zip(room, spans, strict=True) if span > 0), default=1.0
+    )
+    middle = (max(across) + min(across)) / 2, (max(down) + min(down)) / 2
+    return [
+        (_WIDTH / 2 + factor * (x - middle[0]), _HEIGHT / 2 - factor * (y - middle[1]))
+        for x, y in zip(across, down, strict=True)
+    ]
+
+
+def _apart(places: list[tuple[float, float]], radii: Sequence[float]) -> list[tuple[float, float]]:
+    """Places at which no two circles hide each other much, near to those that were given."""
+    moved = [list(place) for place in places]
+    for _ in range(_STEPS):
+        for i in range(len(moved)):
+            for j in range(i):
+                dx, dy = moved[i][0] - moved[j][0], moved[i][1] - moved[j][1]
+                gap = math.hypot(dx, dy)
+                wanted = radii[i] + radii[j] + 4
+                if gap >= wanted:
+                    continue
+                if gap == 0:
+                    dx, dy, gap = 1.0, 0.0, 1.0
+                push = _PUSH * (wanted - gap) / 2 / gap
+                for one, way in ((i, 1), (j, -1)):
+                    moved[one][0] += way * push * dx
+                    moved[one][1] += way * push * dy
+    across, down = Scale(0, 1, _MARGIN, _WIDTH - _MARGIN), Scale(0, 1, _MARGIN, _HEIGHT - _MARGIN)
+    return [
+        (
+            min(max(x, across.start), across.end),
+            min(max(y, down.start), down.end),
+        )
+        for x, y in moved
+    ]
+
+
+def _arrow(start: tuple[float, float], end: tuple[float, float], width: float) -> list[Child]:
+    """An arrow that is bent, so that one back does not hide it."""
+    dx, dy = end[0] - start[0], end[1] - start[1]
+    length = math.hypot(dx, dy) or 1.0
+    bend = 0.15
+    middle = (start[0] + end[0]) / 2 - bend * dy, (start[1] + end[1]) / 2 + bend * dx
+    # The head stands in the middle of the line: at its end it would be under a circle.
+    x, y = ((start[k] + 2 * middle[k] + end[k]) / 4 for k in (0, 1))
+    ux, uy, size = dx / length, dy / length, 4 + width
+    head = (
+        f"M{x + size * ux:.1f} {y + size * uy:.1f}"
+        f"L{x - size * (ux + uy) / 2:.1f} {y - size * (uy - ux) / 2:.1f}"
+        f"L{x - size * (ux - uy) / 2:.1f} {y - size * (uy + ux) / 2:.1f}Z"
+    )
+    line = (
+        f"M{start[0]:.1f} {start[1]:.1f}Q{middle[0]:.1f} {middle[1]:.1f} {end[0]:.1f} {end[1]:.1f}"
+    )
+    return [
+        element(
+            "path",
+            d=line,
+            fill="none",
+            stroke="#6e7781",
+            class_="stroke-quiet",
+            stroke_width=width,
+            opacity=0.6,
+        ),
+        element("path", d=head, fill="#6e7781", class_="fill-quiet"),
+    ]
