@@ -1,5 +1,6 @@
 """`otmetrics compare`: several models against the same real samples."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,9 +9,11 @@ import click
 from otmetrics.errors import Argument, OptionError
 
 from .options import (
+    HTML,
     INPUT,
     INPUTS,
     JSON,
+    NO_IMAGES,
     Command,
     extraction_options,
     field_options,
@@ -71,11 +74,15 @@ def _compare_options() -> list[click.Option]:
     "where one is not shown to be within it. For release gates.",
 )
 @JSON
+@HTML
+@NO_IMAGES
 def compare(
     real: Path,
     models: tuple[str, ...],
     fail_if_worse: bool,
     json_targets: tuple[str, ...],
+    html_target: Path | None,
+    no_images: bool,
     quiet: bool,
     verbose: bool,
     timeout: float,
@@ -85,17 +92,21 @@ def compare(
     from otmetrics.scoring.compare import Comparing
     from otmetrics.scoring.compare import compare as compute
 
+    from .page import check_html_target, write_html_page
     from .progress import progress_bars
-    from .render import check_json_targets
+    from .render import check_targets, print_notes, seconds_line
 
-    check_json_targets(json_targets)
+    check_targets(json_targets)
+    check_html_target(html_target)
     if fail_if_worse and given["baseline"] is None:
         raise OptionError(
             Argument("fail_if_worse"), " needs ", Argument("baseline"), ": the model to be as good."
         )
     device = resolved_device(given["device"])
     scoring, extraction = make_scoring(given, device, _SCORING), make_extraction(given, device)
-    comparing, runs = Comparing(**given_fields(given, _COMPARING)), _runs(models)
+    # Only a page shows them.
+    comparing = Comparing(**given_fields(given, _COMPARING), changes=html_target is not None)
+    runs = _runs(models)
     with ranks_here(timeout) as ranks, progress_bars(quiet or not ranks.first) as progress:
         found = compute(
             real,
@@ -108,7 +119,12 @@ def compare(
         )
     if not ranks.first:
         return
-    _print(found, json_targets, quiet=quiet, verbose=verbose)
+    if no_images:
+        found = replace(found, pictures=None)
+    notes = _print(found, json_targets, verbose=verbose)
+    notes += write_html_page(found, html_target)
+    if not quiet:
+        print_notes([*notes, seconds_line(found.seconds)])
     if not found.converged:
         echo("warning: a solver did not converge: values marked with ! are not exact.", err=True)
         raise click.exceptions.Exit(NOT_CONVERGED)
@@ -146,17 +162,15 @@ def _input(word: str) -> Path:
     return found
 
 
-def _print(found: "Comparison", targets: tuple[str, ...], *, quiet: bool, verbose: bool) -> None:
-    """The tables or JSON, and next to them what a reader of the numbers should know."""
-    from .render import further_left_out, print_comparison, print_json, print_notes, seconds_line
+def _print(found: "Comparison", targets: tuple[str, ...], *, verbose: bool) -> list[str]:
+    """Print the tables or JSON; what a reader of the numbers should know next to them."""
+    from .render import further_left_out, print_comparison, print_json
 
     # JSON on stdout must be all that is there.
     if "-" not in targets:
         print_comparison(found)
     print_json(found, targets)
-    if quiet:
-        return
     notes = list(found.notes)
     for name, item in found.protocol["inputs"].items():
         notes += [f"{name}: {line}" for line in further_left_out(item, verbose)]
-    print_notes([*notes, seconds_line(found.seconds)])
+    return notes

@@ -11,6 +11,7 @@ from otmetrics.errors import DataError, DivergedError, OptionError, printable, t
 from .cache import cache
 from .compare import compare
 from .demo import demo
+from .explain import explain
 from .extract import extract
 from .features import features
 from .options import GONE, flag
@@ -43,6 +44,7 @@ def cli() -> None:
     Try it:      otmetrics demo
     Your data:   otmetrics score real/ fake/
     Which model: otmetrics compare real/ a/ b/
+    What is off: otmetrics explain real/ fake/ --html report.html
 
     Results go to stdout, everything else to stderr. Exit codes: 0 done, 2 usage, 3 bad data or
     place to write, 4 a solver did not converge (its value is printed with its state) or a training
@@ -52,7 +54,7 @@ def cli() -> None:
 
 
 _COMMANDS = (
-    *(score, compare, power, extract, features, cache, demo),
+    *(score, compare, explain, power, extract, features, cache, demo),
     *(train, sample, evaluate, models),
 )
 for command in _COMMANDS:

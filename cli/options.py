@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from otmetrics.scoring.options import Extraction
     from otmetrics.scoring.ranks import Ranks
 
+_FLAGS = {
+    "num_workers": "workers",
+    "json_targets": "json",
+    "html_target": "html",
+    "csv_target": "csv",
+}
 GONE = "the working folder is gone: change to one that exists."
 _LONGEST_TIMEOUT = 1e8  # seconds
 # In which processes that share their work may differ.
@@ -94,7 +100,7 @@ INPUT = _Path(path_type=Path)
 
 def flag(name: str) -> str:
     """An option as the command line writes it: the one place where names become flags."""
-    name = {"num_workers": "workers", "json_targets": "json"}.get(name, name)
+    name = _FLAGS.get(name, name)
     return "--" + name.replace("_", "-")
 
 
@@ -199,6 +205,37 @@ JSON = click.option(
     callback=_json_targets,
     help="JSON on stdout instead of the table. If the next word is a FILE that ends in .json, JSON "
     "into it, next to the table; give --json twice for both.",
+)
+
+
+def _html_target(
+    context: click.Context, option: click.Parameter, value: Path | None
+) -> Path | None:
+    """Keep `--html REAL FAKE` from taking REAL for the file to write."""
+    if value is not None and value.suffix.lower() not in (".html", ".htm"):
+        raise click.BadParameter(
+            f"the next word is taken for FILE, which must end in .html, got {str(value)!r}.",
+            context,
+            option,
+        )
+    return value
+
+
+HTML = click.option(
+    "--html",
+    "html_target",
+    type=INPUT,
+    metavar="FILE",
+    callback=_html_target,
+    help="The result as a page as well: one FILE that ends in .html, with drawings, and opens by a "
+    "double click.",
+)
+
+
+NO_IMAGES = click.option(
+    "--no-images",
+    is_flag=True,
+    help="Leave the images out of --html, as where nobody else may see them.",
 )
 
 

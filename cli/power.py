@@ -66,9 +66,9 @@ def power(
     from otmetrics.scoring.planning import Planning, sample_sizes
 
     from .progress import progress_bars
-    from .render import check_json_targets, print_json, print_notes, print_table
+    from .render import check_targets, print_json, print_notes, print_table
 
-    check_json_targets(json_targets)
+    check_targets(json_targets)
     device = resolved_device(given["device"])
     scoring, extraction = make_scoring(given, device, _SCORING), make_extraction(given, device)
     planning, need = Planning(**given_fields(given, _PLANNING)), scoring.need.samples

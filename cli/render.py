@@ -1,5 +1,7 @@
 """Results on stdout: a table on a terminal, plain columns in a pipe, JSON on request."""
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -11,15 +13,22 @@ from typing import Any, Literal
 from otmetrics.errors import DataError, printable, tell
 from otmetrics.safe_files import check_replaceable, replace_file, writing
 from otmetrics.scoring.comparison import Comparison
+from otmetrics.scoring.explanation import Explanation
 from otmetrics.scoring.feature_set import NAMED
-from otmetrics.scoring.inventory import read_line
+from otmetrics.scoring.legend import (
+    comparison_legend,
+    provenance,
+    read_lines,
+    sample_lines,
+    score_legend,
+)
 from otmetrics.scoring.planning import Plan
-from otmetrics.scoring.report import ScoreReport, listed, plain_table
+from otmetrics.scoring.report import ScoreReport, plain_table
 
 from .options import flag
 from .terminal import echo, echo_text
 
-_ARROWS = "↓ lower is better, ↑ higher is better"
+_SHOWN = 8  # samples and classes that a table of findings shows
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> None:
@@ -53,11 +62,14 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequ
 def print_report(report: ScoreReport) -> None:
     """Print the scores, what they say, and what they were computed on."""
     print_table(report.header(), report.rows(), left=(0,))
-    for line in (*report.verdict(), *_legend(report)):
+    if report.classes is not None:
+        echo("")
+        print_table(report.class_header(), report.class_rows(), left=(0,))
+    for line in (*report.verdict(), *score_legend(report)):
         echo(line)
     if not report.converged:
         echo("!: the solver did not converge, see the warning")
-    for line in (*read_lines(report), *_samples(report), _provenance(report)):
+    for line in (*read_lines(report), *sample_lines(report), provenance(report.protocol)):
         echo(line)
 
 
@@ -66,47 +78,31 @@ def print_comparison(found: Comparison) -> None:
     for header, rows in (found.leaderboard(), found.summary()):
         print_table(header, rows, left=(0,))
         echo("")
-    for line in found.verdict():
+    for line in (*found.verdict(), *comparison_legend(), provenance(found.protocol)):
         echo(line)
-    echo("estimate: the score without the bias of few samples, where that is known")
-    echo("tied: models that share a letter are not told apart; " + _ARROWS)
-    echo(_provenance(found))
+
+
+def print_explanation(found: Explanation) -> None:
+    """Print the scores, what they say, what was found, and the samples that were found first."""
+    headline, *others = found.verdict()
+    echo(headline)
+    echo("")
+    print_table(found.report.header(), found.report.rows(), left=(0,))
+    for line in others:
+        echo(line)
+    for header, rows in found.tables(_SHOWN):
+        echo("")
+        print_table(header, rows, left=(0, len(header) - 1))
+    echo("")
+    report = found.report
+    for line in (*score_legend(report), *read_lines(report), provenance(report.protocol)):
+        echo(line)
 
 
 def seconds_line(seconds: dict[str, float]) -> str:
     """What took how long."""
     parts = [f"{name} {value:.1f}" for name, value in seconds.items()]
     return f"{sum(seconds.values()):.1f} s: {', '.join(parts)}"
-
-
-def _legend(report: ScoreReport) -> list[str]:
-    """What the columns mean, a line each."""
-    scores, lines = report.scores.values(), []
-    limits, targets = [], set()
-    for row, score in zip(report.rows(), scores, strict=True):
-        if score.interval is not None:
-            targets.add(score.interval.target)
-            limits += [row[0][:-2]] if score.interval.target == "limit" else []
-    if targets:
-        over = "" if report.protocol["scoring"]["over"] == "both" else ", these real samples fixed"
-        lines.append(f"interval: where the score may lie in other samples{over}; {_ARROWS}")
-    if limits:
-        others = "" if len(targets) == 1 else "; of the others for the mean at these sizes"
-        lines.append(
-            f"of {listed(limits)} it is for the distance between the distributions, without the "
-            f"bias of few samples{others}"
-        )
-
-    floors = [score.floor.size for score in scores if score.floor is not None]
-    if floors:
-        sizes = f"{min(floors)}" if len(set(floors)) == 1 else f"{min(floors)} to {max(floors)}"
-        lines.append(
-            f"floor: the score between two parts of real, {sizes} samples each; excess: the score "
-            "at that size minus the floor"
-        )
-    if any(score.test is not None for score in scores):
-        lines.append("p: share of random labels of the samples that differ at least as much")
-    return lines or [_ARROWS]
 
 
 def print_notes(notes: Sequence[str]) -> None:
@@ -123,8 +119,8 @@ def further_left_out(source: dict[str, Any], verbose: bool) -> list[str]:
     return [f"left out {reason}" for reason in further]
 
 
-def check_json_targets(targets: Sequence[str]) -> None:
-    """Raise where JSON cannot be written, before anybody waits for it."""
+def check_targets(targets: Sequence[str]) -> None:
+    """Raise where JSON or CSV cannot be written, before anybody waits for it."""
     for path in (Path(target) for target in targets if target != "-"):
         if path.is_dir():
             raise DataError(f"`{path}` is a folder: name a file in it.")
@@ -144,7 +140,7 @@ def check_json_targets(targets: Sequence[str]) -> None:
 
 
 def print_json(
-    report: ScoreReport | Comparison | Plan, targets: Sequence[str], **more: Any
+    report: ScoreReport | Comparison | Plan | Explanation, targets: Sequence[str], **more: Any
 ) -> None:
     """Write a report, and more next to it, as JSON to stdout ("-") and to files."""
     if not targets:
@@ -160,44 +156,18 @@ def print_json(
             file.write(f"{text}\n".encode())
 
 
-def read_lines(report: ScoreReport) -> list[str]:
-    """What was read, one line per side, as the notes of the report have it, too."""
-    dimension = report.protocol["features"]["dimension"]
-    inputs = report.protocol["inputs"].items()
-    return [f"{name}: {read_line(source, dimension)}" for name, source in inputs]
+def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows of plain values as a CSV file, with the names of the columns first."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    with writing(path), replace_file(path) as file:
+        file.write(text.getvalue().encode())
 
 
-def _samples(report: ScoreReport) -> list[str]:
-    """One line with the sample sizes behind the column `value`, where not all were used."""
-    used = {name: item["used"] for name, item in report.protocol["inputs"].items()}
-    whole = (used["real"], used["fake"])
-    fewer = [
-        f"{name} {score.sizes[0]} and {score.sizes[1]}"
-        for name, score in report.scores.items()
-        if None not in whole and score.sizes != whole
-    ]
-    return [f"samples: {', '.join(fewer)}"] if fewer else []
-
-
-def _provenance(report: ScoreReport | Comparison) -> str:
-    """One line that says which features and options the numbers rest on."""
-    features, scoring = report.protocol["features"], report.protocol["scoring"]
-    name = "given" if features["extractor"] == "none" else features["extractor"]
-    resize = features.get("resize") or {}
-    mode = f", {resize['mode']} to {resize['size']} px" if resize.get("size") else ""
-
-    names, used = scoring["metrics"], []
-    if "sliced_wasserstein" in names:
-        sliced = scoring["sliced"]
-        text = f"{sliced['num_projections']} directions"
-        if sliced["tolerance"] is not None:
-            text += f" and more to an error of {100 * sliced['tolerance']:g} %"
-        used.append(text + (" along split halves" if sliced["debiased"] else ""))
-    if "sinkhorn_divergence" in names:
-        sinkhorn = scoring["sinkhorn"]
-        text = f"epsilon {sinkhorn['epsilon']:g} of the mean cost"
-        used.append(text + (", extrapolated" if sinkhorn["richardson"] else ""))
-    if {"precision", "recall", "density", "coverage"} & set(names):
-        used.append(f"k = {scoring['num_neighbors']}")
-    used.append(f"seed {scoring['seed']}")
-    return f"features: {name} ({features['dimension']}-d{mode}); {', '.join(used)}"
+def _cell(value: Any) -> Any:
+    """A value that no spreadsheet takes for a formula: names of files may begin like one."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return value

@@ -137,9 +137,9 @@ def evaluate(
         )
         from otmetrics.reference_models.saving import load_generator
 
-    from .render import check_json_targets, print_json, print_report
+    from .render import check_targets, print_json, print_report
 
-    check_json_targets(json_targets)
+    check_targets(json_targets)
     place = torch.device(resolved_device(device, mps=False))
     sampler, config, known = load_generator(run)
     # What a run says of its data and extractor may be anybody's word: what would open a path or

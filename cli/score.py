@@ -10,6 +10,7 @@ import click
 from otmetrics.errors import Argument, OptionError, tell
 
 from .options import (
+    HTML,
     INPUT,
     INPUTS,
     JSON,
@@ -37,6 +38,7 @@ _SCORING = (
     "confidence_level",
     "over",
     "floor",
+    "per_class",
     "num_neighbors",
     "exact_max",
     "sinkhorn_max",
@@ -80,11 +82,13 @@ def _score_options() -> list[click.Option]:
     help="More real samples: the floor compares REAL with these, not two halves of REAL.",
 )
 @JSON
+@HTML
 def score(
     real: Path,
     fake: Path,
     floor_with: Path | None,
     json_targets: tuple[str, ...],
+    html_target: Path | None,
     quiet: bool,
     verbose: bool,
     timeout: float,
@@ -93,10 +97,12 @@ def score(
     """Compute, then print; leave with code 4 where a solver did not converge."""
     from otmetrics.scoring.score import score as compute
 
+    from .page import check_html_target, write_html_page
     from .progress import progress_bars
-    from .render import check_json_targets
+    from .render import check_targets, print_notes, seconds_line
 
-    check_json_targets(json_targets)
+    check_targets(json_targets)
+    check_html_target(html_target)
     device = resolved_device(given["device"])
     scoring, extraction = make_scoring(given, device, _SCORING), make_extraction(given, device)
     with ranks_here(timeout) as ranks, progress_bars(quiet or not ranks.first) as progress:
@@ -110,7 +116,10 @@ def score(
             ranks=ranks,
         )
     if ranks.first:
-        _print(report, json_targets, quiet=quiet, verbose=verbose)
+        notes = _print(report, json_targets, verbose=verbose)
+        notes += write_html_page(report, html_target)
+        if not quiet:
+            print_notes([*notes, seconds_line(report.seconds)])
         end_unconverged(report)
 
 
@@ -137,29 +146,22 @@ def make_scoring(given: dict[str, Any], device: str, fields: Sequence[str]) -> "
     )
 
 
-def _print(report: "ScoreReport", targets: Sequence[str], *, quiet: bool, verbose: bool) -> None:
-    """The table or JSON, and next to them what a reader of the numbers should know."""
-    from .render import (
-        further_left_out,
-        print_json,
-        print_notes,
-        print_report,
-        read_lines,
-        seconds_line,
-    )
+def _print(report: "ScoreReport", targets: Sequence[str], *, verbose: bool) -> list[str]:
+    """Print the table or JSON; what a reader of the numbers should know next to them."""
+    from otmetrics.scoring.legend import read_lines
+
+    from .render import further_left_out, print_json, print_report
 
     # JSON on stdout must be all that is there.
     if "-" not in targets:
         print_report(report)
     print_json(report, targets)
-    if quiet:
-        return
     # The table has these lines under it already.
     shown = [] if "-" in targets else read_lines(report)
     notes = [note for note in report.notes if note not in shown]
     for name, item in report.protocol["inputs"].items():
         notes += [f"{name}: {line}" for line in further_left_out(item, verbose)]
-    print_notes([*notes, seconds_line(report.seconds)])
+    return notes
 
 
 def end_unconverged(report: "ScoreReport") -> None:

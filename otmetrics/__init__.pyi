@@ -33,12 +33,17 @@ from .metrics import FrechetInceptionDistance as FrechetInceptionDistance
 from .metrics import KernelFeatureDistance as KernelFeatureDistance
 from .metrics import PrecisionRecall as PrecisionRecall
 from .metrics import WassersteinFeatureDistance as WassersteinFeatureDistance
+from .pages.writing import write_html as write_html
 from .scoring.compare import Comparing as Comparing
 from .scoring.compare import compare as compare
 from .scoring.compare import compare_features as compare_features
 from .scoring.comparison import Comparison as Comparison
 from .scoring.comparison import Leaderboard as Leaderboard
 from .scoring.comparison import Standing as Standing
+from .scoring.explain import Explaining as Explaining
+from .scoring.explain import explain as explain
+from .scoring.explain import explain_features as explain_features
+from .scoring.explanation import Explanation as Explanation
 from .scoring.extraction import extracted as extracted
 from .scoring.feature_set import FeatureSet as FeatureSet
 from .scoring.options import METRICS as METRICS
@@ -48,6 +53,7 @@ from .scoring.planning import Plan as Plan
 from .scoring.planning import Planning as Planning
 from .scoring.planning import SampleSizes as SampleSizes
 from .scoring.planning import sample_sizes as sample_sizes
+from .scoring.report import ClassScores as ClassScores
 from .scoring.report import Floor as Floor
 from .scoring.report import Score as Score
 from .scoring.report import ScoreReport as ScoreReport

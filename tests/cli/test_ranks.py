@@ -135,6 +135,18 @@ def test_scores_are_those_of_one_process(start, alone, folders, world):
         assert shared["scores"][name]["value"] == pytest.approx(score["value"], rel=1e-12)
 
 
+def test_the_first_process_writes_the_page(start, alone, folders, tmp_path):
+    options = ("--features", "pixels", "--skip-corrupt", "-q", "--num-neighbors", "2")
+    single, shared = tmp_path / "single.html", tmp_path / "shared.html"
+    inputs = (folders / "real", folders / "fake", "--metrics", "recall")
+    alone("score", *inputs, *options, "--html", single)
+    (first, *others) = ended(start(2, "score", *inputs, *options, "--html", shared))
+    assert (first[0], first[2]) == (0, "")
+    assert others == [(0, "", "")]
+    assert shared.read_bytes() == single.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"single.html", "shared.html"}
+
+
 def test_more_processes_than_images(start, alone, folders, tmp_path):
     options = ("--features", "pixels", "--skip-corrupt", "--num", "2", "--overwrite")
     single, shared = tmp_path / "single.npz", tmp_path / "shared.npz"
