@@ -32,7 +32,7 @@ def scores(finished):
 
 def test_json_has_the_documented_shape(otmetrics, features):
     report = scores(otmetrics("score", *features, "--json"))
-    assert list(report) == ["schema", "scores", "protocol", "notes", "joint_pvalue"]
+    assert list(report) == ["schema", "scores", "protocol", "notes", "joint_pvalue", "classes"]
     assert report["schema"] == 1
     assert tuple(report["scores"]) == METRICS
     for score in report["scores"].values():
