@@ -164,13 +164,10 @@ def _input(word: str) -> Path:
 
 def _print(found: "Comparison", targets: tuple[str, ...], *, verbose: bool) -> list[str]:
     """Print the tables or JSON; what a reader of the numbers should know next to them."""
-    from .render import further_left_out, print_comparison, print_json
+    from .render import notes_of, print_comparison, print_json
 
     # JSON on stdout must be all that is there.
     if "-" not in targets:
         print_comparison(found)
     print_json(found, targets)
-    notes = list(found.notes)
-    for name, item in found.protocol["inputs"].items():
-        notes += [f"{name}: {line}" for line in further_left_out(item, verbose)]
-    return notes
+    return notes_of(found.notes, found.protocol, verbose)

@@ -155,7 +155,7 @@ def _print(found: "Explanation", targets: tuple[str, ...], *, verbose: bool) -> 
     """Print the findings or JSON; what a reader should know next to them."""
     from otmetrics.scoring.legend import read_lines
 
-    from .render import further_left_out, print_explanation, print_json
+    from .render import notes_of, print_explanation, print_json
 
     # JSON on stdout must be all that is there.
     if "-" not in targets:
@@ -163,7 +163,4 @@ def _print(found: "Explanation", targets: tuple[str, ...], *, verbose: bool) -> 
     print_json(found, targets)
     # The table has these lines under it already.
     shown = [] if "-" in targets else read_lines(found.report)
-    notes = [note for note in found.notes if note not in shown]
-    for name, item in found.protocol["inputs"].items():
-        notes += [f"{name}: {line}" for line in further_left_out(item, verbose)]
-    return notes
+    return notes_of(found.notes, found.protocol, verbose, shown)

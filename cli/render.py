@@ -111,6 +111,16 @@ def print_notes(notes: Sequence[str]) -> None:
         echo(f"note: {tell(note, flag)}", err=True)
 
 
+def notes_of(
+    notes: Sequence[str], protocol: dict[str, Any], verbose: bool, shown: Sequence[str] = ()
+) -> list[str]:
+    """The notes of a result that are not shown yet, and the images that these do not name."""
+    told = [note for note in notes if note not in shown]
+    for name, item in protocol["inputs"].items():
+        told += [f"{name}: {line}" for line in further_left_out(item, verbose)]
+    return told
+
+
 def further_left_out(source: dict[str, Any], verbose: bool) -> list[str]:
     """Images left out of an input that its notes do not name, or how to see them."""
     further = (source.get("origin") or source).get("skipped", [])[NAMED:]

@@ -150,7 +150,7 @@ def _print(report: "ScoreReport", targets: Sequence[str], *, verbose: bool) -> l
     """Print the table or JSON; what a reader of the numbers should know next to them."""
     from otmetrics.scoring.legend import read_lines
 
-    from .render import further_left_out, print_json, print_report
+    from .render import notes_of, print_json, print_report
 
     # JSON on stdout must be all that is there.
     if "-" not in targets:
@@ -158,10 +158,7 @@ def _print(report: "ScoreReport", targets: Sequence[str], *, verbose: bool) -> l
     print_json(report, targets)
     # The table has these lines under it already.
     shown = [] if "-" in targets else read_lines(report)
-    notes = [note for note in report.notes if note not in shown]
-    for name, item in report.protocol["inputs"].items():
-        notes += [f"{name}: {line}" for line in further_left_out(item, verbose)]
-    return notes
+    return notes_of(report.notes, report.protocol, verbose, shown)
 
 
 def end_unconverged(report: "ScoreReport") -> None:

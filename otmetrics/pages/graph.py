@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from otmetrics.explanation.classes import Flow
 from otmetrics.explanation.plane import Node
 
-from .drawing import Scale
+from .drawing import fill, label, stroke, svg
 from .elements import Child, Element, element
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 420, 40
@@ -27,51 +27,16 @@ def cluster_graph(title: str, nodes: Sequence[Node], flow: Flow) -> Element:
         drawn.append(_arrow(places[numbers[a]], places[numbers[b]], width))
     for number, (x, y) in enumerate(places):
         real, fake = radii[number]
-        drawn.append(
-            element(
-                "circle", cx=x, cy=y, r=fake, fill="#b3500b", class_="fill-second", opacity=0.75
-            )
-        )
-        drawn.append(
-            element(
-                "circle",
-                cx=x,
-                cy=y,
-                r=real,
-                fill="none",
-                stroke="#0a5aa6",
-                class_="stroke-first",
-                stroke_width=2,
-            )
-        )
-        label = str(number + 1)
-        drawn.append(
-            element(
-                "text",
-                label,
-                x=x,
-                y=y - max(real, fake) - 4,
-                text_anchor="middle",
-                font_size=12,
-                fill="#24292f",
-                class_="fill-ink",
-            )
-        )
+        drawn += [
+            element("circle", cx=x, cy=y, r=fake, opacity=0.75, **fill("second")),
+            element("circle", cx=x, cy=y, r=real, fill="none", **stroke("first", 2)),
+            label(x, y - max(real, fake) - 4, str(number + 1)),
+        ]
     told = [
         f"cluster {i + 1}: {100 * one.real:.2g} % of real, {100 * one.fake:.2g} % of fake"
         for i, one in enumerate(nodes)
     ]
-    return element(
-        "svg",
-        element("title", title),
-        element("desc", "; ".join(told)),
-        drawn,
-        class_="drawing plane",
-        role="img",
-        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
-        width=_WIDTH,
-        height=_HEIGHT,
-    )
+    return svg(title, "; ".join(told), _WIDTH, _HEIGHT, drawn, "plane")
 
 
 def _radii(nodes: Sequence[Node]) -> list[tuple[float, float]]:
@@ -119,11 +84,10 @@ def _apart(places: list[tuple[float, float]], radii: Sequence[float]) -> list[tu
                 for one, way in ((i, 1), (j, -1)):
                     moved[one][0] += way * push * dx
                     moved[one][1] += way * push * dy
-    across, down = Scale(0, 1, _MARGIN, _WIDTH - _MARGIN), Scale(0, 1, _MARGIN, _HEIGHT - _MARGIN)
     return [
         (
-            min(max(x, across.start), across.end),
-            min(max(y, down.start), down.end),
+            min(max(x, _MARGIN), _WIDTH - _MARGIN),
+            min(max(y, _MARGIN), _HEIGHT - _MARGIN),
         )
         for x, y in moved
     ]
@@ -147,14 +111,6 @@ def _arrow(start: tuple[float, float], end: tuple[float, float], width: float) -
         f"M{start[0]:.1f} {start[1]:.1f}Q{middle[0]:.1f} {middle[1]:.1f} {end[0]:.1f} {end[1]:.1f}"
     )
     return [
-        element(
-            "path",
-            d=line,
-            fill="none",
-            stroke="#6e7781",
-            class_="stroke-quiet",
-            stroke_width=width,
-            opacity=0.6,
-        ),
-        element("path", d=head, fill="#6e7781", class_="fill-quiet"),
+        element("path", d=line, fill="none", opacity=0.6, **stroke("quiet", width)),
+        element("path", d=head, **fill("quiet")),
     ]

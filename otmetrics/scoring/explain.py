@@ -15,12 +15,13 @@ from torch import Tensor
 from otmetrics.checks import check_at_least, check_share
 from otmetrics.errors import DataError
 from otmetrics.explanation.attributes import compared_attributes
-from otmetrics.explanation.classes import excess_flow, voted_classes
+from otmetrics.explanation.classes import Flow, excess_flow, voted_classes
 from otmetrics.explanation.clusters import Clusters, find_clusters
 from otmetrics.explanation.copies import find_copies
 from otmetrics.explanation.curve import sample_curve
 from otmetrics.explanation.directions import (
     Axes,
+    WidestDirection,
     described_directions,
     excess_axes,
     widest_direction,
@@ -209,13 +210,13 @@ def _explain_sets(
     axes = excess_axes(halves.pairs, halves.floor, min(_AXES, real.shape[1]))
 
     steps.begin("samples")
-    with _told_of(sets, "real"):
+    with _told_of(sets):
         outliers = find_outliers(real, fake, rate=explaining.rate)
     uncovered = find_uncovered(real, fake, clusters=clusters, rate=explaining.rate)
     copies = None
     if "train" in clouds:
         steps.begin("copies")
-        with _told_of(sets, "train"):
+        with _told_of(sets):
             copies = find_copies(
                 real, fake, train=clouds["train"], rate=explaining.rate, seed=scoring.seed
             )
@@ -285,12 +286,15 @@ class _Steps:
 
 
 @contextmanager
-def _told_of(sets: Sets, side: str) -> Iterator[None]:
+def _told_of(sets: Sets) -> Iterator[None]:
     """Tell what is wrong with samples as a fault of their input."""
     try:
         yield
     except ValueError as error:
-        raise DataError(f"`{sets[side].source['path']}`: {error}") from error
+        # The argument that it names first.
+        text = str(error)
+        side = next((one for one in sets if text.startswith(f"`{one}`")), "real")
+        raise DataError(f"`{sets[side].source['path']}`: {text}") from error
 
 
 def _halves(real: Tensor, fake: Tensor, clusters: Clusters, scoring: Scoring) -> _Halves:
@@ -392,7 +396,7 @@ def _partners(
     return found
 
 
-def _widest(real: Tensor, fake: Tensor, halves: _Halves, scoring: Scoring) -> Any:
+def _widest(real: Tensor, fake: Tensor, halves: _Halves, scoring: Scoring) -> WidestDirection:
     """The widest direction: looked for on one half of both sides, tested on the other."""
     generator = torch.Generator().manual_seed(scoring.seed)
     order = torch.randperm(len(fake), generator=generator).to(fake.device)
@@ -439,7 +443,7 @@ def _classes(
     return Classes(shares, flow, labelled, agreement), [names[number] for number in y]
 
 
-def _flow(names: list[str], of_real: Tensor, of_fake: Tensor, halves: _Halves) -> Any:
+def _flow(names: list[str], of_real: Tensor, of_fake: Tensor, halves: _Halves) -> Flow:
     """The flow from class to class above its floor."""
     device = halves.reference.device
     of_real, of_fake = of_real.to(device), of_fake.to(device)
