@@ -14,12 +14,13 @@ from otmetrics.images import thumbnail, write_png
 from otmetrics.pages.elements import element
 from otmetrics.pages.elements import name as name_of
 from otmetrics.pages.frame import Section, Top, page
-from otmetrics.pages.planes import Curve, Points, curves, scatter, strips
+from otmetrics.pages.planes import Curve, Points, curves, scatter
 from otmetrics.pages.regions import captioned, figure, gallery
 from otmetrics.pages.rows import bar, row_scale
 from otmetrics.pages.tables import heat_table, table
 from otmetrics.pages.thumbnails import Thumbnails
 
+AXES = ("across", "down")
 VOID = {"br", "hr", "img", "link", "meta"}
 HOSTILE = (
     "<script>alert(1)</script>.png",
@@ -161,6 +162,7 @@ def specimen() -> str:
     draw = torch.randn(3, 60, 2, generator=generator).tolist()
     groups = [Points(name, draw[i]) for i, name in enumerate(("real", "fake", HOSTILE[4]))]
     names = [group.name for group in groups]
+    arrows = [(tuple(draw[0][i]), tuple(draw[1][i])) for i in range(9)]
     lines = [
         Curve(name, [(x, 1 + i + 10 / x) for x in (10.0, 100.0, 1000.0)], [(0.5 + i, 2.0 + i)] * 3)
         for i, name in enumerate(names)
@@ -170,7 +172,6 @@ def specimen() -> str:
         [name, element("td", bar(f"{name}: 2", scale, 2.0 - i, beside=0.5), class_="drawn")]
         for i, name in enumerate(names)
     ]
-    along = [[x for x, _ in group.places] for group in groups]
     images = Thumbnails()
     pictures = [
         captioned(
@@ -187,12 +188,17 @@ def specimen() -> str:
             "Plane",
             [
                 figure(
-                    "Plane", scatter("Plane", groups, "No two groups differ."), "A plane.", names
+                    "Plane",
+                    scatter("Plane", groups, AXES, arrows, "No two groups differ."),
+                    "A plane.",
+                    names,
                 ),
                 figure(
-                    "Curve", curves("Against samples", lines, logarithmic=True), "A curve.", names
+                    "Curve",
+                    curves("Against samples", lines, AXES, logarithmic=True),
+                    "A curve.",
+                    names,
                 ),
-                figure("Strips", strips("First direction", along), "A direction.", names),
             ],
         ),
         Section(

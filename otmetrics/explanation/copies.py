@@ -103,12 +103,7 @@ def find_copies(
     check_at_least("num_permutations", num_permutations, 1)
     check_seed(seed)
     real, fake = checked_pair(real, fake, min_real=1)
-    train = checked_cloud("train", train).detach().to(real.device)
-    if train.shape[1] != real.shape[1] or len(train) < 2:
-        raise ValueError(
-            f"`train` must hold at least 2 samples of {real.shape[1]} features, got "
-            f"{tuple(train.shape)}."
-        )
+    train = _checked_train(train, real)
 
     held_out, made = _near_train(real, train), _near_train(fake, train)
     limit = _duplicate_limit(held_out)
@@ -124,29 +119,12 @@ def find_copies(
         same, twins = torch.zeros_like(same), torch.zeros_like(twins)
     kept, fresh = real[~same], held_out.at(~same)
 
-    # Small ratios are the strange ones.
-    pvalues = conformal_pvalues(-fresh.ratios, -made.ratios)
-    # Few copies among many samples have p-values that are too large for a list, however near.
-    found = (discoveries(pvalues, rate) | twins).nonzero()[:, 0]
-    order = found[made.ratios[found].argsort(stable=True)]
-    listed = tuple(
-        Copy(*row)
-        for row in zip(
-            order.tolist(),
-            made.ids[order].tolist(),
-            made.ratios[order].tolist(),
-            pvalues[order].tolist(),
-            strict=True,
-        )
-    )
-
+    listed = _listed(fresh, made, twins, rate)
     cells = _cells(train, kept, fake, seed)
     c_t, c_t_pvalue = copying_test(
         torch.cat([fresh.distances, made.distances]).cpu(), cells, len(kept), num_permutations, seed
     )
-    ids = torch.cat([made.ids, fresh.ids])
-    authentic = _authentic(torch.cat([made.distances, fresh.distances]), ids, train)
-    shares = [float(side.double().mean()) for side in authentic.split([len(fake), len(kept)])]
+    shares = _authentic_shares(made, fresh, train)
     return Copies(
         rows=listed,
         number=len(listed),
@@ -160,6 +138,17 @@ def find_copies(
         authentic_held_out=shares[1],
         difference=difference_interval((shares[0], len(fake)), (shares[1], len(kept))),
     )
+
+
+def _checked_train(train: Tensor, real: Tensor) -> Tensor:
+    """Training samples (T, D), where they compare with real ones (N, D)."""
+    train = checked_cloud("train", train).detach().to(real.device)
+    if train.shape[1] != real.shape[1] or len(train) < 2:
+        raise ValueError(
+            f"`train` must hold at least 2 samples of {real.shape[1]} features, got "
+            f"{tuple(train.shape)}."
+        )
+    return train
 
 
 class _NearTrain(NamedTuple):
@@ -208,6 +197,17 @@ def _duplicate_limit(near: _NearTrain) -> float:
     steps = float((apart.seconds / apart.distances).log().median())
     share = math.exp(math.log(_BY_CHANCE / len(apart.ids)) * steps / math.log(2))
     return min(_SAME, share) * float(apart.ratios.median())
+
+
+def _listed(held_out: _NearTrain, made: _NearTrain, twins: Tensor, rate: float) -> tuple[Copy, ...]:
+    """The fakes nearer to a training sample than held-out real ones, or its twins, by mask (M,)."""
+    # Small ratios are the strange ones.
+    pvalues = conformal_pvalues(-held_out.ratios, -made.ratios)
+    # Few copies among many samples have p-values that are too large for a list, however near.
+    found = (discoveries(pvalues, rate) | twins).nonzero()[:, 0]
+    order = found[made.ratios[found].argsort(stable=True)]
+    columns = order, made.ids[order], made.ratios[order], pvalues[order]
+    return tuple(Copy(*row) for row in zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _by_nature(real: Tensor, fake: Tensor) -> bool:
@@ -277,11 +277,13 @@ def _c_t(fake: Tensor, ranks: Tensor, inside: Tensor) -> Tensor:
     return (weights * scores).sum(1) / weights.sum(1)
 
 
-def _authentic(distances: Tensor, ids: Tensor, train: Tensor) -> Tensor:
-    """Which samples are further from a training sample, given by (n,), than that from another."""
-    rows, places = ids.unique(return_inverse=True)
+def _authentic_shares(made: _NearTrain, held_out: _NearTrain, train: Tensor) -> list[float]:
+    """Shares of each side that are further from a training sample than that from another."""
+    rows, places = torch.cat([made.ids, held_out.ids]).unique(return_inverse=True)
     between = nearest(train[rows], train, 1, own=rows).distances[:, 0]
-    return distances > between[places]
+    further = torch.cat([made.distances, held_out.distances]) > between[places]
+    sides = further.double().split([len(made.ids), len(held_out.ids)])
+    return [float(side.mean()) for side in sides]
 
 
 def difference_interval(

@@ -25,6 +25,7 @@ class Outliers(NamedTuple):
         nearest: The real sample (M,) that is nearest by that.
         distances: The mean distance (M,) to the nearest real samples, whatever they stand out by.
         same: Which (M,) equal a real sample.
+        repeated: How many real samples equal an earlier one.
         usual: Median over the real samples of their mean distance to the nearest others.
     """
 
@@ -35,6 +36,7 @@ class Outliers(NamedTuple):
     nearest: Tensor
     distances: Tensor
     same: Tensor
+    repeated: int
     usual: float
 
 
@@ -86,6 +88,7 @@ def find_outliers(
         nearest=rows[near],
         distances=kinds[0].fake,
         same=same,
+        repeated=len(real) - len(rows),
         usual=float(kinds[0].real.median()),
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from scipy.stats import beta, fisher_exact
 
-from otmetrics.explanation.calibration import discoveries
+from otmetrics.explanation.calibration import discoveries, found_level
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Share:
         fake: Fake samples of it.
         ratio: Its share of the fake samples over that of the real ones; None where no real one is
             of it.
-        low: Lower end of the 95 % interval of the ratio.
+        low: Lower end of the interval of the ratio: at 95 %, of those that were found as wide as it
+            takes that 5 % of them miss on average.
         high: Upper end; None where the ratio is.
         pvalue: Of Fisher's exact test that both shares are one, two-sided.
         found: Whether they differ, with the rate of false discoveries among all classes held.
@@ -44,10 +45,11 @@ def compared_shares(
     tables = [(int(a), int(b)) for a, b in zip(real, fake, strict=True)]
     pvalues = [share_pvalue(table, sizes) for table in tables]
     found = discoveries(torch.tensor(pvalues), rate).tolist()
-    shares = [
-        Share(name, *table, share_ratio(table, sizes), *ratio_interval(table, sizes), pvalue, one)
-        for name, table, pvalue, one in zip(names, tables, pvalues, found, strict=True)
-    ]
+    level = found_level(sum(found), len(found))
+    shares = []
+    for name, table, pvalue, one in zip(names, tables, pvalues, found, strict=True):
+        interval = ratio_interval(table, sizes, level if one else 0.95)
+        shares.append(Share(name, *table, share_ratio(table, sizes), *interval, pvalue, one))
     return tuple(sorted(shares, key=lambda share: (share.pvalue, share.name)))
 
 

@@ -8,16 +8,7 @@ from otmetrics.scoring.report import score_label
 
 from .drawing import Scale
 from .elements import Child, Element, element, name, named_sentence
-from .frame import (
-    NOWHERE,
-    Origin,
-    Section,
-    Top,
-    notes_section,
-    page,
-    path_name,
-    protocol_section,
-)
+from .frame import NOWHERE, Origin, Section, Top, last_sections, page, path_name
 from .regions import bullets, captioned, folded, gallery
 from .rows import axis, interval_line, row_scale, signs
 from .tables import table
@@ -35,14 +26,14 @@ def compare_page(found: Comparison, origin: Origin = NOWHERE) -> str:
         verdict=[named_sentence(line, models) for line in found.verdict()],
         sides=[read[0], ["models: ", _listed(models)]],
     )
+    notes = [note for note in found.notes if note != read[0]]
     images = Thumbnails()
     sections = [
         Section("leaderboard", "Leaderboard", _leaderboard(found)),
         *_differences_section(found),
         Section("scores", "All scores", _all_scores(found)),
         *_changes_section(found, images),
-        *notes_section([note for note in found.notes if note != read[0]], origin, models),
-        protocol_section(found.protocol, [provenance(found.protocol)], origin),
+        *last_sections(found.protocol, [provenance(found.protocol)], notes, origin, models),
     ]
     return page(top, sections, found.to_dict(), images)
 

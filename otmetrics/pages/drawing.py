@@ -115,6 +115,17 @@ def outline(shape: str, x: float, y: float, size: float) -> str:
     raise ValueError(f"`shape` must be one of {', '.join(SHAPES)}, got {shape!r}.")
 
 
+def arrowhead(x: float, y: float, way: tuple[float, float], size: float) -> str:
+    """The outline of a head at a point, in the way of a vector of length 1."""
+    ux, uy = way
+    ends = [
+        (x + size * ux, y + size * uy),
+        (x - size * (ux + uy) / 2, y - size * (uy - ux) / 2),
+        (x - size * (ux - uy) / 2, y - size * (uy + ux) / 2),
+    ]
+    return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in ends) + "Z"
+
+
 def label(x: float, y: float, text: str, anchor: str = "middle") -> Element:
     """Words at a place."""
     return element(

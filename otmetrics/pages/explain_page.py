@@ -5,42 +5,55 @@ from typing import Any
 
 from otmetrics.explanation.copies import Copies, Copy
 from otmetrics.explanation.directions import QUANTILES
-from otmetrics.explanation.plane import Node
+from otmetrics.explanation.shares import Share
 from otmetrics.explanation.uncovered import Gap
-from otmetrics.scoring.explanation import Classes, Explanation, FakeSample, ratio_text
+from otmetrics.scoring.effects import ratio_text, side_texts
+from otmetrics.scoring.explanation import Classes, Explanation, FakeSample
 from otmetrics.scoring.legend import provenance, read_lines, sample_lines
 
+from .drawing import Scale
 from .elements import Child, Element, element, name
-from .frame import (
-    NOWHERE,
-    Origin,
-    Section,
-    Top,
-    notes_section,
-    page,
-    path_name,
-    protocol_section,
-)
-from .graph import cluster_graph
-from .planes import Curve, Points, curves, scatter
-from .regions import bullets, captioned, figure, folded, gallery
+from .frame import NOWHERE, Origin, Section, Top, last_sections, page, path_name
+from .maps import curve_section, map_content
+from .most_serious import first_pictures, pair
+from .regions import bullets, captioned, folded
 from .rows import bar, interval_line, row_scale, signs
 from .score_page import class_section, scores_content, unconverged
+from .shown import Shown, gallery_of
 from .tables import heat_table, table
 from .thumbnails import Thumbnails
+from .words import counted, percent
 
 _WORST, _GAPS, _COPIES = 24, 6, 24  # of each that are shown
 _MOST_FLOWS = 12  # classes whose flows make a table that can be read
 _LISTED = 40  # lines of a table
 _MOST_IN_DATA = 1000  # samples in the JSON of the page: --json and --csv have all
 _MOST_FLOWS_IN_DATA = 40  # classes whose flows are there
-_SIDES = {"real": "real", "fake": "fake", "train": "training"}
+_MOST_TIMES = 10.0  # of ratios of shares, where drawings end
+_PARTS = {
+    "mean": "shift of the mean",
+    "covariance": "spread and correlation",
+    "shape": "shape and sampling noise",
+    "total": "squared exact distance",
+}
+_WORST_COLUMNS = (
+    "strangeness: how far a fake lies from the real samples, by distance or by direction; half of "
+    "the real samples have less than 0, and 5 % more than 1; p: the share of real samples that are "
+    "as strange",
+    "cost: what the optimal plan pays to move it to its partners, squared units",
+    "partner: the real sample that the plan gives it; nearest real: the one that looks most like "
+    "it to the network",
+    "differs along: the two directions, numbered as below, along which it is furthest from its "
+    "partner, in standard deviations of the real samples",
+)
 
 
 def explain_page(found: Explanation, origin: Origin = NOWHERE) -> str:
     """A page with the verdict first, then scores, pictures and maps, and what repeats them."""
     report, inputs = found.report, found.protocol["inputs"]
     first, *rest = found.verdict()
+    images = Thumbnails()
+    shown = Shown(found, images)
     top = Top(
         title=f"{inputs['fake']['path']} against {inputs['real']['path']}, explained: otmetrics",
         heading=[
@@ -52,27 +65,43 @@ def explain_page(found: Explanation, origin: Origin = NOWHERE) -> str:
         ],
         verdict=[first, bullets(rest)] if rest else [first],
         sides=read_lines(report),
+        pictures=first_pictures(found, shown),
     )
     notes = [note for note in found.notes if note not in read_lines(report)]
-    images = Thumbnails()
-    shown = _Shown(found, images)
+    basis = [*sample_lines(report), provenance(report.protocol)]
     sections = [
-        Section("scores", "Scores", [scores_content(report), *_waterfall(found)]),
-        Section("worst", "Fakes far from real", _worst(found, shown)),
-        Section("uncovered", "Kinds that are missing, or too many", _uncovered(found, shown)),
-        *_classes(found),
-        *class_section(report),
-        Section("directions", "Directions", _directions(found, shown)),
-        *_attributes(found),
-        *_copies(found, shown),
-        Section("map", "Map", _map(found)),
-        *_curve(found),
-        *notes_section([*unconverged(report), *notes], origin),
-        protocol_section(
-            found.protocol, [*sample_lines(report), provenance(report.protocol)], origin
-        ),
+        Section("scores", "Scores", scores_content(report)),
+        *_reasons(found, shown),
+        *last_sections(found.protocol, basis, [*unconverged(report), *notes], origin),
     ]
     return page(top, sections, _data(found), images)
+
+
+def _reasons(found: Explanation, shown: Shown) -> list[Section]:
+    """What was found in the order of the headline, then the whole, then what found nothing."""
+    kinds = {
+        "copies": _copies(found, shown),
+        "unlike": [Section("worst", "Fakes unlike any real sample", _worst(found, shown))],
+        "classes": _classes(found),
+        "clusters": [
+            Section("uncovered", "Kinds that are missing, or too many", _uncovered(found, shown))
+        ],
+        "attributes": _attributes(found),
+    }
+    pictured = (
+        (_directions_differ(found), Section("directions", "Directions", _directions(found, shown))),
+        (found.plane.excess is not None, Section("map", "Map", map_content(found))),
+    )
+    there = found.kinds()
+    return [
+        *(one for kind in there for one in kinds[kind]),
+        Section("parts", "Where the distance comes from", _waterfall(found)),
+        *class_section(found.report),
+        *(one for differs, one in pictured if differs),
+        *curve_section(found),
+        *(one for kind, made in kinds.items() if kind not in there for one in made),
+        *(one for differs, one in pictured if not differs),
+    ]
 
 
 def _data(found: Explanation) -> dict[str, Any]:
@@ -89,107 +118,60 @@ def _data(found: Explanation) -> dict[str, Any]:
     return data
 
 
-class _Shown:
-    """Samples as a page shows them: a picture where there is one, and the name."""
-
-    def __init__(self, found: Explanation, images: Thumbnails) -> None:
-        self._found, self._images = found, images
-        self._read: dict[tuple[str, int], bytes | None] = {}
-
-    @property
-    def any(self) -> bool:
-        """Whether there are pictures of both sides."""
-        return {"real", "fake"} <= set(self._found.pictures)
-
-    def picture(self, side: str, row: int | None) -> Element | None:
-        """The picture of a sample; None where there is none."""
-        pictures = self._found.pictures.get(side)
-        if row is None or pictures is None:
-            return None
-        key = (side, row)
-        if key not in self._read:
-            self._read[key] = pictures.thumbnail(row)
-        content = self._read[key]
-        if content is None:
-            return None
-        text = f"{_SIDES[side]} image {self._found.name_of(side, row)}"
-        return self._images.show(key, content, text)
-
-    def name(self, side: str, row: int | None) -> Element:
-        """Its name."""
-        return name(self._found.name_of(side, row) or "-")
-
-    def item(self, side: str, row: int, *caption: Child) -> list[Child] | None:
-        """A picture with its caption, for a gallery; None without a picture."""
-        picture = self.picture(side, row)
-        return None if picture is None else captioned([picture], *caption)
-
-
-def _gallery(items: Sequence[list[Child] | None]) -> Element | None:
-    """Pictures side by side; nothing where there is none."""
-    there = [one for one in items if one is not None]
-    return gallery(there) if there else None
-
-
 def _waterfall(found: Explanation) -> list[Child]:
     """The parts of W_2^2 as bars."""
-    value, floor, excess = (
-        found.waterfall.value,
-        found.waterfall.floor,
-        found.waterfall.excess,
-    )
-    parts = [
-        ("shift of the mean", value.mean, floor.mean, excess.mean),
-        ("spread and correlation", value.covariance, floor.covariance, excess.covariance),
-        ("shape and sampling noise", value.shape, floor.shape, excess.shape),
-        ("squared exact distance", value.total, floor.total, excess.total),
-    ]
-    scale = row_scale([0.0, *(number for _, *numbers in parts for number in numbers)])
-    rows: list[list[Child]] = [
-        [
-            label,
-            f"{a:.4g}",
-            f"{b:.4g}",
-            f"{c:+.3g}",
-            element(
-                "td",
-                bar(f"{label}: {a:.4g}, floor {b:.4g}", scale, a, beside=b),
-                class_="drawn",
-            ),
-        ]
-        for label, a, b, c in parts
-    ]
+    sides = found.waterfall.value, found.waterfall.floor, found.waterfall.excess
+    numbers = {part: [getattr(side, part) for side in sides] for part in _PARTS}
+    scale = row_scale([0.0, *(number for row in numbers.values() for number in row)])
+    rows: list[list[Child]] = []
+    for part, (value, floor, excess) in numbers.items():
+        drawing = bar(f"{_PARTS[part]}: {value:.4g}, floor {floor:.4g}", scale, value, beside=floor)
+        cell = element("td", drawing, class_="drawn")
+        rows.append([_PARTS[part], f"{value:.4g}", f"{floor:.4g}", f"{excess:+.3g}", cell])
     header: list[Child] = ["part", "value", "floor", "excess"]
     header.append(element("th", "value above its floor", scope="col", class_="words"))
     drawn, beside = signs("bar", "beside")
     return [
-        element("h3", "Where the distance comes from"),
         table("Parts of the squared exact distance, which add up", header, rows),
         element(
             "ul", element("li", drawn, " value"), element("li", beside, " floor"), class_="legend"
         ),
         element(
             "p",
-            f"At {found.waterfall.size} samples per side; the floor is the same between two parts "
-            "of the real samples. Only what is above it is a difference.",
+            f"At {found.waterfall.size} samples per side. Floor: the same between two parts of the "
+            "real samples. Excess: the value above its floor; only this is a difference.",
             class_="quiet",
         ),
     ]
 
 
-def _worst(found: Explanation, shown: _Shown) -> list[Child]:
+def _worst(found: Explanation, shown: Shown) -> list[Child]:
     """The fakes that lie furthest, with their partners."""
-    number, content = len(found.worst), list[Child]()
-    samples = found.worst[:_WORST] if number else list(found.samples[: _WORST // 3])
-    content.append(element("p", found.findings()[0]))
-    if not number:
-        content.append(
-            element("p", "These are the furthest ones, which may be so by chance:", class_="quiet")
-        )
-    if shown.any:
-        content.append(element("p", "Fake, its partner in the plan, and the nearest real sample:"))
-        content.append(_gallery([_trio(sample, shown) for sample in samples]))
-    listed = found.worst[:_LISTED] if number else samples
+    told: list[Child] = [element("p", line) for line in found.sample_findings()]
+    if found.worst:
+        return [*told, *_furthest(found.worst, shown)]
+    furthest = _furthest(list(found.samples[: _WORST // 3]), shown)
+    return [*told, folded("The furthest ones, which may be so by chance", furthest)]
+
+
+def _furthest(samples: Sequence[FakeSample], shown: Shown) -> list[Child]:
+    """Fakes with their partners, as pictures where there are any, and as a table."""
+    made = [_worst_table(samples, shown), bullets(_WORST_COLUMNS)]
+    if not shown.any:
+        return [*made]
+    return [
+        element(
+            "p",
+            "Fake, its partner in the plan, which is the real sample that optimal transport moves "
+            "to it, and the nearest real sample:",
+        ),
+        gallery_of([_trio(sample, shown) for sample in samples[:_WORST]]),
+        folded("As a table", made),
+    ]
+
+
+def _worst_table(samples: Sequence[FakeSample], shown: Shown) -> Element:
+    """What is known of the first of these samples."""
     rows: list[list[Child]] = [
         [
             shown.name("fake", one.fake),
@@ -200,34 +182,14 @@ def _worst(found: Explanation, shown: _Shown) -> list[Child]:
             shown.name("real", one.partner),
             shown.name("real", one.nearest),
         ]
-        for one in listed
+        for one in samples[:_LISTED]
     ]
     header = ["fake", "strangeness", "p", "cost", "differs along", "partner", "nearest real"]
-    more = f", the first {len(listed)} of {number}" if number > len(listed) else ""
-    title = f"Fakes far from real{more}"
-    made = table(title, header, rows, left=(0, 4, 5, 6))
-    content.append(folded("As a table", made) if shown.any else made)
-    content.append(
-        folded(
-            "What the columns mean",
-            bullets(
-                [
-                    "strangeness: how far a fake lies from the real samples, by distance or by "
-                    "direction; half of the real samples have less than 0, and 5 % more than 1; p: "
-                    "the share of real samples that are as strange",
-                    "cost: what the optimal plan pays to move it to its partners, squared units",
-                    "partner: the real sample that the plan gives it; nearest real: the one that "
-                    "looks most like it to the network",
-                    "differs along: the two directions, numbered as below, along which it is "
-                    "furthest from its partner, in standard deviations of the real samples",
-                ]
-            ),
-        )
-    )
-    return content
+    more = f", the first {_LISTED} of {len(samples)}" if len(samples) > _LISTED else ""
+    return table(f"Fakes unlike any real sample{more}", header, rows, left=(0, 4, 5, 6))
 
 
-def _trio(sample: FakeSample, shown: _Shown) -> list[Child] | None:
+def _trio(sample: FakeSample, shown: Shown) -> list[Child] | None:
     """A fake next to its partner and its nearest real sample."""
     fake = shown.picture("fake", sample.fake)
     others = shown.picture("real", sample.partner), shown.picture("real", sample.nearest)
@@ -246,55 +208,81 @@ def _along(sample: FakeSample) -> str:
     return ", ".join(told) or "-"
 
 
-def _uncovered(found: Explanation, shown: _Shown) -> list[Child]:
+def _uncovered(found: Explanation, shown: Shown) -> list[Child]:
     """Clusters that fakes avoid or crowd, each with its pictures."""
     gaps, crowded = found.uncovered.gaps, found.uncovered.crowded
     content: list[Child] = [
         element(
             "p",
             f"The real samples are {found.uncovered.clusters} clusters, made on one half of them. "
-            "The share of each among the fakes is compared with that among the other half.",
+            "The share of each among the fakes is compared with that among the other half. Its own "
+            f"clusters agree with these by {found.uncovered.agreement:.2f} (adjusted Rand index: 1 "
+            "for the same clusters, 0 for chance).",
         )
     ]
     if not gaps and not crowded:
         return [*content, element("p", "No cluster is avoided or crowded.")]
     both = [(one, "too few fakes") for one in gaps[:_GAPS]]
     both += [(one, "too many fakes") for one in crowded[:_GAPS]]
-    rows: list[list[Child]] = []
-    scale = row_scale([0.0, 2.0, *(_ends(one)[1] for one, _ in both)])
-    for one, way in both:
-        low, high = _ends(one)
-        drawing = interval_line(
-            f"cluster {one.cluster + 1}: {ratio_text(one)} times its share",
-            scale,
-            high if one.ratio is None else one.ratio,
-            (low, high),
-            marks=[1.0],
-        )
-        cell = element("td", drawing, class_="drawn")
-        share = _percent(one.real / found.uncovered.real)
-        rows.append(
-            [f"cluster {one.cluster + 1}", way, share, str(one.fake), ratio_text(one), cell]
-        )
-    header: list[Child] = ["cluster", "what", "of real", "fakes", "times its share"]
-    header.append(element("th", "ratio, 1 dashed", scope="col", class_="words"))
+    scale = _ratio_scale([one for one, _ in both])
+    rows: list[list[Child]] = [
+        [
+            f"cluster {one.cluster + 1}",
+            way,
+            percent(one.real / found.uncovered.real),
+            percent(one.fake / found.uncovered.fake),
+            ratio_text(one),
+            _ratio_cell(f"cluster {one.cluster + 1}", one, scale),
+        ]
+        for one, way in both
+    ]
+    header: list[Child] = [
+        "cluster",
+        "what",
+        "of real",
+        "of fakes",
+        "times its share",
+        _ratio_head(),
+    ]
     content.append(table("Clusters with another share", header, rows, left=(0, 1)))
     for one, way in both:
         content += _gap(one, way, shown)
     return content
 
 
-def _ends(gap: Gap) -> tuple[float, float]:
+def _ratio_scale(shares: Sequence[Gap | Share]) -> Scale:
+    """One scale for the ratios of a table, with room to both sides of 1."""
+    return row_scale([0.0, 2.0, *(_ends(one)[1] for one in shares)])
+
+
+def _ratio_head() -> Element:
+    return element("th", "ratio, 1 dashed", scope="col", class_="words")
+
+
+def _ratio_cell(label: str, share: Gap | Share, scale: Scale) -> Element:
+    """The ratio of a share among fakes to that among real samples, in its interval."""
+    low, high = _ends(share)
+    drawing = interval_line(
+        f"{label}: {ratio_text(share)} times its share",
+        scale,
+        high if share.ratio is None else share.ratio,
+        (low, high),
+        marks=[1.0],
+    )
+    return element("td", drawing, class_="drawn")
+
+
+def _ends(share: Gap | Share) -> tuple[float, float]:
     """The ends of the interval of a ratio, for drawing."""
-    high = gap.high if gap.high is not None else 2 * max(gap.low, 1.0)
-    return min(gap.low, 10.0), min(high, 10.0)
+    high = _MOST_TIMES if share.high is None else share.high
+    return min(share.low, _MOST_TIMES), min(high, _MOST_TIMES)
 
 
-def _gap(gap: Gap, way: str, shown: _Shown) -> list[Child]:
+def _gap(gap: Gap, way: str, shown: Shown) -> list[Child]:
     """What a cluster looks like: real samples of it, and the fakes in it or near it."""
-    real = _gallery([shown.item("real", row, shown.name("real", row)) for row in gap.examples])
+    real = gallery_of([shown.item("real", row, shown.name("real", row)) for row in gap.examples])
     near = gap.fakes or (gap.nearest_fake,)
-    fake = _gallery([shown.item("fake", row, shown.name("fake", row)) for row in near])
+    fake = gallery_of([shown.item("fake", row, shown.name("fake", row)) for row in near])
     if real is None and fake is None:
         return []
     return [
@@ -319,33 +307,36 @@ def _classes(found: Explanation) -> list[Section]:
         return []
     content: list[Child] = [element("p", line) for line in _class_lines(classes)]
     shares = classes.shares[:_LISTED]
-    scale = row_scale([0.0, 2.0, *(min(one.high or 0.0, 10.0) for one in shares)])
-    rows: list[list[Child]] = []
-    for one in shares:
-        high = min(one.high, 10.0) if one.high is not None else 10.0
-        drawing = interval_line(
-            f"{one.name}: {ratio_text(one)} times its share",
-            scale,
-            high if one.ratio is None else one.ratio,
-            (min(one.low, 10.0), high),
-            marks=[1.0],
-        )
-        rows.append(
-            [
-                name(one.name),
-                str(one.real),
-                str(one.fake),
-                ratio_text(one),
-                f"{one.pvalue:.2g}",
-                "differs" if one.found else "",
-                element("td", drawing, class_="drawn"),
-            ]
-        )
-    header: list[Child] = ["class", "real", "fake", "times its share", "p", "found"]
-    header.append(element("th", "ratio, 1 dashed", scope="col", class_="words"))
+    scale = _ratio_scale(shares)
+    sizes = sum(one.real for one in classes.shares), sum(one.fake for one in classes.shares)
+    rows: list[list[Child]] = [
+        [
+            name(one.name),
+            counted(one.real, sizes[0]),
+            counted(one.fake, sizes[1]),
+            ratio_text(one),
+            f"{one.pvalue:.2g}",
+            "differs" if one.found else "",
+            _ratio_cell(one.name, one, scale),
+        ]
+        for one in shares
+    ]
+    header: list[Child] = ["class", f"real, of {sizes[0]}", f"fake, of {sizes[1]}"]
+    header += ["times its share", "p", "found", _ratio_head()]
     content.append(table("Classes and their shares", header, rows, left=(0, 5)))
+    content.append(_rule("Fisher's exact test of both shares", "classes", found.rate))
     content += _flows(classes)
     return [Section("classes", "Classes", content)]
+
+
+def _rule(test: str, kind: str, rate: float) -> Element:
+    """What the word "differs" stands for in a table."""
+    return element(
+        "p",
+        f"Differs: by {test}, with the rate of false discoveries held at {100 * rate:g} % over all "
+        f"{kind}.",
+        class_="quiet",
+    )
 
 
 def _class_lines(classes: Classes) -> list[str]:
@@ -365,7 +356,7 @@ def _flows(classes: Classes) -> list[Child]:
     content: list[Child] = [element("h3", "What the plan sends from class to class")]
     largest = flow.largest()[:_LISTED]
     if largest:
-        rows: list[list[Child]] = [[name(a), name(b), _percent(value)] for a, b, value in largest]
+        rows: list[list[Child]] = [[name(a), name(b), percent(value)] for a, b, value in largest]
         title = "Mass that moves between classes, above the floor"
         content.append(table(title, ["real", "becomes fake", "of all"], rows, left=(0, 1)))
     else:
@@ -374,20 +365,24 @@ def _flows(classes: Classes) -> list[Child]:
         )
     if len(flow.names) <= _MOST_FLOWS:
         names = [name(one) for one in flow.names]
-        percent = [[100 * value for value in row] for row in flow.excess]
-        content.append(
-            heat_table(
-                "Flows above the floor, percent of all mass: from real (rows) to fake (columns)",
-                names,
-                names,
-                percent,
-                corner="real, fake",
-            )
+        values = [[100 * value for value in row] for row in flow.excess]
+        made = heat_table(
+            "Flows above the floor, percent of all mass: from real (rows) to fake (columns)",
+            names,
+            names,
+            values,
+            corner="real, fake",
         )
+        content.append(made if largest else folded("All flows, which may be chance", made))
     return content
 
 
-def _directions(found: Explanation, shown: _Shown) -> list[Child]:
+def _directions_differ(found: Explanation) -> bool:
+    """Whether any direction carries more than it does between real samples."""
+    return any(one.excess is not None for one in found.directions)
+
+
+def _directions(found: Explanation, shown: Shown) -> list[Child]:
     """Which directions carry the difference, and what lies along them."""
     widest = found.widest
     content: list[Child] = [
@@ -398,11 +393,26 @@ def _directions(found: Explanation, shown: _Shown) -> list[Child]:
             f"{widest.held_out:.3g} on the other half (p = {widest.pvalue:.2g}).",
         )
     ]
+    if not _directions_differ(found):
+        told = "As a whole, the cost has no more excess above its floor than chance may give."
+        lines = _direction_lines(found, shown)
+        return [*content, element("p", told), folded("The directions with most of the cost", lines)]
+    return [*content, *_direction_lines(found, shown)]
+
+
+def _direction_lines(found: Explanation, shown: Shown) -> list[Child]:
+    """Each direction with the samples along it."""
+    told = (
+        "Cost: the squared distance over which the optimal plan moves the samples; excess: what of "
+        "it is above the same between real samples. Percent below the pictures: the share of the "
+        "samples that lie further back along the direction."
+    )
+    content: list[Child] = [element("p", told, class_="quiet")]
     for place, one in enumerate(found.directions):
         content.append(element("h3", f"Direction {place + 1}"))
         goes = [f"{what} ({value:+.2f})" for what, value in one.attributes[:3]]
-        told = f"{_percent(one.share)} of the cost"
-        told += "" if one.excess is None else f", {_percent(one.excess)} of the excess"
+        told = f"{percent(one.share)} of the cost"
+        told += "" if one.excess is None else f", {percent(one.excess)} of the excess"
         told += f"; goes with {', '.join(goes)}." if goes else "."
         content.append(element("p", told))
         for side, rows in (("real", one.real), ("fake", one.fake)):
@@ -410,7 +420,7 @@ def _directions(found: Explanation, shown: _Shown) -> list[Child]:
                 shown.item(side, row, f"{side}, {100 * share:g} %")
                 for row, share in zip(rows, QUANTILES, strict=True)
             ]
-            content.append(_gallery(items))
+            content.append(gallery_of(items))
     if any(one.excess is not None and one.excess > 1 for one in found.directions):
         content.append(
             element(
@@ -430,26 +440,38 @@ def _attributes(found: Explanation) -> list[Section]:
     rows: list[list[Child]] = [
         [
             one.name,
-            f"{one.real:.3g}",
-            f"{one.fake:.3g}",
+            *side_texts(one),
             "-" if one.shift is None else f"{one.shift:+.2g}",
-            f"{one.pvalue:.2g}",
+            f"{one.pvalue:.2g}" if one.pvalue > 0 else "< 1e-300",
             "differs" if one.found else "",
         ]
         for one in found.attributes
     ]
     header = ["attribute", "real", "fake", "shift in sd", "p", "found"]
-    title = "Medians of plain attributes of the images"
-    return [Section("attributes", "Plain attributes", table(title, header, rows, left=(0, 5)))]
+    made: list[Child] = [
+        table("Medians of plain attributes of the images", header, rows, left=(0, 5)),
+        _rule("the test of Kolmogorov and Smirnov", "attributes", found.rate),
+        element(
+            "p",
+            "The shift is in standard deviations (sd) of the real images. One change may move "
+            "several attributes: look at the largest shift first. A grid of 2 pixels is what "
+            "neighbouring pixels have by turns more and less, as upsampling leaves it.",
+            class_="quiet",
+        ),
+    ]
+    if not any(one.found for one in found.attributes):
+        told = "No difference was found in brightness, contrast or the like."
+        made = [element("p", told), folded("The attributes", made)]
+    return [Section("attributes", "Plain attributes", made)]
 
 
-def _copies(found: Explanation, shown: _Shown) -> list[Section]:
+def _copies(found: Explanation, shown: Shown) -> list[Section]:
     """Fakes next to the training samples that they copy."""
     copies = found.copies
     if copies is None:
         return []
     content: list[Child] = [element("p", line) for line in _copy_lines(copies)]
-    content.append(_gallery([_pair(one, shown) for one in copies.rows[:_COPIES]]))
+    content.append(gallery_of([_captioned_pair(one, shown) for one in copies.rows[:_COPIES]]))
     if copies.rows:
         rows: list[list[Child]] = [
             [
@@ -466,15 +488,11 @@ def _copies(found: Explanation, shown: _Shown) -> list[Section]:
     return [Section("copies", "Copies of training samples", content)]
 
 
-def _pair(copy: Copy, shown: _Shown) -> list[Child] | None:
-    """A fake next to the training sample that it is close to."""
-    pictures = shown.picture("fake", copy.fake), shown.picture("train", copy.train)
-    there = [one for one in pictures if one is not None]
-    if len(there) < len(pictures):
-        return None
-    return captioned(
-        there, shown.name("fake", copy.fake), "; training ", shown.name("train", copy.train)
-    )
+def _captioned_pair(copy: Copy, shown: Shown) -> list[Child] | None:
+    """A fake next to the training sample that it is close to, and their names."""
+    there = pair(copy, shown)
+    names = shown.name("fake", copy.fake), "; training ", shown.name("train", copy.train)
+    return captioned(there, *names) if there else None
 
 
 def _copy_lines(copies: Copies) -> list[str]:
@@ -496,91 +514,14 @@ def _copy_lines(copies: Copies) -> list[str]:
     )
     if copies.c_t is not None:
         lines.append(
-            f"C_T = {copies.c_t:.2f} (p = {copies.c_t_pvalue:.2g} for copying): below 0 where "
-            "fakes are nearer to the training samples than real ones are."
+            f"C_T = {copies.c_t:.2f}, below 0 where fakes lie nearer to the training samples than "
+            f"real ones do: p = {copies.c_t_pvalue:.2g}, {_sign(copies)}."
         )
     return lines
 
 
-def _map(found: Explanation) -> list[Child]:
-    """The transport plane, and the graph of clusters."""
-    plane = found.plane
-    told = "Samples along direction 1 (across) and direction 2 (up)"
-    if plane.excess is not None:
-        first, second = map(_percent, plane.excess)
-        told += f", which have {first} and {second} of the excess cost"
-    names = ["real", "fake"]
-    places = [(name, side) for name, side in zip(names, (plane.real, plane.fake), strict=True)]
-    content: list[Child] = [
-        element("p", told + ". Distances show what lies in this plane, and nothing else."),
-        figure(
-            "Plane of the first two directions",
-            scatter(
-                "Real and fake samples in the plane of the first two directions",
-                [Points(label, side) for label, side in places],
-                f"{len(plane.real)} real and {len(plane.fake)} fake samples",
-            ),
-            f"{len(plane.real)} real and {len(plane.fake)} fake samples, drawn at random.",
-            names,
-        ),
-        element("h3", "Clusters"),
-        figure(
-            "Graph of clusters",
-            cluster_graph("Clusters of samples", found.nodes, found.flow),
-            "Each circle is a cluster of real samples, at a distance from others much like theirs; "
-            "the ring is its share of real samples, the disc that of fakes. Arrows show mass that "
-            "the plan sends from one to another, above what it sends between real samples.",
-        ),
-        folded(
-            "As a table",
-            table(
-                "Clusters and their shares on both sides",
-                ["cluster", "of real", "of fake", "difference"],
-                [_node(one) for one in found.nodes],
-            ),
-        ),
-    ]
-    flows = found.flow.largest()[:_LISTED]
-    if flows:
-        rows: list[list[Child]] = [[a, b, _percent(value)] for a, b, value in flows]
-        title = "Mass that moves between clusters, above the floor"
-        content.append(table(title, ["real", "becomes fake", "of all"], rows, left=(0, 1)))
-    return content
-
-
-def _curve(found: Explanation) -> list[Section]:
-    """The distance against the number of samples."""
-    if len(found.curve) < 2:
-        return []
-    names = ["real and fake", "two parts of real"]
-    lines = [
-        Curve(names[0], [(one.size, one.value) for one in found.curve]),
-        Curve(names[1], [(one.size, one.floor) for one in found.curve]),
-    ]
-    drawing = curves(
-        "Sliced Wasserstein distance against samples per side", lines, logarithmic=True
-    )
-    content = figure(
-        "Distance against samples per side",
-        drawing,
-        "The sliced Wasserstein distance of samples falls with their number. Where the upper curve "
-        "levels off above the lower one, there is a difference that more samples would show more "
-        "clearly.",
-        names,
-    )
-    return [Section("curve", "Against the number of samples", content)]
-
-
-def _node(node: Node) -> list[Child]:
-    return [
-        node.name,
-        _percent(node.real),
-        _percent(node.fake),
-        _percent(node.fake - node.real, "+"),
-    ]
-
-
-def _percent(share: float, sign: str = "") -> str:
-    """A share as percent, with two digits at least."""
-    percent = 100 * share
-    return f"{percent:{sign}.0f} %" if abs(percent) >= 10 else f"{percent:{sign}.2g} %"
+def _sign(copies: Copies) -> str:
+    """What the p-value of C_T says, next to the copies that were found."""
+    if copies.c_t_pvalue is not None and copies.c_t_pvalue <= 0.05:
+        return "a sign of copying on average"
+    return "no sign of copying on average" + (", though these copies are" if copies.rows else "")

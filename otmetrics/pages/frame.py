@@ -66,12 +66,14 @@ class Top(NamedTuple):
         heading: What was asked.
         verdict: The answer: a sentence, and more of them after it.
         sides: What was compared, a line each.
+        pictures: What the answer looks like.
     """
 
     title: str
     heading: Child
     verdict: Sequence[Child]
     sides: Sequence[Child]
+    pictures: Child = None
 
 
 def page(
@@ -99,18 +101,23 @@ def page(
     return "<!DOCTYPE html>\n" + rendered(element("html", head, body, lang="en"))
 
 
-def notes_section(notes: Sequence[str], origin: Origin, names: Sequence[str] = ()) -> list[Section]:
-    """What a reader of the numbers should know; no section where that is nothing.
+def last_sections(
+    protocol: dict[str, Any],
+    lines: Sequence[str],
+    notes: Sequence[str],
+    origin: Origin,
+    names: Sequence[str] = (),
+) -> list[Section]:
+    """How every page ends: what a reader should know, and what repeats the numbers.
 
-    `names` are those of models that the notes may name.
+    `lines` stand above the protocol; `names` are those of models that notes may name.
     """
-    if not notes:
-        return []
     told = [named_sentence(origin.tell(note), names) for note in notes]
-    return [Section("notes", "Notes", bullets(told))]
+    sections = [Section("notes", "Notes", bullets(told))] if told else []
+    return [*sections, _protocol_section(protocol, lines, origin)]
 
 
-def protocol_section(protocol: dict[str, Any], lines: Sequence[str], origin: Origin) -> Section:
+def _protocol_section(protocol: dict[str, Any], lines: Sequence[str], origin: Origin) -> Section:
     """What repeats the numbers: the command, all that decides them, and the JSON in the page."""
     content: list[Child] = []
     if origin.command:
@@ -145,6 +152,7 @@ def _header(top: Top, sections: Sequence[Section]) -> Element:
         "header",
         element("h1", top.heading),
         element("p", first, class_="verdict"),
+        top.pictures,
         [element("p", line) for line in rest],
         element("ul", [element("li", side) for side in top.sides], class_="sides"),
         element("nav", element("ul", links), aria_label="Contents"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from otmetrics.explanation.classes import Flow
 from otmetrics.explanation.plane import Node
 
-from .drawing import fill, label, stroke, svg
+from .drawing import arrowhead, fill, label, stroke, svg
 from .elements import Child, Element, element
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 420, 40
@@ -19,24 +19,33 @@ def cluster_graph(title: str, nodes: Sequence[Node], flow: Flow) -> Element:
     """Rings of the real shares around discs of the fake ones, with arrows of the largest flows."""
     radii = _radii(nodes)
     places = _apart(_scaled(nodes), [max(pair) for pair in radii])
-    numbers = {node.name: number for number, node in enumerate(nodes)}
-    drawn: list[Child] = []
-    flows = flow.largest()[:_SHOWN]
-    for a, b, value in flows:
-        width = 1 + 5 * value / flows[0][2]
-        drawn.append(_arrow(places[numbers[a]], places[numbers[b]], width))
-    for number, (x, y) in enumerate(places):
-        real, fake = radii[number]
-        drawn += [
-            element("circle", cx=x, cy=y, r=fake, opacity=0.75, **fill("second")),
-            element("circle", cx=x, cy=y, r=real, fill="none", **stroke("first", 2)),
-            label(x, y - max(real, fake) - 4, str(number + 1)),
-        ]
+    circles: list[Child] = [_circles(*one) for one in zip(places, radii, strict=True)]
+    # Above all circles, which may lie over the place of a neighbour's number.
+    numbers: list[Child] = [
+        label(x, y - max(pair) - 4, str(number + 1))
+        for number, ((x, y), pair) in enumerate(zip(places, radii, strict=True))
+    ]
     told = [
         f"cluster {i + 1}: {100 * one.real:.2g} % of real, {100 * one.fake:.2g} % of fake"
         for i, one in enumerate(nodes)
     ]
+    drawn: list[Child] = [_arrows([node.name for node in nodes], places, flow), circles, numbers]
     return svg(title, "; ".join(told), _WIDTH, _HEIGHT, drawn, "plane")
+
+
+def _arrows(names: list[str], places: Sequence[tuple[float, float]], flow: Flow) -> list[Child]:
+    """Arrows of the largest flows, as wide as they are large."""
+    flows, at = flow.largest()[:_SHOWN], dict(zip(names, places, strict=True))
+    return [_arrow(at[a], at[b], 1 + 5 * value / flows[0][2]) for a, b, value in flows]
+
+
+def _circles(place: tuple[float, float], radii: tuple[float, float]) -> list[Child]:
+    """The ring of a cluster around its disc."""
+    (x, y), (real, fake) = place, radii
+    return [
+        element("circle", cx=x, cy=y, r=fake, opacity=0.75, **fill("second")),
+        element("circle", cx=x, cy=y, r=real, fill="none", **stroke("first", 2)),
+    ]
 
 
 def _radii(nodes: Sequence[Node]) -> list[tuple[float, float]]:
@@ -101,12 +110,7 @@ def _arrow(start: tuple[float, float], end: tuple[float, float], width: float) -
     middle = (start[0] + end[0]) / 2 - bend * dy, (start[1] + end[1]) / 2 + bend * dx
     # The head stands in the middle of the line: at its end it would be under a circle.
     x, y = ((start[k] + 2 * middle[k] + end[k]) / 4 for k in (0, 1))
-    ux, uy, size = dx / length, dy / length, 4 + width
-    head = (
-        f"M{x + size * ux:.1f} {y + size * uy:.1f}"
-        f"L{x - size * (ux + uy) / 2:.1f} {y - size * (uy - ux) / 2:.1f}"
-        f"L{x - size * (ux - uy) / 2:.1f} {y - size * (uy + ux) / 2:.1f}Z"
-    )
+    head = arrowhead(x, y, (dx / length, dy / length), 4 + width)
     line = (
         f"M{start[0]:.1f} {start[1]:.1f}Q{middle[0]:.1f} {middle[1]:.1f} {end[0]:.1f} {end[1]:.1f}"
     )

@@ -1,4 +1,4 @@
-"""Drawings of their own: points on a plane, curves, strips."""
+"""Drawings of their own: points on a plane with arrows between them, and curves."""
 
 import math
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from .drawing import (
     SERIES,
     SHAPES,
     Scale,
+    arrowhead,
     drawable,
     fill,
     label,
@@ -23,8 +24,7 @@ from .elements import Child, Element, element, name
 
 _DASHES = (None, "6 3", "2 2", "8 3 2 3")
 _SIZE = (640, 400)
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 30  # what axes leave around the points
-_STRIP = 34  # from one to the next
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 28, 48  # what axes leave around the points
 _MOST_POWERS = 8  # of ten, which an axis names each
 
 
@@ -40,14 +40,44 @@ class Points(NamedTuple):
     places: Sequence[tuple[float, float]]
 
 
-def scatter(title: str, groups: Sequence[Points], description: str = "") -> Element:
-    """Points on a plane, each group with its shape; `legend` names them."""
+Place = tuple[float, float]
+Names = tuple[str, str]
+"""What the axes across and down show."""
+
+
+def scatter(
+    title: str,
+    groups: Sequence[Points],
+    axes: Names,
+    arrows: Sequence[tuple[Place, Place]] = (),
+    description: str = "",
+) -> Element:
+    """Points on a plane, each group with its shape, and arrows; `legend` names the groups."""
     across, down = _frame(groups, margin=0.04)
-    drawn: list[Child] = [_axes(across, down)]
+    drawn: list[Child] = [_axes(across, down, axes)]
     drawn += [
         _marks(across, down, group.places, index, 3, "points") for index, group in enumerate(groups)
     ]
-    return _figure(title, description, drawn)
+    return _figure(title, description, [*drawn, _arrows(across, down, arrows)])
+
+
+def _arrows(across: Scale, down: Scale, arrows: Sequence[tuple[Place, Place]]) -> Element | None:
+    """Arrows between points, as one path."""
+    outlines = []
+    for pair in arrows:
+        if not drawable(*pair[0], *pair[1]):
+            continue
+        (x, y), (there, below) = ((across.place(a), down.place(b)) for a, b in pair)
+        length = math.hypot(there - x, below - y)
+        if length > 0:
+            way = (there - x) / length, (below - y) / length
+            # Its point, not its middle, is at the end.
+            head = arrowhead(there - 6 * way[0], below - 6 * way[1], way, 6)
+            outlines.append(f"M{x:.1f} {y:.1f}L{there:.1f} {below:.1f}{head}")
+    if not outlines:
+        return None
+    style = stroke("ink", 1) | fill("ink")
+    return element("path", d="".join(outlines), **style | {"class_": "stroke-ink fill-ink arrows"})
 
 
 class Curve(NamedTuple):
@@ -65,7 +95,12 @@ class Curve(NamedTuple):
 
 
 def curves(
-    title: str, lines: Sequence[Curve], description: str = "", *, logarithmic: bool = False
+    title: str,
+    lines: Sequence[Curve],
+    axes: Names,
+    description: str = "",
+    *,
+    logarithmic: bool = False,
 ) -> Element:
     """Lines, each with its dashes; the axis across may be logarithmic, and numbers on it positive.
 
@@ -74,7 +109,7 @@ def curves(
     change = math.log10 if logarithmic else float
     moved = [one._replace(places=[(change(x), y) for x, y in one.places]) for one in lines]
     across, down = _frame(moved, origin=True)
-    drawn: list[Child] = [_axes(across, down, logarithmic=logarithmic)]
+    drawn: list[Child] = [_axes(across, down, axes, logarithmic=logarithmic)]
     for index, one in enumerate(moved):
         style = stroke(SERIES[index % 4], 2)
         if one.band is not None:
@@ -92,23 +127,8 @@ def curves(
     return _figure(title, description, drawn)
 
 
-def strips(title: str, groups: Sequence[Sequence[float]], description: str = "") -> Element:
-    """Numbers of each group as strokes along one axis, a strip for each; `legend` names them."""
-    scale = scale_over([x for values in groups for x in values], _LEFT, _SIZE[0] - _RIGHT)
-    drawn: list[Child] = []
-    for index, values in enumerate(groups):
-        top = 6 + _STRIP * index
-        strokes = [f"M{scale.place(x):.1f} {top}v26" for x in values if drawable(x)]
-        style = stroke(SERIES[index % 4], 1.2)
-        drawn.append(element("path", d="".join(strokes), opacity=0.55, **style))
-        drawn.append(_mark(index, 20, top + 13))
-    bottom = 10 + _STRIP * len(groups)
-    drawn += [line(scale.start, bottom, scale.end, bottom, "quiet"), _ticks_across(scale, bottom)]
-    return svg(title, description, _SIZE[0], bottom + 24, drawn, "plane")
-
-
 def legend(names: Sequence[str]) -> Element:
-    """What the shapes and colours of `scatter`, `curves` and `strips` stand for, in their order."""
+    """What the shapes and colours of `scatter` and `curves` stand for, in their order."""
     items = [
         element("li", swatch(_mark(index, 8, 8)), " ", name(text))
         for index, text in enumerate(names)
@@ -141,25 +161,22 @@ def _widened(scale: Scale, margin: float) -> Scale:
     return scale._replace(low=scale.low - room, high=scale.high + room)
 
 
-def _axes(across: Scale, down: Scale, *, logarithmic: bool = False) -> list[Child]:
+def _axes(across: Scale, down: Scale, names: Names, *, logarithmic: bool = False) -> list[Child]:
+    """Both axes with their numbers and names: that of the axis down stands above it."""
     drawn: list[Child] = [
         line(across.start, down.start, across.end, down.start, "quiet"),
         line(across.start, down.start, across.start, down.end, "quiet"),
+        label(across.end, down.start + 40, f"{names[0]} →", anchor="end"),
+        label(8, 14, f"↑ {names[1]}", anchor="start"),
     ]
-    drawn.append(_ticks_across(across, down.start, logarithmic=logarithmic))
+    for number in _powers(across) if logarithmic else across.ticks(6):
+        x, shown = across.place(number), 10**number if logarithmic else number
+        drawn.append(line(x, down.start, x, down.start + 5, "quiet"))
+        drawn.append(label(x, down.start + 18, f"{shown:.4g}"))
     for number in down.ticks(5):
         y = down.place(number)
         drawn.append(line(across.start - 5, y, across.start, y, "quiet"))
         drawn.append(label(across.start - 8, y + 4, f"{number:.4g}", anchor="end"))
-    return drawn
-
-
-def _ticks_across(scale: Scale, top: float, *, logarithmic: bool = False) -> list[Child]:
-    """Numbers below an axis from left to right."""
-    drawn: list[Child] = []
-    for number in _powers(scale) if logarithmic else scale.ticks(6):
-        x, shown = scale.place(number), 10**number if logarithmic else number
-        drawn += [line(x, top, x, top + 5, "quiet"), label(x, top + 18, f"{shown:.4g}")]
     return drawn
 
 

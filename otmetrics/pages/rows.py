@@ -1,40 +1,32 @@
-"""Drawings in the lines of a table: values in their intervals, bars, and their scale."""
+"""Drawings in the lines of a table: values in their intervals, bars, and their scale.
+
+The second colour is that of fake samples on all pages, and so of what is measured of them; the
+first that of real ones, and so of floors.
+"""
 
 from collections.abc import Iterable, Sequence
 
 from .drawing import Scale, box, drawable, label, line, mark, scale_over, svg, swatch, tick
 from .elements import Child, Element
 
-WIDTH, HEIGHT = 260, 26
+WIDTH, NARROW, HEIGHT = 260, 150, 26
 _MARGIN = 10  # to both sides, for marks at the ends
 
 
-def row_scale(values: Iterable[float | None]) -> Scale:
+def row_scale(values: Iterable[float | None], width: float = WIDTH) -> Scale:
     """A scale for the drawings of a column, which holds all numbers that are there."""
-    return scale_over(values, _MARGIN, WIDTH - _MARGIN)
+    return scale_over(values, _MARGIN, width - _MARGIN)
 
 
-def excess_bar(
-    title: str,
-    value: float,
-    interval: tuple[float, float] | None = None,
-    floor: tuple[float, float] | None = None,
-    end: float | None = None,
-) -> Element:
-    """One score: above, its value in its interval; below, a bar from its floor.
-
-    `floor` is the score between two parts of real, and the score itself at their size, which alone
-    compares with it. The scale goes from 0 at least, to `end` at least.
-    """
-    scale = row_scale([0.0, end, value, *(interval or ()), *(floor or ())])
+def floor_bar(title: str, scale: Scale, floor: float, value: float) -> Element:
+    """A bar from the floor of a score, which is a tick, to the score at the size of the floor."""
     marks: list[Child] = [_zero(scale)]
-    if floor is not None and drawable(*floor):
-        low, high = sorted(map(scale.place, floor))
-        marks.append(box(low, high, 16, 6, "second"))
+    if drawable(floor, value):
+        low, high = sorted(map(scale.place, (floor, value)))
+        marks.append(box(low, high, 9, 8, "second"))
         # The floor is where the bar begins, to whichever side it goes.
-        marks.append(tick(scale.place(floor[0]), 12, 25, "ink"))
-    marks += _whiskers(scale, value, interval, 7)
-    return _row(title, marks)
+        marks.append(tick(scale.place(floor), 4, HEIGHT - 4, "first"))
+    return _row(title, scale, marks)
 
 
 def interval_line(
@@ -44,21 +36,20 @@ def interval_line(
     interval: tuple[float, float] | None = None,
     *,
     marks: Sequence[float] = (),
-    shape: str = "circle",
 ) -> Element:
     """A value in its interval, on the scale of the whole table; `marks` are lines across it."""
     lines = [tick(scale.place(one), 0, HEIGHT, "line", dash="3 2") for one in marks]
-    return _row(title, [_zero(scale), lines, _whiskers(scale, value, interval, HEIGHT / 2, shape)])
+    return _row(title, scale, [_zero(scale), lines, _whiskers(scale, value, interval)])
 
 
 def bar(title: str, scale: Scale, value: float, beside: float | None = None) -> Element:
     """A bar from 0 to a value; under it a thin one of what it is compared with."""
     drawn: list[Child] = [_zero(scale)]
-    for number, top, height, colour in ((value, 5, 10, "first"), (beside, 17, 5, "quiet")):
+    for number, top, height, colour in ((value, 5, 10, "second"), (beside, 17, 5, "first")):
         if number is not None and drawable(number):
             low, high = sorted((scale.place(0.0), scale.place(number)))
             drawn.append(box(low, high, top, height, colour))
-    return _row(title, drawn)
+    return _row(title, scale, drawn)
 
 
 def axis(scale: Scale, title: str = "scale") -> Element:
@@ -67,25 +58,25 @@ def axis(scale: Scale, title: str = "scale") -> Element:
     for number in _spaced(scale):
         place = scale.place(number)
         drawn += [line(place, 3, place, 8, "quiet"), label(place, 20, f"{number:.4g}")]
-    return _row(title, drawn)
+    return _row(title, scale, drawn)
 
 
 def signs(*kinds: str) -> list[Element]:
-    """Signs for the legend of tables with `excess_bar`, `interval_line` and `bar`."""
+    """Signs for the legend of tables with `floor_bar`, `interval_line` and `bar`."""
     made = {
-        "value": lambda: swatch(line(1, 8, 15, 8, "first", 2), mark("circle", 8, 8, 4, "first")),
-        "floor": lambda: swatch(tick(8, 2, 14, "ink")),
+        "value": lambda: swatch(line(1, 8, 15, 8, "second", 2), mark("circle", 8, 8, 4, "second")),
+        "floor": lambda: swatch(tick(8, 2, 14, "first")),
         "excess": lambda: swatch(box(1, 15, 5, 6, "second")),
-        "bar": lambda: swatch(box(1, 15, 3, 10, "first")),
-        "beside": lambda: swatch(box(1, 15, 6, 5, "quiet")),
+        "bar": lambda: swatch(box(1, 15, 3, 10, "second")),
+        "beside": lambda: swatch(box(1, 15, 6, 5, "first")),
         "mark": lambda: swatch(tick(8, 0, 16, "line", dash="3 2")),
         "zero": lambda: swatch(line(8, 0, 8, 16, "line")),
     }
     return [made[kind]() for kind in kinds]
 
 
-def _row(title: str, drawn: Child) -> Element:
-    return svg(title, "", WIDTH, HEIGHT, drawn, "row")
+def _row(title: str, scale: Scale, drawn: Child) -> Element:
+    return svg(title, "", scale.end + _MARGIN, HEIGHT, drawn, "row")
 
 
 def _spaced(scale: Scale) -> list[float]:
@@ -96,21 +87,16 @@ def _spaced(scale: Scale) -> list[float]:
     return ticks if 7 * longest <= room else ticks[:: max(1, len(ticks) - 1)]
 
 
-def _whiskers(
-    scale: Scale,
-    value: float,
-    interval: tuple[float, float] | None,
-    height: float,
-    shape: str = "circle",
-) -> list[Child]:
+def _whiskers(scale: Scale, value: float, interval: tuple[float, float] | None) -> list[Child]:
     """A mark at a value, and a line with ends along its interval."""
     drawn: list[Child] = []
+    height = HEIGHT / 2
     if interval is not None and drawable(*interval):
         low, high = map(scale.place, interval)
-        drawn.append(line(low, height, high, height, "first", 2))
-        drawn += [tick(end, height - 4, height + 4, "first") for end in (low, high)]
+        drawn.append(line(low, height, high, height, "second", 2))
+        drawn += [tick(end, height - 4, height + 4, "second") for end in (low, high)]
     if drawable(value):
-        drawn.append(mark(shape, scale.place(value), height, 4.5, "first"))
+        drawn.append(mark("circle", scale.place(value), height, 4.5, "second"))
     return drawn
 
 

@@ -1,4 +1,4 @@
-"""What the scores of a page mean, in a sentence each."""
+"""Words and numbers as pages tell them: what scores mean, shares as percent."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -33,3 +33,14 @@ def meanings(names: Iterable[str], protocol: dict[str, Any]) -> Element:
         items.append(element("dt", score_label(name, protocol)))
         items.append(element("dd", _MEANINGS[name]))
     return element("dl", items)
+
+
+def percent(share: float, sign: str = "") -> str:
+    """A share as percent, with two digits at least."""
+    number = 100 * share
+    return f"{number:{sign}.0f} %" if abs(number) >= 10 else f"{number:{sign}.2g} %"
+
+
+def counted(number: int, total: int) -> str:
+    """A number with its share of all."""
+    return f"{number} ({percent(number / total)})" if total else str(number)

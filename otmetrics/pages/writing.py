@@ -1,10 +1,9 @@
 """Reports as files of HTML, which appear whole or not at all."""
 
-import os
 from pathlib import Path
 
-from otmetrics.errors import Argument, DataError
-from otmetrics.safe_files import check_replaceable, replace_file, user_path, writing
+from otmetrics.errors import DataError
+from otmetrics.safe_files import check_target, replace_file, user_path, writing
 from otmetrics.scoring.comparison import Comparison
 from otmetrics.scoring.explanation import Explanation
 from otmetrics.scoring.report import ScoreReport
@@ -44,7 +43,7 @@ def write_html(
         ...     otmetrics.write_html(report, f"{folder}/report.html")
     """
     path = user_path(path)
-    check_target(path, overwrite=overwrite)
+    check_target(path, SUFFIXES, overwrite=overwrite)
     write_page(page_of(result), path)
 
 
@@ -73,21 +72,3 @@ def write_page(page: str, path: Path) -> int:
     with writing(path), replace_file(path) as file:
         file.write(content)
     return len(content)
-
-
-def check_target(path: Path, *, overwrite: bool = False) -> None:
-    """Raise where a page cannot be written, before anybody waits for it in vain."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"`{path}` must end in .html.")
-    if not path.parent.is_dir():
-        raise DataError(f"`{path.parent}` is not a folder: create it first.")
-    # A link that leads nowhere is something too.
-    if os.path.lexists(path) and not overwrite:
-        raise DataError(
-            f"`{path}` exists: choose another name, or pass ", Argument("overwrite"), "."
-        )
-    with writing(path, "name a file"):
-        check_replaceable(path)
-    # A file that is write-protected stays, though its folder would let it be replaced.
-    if not all(os.access(one, os.W_OK) for one in (path.parent, path) if one.exists()):
-        raise DataError(f"`{path}` cannot be written: check its permissions, and its folder's.")

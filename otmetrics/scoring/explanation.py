@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from otmetrics.explanation.attributes import Attribute
 from otmetrics.explanation.classes import Flow
@@ -13,10 +13,29 @@ from otmetrics.explanation.plane import Node, Plane
 from otmetrics.explanation.shares import Share
 from otmetrics.explanation.uncovered import Gap, Uncovered
 from otmetrics.explanation.waterfall import Waterfall
-from otmetrics.scoring.pictures import Pictures
-from otmetrics.scoring.report import ScoreReport, listed
+from otmetrics.scoring.effects import (
+    NAMED,
+    effect,
+    first_named,
+    is_or_are,
+    larger_first,
+    ratio_text,
+    shift,
+    shift_text,
+    slight,
+    times,
+)
+from otmetrics.scoring.pictures import FILE_SIZE, Pictures
+from otmetrics.scoring.report import ScoreReport, listed, plain_table
 
-_NAMED = 3  # classes, clusters or attributes that a sentence names
+_UNLIKE = "are unlike any real sample"
+
+
+class _Told(NamedTuple):
+    """Sentences on what was found, and on what was looked for and not found."""
+
+    found: Sequence[str] = ()
+    missing: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -136,54 +155,137 @@ class Explanation:
 
     def __str__(self) -> str:
         """The scores as a table, and the verdict, in plain text."""
-        return "\n".join([self.headline(), str(self.report), *self.findings()])
+        headline, *others = self.verdict()
+        scores = plain_table(self.report.header(), self.report.rows(), left=(0,))
+        return "\n".join([headline, *scores, *others])
+
+    def kinds(self) -> list[str]:
+        """The kinds of which something was found, the most serious first.
+
+        Copies come first, then fakes unlike any real sample. Shares of classes and clusters, and
+        attributes, weigh the same: the larger effect comes first, by the logarithm of a ratio of
+        shares and by the shift in standard deviations.
+
+        Returns:
+            Some of "copies", "unlike", "classes", "clusters" and "attributes".
+        """
+        rare, frequent = self._classes_found()
+        found = {
+            "copies": self.copies is not None and len(self.copies.rows) > 0,
+            "unlike": bool(self.worst),
+            "classes": bool(rare or frequent),
+            "clusters": bool(self.uncovered.gaps or self.uncovered.crowded),
+            "attributes": bool(self._attributes_found()),
+        }
+        return [kind for kind in ("copies", "unlike", *self._lighter()) if found[kind]]
+
+    def _lighter(self) -> tuple[str, str, str]:
+        """The kinds that weigh the same, the one with the largest effect first."""
+        rare, frequent = self._classes_found()
+        shares: list[Share | Gap] = [*rare, *frequent]
+        shares += [*self.uncovered.gaps, *self.uncovered.crowded]
+        shifts = [shift(one) for one in self._attributes_found()[:1]]
+        if max(shifts, default=0.0) > max(map(effect, shares), default=0.0):
+            return "attributes", "classes", "clusters"
+        return "classes", "clusters", "attributes"
 
     def verdict(self) -> list[str]:
         """What the scores say, and what was found.
 
         Returns:
-            Plain sentences: one that sums up what was found, those of the report, and those of
+            Plain sentences: one that sums up what was found, those on the scores, and those of
             `findings`.
         """
-        return [self.headline(), *self.report.verdict(), *self.findings()]
+        return [self.headline(), *self._of_scores(), *self.findings()]
+
+    def _of_scores(self) -> list[str]:
+        """What the scores say; where they show nothing and something was found, as a whole."""
+        if self.report.differs is not False or not self.kinds():
+            return self.report.verdict()
+        joint = self.report.joint_pvalue
+        together = "" if joint is None else f": all together have p = {joint:.3g}"
+        return [f"The scores show no difference as a whole at this sample size{together}."]
 
     def headline(self) -> str:
-        """What was found, in one sentence.
+        """What was found, in one sentence, in the order of `kinds`.
 
         Returns:
-            A sentence with a part for each kind of finding.
+            A sentence with a part for each kind of finding: copies, fakes unlike any real sample,
+            what is missing or too frequent, and how images differ. It says so where no score shows
+            a difference and no fake by itself was found.
         """
-        parts = []
-        if self.worst:
-            parts.append(f"{len(self.worst)} of {len(self.samples)} fakes lie apart from real")
-        gaps, crowded = self.uncovered.gaps, self.uncovered.crowded
-        for kinds, way in ((gaps, "rare or missing"), (crowded, "too frequent")):
-            if kinds:
-                count = "one kind" if len(kinds) == 1 else f"{len(kinds)} kinds"
-                parts.append(f"{count} of real samples {_is(kinds)} {way}")
-        for classes, way in zip(self._classes_found(), ("rare", "frequent"), strict=True):
-            if classes:
-                names = [one.name for one in classes[:_NAMED]]
-                names += [f"{len(classes) - _NAMED} more"] if len(classes) > _NAMED else []
-                parts.append(f"{listed(names)} {_is(classes)} too {way}")
-        differing = [one.name for one in self.attributes if one.found]
-        if differing:
-            parts.append(f"images differ in {listed(differing)}")
-        if self.copies is not None and self.copies.rows:
-            parts.append(f"{len(self.copies.rows)} fakes are close to training samples")
-        if not parts:
+        kinds = self.kinds()
+        if not kinds:
             return "No fault was found of the kinds that were looked for."
+        tell = {
+            "copies": self._copies_told,
+            "unlike": self._unlike_told,
+            "classes": self._classes_told,
+            "clusters": self._clusters_told,
+            "attributes": self._attributes_told,
+        }
+        parts = [part for kind in kinds for part in tell[kind]()]
+        if self.report.differs is False and not {"copies", "unlike"} & set(kinds):
+            parts.insert(0, "no score shows a difference")
         text = "; ".join(parts)
         return text[0].upper() + text[1:] + "."
 
+    def _copies_told(self) -> list[str]:
+        if self.copies is None:
+            return []
+        number, total = len(self.copies.rows), self.copies.samples
+        return [f"{number} of {total} fakes nearly copy a training sample"]
+
+    def _unlike_told(self) -> list[str]:
+        return [f"{len(self.worst)} of {len(self.samples)} fakes {_UNLIKE}"]
+
+    def _classes_told(self) -> list[str]:
+        """The classes with another share, of how many."""
+        told = [
+            f"{listed(first_named([f'{one.name} ({times(one.ratio)})' for one in some]))} "
+            f"{is_or_are(some)} too {way}"
+            for some, way in larger_first(self._classes_found(), ("rare", "frequent"))
+        ]
+        number = 0 if self.classes is None else len(self.classes.shares)
+        return [f"of {number} classes {', and '.join(told)}"]
+
+    def _clusters_told(self) -> list[str]:
+        """How many clusters have another share."""
+        both = self.uncovered.gaps, self.uncovered.crowded
+        return [
+            f"{'one kind' if len(some) == 1 else f'{len(some)} kinds'} of real samples "
+            f"{is_or_are(some)} {way}"
+            for some, way in larger_first(both, ("rare or missing", "too frequent"))
+        ]
+
+    def _attributes_told(self) -> list[str]:
+        """The attribute that shifts most, and how many others do."""
+        differing = self._attributes_found()
+        most, *others = differing
+        noun = "attribute" if len(others) == 1 else "attributes"
+        more = f", and in {len(others)} more {noun}" if others else ""
+        way = "slightly in" if slight(differing) else "most in" if others else "in"
+        return [f"fake images differ {way} {most.name} ({shift_text(most)}){more}"]
+
+    def _attributes_found(self) -> list[Attribute]:
+        """The attributes that differ, the one with the largest shift first."""
+
+        def size(one: Attribute) -> float:
+            # Of shifts that read alike the one of the smaller p-value, as they stand, comes first.
+            # Size follows from the content.
+            return -1.0 if one.name == FILE_SIZE else float(f"{shift(one):.2g}")
+
+        return sorted((one for one in self.attributes if one.found), key=size, reverse=True)
+
     def _classes_found(self) -> tuple[list[Share], list[Share]]:
-        """The classes that are too rare among fakes, and those that are too frequent."""
+        """The classes that are too rare and too frequent among fakes, the largest effect first."""
         found = [] if self.classes is None else [one for one in self.classes.shares if one.found]
+        found.sort(key=effect, reverse=True)
         rare = [one for one in found if one.ratio is not None and one.ratio < 1]
         return rare, [one for one in found if one not in rare]
 
     def findings(self) -> list[str]:
-        """What was found, one sentence for each kind of fault that was looked for.
+        """What was found, and then what was looked for and not found, the most serious first.
 
         Each kind holds the rate of false discoveries by itself: of the fakes that are named, of
         the clusters, of the classes, of the attributes and of the copies.
@@ -191,46 +293,78 @@ class Explanation:
         Returns:
             Sentences.
         """
-        rate = f"false discovery rate {100 * self.rate:g} %"
-        found = [self._of_samples(rate), *self._of_repeated()]
-        found += self._of_clusters()
-        found += self._of_classes()
-        differing = [one for one in self.attributes if one.found]
-        if differing:
-            told = [f"{one.name} ({shift_text(one)})" for one in differing]
-            found.append(f"Images differ in {listed(told)}.")
-        elif self.attributes:
-            found.append("No difference was found in brightness, contrast or the like.")
-        if self.copies is not None:
-            number, shared = len(self.copies.rows), len(self.copies.shared)
-            if shared:
-                found.append(f"{shared} real samples are in the training samples themselves.")
-            found.append(
-                f"{number} of {self.copies.samples} fakes are closer to a training sample than "
-                f"real samples are ({rate})."
-                if number
-                else "No fake was found that is closer to training samples than real samples are."
-            )
-        return found
+        lighter = {
+            "classes": self._of_classes,
+            "clusters": self._of_clusters,
+            "attributes": self._of_attributes,
+        }
+        kinds = [
+            *(self._of_copies(), self._of_samples(), self._of_repeated()),
+            *(lighter[kind]() for kind in self._lighter()),
+        ]
+        return [line for one in kinds for line in one.found] + [
+            line for one in kinds for line in one.missing
+        ]
 
-    def _of_samples(self, rate: str) -> str:
+    def sample_findings(self) -> list[str]:
+        """What `findings` says of fakes that are unlike any real sample.
+
+        Returns:
+            Sentences.
+        """
+        return [line for told in self._of_samples() for line in told]
+
+    def _of_samples(self) -> _Told:
         """How many fakes lie too far; where none is told to, how many lie beyond all real ones."""
         number, total = len(self.worst), len(self.samples)
         if number:
-            return (
-                f"{number} of {total} fakes lie apart from the real samples, further than these do "
-                f"from each other ({rate})."
+            return _Told(
+                [
+                    f"{number} of {total} fakes {_UNLIKE}: they are further from the real ones "
+                    f"than these are from each other ({self._rate})."
+                ]
             )
         real = self.report.protocol["inputs"]["real"]["used"]
         least = min((sample.pvalue for sample in self.samples), default=1.0)
         beyond = sum(sample.pvalue == least for sample in self.samples) if least < 2 / real else 0
-        told = f"No fake is told to lie apart from the real samples ({rate})"
+        told = f"No fakes were found that {_UNLIKE} ({self._rate})"
         expected = total / (real + 1)
         if beyond > 1 + 2 * expected:
-            told += f"; {beyond} further than every real sample, where chance puts {expected:.2g}"
-        return told + "."
+            told += (
+                f"; {beyond} are further from the others than every real sample is, where chance "
+                f"puts {expected:.2g}"
+            )
+        return _Told([], [told + "."])
 
-    def _of_repeated(self) -> list[str]:
+    @property
+    def _rate(self) -> str:
+        return f"false discovery rate {100 * self.rate:g} %"
+
+    def _of_copies(self) -> _Told:
+        """How many fakes are too close to training samples."""
+        if self.copies is None:
+            return _Told()
+        number, shared, found = len(self.copies.rows), len(self.copies.shared), []
+        if number:
+            found.append(
+                f"{number} of {self.copies.samples} fakes nearly copy a training sample: they are "
+                f"closer to it than real samples are to any ({self._rate})."
+            )
+        if shared:
+            found.append(f"{shared} real samples are in the training samples themselves.")
+        return _Told(found, [] if number else ["No fakes were found that copy training samples."])
+
+    def _of_attributes(self) -> _Told:
+        """In which attributes images differ."""
+        if not self.attributes:
+            return _Told()
+        differing = self._attributes_found()
+        if not differing:
+            return _Told([], ["No difference was found in brightness, contrast or the like."])
+        told = listed([f"{one.name} ({shift_text(one)})" for one in differing])
+        return _Told([f"Images differ{' slightly' if slight(differing) else ''} in {told}."])
+
+    def _of_repeated(self) -> _Told:
         """How many fakes equal real ones; or each other, where more do than real samples."""
         sizes = [self.report.protocol["inputs"][side]["used"] for side in ("real", "fake")]
         lines = []
@@ -243,20 +377,20 @@ class Explanation:
                 f"{fake} of {sizes[1]} fakes repeat another fake exactly; of {sizes[0]} real "
                 f"samples {real} do."
             )
-        return lines
+        return _Told(lines)
 
-    def _of_clusters(self) -> list[str]:
+    def _of_clusters(self) -> _Told:
         """What is not covered, and what is crowded."""
-        gaps, crowded = self.uncovered.gaps, self.uncovered.crowded
-        if not gaps and not crowded:
-            return ["No cluster of real samples was found that fakes avoid or crowd."]
         found = []
-        for side, way in ((gaps, "too seldom"), (crowded, "too often")):
-            if side:
-                told = [f"{self.cluster_name(one)} ({_times(one.ratio)})" for one in side[:_NAMED]]
-                more = f" and {len(side) - _NAMED} more" if len(side) > _NAMED else ""
-                found.append(f"Fakes lie {way} in {'; '.join(told)}{more}.")
-        return found
+        both = self.uncovered.gaps, self.uncovered.crowded
+        for side, way in larger_first(both, ("too seldom", "too often")):
+            # Names of clusters have commas.
+            told = [f"{self.cluster_name(one)} ({times(one.ratio)})" for one in side[:NAMED]]
+            more = f" and {len(side) - NAMED} more" if len(side) > NAMED else ""
+            found.append(f"Fakes lie {way} in {'; '.join(told)}{more}.")
+        if found:
+            return _Told(found)
+        return _Told([], ["No cluster of real samples was found that fakes avoid or crowd."])
 
     def cluster_name(self, gap: Gap) -> str:
         """A cluster by its number, and by the image in its middle where there are images.
@@ -271,26 +405,21 @@ class Explanation:
         names = self.names.get("real")
         return f"{number}, around {names[gap.medoid]}" if names else number
 
-    def _of_classes(self) -> list[str]:
+    def _of_classes(self) -> _Told:
         """Which classes have another share."""
         if self.classes is None:
-            return []
-        rare, frequent = self._classes_found()
+            return _Told()
         lines = []
+        for some, way in larger_first(self._classes_found(), ("rare", "frequent")):
+            told = listed(first_named([f"{one.name} ({times(one.ratio)})" for one in some]))
+            lines.append(f"Classes too {way} among fakes: {told}.")
+        missing = [] if lines else ["No class was found that has another share among fakes."]
         alone = [one for one in self.classes.shares if one.real == 0 and one.fake]
         if alone:
-            names = [one.name for one in alone[:_NAMED]]
-            names += [f"{len(alone) - _NAMED} more"] if len(alone) > _NAMED else []
+            names = listed(first_named([one.name for one in alone]))
             number = sum(one.fake for one in alone)
-            lines.append(f"{number} fakes are of classes that no real sample has: {listed(names)}.")
-        if not rare and not frequent:
-            return [*lines, "No class was found that has another share among fakes."]
-        for some, way in ((rare, "rare"), (frequent, "frequent")):
-            if some:
-                told = [f"{one.name} ({_times(one.ratio)})" for one in some[:_NAMED]]
-                more = f" and {len(some) - _NAMED} more" if len(some) > _NAMED else ""
-                lines.append(f"Classes too {way} among fakes: {', '.join(told)}{more}.")
-        return lines
+            lines.append(f"{number} fakes are of classes that no real sample has: {names}.")
+        return _Told(lines, missing)
 
     def tables(self, most: int) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
         """What was found as tables of text.
@@ -299,8 +428,8 @@ class Explanation:
             most: Lines of each at most.
 
         Returns:
-            Header and rows of each table: fakes too far from real, classes with another share, and
-            copies; only those in which something was found.
+            Header and rows of each table: fakes unlike any real sample, classes with another share,
+            and copies; only those in which something was found.
         """
         tables: list[tuple[tuple[str, ...], list[tuple[str, ...]]]] = []
         rows: list[tuple[str, ...]]
@@ -314,7 +443,7 @@ class Explanation:
                 )
                 for one in self.worst[:most]
             ]
-            tables.append((("far from real", "strangeness", "p", "nearest real"), rows))
+            tables.append((("unlike real", "strangeness", "p", "nearest real"), rows))
         shares = [] if self.classes is None else [one for one in self.classes.shares if one.found]
         if shares:
             rows = [
@@ -434,26 +563,3 @@ class Explanation:
         if names:
             return names[row]
         return f"{self.protocol['inputs'][side]['path']}[{row}]"
-
-
-def _is(some: Sequence[Any]) -> str:
-    return "is" if len(some) == 1 else "are"
-
-
-def ratio_text(share: Share | Gap) -> str:
-    """A ratio of shares with its interval."""
-    if share.ratio is None:
-        return "in fakes alone"
-    return f"{share.ratio:.2g} [{share.low:.2g}, {share.high:.2g}]"
-
-
-def _times(ratio: float | None) -> str:
-    """A ratio of shares in a sentence."""
-    return "in fakes alone" if ratio is None else f"{ratio:.2g} times its share"
-
-
-def shift_text(attribute: Attribute) -> str:
-    """By how much an attribute differs."""
-    if attribute.shift is None:
-        return f"{attribute.real:.3g} of all real ones, {attribute.fake:.3g} of fakes"
-    return f"{attribute.shift:+.2g} sd"

@@ -12,6 +12,18 @@ _LONGEST = 1000  # characters of a class
 _MOST_BYTES = 2**30
 
 
+def labels_of(item: FeatureSet, other: FeatureSet) -> list[str] | None:
+    """The class of each sample; None where nothing says it.
+
+    A folder of one class is not told from any other folder, but by its name: the other side has a
+    class of it.
+    """
+    top = item.origin.get("top_folder")
+    if item.labels is None and top and top in (other.labels or ()):
+        return [top] * len(item)
+    return item.labels
+
+
 def labels_from(table: dict[str, str], path: str | Path, item: FeatureSet) -> list[str]:
     """The class of each sample, by the names of their images in a table that `read_labels` read.
 

@@ -59,7 +59,7 @@ def sample_lines(report: ScoreReport) -> list[str]:
     used = {name: item["used"] for name, item in report.protocol["inputs"].items()}
     whole = (used["real"], used["fake"])
     fewer = [
-        f"{name} {score.sizes[0]} and {score.sizes[1]}"
+        f"{name} {' and '.join(str(size or 'unknown') for size in score.sizes)}"
         for name, score in report.scores.items()
         if None not in whole and score.sizes != whole
     ]

@@ -42,7 +42,7 @@ def test_findings_json_csv_and_a_page(otmetrics, folders, tmp_path):
         *("--json", targets[0], "--csv", targets[1], "--html", targets[2]),
     )
     assert done.code == 0, done.stderr
-    assert "12 of 120 fakes lie apart from the real samples" in done.stdout
+    assert "12 of 120 fakes are unlike any real sample" in done.stdout
     assert "Classes too rare among fakes: dark (0.2 times its share)." in done.stdout
     assert "light/110.png" in done.stdout
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import ks_2samp
+from scipy.stats import fisher_exact, ks_2samp
 
 from otmetrics.explanation.attributes import compared_attributes
 
@@ -43,3 +43,31 @@ def test_images_that_were_not_looked_at_do_not_count():
 def test_what_all_real_images_share_has_no_standard_deviation():
     (found,) = compared_attributes({"grey": (np.zeros(50), np.full(50, 0.2))}, 0.1)
     assert (found.found, found.shift) == (True, None)
+
+
+def test_formats_by_exact_tests():
+    formats = ["png"] * 60 + ["jpg"] * 40, ["png"] * 40 + ["jpg"] * 60
+    (found,) = compared_attributes({}, 0.1, formats)
+    assert found.pvalue == pytest.approx(fisher_exact([[60, 40], [40, 60]]).pvalue)
+    assert found.found
+    assert (found.images, found.real, found.shift) == ((100, 100), None, None)
+    # A third format on both sides: the least of three tests, times three.
+    formats = formats[0] + ["gif"] * 10, formats[1] + ["gif"] * 10
+    (found,) = compared_attributes({}, 0.1, formats)
+    assert found.pvalue == pytest.approx(3 * fisher_exact([[60, 50], [40, 70]]).pvalue)
+    assert found.formats[2] == ("gif", 10 / 110, 10 / 110)
+
+
+def test_one_format_is_no_row():
+    assert compared_attributes({}, 0.1, (["png"] * 5, ["png"] * 9)) == ()
+    assert compared_attributes({}, 0.1, (["png"] * 5, [])) == ()
+
+
+def test_formats_and_numbers_share_one_list():
+    given = drawn(0, 0.28, kinds=1)
+    (alone,) = compared_attributes(given, 0.05)
+    formats = ["png"] * 60 + ["jpg"] * 40, ["png"] * 55 + ["jpg"] * 45
+    first, second = compared_attributes(given, 0.05, formats)
+    assert (first.name, second.name) == ("kind 0", "file format")
+    assert alone.found == (alone.pvalue <= 0.05)
+    assert first.found == (first.pvalue <= 0.025)

@@ -1,5 +1,7 @@
 """Directions carry the cost that they are said to carry; noise is not taken for a difference."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -104,12 +106,42 @@ def test_a_difference_is_seen_on_held_out_samples():
 def test_the_plane_shows_samples_along_the_axes():
     real, other, fake = sides(500, 5)
     fake[:, 1] += 2
-    axes = excess_axes(optimal_pairs(real, fake), optimal_pairs(real, other), 2)
-    plane = transport_plane(real, fake, axes, 0)
-    assert [len(rows) for rows in plane.rows] == [400, 400]
-    shown = (fake[list(plane.rows[1])] - real.mean(0)) @ axes.vectors
-    torch.testing.assert_close(torch.tensor(plane.fake, dtype=torch.float64), shown)
-    assert plane == transport_plane(real, fake, axes, 0)
+    pairs, floor = optimal_pairs(real, fake), optimal_pairs(real, other)
+    axes = excess_axes(pairs, floor, 2)
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(0))
+    plane = transport_plane(real, fake, axes, (pairs, torch.arange(500), torch.arange(500)), floor)
+    assert plane.rows[1] == tuple(range(400))
+    assert set(range(400)) <= set(plane.rows[0])
+    for cloud, rows, shown in zip((real, fake), plane.rows, (plane.real, plane.fake), strict=True):
+        along = (cloud[list(rows)] - real.mean(0)) @ axes.vectors
+        torch.testing.assert_close(torch.tensor(shown, dtype=torch.float64), along)
+    # Of a plan between samples in another order the rows are those of the clouds.
+    found = optimal_pairs(real[order], fake[order])
+    moved = transport_plane(real, fake, axes, (found, order, order), floor)
+    assert set(moved.rows[1]) == set(order[:400].tolist())
+    partners = dict(zip(pairs.fake.tolist(), pairs.real.tolist(), strict=True))
+    assert all(partners[y] == x for x, y in moved.moves)
+
+
+def test_moves_of_the_plane_are_those_that_are_longer_than_between_real_samples():
+    """A tenth of the fakes lies far away along one axis: these are moved, and hardly others."""
+    real, other, fake = sides(300, 6)
+    fake[:30, 4] += 8
+    pairs, floor = optimal_pairs(real, fake), optimal_pairs(real, other)
+    axes = excess_axes(pairs, floor, 2)
+    every = torch.arange(300)
+    plane = transport_plane(real, fake, axes, (pairs, every, every), floor)
+    fakes = [y for _, y in plane.moves]
+    assert set(range(30)) <= set(fakes)
+    assert len(fakes) <= 40
+    places = (plane.real, plane.fake)
+    ends = [dict(zip(*one, strict=True)) for one in zip(plane.rows, places, strict=True)]
+    lengths = [math.dist(ends[0][x], ends[1][y]) for x, y in plane.moves]
+    assert lengths == sorted(lengths, reverse=True)
+    none = transport_plane(real, other, axes, (floor, every, every), floor)
+    assert len(none.moves) == 3  # of 300
+    chance = axes._replace(excess=None)
+    assert transport_plane(real, fake, chance, (pairs, every, every), floor).moves == ()
 
 
 def test_nodes_of_a_plane_keep_their_distances():

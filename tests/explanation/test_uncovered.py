@@ -1,6 +1,7 @@
 """Clusters are those of the samples; missing and crowded ones are found, with honest intervals."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -9,7 +10,12 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from otmetrics.explanation.clusters import along_axes, cluster_centres, find_clusters
+from otmetrics.explanation.clusters import (
+    adjusted_rand_index,
+    along_axes,
+    cluster_centres,
+    find_clusters,
+)
 from otmetrics.explanation.shares import ratio_interval
 from otmetrics.explanation.uncovered import find_uncovered
 
@@ -66,7 +72,7 @@ def test_fewer_clusters_where_there_is_little_to_see():
     assert len(find_clusters(torch.tensor([[0.0], [1.0]]), fake[:, :1].float()).medoids) == 1
 
 
-@pytest.mark.parametrize("shape", [(200, 90), (90, 200)])
+@pytest.mark.parametrize("shape", [(200, 90), (90, 200), (50_000, 90)])
 def test_axes_are_principal(shape):
     cloud = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     cloud *= torch.linspace(0.1, 3, shape[1])
@@ -98,6 +104,10 @@ def test_missing_and_crowded_islands_are_found():
     table = [[held_out, 12], [800 - held_out, 1600]]
     assert gap.pvalue == pytest.approx(scipy.stats.fisher_exact(table).pvalue)
     assert crowd.low > 1.5
+
+    number = len(found.gaps) + len(found.crowded)
+    wanted = ratio_interval((gap.real, gap.fake), (800, 1612), 1 - 0.05 * number / 4)
+    assert (gap.low, gap.high) == pytest.approx(wanted)
 
     distances = torch.cdist(real[gap.medoid : gap.medoid + 1], fake)[0]
     assert gap.nearest_fake == int(distances.argmin())
@@ -147,7 +157,7 @@ def test_an_island_without_fakes_and_one_of_fakes_alone():
     assert 0 < gap.high < 0.05
     crowd = found.crowded[0]
     assert (crowd.real, crowd.ratio, crowd.high) == (0, None, None)
-    assert crowd.low > 50
+    assert crowd.low > 40
     json.dumps(dataclasses.asdict(found), allow_nan=False)
 
 
@@ -188,3 +198,29 @@ def test_what_cannot_be_is_told():
         find_uncovered(real, fake, clusters=find_clusters(real, fake[:5]))
     with pytest.raises(ValueError, match="`rate`"):
         find_uncovered(real, fake, clusters=find_clusters(real, fake), rate=0)
+
+
+def test_agreement_is_the_adjusted_rand_index():
+    """Of five samples: pairs together in both, in either, and what chance gives."""
+    first, second = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 0, 1, 1, 1])
+    pairs = list(itertools.combinations(range(5), 2))
+    same = [[bool(side[i] == side[j]) for i, j in pairs] for side in (first, second)]
+    both = sum(a and b for a, b in zip(*same, strict=True))
+    chance = sum(same[0]) * sum(same[1]) / len(pairs)
+    wanted = (both - chance) / ((sum(same[0]) + sum(same[1])) / 2 - chance)
+    assert adjusted_rand_index(first, second) == pytest.approx(wanted)
+    assert adjusted_rand_index(first, 1 - first) == 1.0
+    assert adjusted_rand_index(torch.zeros(4, dtype=torch.int64), torch.zeros(4).long()) == 1.0
+    generator = torch.Generator().manual_seed(0)
+    sides = torch.randint(4, (2, 4000), generator=generator)
+    assert adjusted_rand_index(*sides) == pytest.approx(0, abs=0.01)
+
+
+def test_islands_are_stable_and_slices_of_one_are_not():
+    real, _ = islands([300, 300, 300, 300])
+    fake, _ = islands([10, 10], 1)
+    stable = find_clusters(real, fake, num_clusters=4)
+    assert stable.agreement == pytest.approx(1)
+    assert find_uncovered(real, fake, clusters=stable).agreement == stable.agreement
+    one, _ = islands([1200])
+    assert find_clusters(one, fake, num_clusters=12).agreement < 0.6

@@ -5,7 +5,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from page_checks import Page
+from page_checks import AXES, Page
 
 from otmetrics.pages import planes, rows
 from otmetrics.pages.drawing import Scale
@@ -57,22 +57,18 @@ def test_ticks_of_a_scale_that_people_read():
     assert Scale(-0.13, 0.42, 0, 100).ticks() == [0.0, 0.2, 0.4]
 
 
-def test_the_bar_goes_from_the_floor_to_the_score_at_its_size():
-    page = read(rows.excess_bar("t", 3.0, (2.0, 4.0), (1.0, 2.0)))
-    scale = row_scale([0.0, 4.0])
+@pytest.mark.parametrize(("floor", "value"), [(1.0, 2.0), (0.9, 0.4)])
+def test_the_bar_goes_from_the_floor_to_the_score_at_its_size(floor, value):
+    scale = row_scale([0.0, 4.0], rows.NARROW)
+    page = read(rows.floor_bar("t", scale, floor, value))
     (bar,) = page.all("rect")
     start, width = (float(bar.attributes[key]) for key in ("x", "width"))
-    assert start == pytest.approx(scale.place(1.0), abs=0.01)
-    assert start + width == pytest.approx(scale.place(2.0), abs=0.01)
+    low, high = sorted((floor, value))
+    assert start == pytest.approx(scale.place(low), abs=0.01)
+    assert start + width == pytest.approx(scale.place(high), abs=0.01)
     ends = [round(one, 1) for one in numbers(page, "line", "x1")]
-    assert ends == [round(scale.place(x), 1) for x in (0.0, 1.0, 2.0, 2.0, 4.0)]
-
-
-def test_a_score_below_its_floor_has_a_bar_to_the_left():
-    page = read(rows.excess_bar("t", 0.5, None, (0.9, 0.4), end=1.0))
-    scale = row_scale([0.0, 1.0])
-    (bar,) = page.all("rect")
-    assert float(bar.attributes["x"]) == pytest.approx(scale.place(0.4), abs=0.01)
+    assert ends == [round(scale.place(x), 1) for x in (0.0, floor)]
+    assert page.tags[0].attributes["width"] == str(rows.NARROW)
 
 
 def test_lines_of_a_table_share_a_scale():
@@ -84,13 +80,14 @@ def test_lines_of_a_table_share_a_scale():
 
 
 DRAWINGS = {
-    "excess_bar": lambda x: rows.excess_bar("t", x, (x, 1.0), (x, x)),
+    "floor_bar": lambda x: rows.floor_bar("t", row_scale([0.0, x]), x, 1.0),
     "interval_line": lambda x: rows.interval_line("t", row_scale([x]), x, (x, x)),
     "bar": lambda x: rows.bar("t", row_scale([0.0, x]), x, beside=x),
     "axis": lambda x: rows.axis(row_scale([x, 2.0])),
-    "scatter": lambda x: planes.scatter("t", [Points("a", [(x, 1.0), (0.0, x)])]),
-    "curves": lambda x: planes.curves("t", [Curve("a", [(1.0, x), (2.0, x)], [(x, x)] * 2)]),
-    "strips": lambda x: planes.strips("t", [[x, 1.0], [x]]),
+    "scatter": lambda x: planes.scatter(
+        "t", [Points("a", [(x, 1.0), (0.0, x)])], AXES, [((x, 1.0), (0.0, x))]
+    ),
+    "curves": lambda x: planes.curves("t", [Curve("a", [(1.0, x), (2.0, x)], [(x, x)] * 2)], AXES),
     "heat_table": lambda x: heat_table("t", ["a"], ["b", "c"], [[x, -1.0]], corner="real, fake"),
 }
 
@@ -114,17 +111,35 @@ def test_a_drawing_says_what_it_shows(kind):
 
 def test_groups_differ_by_shape_and_lines_by_dashes():
     groups = [Points(str(i), [(0.0, 0.0), (1.0, 1.0)]) for i in range(4)]
-    paths = [one.attributes["d"] for one in read(planes.scatter("t", groups)).all("path")]
+    paths = [one.attributes["d"] for one in read(planes.scatter("t", groups, AXES)).all("path")]
     assert len(set(paths)) == 4
     lines = [Curve(str(i), [(0.0, 0.0), (1.0, 1.0)]) for i in range(4)]
-    drawn = read(planes.curves("t", lines)).all("polyline")
+    drawn = read(planes.curves("t", lines, AXES)).all("polyline")
     assert len({one.attributes.get("stroke-dasharray") for one in drawn}) == 4
 
 
 def test_a_logarithmic_axis_names_the_numbers_themselves():
     line = Curve("a", [(10.0, 1.0), (1000.0, 2.0)])
-    page = read(planes.curves("t", [line], logarithmic=True))
+    page = read(planes.curves("t", [line], AXES, logarithmic=True))
     assert {"10", "100", "1000"} <= set(page.inside["text"])
+
+
+def test_arrows_go_from_one_point_to_the_other_and_axes_have_their_names():
+    corners = Points("a", [(0.0, 0.0), (10.0, 10.0)])
+    arrow = ((2.0, 5.0), (8.0, 5.0))
+    page = read(planes.scatter("t", [corners], ("this way", "that way"), [arrow, (arrow[0],) * 2]))
+    assert {"this way →", "↑ that way"} <= set(page.inside["text"])
+    (path,) = [
+        tag.attributes["d"] for tag in page.all("path") if "arrows" in tag.attributes["class"]
+    ]
+    (start, end, tip, *_) = [
+        tuple(map(float, pair)) for pair in re.findall(r"([\d.]+) ([\d.]+)", path)
+    ]
+    across, _ = planes._frame([corners], margin=0.04)
+    assert (start[0], end[0]) == pytest.approx((across.place(2.0), across.place(8.0)), abs=0.06)
+    assert start[1] == end[1] == tip[1]
+    assert tip[0] == pytest.approx(end[0], abs=0.11)
+    assert path.count("Z") == 1  # what does not move has no arrow
 
 
 def test_a_heat_table_is_darkest_where_it_is_furthest_from_zero():

@@ -12,9 +12,11 @@ from page_checks import HOSTILE, Page, comparison, explanation, report
 import otmetrics
 from otmetrics import Score, Scoring, Standing
 from otmetrics.errors import Argument, Message, printable
+from otmetrics.explanation.copies import Copy
+from otmetrics.explanation.uncovered import Gap
 from otmetrics.pages.elements import element, rendered
 from otmetrics.pages.frame import Origin
-from otmetrics.pages.rows import row_scale
+from otmetrics.pages.rows import NARROW, row_scale
 from otmetrics.pages.writing import page_of
 
 
@@ -118,10 +120,20 @@ def test_the_numbers_are_those_of_the_terminal(result, page):
 def test_every_number_stands_under_its_name():
     one = report(test=39)
     (head, *rows) = Page(page_of(one)).tables["Scores of fake against real"]
-    assert [cell for cell in head if cell != "value and excess"] == list(one.header())
-    drawn = head.index("value and excess")
-    assert [tuple(row[:drawn] + row[drawn + 1 :]) for row in rows] == one.rows()
-    assert {row[drawn] for row in rows} == {""}
+    drawn = [head.index(name) for name in ("interval, drawn", "from floor to score")]
+    assert [head[place - 1] for place in drawn] == ["95 % interval", "excess"]
+    shown = [[cell for k, cell in enumerate(row) if k not in drawn] for row in (head, *rows)]
+    place = head.index("95 % interval")
+    below = [row[place].partition("around ")[2] for row in shown]
+    for row in shown:
+        row[place] = row[place].partition("around ")[0]
+    assert shown == [list(one.header()), *map(list, one.rows())]
+    # Of scores with a bias the interval is for another number, which stands below it.
+    unbiased = [score.debiased is not None for score in one.scores.values()]
+    assert [told.endswith(", without bias") for told in below] == [False, *unbiased]
+    assert {True, False} == set(unbiased)
+    assert below[1] == f"{one.scores['sliced_wasserstein'].debiased ** 0.5:.4g}, without bias"
+    assert {row[place] for row in rows for place in drawn} == {""}
 
     found = comparison(baseline="b")
     tables, (header, lines) = Page(page_of(found)).tables, found.leaderboard()
@@ -144,8 +156,12 @@ def test_every_number_stands_under_its_name():
 def test_the_verdict_comes_first_and_the_protocol_last():
     page = Page(page_of(report(test=39)))
     text = "".join(page.text)
-    told = ["How far is fake from real?", report(test=39).verdict()[0], "value and excess"]
-    told += ["What the columns mean", "What the scores mean", "All that decides the numbers"]
+    told = ["How far is fake from real?", report(test=39).verdict()[0], "from floor to score"]
+    told += [
+        "excess: the score at that size minus the floor",
+        "What the scores mean",
+        "All that decides the numbers",
+    ]
     places = [text.rindex(one) for one in told]
     assert places == sorted(places)
     # No notes, no section for them: what was read stands at the top.
@@ -183,12 +199,29 @@ def test_the_margin_stands_on_the_side_of_worse(by, side):
 
 def test_the_excess_is_drawn_at_the_size_of_the_floor():
     one = report(metrics=("kernel_distance",))
-    floor, interval = one.scores["kernel_distance"].floor, one.scores["kernel_distance"].interval
-    scale = row_scale([0.0, interval.low, interval.high, floor.value, floor.at_floor_size])
+    floor = one.scores["kernel_distance"].floor
+    scale = row_scale([0.0, floor.value, floor.at_floor_size], NARROW)
     bar = Page(page_of(one)).all("rect")[0].attributes
     ends = sorted((scale.place(floor.value), scale.place(floor.at_floor_size)))
     assert float(bar["x"]) == pytest.approx(ends[0], abs=0.01)
     assert float(bar["width"]) == pytest.approx(ends[1] - ends[0], abs=0.02)
+
+
+@pytest.mark.parametrize("metric", ["sliced_wasserstein", "frechet_distance", "recall"])
+def test_the_mark_of_a_score_lies_in_its_interval(metric):
+    """That of 40 samples does not, where the interval is for a distance without their bias."""
+    one = report(metrics=(metric,))
+    score = one.scores[metric]
+    unbiased = metric != "recall"
+    assert (score.debiased is not None) == unbiased
+    ends = (score.interval.low, score.interval.high)
+    drawn = [title for title in Page(page_of(one)).inside["title"] if " in [" in title]
+    (shown,) = [float(title.split(": ")[1].split(" ")[0]) for title in drawn]
+    assert ends[0] < shown < ends[1]
+    assert (shown == pytest.approx(score.value, rel=1e-3)) != unbiased
+    order = 2 if metric == "sliced_wasserstein" else 1
+    if unbiased:
+        assert shown**order == pytest.approx(score.debiased, rel=1e-2)
 
 
 def test_where_a_score_does_not_rank_there_are_no_differences():
@@ -256,10 +289,151 @@ def test_every_score_is_explained():
 def test_the_explanation_in_its_order():
     page = Page(page_of(explanation()))
     assert page.inside["h2"] == [
-        *("Scores", "Fakes far from real", "Kinds that are missing, or too many", "Classes"),
-        *("Scores of each class", "Directions", "Copies of training samples", "Map"),
-        *("Against the number of samples", "Notes", "Protocol"),
+        *("Scores", "Copies of training samples", "Fakes unlike any real sample"),
+        *("Classes", "Where the distance comes from", "Scores of each class", "Directions", "Map"),
+        *("Against the number of samples", "Kinds that are missing, or too many"),
+        *("Notes", "Protocol"),
     ]
+
+
+def nothing_found(found):
+    """The same explanation without a finding."""
+    return dataclasses.replace(
+        found,
+        samples=tuple(dataclasses.replace(one, found=False) for one in found.samples),
+        copies=dataclasses.replace(found.copies, rows=(), number=0),
+        classes=dataclasses.replace(
+            found.classes,
+            shares=tuple(dataclasses.replace(one, found=False) for one in found.classes.shares),
+        ),
+        uncovered=dataclasses.replace(found.uncovered, gaps=(), crowded=()),
+        attributes=tuple(dataclasses.replace(one, found=False) for one in found.attributes),
+        directions=tuple(dataclasses.replace(one, excess=None) for one in found.directions),
+        plane=dataclasses.replace(found.plane, excess=None, moves=()),
+    )
+
+
+def test_sections_that_found_nothing_come_last_and_are_folded(tmp_path):
+    found = nothing_found(explanation(root=tmp_path))
+    page = Page(page_of(found))
+    assert page.inside["h2"][:3] == [
+        *("Scores", "Where the distance comes from", "Against the number of samples"),
+    ]
+    assert page.inside["h2"][3:9] == [
+        *("Copies of training samples", "Fakes unlike any real sample", "Classes"),
+        *("Kinds that are missing, or too many", "Plain attributes", "Directions"),
+    ]
+    # All pictures are of what may be chance, and none stands under the headline.
+    hidden, told = "".join(page.inside["details"]), "".join(page.text)
+    titles = [title for title in page.inside["title"] if " image " in title]
+    assert titles
+    assert all(title in hidden for title in titles)
+    assert hidden.count(" image ") == told.count(" image ")
+    for line in ("No fakes were found that are unlike", "No difference was found in brightness"):
+        assert line in "".join(page.inside["p"])
+    assert "no sign of copying on average." in told
+
+    avoided = with_gap(found)
+    assert avoided.kinds() == ["clusters"]
+    assert Page(page_of(avoided)).inside["h2"][1] == "Kinds that are missing, or too many"
+
+
+def with_gap(found):
+    """The same explanation with a cluster that fakes avoid."""
+    gap = Gap(3, 9, 2, 0.2, 0.1, 0.5, 0.01, 0, 1, 2.0, 1.0, (0, 4, 5), (7,))
+    return dataclasses.replace(found, uncovered=dataclasses.replace(found.uncovered, gaps=(gap,)))
+
+
+def test_the_most_serious_finding_is_shown_under_the_headline(tmp_path):
+    found = explanation(root=tmp_path)
+    assert found.kinds()[0] == "unlike"
+    titles = [title for title in Page(page_of(found)).inside["header"] if " image " in title]
+    worst = [found.name_of("fake", one.fake) for one in found.worst[:8]]
+    assert titles == [printable(f"fake image {one}") for one in worst]
+
+    pairs = tuple(Copy(row, row + 1, 0.1, 0.01) for row in range(9))
+    copied = dataclasses.replace(found, copies=dataclasses.replace(found.copies, rows=pairs))
+    header = Page(page_of(copied)).inside["header"]
+    titles = [one for one in header if one.startswith(("fake image ", "training image "))]
+    assert [title.split(" ")[0] for title in titles] == ["fake", "training"] * 4
+
+    header = Page(page_of(with_gap(nothing_found(found)))).inside["header"]
+    titles = [title for title in header if title.startswith("real image ")]
+    assert titles == [printable(f"real image {found.name_of('real', row)}") for row in (0, 4, 5)]
+    assert any("Real images of cluster 4, in which fakes lie too seldom" in line for line in header)
+    hidden = dataclasses.replace(found, pictures={})
+    assert not any(" image " in line for line in Page(page_of(hidden)).inside["header"])
+
+
+def test_classes_are_counted_on_both_sides():
+    found = explanation()
+    head, *rows = Page(page_of(found)).tables["Classes and their shares"]
+    shares = found.classes.shares
+    real, fake = (sum(getattr(one, side) for one in shares) for side in ("real", "fake"))
+    assert head[1:3] == [f"real, of {real}", f"fake, of {fake}"]
+    assert [row[1:3] for row in rows] == [
+        [
+            f"{one.real} ({100 * one.real / real:.0f} %)",
+            f"{one.fake} ({100 * one.fake / fake:.0f} %)",
+        ]
+        for one in shares
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pvalue", "rows", "told"),
+    [
+        (0.5, True, "no sign of copying on average, though these copies are."),
+        (0.5, False, "no sign of copying on average."),
+        (0.01, True, "p = 0.01, a sign of copying on average."),
+    ],
+)
+def test_what_the_sign_of_copying_says(pvalue, rows, told):
+    found = explanation()
+    copies = dataclasses.replace(
+        found.copies, c_t=-0.4, c_t_pvalue=pvalue, rows=found.copies.rows if rows else ()
+    )
+    page = Page(page_of(dataclasses.replace(found, copies=copies)))
+    (line,) = [line for line in page.inside["p"] if "C_T" in line]
+    assert line.endswith(told)
+
+
+def test_real_is_blue_and_fake_is_orange_in_all_drawings():
+    found = explanation()
+    page = Page(page_of(found))
+    assert [tag.attributes["class"] for tag in page.all("polygon")] == ["fill-first", "fill-second"]
+    bands = [tag.attributes["points"].split() for tag in page.all("polygon")]
+    tops = [[float(place.split(",")[1]) for place in band] for band in bands]
+    last = found.curve[-1]
+    assert last.value > last.floor
+    # Larger is higher up: the band of the floor lies below.
+    assert min(tops[0]) > min(tops[1])
+
+
+def test_the_map_has_its_shares_and_its_moves_on_the_drawing():
+    found = explanation()
+    page = Page(page_of(found))
+    words = " ".join(page.inside["text"])
+    assert re.search(r"direction 1: [\d.]+ % of the excess →", words)
+    assert re.search(r"↑ direction 2: -?[\d.]+ % of the excess", words)
+    (arrows,) = [
+        tag for tag in page.all("path") if "arrows" in tag.attributes.get("class", "").split()
+    ]
+    assert arrows.attributes["d"].count("Z") == len(found.plane.moves) > 5
+    assert f"The {len(found.plane.moves)} arrows go from a real sample" in "".join(page.text)
+
+    plane = dataclasses.replace(found.plane, excess=None, moves=())
+    page = Page(page_of(dataclasses.replace(found, plane=plane)))
+    share = f"{100 * found.directions[0].share:.0f} % of the cost, whose excess may be chance"
+    assert any(share in one for one in page.inside["text"])
+    assert "No arrows: what the plan moves has no more" in "".join(page.text)
+
+
+def test_the_curve_has_bands_of_its_intervals():
+    page = Page(page_of(explanation()))
+    bands = page.all("polygon")
+    assert len(bands) == 2
+    assert [len(tag.attributes["points"].split()) for tag in bands] == [6, 6]
 
 
 def test_an_explanation_of_images_shows_each_of_them_once(tmp_path):

@@ -1,18 +1,26 @@
 """Explaining finds what was planted, names it, and says nothing where nothing was."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.optimize
 import torch
+from PIL import Image
 from torch import Tensor
 
 from otmetrics import DataError, Extraction, Scoring, exact_wasserstein
+from otmetrics.explanation.attributes import Attribute
+from otmetrics.explanation.shares import Share
 from otmetrics.images import write_png
+from otmetrics.images.looks import ATTRIBUTES
+from otmetrics.pages.explain_page import explain_page
 from otmetrics.scoring.explain import Explaining, explain, explain_features
 from otmetrics.scoring.feature_set import FeatureSet
+from otmetrics.scoring.report import ScoreTest
 
 QUICK = Scoring(metrics=("kernel_distance",))
 EXTRACTION = Extraction(features="pixels")
@@ -184,6 +192,54 @@ def test_images_are_named_looked_at_and_shown(folders):
     assert small[8:12] == b"WEBP"
 
 
+def test_formats_and_sizes_of_files(folders, tmp_path):
+    """Fakes that are the real images as JPEG: told once, as findings."""
+    for path in sorted((folders / "real").glob("*.png")):
+        (tmp_path / "fake").mkdir(exist_ok=True)
+        Image.open(path).save(tmp_path / "fake" / f"{path.stem}.jpg", quality=75)
+    found = explain(folders / "real", tmp_path / "fake", extraction=EXTRACTION, scoring=QUICK)
+    rows = {one.name: one for one in found.attributes}
+    kind, size = rows["file format"], rows["file size"]
+    assert kind.found
+    assert size.found
+    assert kind.formats == (("jpg", 0.0, 1.0), ("png", 1.0, 0.0))
+    wanted = np.median([path.stat().st_size for path in (tmp_path / "fake").iterdir()])
+    assert size.fake == pytest.approx(wanted)
+    assert any("file format (png 100 % of real, jpg 100 % of fakes)" in x for x in found.findings())
+    assert not any("file formats differ" in line for line in found.notes)
+    assert any("file formats differ" in line for line in found.report.notes)
+    row = found.to_dict()["explanation"]["attributes"]
+    json.dumps(row, allow_nan=False)
+    assert "png 100 %" in explain_page(found)
+
+    same = explain(folders / "real", folders / "fake", extraction=EXTRACTION, scoring=QUICK)
+    assert {one.name for one in same.attributes} == {*ATTRIBUTES, "file size"}
+
+
+def test_images_that_are_gone_or_others_are_told_and_not_shown(folders, tmp_path):
+    for side in ("real", "fake"):
+        (tmp_path / side).mkdir()
+        for path in sorted((folders / side).glob("*.png")):
+            (tmp_path / side / path.name).write_bytes(path.read_bytes())
+
+    def change(task: str, done: int, total: int) -> None:
+        if task == "reasons: plans" and done == 0:
+            for number in range(20, 25):
+                (tmp_path / "real" / f"{number:03}.png").unlink(missing_ok=True)
+            for number in range(30, 33):
+                other = (folders / "fake" / "000.png").read_bytes()
+                (tmp_path / "real" / f"{number:03}.png").write_bytes(other)
+
+    sides = tmp_path / "real", tmp_path / "fake"
+    found = explain(*sides, extraction=EXTRACTION, scoring=QUICK, progress=change)
+    (line,) = [line for line in found.notes if "read again" in line]
+    assert line.startswith("8 of the 120 real images that were looked at could not be read again")
+    brightness = next(one for one in found.attributes if one.name == "brightness")
+    assert brightness.images == (112, 120)
+    shown = [found.pictures["real"].thumbnail(row) is not None for row in range(120)]
+    assert [row for row in range(120) if not shown[row]] == [*range(20, 25), *range(30, 33)]
+
+
 def test_a_table_of_classes(folders, tmp_path):
     path = tmp_path / "labels.csv"
     path.write_text("".join(f"{i:03}.png,{'even' if i % 2 == 0 else 'odd'}\n" for i in range(120)))
@@ -218,12 +274,112 @@ def test_training_samples_are_all_looked_at(folders, tmp_path):
     assert all(fake == train for fake, train in pairs if fake > "012.png")
 
 
-def test_one_sentence_sums_it_up(planted):
+def test_one_sentence_sums_it_up_with_the_most_serious_first(planted):
     line = planted.headline()
-    assert line.startswith(f"{len(planted.worst)} of 300 fakes lie apart from real; ")
-    assert "c is too rare" in line
-    assert line.endswith(f"{len(planted.copies.rows)} fakes are close to training samples.")
+    parts = line.split("; ")
+    assert parts[0] == f"{len(planted.copies.rows)} of 300 fakes nearly copy a training sample"
+    assert parts[1] == f"{len(planted.worst)} of 300 fakes are unlike any real sample"
+    assert re.match(r"of 3 classes c \(0\.\d+ times its share\) is too rare", parts[2])
+    assert line.endswith(".")
     assert planted.verdict()[0] == line
+
+
+def test_what_was_found_stands_before_what_was_not(planted):
+    lines = planted.findings()
+    missing = [line.startswith("No ") for line in lines]
+    assert missing == sorted(missing)
+    assert "nearly copy a training sample" in lines[0]
+    assert planted.sample_findings() == [lines[1]]
+
+    none = replace(planted, samples=tuple(replace(one, found=False) for one in planted.samples))
+    assert none.findings()[0] == lines[0]
+    (told,) = none.sample_findings()
+    assert told.startswith("No fakes were found that are unlike any real sample")
+    assert told in none.findings()[-len([one for one in none.findings() if one[:3] == "No "]) :]
+
+
+def test_of_attributes_that_move_together_the_sentence_names_the_one_that_moves_most(planted):
+    shifts = {"contrast": 0.1, "brightness": -0.3, "sharpness": 0.2}
+    rows = [Attribute(name, 0.0, one, one, 1e-9, True, (9, 9)) for name, one in shifts.items()]
+    found = replace(planted, attributes=(*rows, Attribute("grid", 0, 9.0, 9.0, 0.5, False, (9, 9))))
+    assert found.headline().endswith(
+        "; fake images differ most in brightness (-0.3 sd), and in 2 more attributes."
+    )
+    assert (
+        "Images differ in brightness (-0.3 sd), sharpness (+0.2 sd) and contrast (+0.1 sd)."
+        in found.findings()
+    )
+    alike = [replace(rows[1], shift=-0.3004), replace(rows[2], shift=0.3)]
+    assert "differ most in brightness" in replace(found, attributes=alike).headline()
+    assert "differ most in sharpness" in replace(found, attributes=alike[::-1]).headline()
+    alone = replace(found, attributes=rows[:1])
+    assert alone.headline().endswith("fake images differ slightly in contrast (+0.1 sd).")
+    assert "Images differ slightly in contrast (+0.1 sd)." in alone.findings()
+    slight = replace(found, attributes=(rows[0], replace(rows[1], shift=-0.19)))
+    assert slight.headline().endswith(
+        "differ slightly in brightness (-0.19 sd), and in 1 more attribute."
+    )
+    flat = replace(found, attributes=(*rows, Attribute("grid", 0.0, 9.0, None, 1e-9, True, (9, 9))))
+    assert "differ most in grid (0 of all real ones, 9 of fakes), and in 3 more" in flat.headline()
+
+
+def with_pvalue(report, pvalue):
+    """The same report, with a test of its only score."""
+    ((name, score),) = report.scores.items()
+    test = ScoreTest(pvalue, 0.0, (-1.0, 1.0), 199, (9, 9))
+    return replace(report, scores={name: replace(score, test=test)})
+
+
+def test_the_larger_effect_comes_first(planted):
+    """Of shares and attributes, and of what is too rare and what is too frequent."""
+    shares = (
+        Share("a", 50, 80, 1.6, 1.1, 2.0, 1e-9, True),
+        Share("b", 50, 40, 0.8, 0.6, 0.9, 1e-9, True),
+        Share("c", 50, 35, 0.7, 0.5, 0.9, 1e-3, True),
+    )
+    none = replace(planted.uncovered, gaps=(), crowded=())
+    found = replace(
+        planted,
+        report=with_pvalue(planted.report, 0.005),
+        samples=(),
+        copies=None,
+        uncovered=none,
+        classes=replace(planted.classes, shares=shares),
+        attributes=(Attribute("contrast", 1.0, 2.0, 0.3, 1e-9, True, (9, 9)),),
+    )
+    assert found.kinds() == ["classes", "attributes"]
+    assert found.headline() == (
+        "Of 3 classes a (1.6 times its share) is too frequent, and c (0.7 times its share) and b "
+        "(0.8 times its share) are too rare; fake images differ in contrast (+0.3 sd)."
+    )
+    shifted = (replace(found.attributes[0], shift=-0.5),)  # log 1.6 = 0.47
+    found = replace(found, attributes=shifted)
+    assert found.kinds() == ["attributes", "classes"]
+    assert found.headline().startswith("Fake images differ in contrast (-0.5 sd); of 3 classes")
+    first, *_ = found.findings()
+    assert first == "Images differ in contrast (-0.5 sd)."
+    missing = (replace(shares[1], ratio=0.0),)
+    assert replace(found, classes=replace(found.classes, shares=missing)).kinds()[0] == "classes"
+    assert planted.kinds()[:3] == ["copies", "unlike", "classes"]
+
+
+def test_what_the_scores_do_not_show_is_no_contradiction(planted):
+    report = with_pvalue(planted.report, 0.5)
+    found = replace(planted, report=report)
+    assert report.differs is False
+    assert found.headline() == planted.headline()
+    assert found.verdict()[1] == "The scores show no difference as a whole at this sample size."
+    shares = replace(found, samples=(), copies=None)
+    assert shares.headline().startswith("No score shows a difference; of 3 classes c (")
+    assert "No difference is shown" not in str(shares)
+
+    nothing = replace(shares, classes=None, uncovered=replace(found.uncovered, gaps=(), crowded=()))
+    assert nothing.headline().startswith("No fault was found")
+    assert nothing.verdict()[1] == report.verdict()[0]
+    shown = replace(shares, report=with_pvalue(report, 0.005))
+    assert shown.report.differs
+    assert shown.verdict()[1] == shown.report.verdict()[0]
+    assert shown.headline().startswith("Of 3 classes c (")
 
 
 def test_nothing_found_is_said():
@@ -357,3 +513,13 @@ def test_classes_of_fakes_alone_are_told():
     sides = labelled(real, of_real, "real"), labelled(fake, [f"new {i}" for i in range(60)], "fake")
     lines = explain_features(*sides, scoring=QUICK).findings()
     assert any("60 fakes are of classes that no real sample has: new 0, " in line for line in lines)
+
+
+def test_fakes_of_one_folder_are_of_that_class():
+    real, of_real = mixture(60, [0.4, 0.3, 0.3], 0)
+    fake, _ = mixture(60, [0.4, 0.3, 0.3], 1)
+    side = labelled(fake, None, "fake")
+    side.source["top_folder"] = "b"
+    found = explain_features(labelled(real, of_real, "real"), side, scoring=QUICK)
+    assert found.classes.labelled == "given"
+    assert {sample.name for sample in found.samples} == {"b"}

@@ -6,8 +6,8 @@ import torch
 
 from otmetrics import DataError, Extraction, extracted
 from otmetrics.images import write_png
-from otmetrics.scoring.feature_set import FeatureSet
-from otmetrics.scoring.labels import labels_from, read_labels
+from otmetrics.scoring.feature_set import FeatureSet, save_features
+from otmetrics.scoring.labels import labels_from, labels_of, read_labels
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +61,20 @@ def test_features_have_no_names():
     item = FeatureSet(torch.zeros(3, 2), {"extractor": "none"}, {"path": "real.npz"})
     with pytest.raises(DataError, match="without names"):
         labels_from({"a": "b"}, "labels.csv", item)
+
+
+def test_one_folder_is_a_class_where_the_other_side_has_it(tmp_path, images):
+    for name, folder in (("x", "x"), ("z", "samples")):
+        path = tmp_path / name / folder / "a.png"
+        path.parent.mkdir(parents=True)
+        for end in "ab":
+            write_png(path.with_name(f"{end}.png"), torch.zeros(3, 8, 8, dtype=torch.uint8))
+    known, other = extracted([tmp_path / "x", tmp_path / "z"], Extraction(features="pixels"))
+    assert known.labels is None
+    assert labels_of(known, images) == ["x", "x"]
+    assert labels_of(other, images) is None
+    assert labels_of(known, other) is None
+    assert labels_of(images, known) == ["x", "x", "y"]
+    save_features(known, tmp_path / "x.npz")
+    (again,) = extracted([tmp_path / "x.npz"])
+    assert labels_of(again, images) == ["x", "x"]
