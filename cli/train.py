@@ -169,7 +169,7 @@ def run_training(
         from otmetrics.reference_models.resuming import earlier_options
         from otmetrics.reference_models.training import RunOptions
         from otmetrics.reference_models.training import train as train_generator
-    from otmetrics.scoring.ranks import number_in_environment, place_in_environment
+    from otmetrics.scoring.environment import number_in_environment, place_in_environment
 
     # accelerate, which trains, reads torchrun's variables only, not Slurm's.
     rank, world = place_in_environment(slurm=False)
@@ -236,7 +236,7 @@ def _first_alone(world: int, on_cpu: bool) -> Iterator[None]:
         return
     with trainer():
         from accelerate import PartialState
-    from otmetrics.scoring.ranks import RankError, number_in_environment
+    from otmetrics.scoring.environment import RankError, number_in_environment
 
     # Where there is none accelerate has its own; a bad one it would take as it is.
     if "MASTER_PORT" in os.environ:

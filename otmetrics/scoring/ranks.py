@@ -1,117 +1,77 @@
 """Several processes that share the extraction of features; the first one does the rest."""
 
-import json
 import os
-import queue
-import socket
-import threading
-import time
+import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-import torch
 import torch.distributed as dist
 
-from otmetrics.errors import Argument, DataError
+from otmetrics.errors import Argument
+from otmetrics.scoring.environment import RankError, check_master, place_in_environment
+from otmetrics.scoring.messages import Arrays, receive, row_parts, send, waited
 
-Room = Callable[[tuple[int, ...], Any], np.ndarray]
+T = TypeVar("T")
 
-TIMEOUT_SECONDS = 600.0
-_POLL_SECONDS = 0.05
-_LOOK_SECONDS = 0.5  # a look at all others takes a question to the store for each
-_DONE = b"done"
-_BLOCK_BYTES = 2**26  # of a message, so that signs of life go between
-
-
-class RankError(DataError):
-    """Another process failed, fell silent or went away."""
+TIMEOUT_SECONDS = 1800.0
 
 
 class Ranks:
     """One process of several, as torchrun and Slurm start them, or the only one.
 
-    Processes talk by gloo, over the CPU: a store in the first process, where each leaves signs of
-    life, and messages from the others to the first. The first one looks after the others while it
-    works: a process that fails says why, one that is killed or hangs is missed after `timeout`
-    seconds without a sign. Nobody waits for ever, or works on for a result that cannot come: that
-    is a RankError. `task` is what this process is asked to do, in options and their values; all of
-    them must be asked for the same.
+    They talk by gloo, over the CPU, and only in the methods below, which all of them call alike. A
+    process that has ended is noticed there at once; the first one waits `timeout` seconds for the
+    others, and they twice as long, so that it can say for whom it waited. Either is a RankError:
+    nobody waits for ever.
     """
 
-    def __init__(
-        self,
-        rank: int = 0,
-        world: int = 1,
-        timeout: float = TIMEOUT_SECONDS,
-        task: dict[str, str] | None = None,
-    ) -> None:
-        self.rank, self.world, self.timeout = rank, world, timeout
-        self._beats, self._round, self._looked = 0, 0, 0.0
-        self._seen: dict[int, tuple[bytes, float]] = {}  # last sign of each, and since when
+    def __init__(self, rank: int = 0, world: int = 1, timeout: float = TIMEOUT_SECONDS) -> None:
+        self.rank, self.world = rank, world
+        self.timeout = timeout if self.first else 2 * timeout
         if world == 1:
             return
 
         # Before torch, whose errors name neither the variable nor what to do.
-        number_in_environment("MASTER_PORT", least=1, most=65535)
-        _check_master(rank, world)
+        check_master(rank, world)
         try:
             # What holds the port may be no store, and never answer.
-            self._store = self._ask(self._met)
-            # Compared before the group is made: gloo would wait for processes that do not come.
-            difference = self._difference({"WORLD_SIZE": str(world), **(task or {})})
-            if not difference:
-                wait = timedelta(seconds=timeout)
-                dist.init_process_group(
-                    "gloo", store=self._store, rank=rank, world_size=world, timeout=wait
-                )
-        except (KeyError, ValueError, RuntimeError) as error:
-            missing = isinstance(error, KeyError)
-            reason = f"{error.args[0]} is not set" if missing else str(error.__cause__ or error)
+            waited(self._meet, self.timeout + 1)
+        except (RuntimeError, TimeoutError) as error:
             raise RankError(
-                f"rank {rank} of {world} did not meet the others ({_short(reason)}): start all of "
-                "them with torchrun, or set MASTER_ADDR and MASTER_PORT."
+                f"rank {rank} of {world} did not meet the others ({_short(str(error))}): start all "
+                "of them with torchrun, or set MASTER_ADDR and MASTER_PORT."
             ) from error
-        if difference:
-            raise RankError(difference)
 
-    def _met(self) -> Any:
-        """The store, where each process finds what the others leave."""
+    def _meet(self) -> None:
+        """Join the group of all processes."""
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         # torchrun's own store serves; a second one at the same port would find it taken.
-        first = self.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        own = self.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         wait = timedelta(seconds=self.timeout)
-
         # Not for the others: they may have another number of processes in mind.
-        store = dist.TCPStore(host, port, is_master=first, timeout=wait, wait_for_workers=False)
+        server = dist.TCPStore(host, port, is_master=own, timeout=wait, wait_for_workers=False)
         # torchrun's store outlives the processes that it starts again.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return dist.PrefixStore(f"otmetrics/{attempt}", store)
+        store = dist.PrefixStore(f"otmetrics/{attempt}", server)
 
-    def _difference(self, task: dict[str, str]) -> str:
-        """What other processes were asked for instead, if they were; all of them compare."""
-        others = range(1, self.world) if self.first else [0]
-        self._store.set(f"task/{self.rank}", json.dumps(task))
-        told = {
-            rank: json.loads(self._ask(partial(self._store.get, f"task/{rank}"), rank))
-            for rank in others
-        }
-        self._store.set(f"compared/{self.rank}", "")
-        for rank in others if self.first else ():  # the store ends with the first one
-            self._ask(partial(self._store.get, f"compared/{rank}"), rank)
-
-        for rank, other in told.items():
-            for name in {**task, **other}:
-                here, there = task.get(name), other.get(name)
-                if here != there:
-                    return (
-                        f"rank {rank} was asked for something else than rank {self.rank} ({name}: "
-                        f"{there!r:.80}, not {here!r:.80}): start all with the same command line."
-                    )
-        return ""
+        # Compared before the group is made: gloo would wait for processes that do not come. Others
+        # read before they write, for the store ends with the first one, which may give up.
+        if self.first:
+            store.set("world/0", str(self.world))
+        for rank in range(1, self.world) if self.first else [0]:
+            there = int(store.get(f"world/{rank}"))
+            if not self.first:
+                store.set(f"world/{self.rank}", str(self.world))
+            if there != self.world:
+                raise RankError(
+                    f"rank {rank} has another WORLD_SIZE than rank {self.rank} ({there}, not "
+                    f"{self.world}): start all processes of a run alike."
+                )
+        dist.init_process_group(
+            "gloo", store=store, rank=self.rank, world_size=self.world, timeout=wait
+        )
 
     @property
     def first(self) -> bool:
@@ -122,207 +82,122 @@ class Ranks:
         """The part of some images that is this process's: every world-th one, none twice."""
         return indices[self.rank :: self.world]
 
-    def alive(self) -> None:
-        """Leave a sign of life; the first process looks for those of the others."""
-        if self.world == 1:
-            return
-        # A count, not a time: clocks of machines differ.
-        self._beats += 1
-        self._ask(lambda: self._store.set(f"beat/{self.rank}", str(self._beats)))
-        if self.first and time.monotonic() - self._looked >= _LOOK_SECONDS:
-            self._looked = time.monotonic()
-            for rank in range(1, self.world):
-                self._ask(partial(self._look_after, rank), rank)
+    def agree(self, facts: dict[str, str]) -> None:
+        """Raise on all processes where the facts of one are not those of the first one."""
+        told = self.collect(facts)
+        difference = _difference(told) if told is not None else ""
+        for rank in range(1, self.world) if self.first else ():
+            self._send(rank, difference)
+        if not self.first:
+            difference, _ = self._receive(0)
+        if difference:
+            raise RankError(difference)
 
-    def report_failure(self, message: str) -> None:
-        """Tell the first process in one line why this one ends."""
-        if self.world > 1 and not self.first:
-            self._ask(lambda: self._store.set(f"error/{self.rank}", message))
-
-    def done(self) -> None:
-        """Tell the first process that this one has no more to do, and leaves."""
-        if self.world > 1 and not self.first:
-            with suppress(RuntimeError):  # the first one may have ended already
-                self._store.set(f"beat/{self.rank}", _DONE.decode())
-
-    def gather(
-        self, arrays: list[np.ndarray], record: Any, room: Room = np.empty
-    ) -> Iterator[tuple[list[np.ndarray], Any]]:
-        """Bring arrays of each process, with a record (JSON-able), to the first one.
-
-        It gets what each has, by rank, one at a time, in arrays that `room` makes of a shape and
-        dtype; the others get nothing.
-        """
-        # Of several inputs each has its own keys: the store keeps those of the last one.
-        self._round += 1
+    def collect(self, note: T) -> list[T] | None:
+        """Bring a note (JSON-able) of each process to the first one, by rank; None on others."""
         if self.first:
-            yield arrays, record
-            for rank in range(1, self.world):
-                yield self._receive(rank, room)
+            return [note, *(self._receive(rank)[0] for rank in range(1, self.world))]
+        self._send(0, note)
+        return None
+
+    def gather(self, arrays: Arrays) -> Iterator[Arrays]:
+        """Bring the rows of arrays of each process to the first one; the others get nothing.
+
+        Arrays of a process have equal numbers of rows. Its own come whole, those of others in
+        parts of some megabytes, in turn, so that none of them waits until another has sent all.
+        """
+        left = self.collect(len(next(iter(arrays.values()))))
+        if left is None:
+            for part in row_parts(arrays):
+                self._send(0, None, part)
             return
 
-        # What is to come first, so that the first process can make room, then the arrays.
-        shapes = [(array.dtype.str, array.shape) for array in arrays]
-        note = json.dumps({"arrays": shapes, "record": record})
-        self._ask(lambda: self._store.set(f"done/{self._round}/{self.rank}", note))
-        # gloo would give up a message that nobody takes while the first one is still at work.
-        go = f"go/{self._round}/{self.rank}"
-        self._await(0, lambda: self._store.check([go]))
-        for array in arrays:
-            for block in _blocks(array):
-                self._ask(partial(dist.send, block, 0))
-                self.alive()
+        yield arrays
+        while any(left[1:]):
+            for rank in range(1, self.world):
+                if left[rank]:
+                    _, part = self._receive(rank)
+                    left[rank] -= len(next(iter(part.values())))
+                    yield part
 
-    def _receive(self, rank: int, room: Room) -> tuple[list[np.ndarray], Any]:
-        """What another process has, once it is done."""
-        key = f"done/{self._round}/{rank}"
-        self._await(rank, lambda: self._store.check([key]))
-        note = json.loads(self._store.get(key))
-        self._store.set(f"go/{self._round}/{rank}", "")
+    def merge(self, arrays: Arrays, combine: Callable[[Arrays, Arrays], Arrays]) -> Arrays | None:
+        """Combine the arrays of all processes on the first one, two by two; None on others.
 
-        arrays = []
-        for dtype, shape in note["arrays"]:
-            array = room(tuple(shape), np.dtype(dtype))
-            for block in _blocks(array):
-                self._ask(partial(dist.recv, block, rank), rank)
-                self.alive()
-            arrays.append(array)
-        return arrays, note["record"]
-
-    def _look_after(self, rank: int) -> None:
-        """Raise where another process failed, or has shown no sign of life for too long."""
-        if self._store.check([f"error/{rank}"]):
-            raise RankError(self._store.get(f"error/{rank}").decode())
-        beat = self._store.get(f"beat/{rank}") if self._store.check([f"beat/{rank}"]) else b""
-        last, since = self._seen.setdefault(rank, (beat, time.monotonic()))
-        if beat != last:
-            self._seen[rank] = beat, time.monotonic()
-        elif time.monotonic() - since > self.timeout and beat != _DONE:
-            raise self._silence(rank)
-
-    def _await(self, rank: int, ready: Callable[[], bool]) -> None:
-        """Wait for another process as long as it shows signs of life."""
-        while not self._ask(ready, rank):
-            self._ask(partial(self._look_after, rank), rank)
-            # Asked again, for it may have become ready just before it ended.
-            if self._seen[rank][0] == _DONE and not self._ask(ready, rank):
-                raise RankError(f"rank {rank} has ended, but this process still waits for it.")
-            self.alive()
-            time.sleep(_POLL_SECONDS)
-
-    def _ask(self, call: Callable[[], Any], rank: int = 0) -> Any:
-        """Talk to another process, which may have gone, or never answer."""
-        answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-        def ask() -> None:
-            try:
-                answer.put((call(), None))
-            except Exception as error:
-                answer.put((None, error))
-
-        # A question to a store whose process is stopped waits for ever; its thread is left behind.
-        threading.Thread(target=ask, daemon=True).start()
-        # A little longer than the store's own limit, so that its own error comes first.
-        try:
-            value, error = answer.get(timeout=self.timeout + _LOOK_SECONDS)
-        except queue.Empty:
-            raise self._silence(rank) from None
-
-        if isinstance(error, RuntimeError):
-            raise RankError(
-                f"rank {rank} is gone ({_short(str(error))}): look at its output."
-            ) from error
-        if error is not None:
-            raise error
-        return value
-
-    def _silence(self, rank: int) -> RankError:
-        """What is said of a process that is missed."""
-        return RankError(
-            f"rank {rank} has shown no sign of life for {self.timeout:g} s: it was killed, or "
-            "hangs; look at its output, or raise ",
-            Argument("timeout"),
-            ".",
-        )
+        `combine(these, those)` gets those of lower ranks first, each exactly once.
+        """
+        # The first one waits for each of them, so that it can say who does not come.
+        self.collect(None)
+        step = 1
+        while step < self.world:
+            if self.rank % (2 * step):
+                self._send(self.rank - step, None, arrays)
+                return None
+            if self.rank + step < self.world:
+                _, others = self._receive(self.rank + step)
+                arrays = combine(arrays, others)
+            step *= 2
+        return arrays
 
     def close(self) -> None:
         """Leave the group."""
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
+    def _send(self, rank: int, note: Any, arrays: Arrays | None = None) -> None:
+        self._talk(rank, partial(send, rank, note, arrays or {}))
+
+    def _receive(self, rank: int) -> tuple[Any, Arrays]:
+        return self._talk(rank, partial(receive, rank))
+
+    def _talk(self, rank: int, call: Callable[[], T]) -> T:
+        """Exchange messages with a process, which may be gone or silent."""
+        try:
+            return waited(call)
+        except RuntimeError as error:
+            text = str(error)
+        if "timed out" in text.lower():
+            raise RankError(
+                f"rank {rank} did not answer for {self.timeout:g} s: it was stopped, hangs, or is "
+                "far behind; look at its output, or raise ",
+                Argument("timeout"),
+                ".",
+            )
+        raise RankError(f"rank {rank} is gone ({_short(text)}): look at its output.")
+
 
 ALONE = Ranks()
 """The only process."""
 
 
-def number_in_environment(
-    variable: str, default: int | None = None, *, least: int = 0, most: int = 10**6
-) -> int:
-    """A number that whoever starts several processes sets; one without a default must be set."""
-    text = os.environ.get(variable, "" if default is None else str(default))
-    # Of a long text only some digits: Python refuses to read thousands.
-    if not (text.isascii() and text.isdecimal()) or not least <= int(text[:20]) <= most:
-        given = repr(text[:80]) if variable in os.environ else "none"
-        raise RankError(
-            f"the environment variable {variable} must be a whole number from {least} to {most}, "
-            f"got {given}: start the processes with torchrun, or set it; for one alone unset it."
-        )
-    return int(text)
-
-
-def _check_master(rank: int, world: int) -> None:
-    """Raise where the name of the first process's machine stands for no address."""
-    host = os.environ.get("MASTER_ADDR", "")
-    if not host:
-        return  # told where it is read
-    try:
-        socket.getaddrinfo(host, None)
-    except (OSError, UnicodeError) as error:
-        raise RankError(
-            f"rank {rank} of {world} did not find the machine of MASTER_ADDR, {host[:80]!r} "
-            f"({error}): set it to the name or address of the machine of rank 0, 127.0.0.1 where "
-            "all processes are on one."
-        ) from error
-
-
-def place_in_environment(*, slurm: bool = True) -> tuple[int, int]:
-    """Rank and number of processes by torchrun's or Slurm's variables; 0 and 1 for one alone."""
-    # Of Slurm the step's variable, which the script that starts a step does not have.
-    pairs = [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")]
-    for rank, world in pairs if slurm else pairs[:1]:
-        there = [name in os.environ for name in (rank, world)]
-        # A job of several tasks, which may have nothing to do with each other.
-        if rank == "SLURM_PROCID" and not (all(there) and "MASTER_ADDR" in os.environ):
-            continue
-        if not any(there):
-            continue
-
-        size = number_in_environment(world, 1, least=1)
-        number = number_in_environment(rank, 0 if size == 1 else None)
-        if number >= size:
-            raise RankError(
-                f"{rank} must be below {world}, {size}, got {number}: start the processes with "
-                "torchrun, or for one alone unset both."
-            )
-        return number, size
-    return 0, 1
-
-
 def ranks_of_environment(
     timeout: float = TIMEOUT_SECONDS, task: dict[str, str] | None = None
 ) -> Ranks:
-    """This process among the others of its run, which it meets here, or `ALONE`."""
+    """This process among the others of its run, which it meets here, or `ALONE`.
+
+    `task` is what it is asked to do, in options and their values: all must be asked for the same.
+    """
     rank, world = place_in_environment()
-    return Ranks(rank, world, timeout, task) if world > 1 else ALONE
+    if world == 1:
+        return ALONE
+    ranks = Ranks(rank, world, timeout)
+    ranks.agree(task or {})
+    return ranks
 
 
-def _blocks(array: np.ndarray) -> list[torch.Tensor]:
-    """An array as bytes, in messages of a bounded size that share its memory."""
-    # Of an empty array split would make one empty message.
-    flat = torch.from_numpy(array.reshape(-1).view(np.uint8))
-    return list(flat.split(_BLOCK_BYTES)) if len(flat) else []
+def _difference(told: list[dict[str, str]]) -> str:
+    """The first fact in which a process differs from the first one, as an error."""
+    for rank, facts in enumerate(told):
+        for name in {**told[0], **facts}:
+            here, there = told[0].get(name), facts.get(name)
+            if here != there:
+                return (
+                    f"rank {rank} was given something else than rank 0 ({name}: {there!r:.80}, "
+                    f"not {here!r:.80}): give all processes one command line and the same inputs."
+                )
+    return ""
 
 
 def _short(text: str) -> str:
-    """Somebody else's message on one line."""
-    return " ".join(text.split())[:200]
+    """Somebody else's message on one line: what went wrong, without where or advice."""
+    text = " ".join(text.split()).partition(". This is typically")[0]
+    return re.sub(r"^\[\S+\] ", "", text)[:200]
