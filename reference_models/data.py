@@ -108,7 +108,7 @@ def load_data(
     npz:PATH         images uint8 (N, H, W, C) of 8, 28, 32 or 64 pixels square, transparency
                      composited on white; or points (N, D), standardised along each axis by the
                      training part. From the entry `features`, else `images`, else `arr_0`, else
-                     the only one; nothing is unpickled. A .npy file does too
+                     the only one; no code of it is run. A .npy file does too
     ===============  ==========================================================================
 
     Images are resized by the antialiased bilinear filter. A random tenth of folders and arrays is

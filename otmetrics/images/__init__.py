@@ -8,6 +8,7 @@ from otmetrics.images.limits import MAX_PIXELS
 from otmetrics.images.named import open_torchvision
 from otmetrics.images.opening import open_input
 from otmetrics.images.reading import Readers, ReadingReport, batches
+from otmetrics.images.statistics import Statistics
 from otmetrics.images.thumbnails import thumbnail
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ImageSource",
     "Readers",
     "ReadingReport",
+    "Statistics",
     "StoredImages",
     "batches",
     "checked_features",

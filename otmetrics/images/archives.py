@@ -147,6 +147,10 @@ class PackedImages:
             lambda: io.BytesIO(member.read()), f"{member.archive.path}/{member.name}"
         )
 
+    def size(self, index: int) -> int:
+        """Bytes of a member."""
+        return self._members[index].size
+
     def identity(self, index: int, content: bool) -> bytes | None:
         """Tell one image from all others, by its archive and name or by its bytes."""
         member = self._members[index]
@@ -157,6 +161,11 @@ class PackedImages:
                 return None
         whole = member.archive.identity
         return None if whole is None else digest("member", whole, member.name)
+
+    def file_size(self, index: int) -> int:
+        """Bytes of the file of one image, unpacked."""
+        member = self._members[index]
+        return member.size if member.zipped is None else member.zipped.size
 
 
 def expand_braces(path: str | Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Images and features in arrays: `.npy`, and entries of `.npz`."""
+"""Images and features in arrays: `.npy`, entries of `.npz`, pickles and files of torch."""
 
 import io
 import json
@@ -6,7 +6,8 @@ import math
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, NamedTuple
 
@@ -24,11 +25,15 @@ from otmetrics.images.decode import (
 )
 from otmetrics.images.facts import pixel_facts
 from otmetrics.images.files import RowNames, digest, identity_of, row_identity, unchanged
+from otmetrics.images.pickles import Rest, unpickled
+from otmetrics.images.statistics import Statistics, found_statistics
+from otmetrics.images.torch_files import FIRST_NUMBER, read_legacy, read_zipped
 
-_ENTRIES = ("features", "images", "arr_0")
-_STATISTICS = (("mu", "sigma"), ("ref_mu", "ref_sigma"))  # pytorch-fid, TTUR, EDM, ADM; JiT
+_ENTRIES = ("features", "images", "arr_0", "feats", "X")  # the last of clean-fid, of FD-loss
+_PARTS = ("all_features", "num_items")  # of StyleGAN, which keeps the batches as they came
+_MAX_NAME = 200
 _READ_BYTES = 2**20
-_MAGIC = b"\x93NUMPY"
+MAGIC = b"\x93NUMPY"
 
 # What Python's parser says of a damaged header, and numpy of one that Python 2 wrote.
 _HEADER_WARNINGS = r".*\binvalid .*(escape|literal)|Reading `\.npy`"
@@ -41,23 +46,27 @@ class LoadedArray(NamedTuple):
     protocol: dict[str, Any] | None = None  # how `otmetrics extract` made it
     labels: tuple[str, ...] | None = None  # class of each row
     identity: bytes | None = None  # of the file that was read, as `file_identity` gives it
-    statistics: tuple[np.ndarray, np.ndarray] | None = None  # mean and covariance of features
+    moments: Statistics | None = None  # of these or of other samples
+    remarks: tuple[str, ...] = ()  # what else to know about the file
 
 
-def loaded_array(path: Path) -> LoadedArray:
+def loaded_array(path: Path, network: str | None = None) -> LoadedArray:
     """Load the array of a file and, from an archive, its protocol, labels and statistics.
 
     Args:
         path: A `.npy` file, which is mapped (copy on write: torch warns of read-only memory), or a
-            `.npz` file, whose chosen entry is read, a large one into a mapped file without a name.
-            Checksums are compared, and sizes must agree with headers to the byte.
+            `.npz` file, whose chosen entry is read, a large one into a mapped file without a name;
+            a pickle or file of `torch.save` that holds arrays and plain containers alone. Told by
+            content. Checksums, where there are any, are compared, and sizes must agree with
+            headers to the byte.
+        network: Which statistics to take, where a file holds those of several networks.
 
     Returns:
         The array and what stands next to it.
 
     Raises:
-        DataError: The file is missing, corrupt, pickled, an archive without a clear entry, or
-            beyond a limit, or was replaced while it was read.
+        DataError: The file is missing, corrupt, a pickle of anything else, an archive without a
+            clear entry, or beyond a limit, or was replaced while it was read.
     """
     with name_errors(path, "is truncated or corrupt", "write it again"):
         check_regular(path)
@@ -65,24 +74,28 @@ def loaded_array(path: Path) -> LoadedArray:
             status = os.fstat(file.fileno())
             identity = identity_of(path, status)
             with unchanged(path, status):
-                found = _load(file, status.st_size)
+                found = _load(file, status.st_size, network)
         return found._replace(identity=identity)
 
 
-def _load(file: BinaryIO, size: int) -> LoadedArray:
+def _load(file: BinaryIO, size: int, network: str | None) -> LoadedArray:
     """Load an open file as what its content says it is: a name says nothing that can be trusted."""
     start = file.read(512)
     file.seek(0)
     if start[:2] == b"PK":
-        return _load_archive(file)
-    if start[: len(_MAGIC)] == _MAGIC:
+        return _load_archive(file, size, network)
+    if start[:1] == b"\x80":
+        return _load_pickle(Rest(file, size), network)
+    if start[: len(MAGIC)] == MAGIC:
+        if network is not None:
+            raise DataError("holds one array: leave out what stands in brackets.")
         return LoadedArray(_map(file, size))
 
     check_start(start)
-    if start[:1] == b"\x80":
-        raise DataError("holds pickled objects, which could run code: save an array with np.save.")
     what = f"begins with {start[:16]!r}" if start else "is empty"
-    raise DataError(f"is truncated or corrupt, not a .npy or .npz file ({what})")
+    raise DataError(
+        f"is truncated or corrupt, not a .npy or .npz file nor a pickle of protocol 2 to 5 ({what})"
+    )
 
 
 class _Header(NamedTuple):
@@ -143,7 +156,7 @@ def _map(file: BinaryIO, size: int) -> np.ndarray:
 # --- entries of .npz files --------------------------------------------------------------------
 
 
-def _load_archive(file: BinaryIO) -> LoadedArray:
+def _load_archive(file: BinaryIO, size: int, network: str | None) -> LoadedArray:
     """Load the array of an archive and what it says of it."""
     bounded: Any = limits.BoundedFile(file, limits.MAX_NPZ_DIRECTORY_BYTES)
     with zipfile.ZipFile(bounded) as archive:
@@ -152,22 +165,49 @@ def _load_archive(file: BinaryIO) -> LoadedArray:
             raise DataError(f"has the entry `{twice[0]}` twice: write it again with np.savez.")
         # torch.save writes a zip archive too, of which this entry is pickled.
         if any(name.endswith("/data.pkl") for name in names):
-            raise DataError(
-                "is a file of torch.save: save its tensor with np.save(path, tensor.numpy())."
-            )
+            return _found_in(read_zipped(file, size), size, network)
 
         stems = [name.removesuffix(".npy") for name in names]
-        pair = next((pair for pair in _STATISTICS if set(pair) <= set(stems)), None)
-        statistics = None
-        if pair is not None:
-            statistics = _entry(archive, pair[0]), _entry(archive, pair[1])
-            if not set(_ENTRIES) & set(stems):
-                return LoadedArray(None, statistics=statistics)
+        moments = found_statistics(stems, lambda name: _entry(archive, name), network)
+        if moments is not None and not set(_ENTRIES) & set(stems):
+            return LoadedArray(None, moments=moments)
 
         array = _entry(archive, _choose_entry(stems))
         protocol = _protocol(archive) if "protocol" in stems else None
-        labels = _labels(archive, array) if "labels.npy" in names else None
-        return LoadedArray(array, protocol, labels, statistics=statistics)
+        labels, remarks = None, []
+        if "labels.npy" in names:
+            header = _entry_header(archive, "labels")
+            remarks = _unused_labels(header)
+            labels = None if remarks else _labels(archive, header, array)
+        return LoadedArray(array, protocol, labels, None, moments, tuple(remarks))
+
+
+def entry_names(path: Path) -> list[str]:
+    """Names of the entries of an `.npz` file; none where it is something else."""
+    # zipfile raises nearly anything on damage, which is told where the file is read.
+    with suppress(Exception), path.open("rb") as file:
+        if file.read(2) == b"PK":
+            bounded: Any = limits.BoundedFile(file, limits.MAX_NPZ_DIRECTORY_BYTES)
+            with zipfile.ZipFile(bounded) as archive:
+                return [name.removesuffix(".npy") for name in archive.namelist()]
+    return []
+
+
+def loaded_entries(path: Path) -> dict[str, np.ndarray]:
+    """All entries of an `.npz` file, each as `loaded_array` reads the chosen one.
+
+    Raises:
+        DataError: The file is missing, no archive, corrupt, or beyond a limit.
+    """
+    with name_errors(path, "is truncated or corrupt", "write it again"):
+        check_regular(path)
+        with path.open("rb") as file, unchanged(path, os.fstat(file.fileno())):
+            bounded: Any = limits.BoundedFile(file, limits.MAX_NPZ_DIRECTORY_BYTES)
+            with zipfile.ZipFile(bounded) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+                if len({*names}) < len(names):
+                    raise DataError("has an entry twice: write it again.")
+                return {name: _entry(archive, name) for name in names}
 
 
 def _choose_entry(names: list[str]) -> str:
@@ -178,7 +218,7 @@ def _choose_entry(names: list[str]) -> str:
             return name
     if len(arrays) != 1:
         raise DataError(
-            f"has the entries {', '.join(sorted(arrays)) or '(none)'}: "
+            f"has the entries {', '.join(sorted(arrays)[:9]) or '(none)'}: "
             "save the one to read as 'features' or 'images'."
         )
     return arrays[0]
@@ -226,13 +266,21 @@ def _entry(archive: zipfile.ZipFile, name: str, most: float = math.inf) -> np.nd
     return room.view(header.dtype).reshape(header.shape, order=header.order)
 
 
-def _labels(archive: zipfile.ZipFile, array: np.ndarray) -> tuple[str, ...] | None:
-    """Classes of the rows, where the archive has names or numbers of them."""
-    header = _entry_header(archive, "labels")
-    # One hot, or several per row, are no names.
+def _unused_labels(header: _Header) -> list[str]:
+    """Say that labels are no names or numbers of classes, if so: scores do not need them."""
     column = header.shape[1:] in {(), (1,)}
-    if header.dtype.kind not in "iuUb" or not column:
-        return None
+    if header.dtype.kind in "iuUb" and column:
+        return []
+    # NaN has no whole number, and floats do not say that they are whole.
+    remedy = "labels.astype(int)" if column else "labels.argmax(1) of one-hot rows"
+    return [
+        f"its `labels`, {header.dtype} of shape {header.shape}, are not read: classes are one "
+        f"whole number or text per row, such as {remedy}"
+    ]
+
+
+def _labels(archive: zipfile.ZipFile, header: _Header, array: np.ndarray) -> tuple[str, ...]:
+    """Classes of the rows, by names or numbers."""
     if not header.shape or header.shape[:1] != array.shape[:1]:
         raise DataError(
             f"has `labels` of shape {header.shape} for an array {array.shape}: give one per row, "
@@ -252,10 +300,72 @@ def _protocol(archive: zipfile.ZipFile) -> dict[str, Any]:
     return protocol
 
 
-# --- images and features ----------------------------------------------------------------------
+# --- pickles ----------------------------------------------------------------------------------
 
-BESIDE = "the file also holds a mean and covariance (mu, sigma), which are not used"
-"""What is said of samples next to statistics of others."""
+
+def _load_pickle(file: Rest, network: str | None) -> LoadedArray:
+    """Load what a pickle holds, or a file of `torch.save` that is no archive."""
+    size, value = file.left, unpickled(file)
+    if type(value) is int and value == FIRST_NUMBER:
+        value = read_legacy(file)
+    if file.read(1):
+        raise ValueError("bytes behind the end of a pickle")
+    return _found_in(value, size, network)
+
+
+def _found_in(value: Any, size: int, network: str | None) -> LoadedArray:
+    """The arrays of a value of a file: itself, or entries of a dictionary or of those in it."""
+    if isinstance(value, np.ndarray):
+        value = {"features" if value.ndim == 2 else "images": value}
+    if not isinstance(value, dict):
+        raise DataError(f"holds no array but a value of type {type(value).__name__}: save one.")
+
+    entries = dict(_flat(value))
+    moments = found_statistics(entries, entries.__getitem__, network)
+    if set(_PARTS) <= set(entries):
+        array = _joined(entries["all_features"], entries["num_items"], size)
+        if array is None and moments is None:
+            raise DataError("holds neither all features nor their sums: write it again.")
+        return LoadedArray(array, moments=moments)
+
+    arrays = [name for name, one in entries.items() if isinstance(one, np.ndarray)]
+    if moments is not None and not set(_ENTRIES) & set(arrays):
+        return LoadedArray(None, moments=moments)
+    return LoadedArray(entries[_choose_entry(arrays)], moments=moments)
+
+
+def _flat(value: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Entries of a dictionary, and as "fid.mu" those of dictionaries in it."""
+    for name, one in value.items():
+        if type(name) is not str or len(name) > _MAX_NAME:
+            continue  # none that is known, nor one to tell
+        if not isinstance(one, dict):
+            yield name, one
+            continue
+        for key, inner in one.items():
+            if type(key) is str and len(key) <= _MAX_NAME:
+                yield f"{name}.{key}", inner
+
+
+def _joined(parts: Any, count: Any, size: int) -> np.ndarray | None:
+    """The batches of a list as one array; None where not all of them were kept."""
+    kinds = {type(part) for part in parts} if isinstance(parts, list) else set()
+    if kinds != {np.ndarray}:
+        return None
+    if len({(part.shape[1:], part.dtype) for part in parts}) > 1 or parts[0].ndim != 2:
+        raise ValueError("features of several shapes")
+    if sum(map(len, parts)) != count:
+        return None
+    # A file may name one batch any number of times.
+    if sum(part.nbytes for part in parts) > size:
+        raise ValueError("more features than the file has room for")
+
+    width, dtype = parts[0].shape[1], parts[0].dtype
+    array = limits.room_for(count * width * dtype.itemsize).view(dtype).reshape(count, width)
+    return np.concatenate(parts, out=array)
+
+
+# --- images and features ----------------------------------------------------------------------
 
 
 class ImageArray:
@@ -266,7 +376,9 @@ class ImageArray:
         path: The file that it comes from, for messages.
         labels: Class of each image, where it is known.
         identity: Of the file when it was read, as `file_identity` gives it.
-        beside: Whether mean and covariance of other samples stand next to the images.
+        moments: Mean and covariance that stand next to the images, of features of these or of
+            other ones.
+        remarks: What else to know about the file, one line each.
 
     Attributes:
         remarks: What to know about the file, one line each.
@@ -284,14 +396,15 @@ class ImageArray:
         path: str | Path,
         labels: tuple[str, ...] | None = None,
         identity: bytes | None = None,
-        beside: bool = False,
+        moments: Statistics | None = None,
+        remarks: Sequence[str] = (),
     ) -> None:
         if problem := _image_problem(array):
             raise DataError(f"`{path}` holds a {array.dtype} array {array.shape}: {problem}")
         self._array, self._identity = array, identity
         self.path = Path(path)
-        self.beside = beside
-        self.remarks = [BESIDE] if beside else []
+        self.moments = moments
+        self.remarks = [*remarks, *([] if moments is None else moments.remarks)]
         self.labels = labels
         self.names = RowNames(self.path.name, len(array))
 
@@ -323,6 +436,13 @@ class ImageArray:
         pixels, colour = image_tensor(rgb), {1: "grey", 3: "RGB", 4: "RGBA"}[image.shape[-1]]
         return DecodedImage(pixels, transparent, pixel_facts(pixels, colour))
 
+    def size(self, index: int) -> None:
+        """None: all images of an array have one size.
+
+        Args:
+            index: Its row.
+        """
+
     def identity(self, index: int, content: bool) -> bytes | None:
         """Tell one image from all others, by its pixels or by its file and row.
 
@@ -347,9 +467,8 @@ class FeatureArray(NamedTuple):
         path: The file.
         protocol: How `otmetrics extract` made them; None where the file does not say.
         labels: Class of each row; None where the file does not say.
-        moments: Mean (D,) and covariance (D, D) in float64, where the file holds these instead of
-            features, of which there are none then, (0, D).
-        beside: Whether mean and covariance of other samples stand next to the features.
+        moments: Mean and covariance, where the file holds these: next to features, which need not
+            be of the same samples, or instead of them, of which there are none then, (0, D).
         remarks: What else to know about the file, one line each.
     """
 
@@ -357,8 +476,7 @@ class FeatureArray(NamedTuple):
     path: Path
     protocol: dict[str, Any] | None
     labels: tuple[str, ...] | None = None
-    moments: tuple[np.ndarray, np.ndarray] | None = None
-    beside: bool = False
+    moments: Statistics | None = None
     remarks: Sequence[str] = ()
 
 
@@ -433,30 +551,6 @@ def _number_problem(array: np.ndarray) -> str:
         f"{given} with {found}: images are uint8 (N, H, W, C) from 0 to 255{features}: "
         f"convert it to uint8 with {as_bytes}.astype('uint8'){axes}."
     )
-
-
-def checked_statistics(
-    statistics: tuple[np.ndarray, np.ndarray], path: Path
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and covariance in float64; raise where they cannot be those of features."""
-    mean, covariance = statistics
-    found = f"`{path}` holds statistics, mean {mean.shape} and covariance {covariance.shape}:"
-    if {mean.dtype.kind, covariance.dtype.kind} != {"f"}:
-        raise DataError(f"{found} both must be real floating numbers.")
-    if mean.ndim != 1 or not mean.size or covariance.shape != 2 * mean.shape:
-        raise DataError(f"{found} they must have the shapes (D,) and (D, D).")
-
-    mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise DataError(f"{found} a value is NaN or infinite.")
-
-    # Files that went through float32 are off by this share of their largest entry.
-    slack = 1e-4 * np.abs(covariance).max()
-    if np.abs(covariance - covariance.T).max() > slack:
-        raise DataError(f"{found} the covariance is not symmetric.")
-    if np.linalg.eigvalsh(covariance)[0] < -slack:
-        raise DataError(f"{found} the covariance is not positive semi-definite.")
-    return mean, covariance
 
 
 def checked_features(array: np.ndarray, path: Path) -> np.ndarray:

@@ -210,6 +210,16 @@ class StoredImages(ImageSource, Protocol):
     def labels(self) -> tuple[str, ...] | None:
         """Class of each image, or None where nothing says it."""
 
+    def size(self, index: int) -> int | None:
+        """Bytes that an image takes where it is stored, without reading it.
+
+        Args:
+            index: Its place in `names`.
+
+        Returns:
+            The number; None where nothing but reading it would tell.
+        """
+
     def identity(self, index: int, content: bool) -> bytes | None:
         """Tell one image from all others without decoding it.
 
@@ -231,7 +241,7 @@ class ImageFiles:
         self, path: Path, root: Path, names: tuple[str, ...], labels: tuple[str, ...] | None
     ) -> None:
         self.path, self.names, self.labels = path, names, labels
-        self._root = root
+        self._root, self._opened = root, time.time()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -240,9 +250,29 @@ class ImageFiles:
         """Decode one image."""
         return decoded_image(self._root / self.names[index])
 
+    def size(self, index: int) -> int | None:
+        """Bytes of a file; None where it is gone."""
+        try:
+            return (self._root / self.names[index]).stat().st_size
+        except OSError:
+            return None
+
     def identity(self, index: int, content: bool) -> bytes | None:
         """Tell one image from all others without decoding it, as `file_identity` does."""
         return file_identity(self._root / self.names[index], content)
+
+    def file_size(self, index: int) -> int:
+        """Bytes of the file of one image."""
+        return (self._root / self.names[index]).stat().st_size
+
+    def is_changed(self, index: int) -> bool:
+        """Whether the file of one image is gone, or changed since the names were read."""
+        try:
+            status = (self._root / self.names[index]).stat()
+        except OSError:
+            return True
+        # The time of its record too: what is moved to its place may be older.
+        return max(status.st_mtime, status.st_ctime) > self._opened
 
 
 class ImageFolder(ImageFiles):
@@ -359,7 +389,7 @@ def _file_advice(path: Path) -> str:
         return "one image file: give the folder that holds it."
     return (
         "not a folder, nor a kind of file that is read: give a folder of images, a .zip, .tar or "
-        ".parquet of them, a .txt of paths, or a .npy or .npz file of images or features."
+        ".parquet of them, a .txt of paths, or a .npy, .npz, .pkl or .pt file of arrays."
     )
 
 

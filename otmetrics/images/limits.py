@@ -43,6 +43,8 @@ MAX_PROTOCOL_BYTES = 2**26  # of the record of how features were made
 MAPPED_BYTES = 2**26  # an array that unpacks to more is a mapped file, not memory
 MAX_UNPACKED_BYTES = 2**35  # of an array, in memory or on disk: 34 GB
 FREE_BYTES = 2**28  # may unpack from any number of bytes: constant features do compress
+MAX_PICKLE_BYTES = 2**31  # of arrays and all else: 200 000 features of 2048 dimensions
+MAX_PICKLE_STEPS = 2**20  # each may make a container of 64 bytes; an array takes some fifteen
 MAX_EXPANSION = 100  # times their size in the file, what more bytes may unpack to
 
 

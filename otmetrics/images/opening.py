@@ -8,12 +8,13 @@ import numpy as np
 from otmetrics.errors import DataError
 from otmetrics.images.archives import PackedImages, expand_braces
 from otmetrics.images.arrays import (
+    MAGIC,
     FeatureArray,
     ImageArray,
     checked_features,
-    checked_statistics,
     loaded_array,
 )
+from otmetrics.images.damage import check_regular, name_errors, open_without_waiting
 from otmetrics.images.files import (
     EXTENSIONS,
     ImageFolder,
@@ -28,11 +29,15 @@ from otmetrics.images.named import (
     OfficialImages,
     generated_images,
 )
+from otmetrics.images.statistics import Statistics, checked_statistics
 from otmetrics.user_code import is_object_name
+
+_ARRAYS = {".npy", ".npz", ".pkl", ".pickle", ".pt", ".pth"}
+_PAIR = ("mu.npy", "cov.npy")
 
 
 def open_input(path: str | Path, most: int | None = None) -> StoredImages | FeatureArray:
-    """Open what holds images or features; nothing is unpickled or unpacked.
+    """Open what holds images or features; no code of a file is run, nothing is unpacked.
 
     ====================================  =========================================================
     what is named                         what is read
@@ -46,6 +51,10 @@ def open_input(path: str | Path, most: int | None = None) -> StoredImages | Feat
     `.npy`, `.npz`                        uint8 images (N, H, W, C), or features (N, D); an `.npz`
                                           at its entry `features`, else `images`, else `arr_0`,
                                           else its only one; or statistics `mu` and `sigma`
+    `.pkl`, `.pt`, `.pth`                 arrays as above, and statistics of StyleGAN, EDM2 and
+                                          others, if nothing but arrays and plain containers is
+                                          in it; `file.pkl[fid]` where it has several
+    a folder of `mu.npy` and `cov.npy`    statistics
     `cifar10:test` and the like           a data set that torchvision reads, in the folder that the
                                           environment variable OTMETRICS_DATA names, else `data`
     `python:package.module:function`      batches of images that the function yields
@@ -85,10 +94,15 @@ def open_input(path: str | Path, most: int | None = None) -> StoredImages | Feat
                 f"Images that a function yields are named as {PREFIX}{text}."
             )
 
+        # One of several statistics in a file, such as `edm2.pkl[fid]`.
+        base, bracket, network = text.removesuffix("]").rpartition("[")
+        if bracket and text.endswith("]") and Path(base).is_file():
+            return _array(Path(base), network)
+
     if is_folder(path):
         return _folder(path)
     suffix = path.suffix.lower()
-    if suffix in {".npy", ".npz"}:
+    if suffix in _ARRAYS or _is_array(path):
         return _array(path)
     if suffix in {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz"}:
         return PackedImages(expand_braces(path))
@@ -109,6 +123,8 @@ def _folder(path: Path) -> StoredImages | FeatureArray:
     suffixes = {Path(name).suffix.lower() for name in names}
     shards = suffixes & {".tar", ".parquet"} or suffixes & {".zip"}
     others = suffixes & set(EXTENSIONS) or any((path / name).is_dir() for name in names)
+    if set(_PAIR) <= set(names) and not others:
+        return _pair(path)
     if not shards or others:
         return _image_folder(path)
 
@@ -145,15 +161,39 @@ def _table(paths: list[Path], is_dataset: bool = False) -> StoredImages | Featur
     return dataset_images(paths[0]) if is_dataset else parquet_table(paths)
 
 
-def _array(path: Path) -> ImageArray | FeatureArray:
+def _array(path: Path, network: str | None = None) -> ImageArray | FeatureArray:
     """The array of a file: images where it has four axes, features where it has two."""
-    array, protocol, labels, identity, statistics = loaded_array(path)
-    beside = statistics is not None
-
+    array, protocol, labels, identity, moments, remarks = loaded_array(path, network)
     if array is None:
-        assert statistics is not None
-        moments = checked_statistics(statistics, path)
-        return FeatureArray(np.empty((0, len(moments[0]))), path, None, moments=moments)
+        assert moments is not None
+        return _statistics(path, moments)
     if array.ndim != 2:
-        return ImageArray(array, path, labels, identity, beside)
-    return FeatureArray(checked_features(array, path), path, protocol, labels, beside=beside)
+        return ImageArray(array, path, labels, identity, moments, remarks)
+    told = [*remarks, *([] if moments is None else moments.remarks)]
+    return FeatureArray(checked_features(array, path), path, protocol, labels, moments, told)
+
+
+def _statistics(path: Path, moments: Statistics) -> FeatureArray:
+    """Statistics without samples."""
+    nothing = np.empty((0, len(moments.mean)))
+    return FeatureArray(nothing, path, None, moments=moments, remarks=moments.remarks)
+
+
+def _pair(folder: Path) -> FeatureArray:
+    """Statistics in two files of a folder, as fadtk keeps them."""
+    mean, covariance = [np.asarray(loaded_array(folder / name).array) for name in _PAIR]
+    kind = f"mean and covariance ({', '.join(_PAIR)})"
+    with name_errors(folder, "cannot be read", "write it again"):
+        found = checked_statistics(Statistics(mean, covariance, None, kind))
+    return _statistics(folder, found)
+
+
+def _is_array(path: Path) -> bool:
+    """Whether a file of any name begins as an array or a pickle does."""
+    try:
+        check_regular(path)
+        with open_without_waiting(path) as file:
+            start = file.read(len(MAGIC))
+    except (OSError, DataError):
+        return False
+    return start == MAGIC or (start[:1] == b"\x80" and start[1:2] in {b"\2", b"\3", b"\4", b"\5"})

@@ -68,6 +68,9 @@ class ImageColumn:
         """Decode one image."""
         return decoded_from(lambda: io.BytesIO(self._content(index)), f"{self.path}[{index}]")
 
+    def size(self, index: int) -> None:
+        """None: a table does not say it."""
+
     def identity(self, index: int, content: bool) -> bytes | None:
         """Tell one image from all others, by its bytes or by its file and row."""
         if content or not self._rows.is_embedded:  # files next to the table change without it

@@ -81,6 +81,13 @@ def test_an_archive_is_what_the_folder_is(write, folder):
         assert torch.equal(source.read(index).pixels, folder.read(index).pixels)
 
 
+def test_sizes_are_those_of_the_files(write, folder):
+    source = PackedImages([write(CONTENT)])
+    sizes = [len(CONTENT[name]) for name in source.names]
+    for images in (source, folder):
+        assert [images.file_size(index) for index in range(6)] == sizes
+
+
 def test_a_compressed_zip_is_read_too(tmp_path, folder):
     path = write_zip(tmp_path / "a.zip", CONTENT, compression=zipfile.ZIP_DEFLATED)
     assert torch.equal(open_input(path).read(2).pixels, folder.read(2).pixels)

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import sys
 import time
 from pathlib import Path
@@ -75,8 +76,25 @@ def test_labels_of_an_array_of_images(tmp_path):
     assert open_input(tmp_path / "a.npz").labels == tuple("012345")
     np.savez(tmp_path / "b.npz", images=PIXELS, labels=np.arange(6)[:, None])
     assert open_input(tmp_path / "b.npz").labels == tuple("012345")
-    np.savez(tmp_path / "c.npz", images=PIXELS, labels=np.eye(6))  # no names
-    assert open_input(tmp_path / "c.npz").labels is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "remedy"),
+    [
+        (np.eye(6, dtype=int), r"int64 of shape \(6, 6\), .* labels.argmax\(1\) of one-hot rows"),
+        (np.full(6, np.nan), r"float64 of shape \(6,\), .* labels.astype\(int\)"),
+        (np.full(6, "a", "S1"), "are not read: classes are one whole number or text per row"),
+    ],
+)
+@pytest.mark.parametrize("entry", ["images", "features"])
+def test_labels_that_are_no_classes_are_told(tmp_path, labels, remedy, entry):
+    values = PIXELS if entry == "images" else np.random.default_rng(0).normal(size=(6, 3))
+    np.savez(tmp_path / "a.npz", **{entry: values}, labels=labels)
+    features = "pixels" if entry == "images" else None
+    (found,) = extracted([tmp_path / "a.npz"], Extraction(features=features))
+    assert found.labels is None
+    (line,) = [line for line in found.notes if "`labels`" in line]
+    assert re.search(remedy, line)
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (7, 1)])
