@@ -40,14 +40,15 @@ def extract(
     **given: Any,
 ) -> None:
     """Compute, save, and say what became of the images."""
+    from otmetrics.safe_files import check_target
     from otmetrics.scoring.extraction import extracted
-    from otmetrics.scoring.feature_set import check_target, save_features
+    from otmetrics.scoring.feature_set import save_features
 
     from .progress import progress_bars
     from .render import further_left_out, print_notes
 
     # The network may take hours: what cannot be saved is told now.
-    check_target(target, overwrite=overwrite)
+    check_target(target, (".npz",), overwrite=overwrite)
     device = resolved_device(given["device"])
     extraction = make_extraction(given, device)
     with ranks_here(timeout) as ranks, progress_bars(quiet or not ranks.first) as progress:
@@ -56,7 +57,7 @@ def extract(
         return  # another process writes
     (features,) = found
     # Only now: what an input holds is known once it was opened.
-    if features.source["kind"] == "features":
+    if features.source["kind"] in ("features", "statistics", "summary"):
         path = features.source["path"]
         raise OptionError(f"INPUT must hold images, but `{path}` already holds features.")
     save_features(features, target, overwrite=overwrite)

@@ -18,6 +18,7 @@ from .options import GONE, flag
 from .power import power
 from .runs import evaluate, models, sample
 from .score import NOT_CONVERGED, score
+from .summarize import merge, summarize
 from .terminal import NO_ROOM, echo, give_up_stdout, prepare
 from .train import train
 
@@ -54,7 +55,7 @@ def cli() -> None:
 
 
 _COMMANDS = (
-    *(score, compare, explain, power, extract, features, cache, demo),
+    *(score, compare, explain, power, extract, summarize, merge, features, cache, demo),
     *(train, sample, evaluate, models),
 )
 for command in _COMMANDS:

@@ -6,13 +6,13 @@ import os
 import re
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from otmetrics.errors import Argument, DataError, OptionError, tell
+from otmetrics.errors import Argument, DataError, OptionError
 
 if TYPE_CHECKING:
     from otmetrics.scoring.options import Extraction
@@ -23,6 +23,8 @@ _FLAGS = {
     "json_targets": "json",
     "html_target": "html",
     "csv_target": "csv",
+    "form": "format",
+    "kept": "summarize",
 }
 GONE = "the working folder is gone: change to one that exists."
 _LONGEST_TIMEOUT = 1e8  # seconds
@@ -148,6 +150,12 @@ def _field_option(item: dataclasses.Field, hint: Any, documented: dict[str, str]
     return click.Option(flags, type=kind, default=None, help=text)
 
 
+def names_option(name: str, choices: Sequence[str], text: str) -> click.Option:
+    """An option of several names with commas."""
+    text += f" They are {', '.join(choices)}; by default all."
+    return click.Option([flag(name), name], type=_Names(), default=None, help=text)
+
+
 def _field_docs(kind: type) -> dict[str, str]:
     """What the docstrings of a class and its bases say of each field."""
     found = {}
@@ -271,8 +279,8 @@ def extraction_options() -> list[click.Option]:
             default=TIMEOUT_SECONDS,
             show_default=True,
             metavar="SECONDS",
-            help="Among several processes (torchrun): give one up that shows no sign of life for "
-            "so long.",
+            help="Among several processes (torchrun): how long the first one waits for the others "
+            "when its own part is done, before it gives up.",
         ),
         click.Option(
             ["--memory-limit"],
@@ -292,8 +300,8 @@ def extraction_options() -> list[click.Option]:
 
 def make_extraction(given: dict[str, Any], device: str) -> "Extraction":
     """The library's options; a GPU needs more images than threads of one process read."""
+    from otmetrics.scoring.environment import number_in_environment
     from otmetrics.scoring.options import Extraction
-    from otmetrics.scoring.ranks import number_in_environment
 
     num_workers = given["num_workers"]
     if num_workers is None:
@@ -328,7 +336,7 @@ def resolved_device(name: str, *, mps: bool = True) -> str:
     """The device behind a name, checked; `mps` says whether the command can use one."""
     import torch
 
-    from otmetrics.scoring.ranks import number_in_environment
+    from otmetrics.scoring.environment import number_in_environment
 
     # Read even where no GPU asks for it: a value that is no number is an error on every machine.
     local = number_in_environment("LOCAL_RANK", 0)
@@ -359,33 +367,18 @@ def resolved_device(name: str, *, mps: bool = True) -> str:
 
 @contextmanager
 def ranks_here(timeout: float) -> Iterator["Ranks"]:
-    """This process among those that torchrun started; an error of any is told by the first."""
-    from otmetrics.scoring.ranks import RankError, ranks_of_environment
+    """This process among those that torchrun or Slurm started."""
+    from otmetrics.scoring.ranks import ranks_of_environment
 
     if not 1 <= timeout <= _LONGEST_TIMEOUT:
         raise OptionError(
             Argument("timeout"), f" must be from 1 to {_LONGEST_TIMEOUT:g}, got {timeout:g}."
         )
     ranks = ranks_of_environment(timeout, _task())
-    try:
-        yield ranks
-        ranks.done()
-    except RankError:
-        raise  # the first one is gone, or tells of another
-    except (DataError, OptionError) as error:
-        if ranks.first:
-            raise
-        with suppress(Exception):  # the first one may be gone
-            ranks.report_failure(tell(error, flag))
-        raise click.exceptions.Exit(0) from error  # torchrun would end the first one
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        what = "was interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
-        with suppress(Exception):
-            ranks.report_failure(f"rank {ranks.rank} {what}")
-        raise
-    finally:
-        ranks.close()
+    yield ranks
+    # Not after an error: the others would be told that this process is gone before it says why, and
+    # torchrun ends all where one fails.
+    ranks.close()
 
 
 def _task() -> dict[str, str]:

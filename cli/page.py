@@ -22,10 +22,11 @@ def check_html_target(path: Path | None) -> None:
     """Raise where a page cannot be written, before anybody waits for it."""
     if path is None:
         return
-    from otmetrics.pages.writing import check_target
+    from otmetrics.pages.writing import SUFFIXES
+    from otmetrics.safe_files import check_target
 
     # As with --json, a command that is run again replaces what it wrote.
-    check_target(path, overwrite=True)
+    check_target(path, SUFFIXES, overwrite=True)
 
 
 def write_html_page(

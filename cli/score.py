@@ -1,6 +1,7 @@
 """`otmetrics score`: every score of two inputs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ from .terminal import echo
 if TYPE_CHECKING:
     from otmetrics.scoring.options import Scoring
     from otmetrics.scoring.report import ScoreReport
+    from otmetrics.summaries.keeping import Keeping
+    from otmetrics.transport.sliced.sliced import Sliced
 
 NOT_CONVERGED = 4
 _SCORING = (
@@ -81,12 +84,21 @@ def _score_options() -> list[click.Option]:
     metavar="OTHER_REAL",
     help="More real samples: the floor compares REAL with these, not two halves of REAL.",
 )
+@click.option(
+    "--summarize",
+    "kept",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Keep moments and histograms of all samples, and N samples of each input, instead of all "
+    "features: memory, and what processes send, then do not grow with the samples.",
+)
 @JSON
 @HTML
 def score(
     real: Path,
     fake: Path,
     floor_with: Path | None,
+    kept: int | None,
     json_targets: tuple[str, ...],
     html_target: Path | None,
     quiet: bool,
@@ -105,6 +117,8 @@ def score(
     check_html_target(html_target)
     device = resolved_device(given["device"])
     scoring, extraction = make_scoring(given, device, _SCORING), make_extraction(given, device)
+    if kept is not None:
+        extraction = replace(extraction, keeping=_keeping(kept, scoring.sliced))
     with ranks_here(timeout) as ranks, progress_bars(quiet or not ranks.first) as progress:
         report = compute(
             real,
@@ -183,3 +197,15 @@ def end_unconverged(report: "ScoreReport") -> None:
 def _flag_of(options: Sequence[str], name: str) -> str:
     """The flag of an option, or its name as in Python, which alone has it."""
     return flag(name) if name in options else f"`{name}`"
+
+
+def _keeping(samples: int, sliced: "Sliced") -> "Keeping":
+    """What summaries keep, with histograms along the directions of the score."""
+    from otmetrics.summaries.keeping import Keeping
+
+    return Keeping(
+        samples=samples,
+        num_projections=sliced.num_projections,
+        orthogonal=sliced.orthogonal,
+        seed=sliced.seed,
+    )

@@ -60,6 +60,10 @@ from .scoring.report import ScoreReport as ScoreReport
 from .scoring.report import ScoreTest as ScoreTest
 from .scoring.score import score as score
 from .scoring.score import score_features as score_features
+from .scoring.summarizing import merge_summaries as merge_summaries
+from .scoring.summarizing import summarize as summarize
+from .summaries.keeping import Keeping as Keeping
+from .summaries.summary import Summary as Summary
 from .transport import Exact as Exact
 from .transport import MaxSliced as MaxSliced
 from .transport import SemiDiscrete as SemiDiscrete

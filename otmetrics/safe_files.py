@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from otmetrics.errors import DataError
+from otmetrics.errors import Argument, DataError
 
 
 @contextmanager
@@ -40,6 +40,26 @@ def check_replaceable(path: Path) -> None:
     special = path.exists() and not path.is_file()
     if special or (path.is_symlink() and str(path.readlink()).startswith(("/proc/", "/dev/"))):
         raise OSError(errno.EINVAL, "is not a regular file", str(path))
+
+
+def check_target(path: Path, suffixes: tuple[str, ...], *, overwrite: bool = False) -> None:
+    """Raise where a file cannot be written, before anybody waits for it in vain."""
+    if path.suffix.lower() not in suffixes:
+        raise DataError(f"`{path}` must end in {suffixes[0]}.")
+    if not path.parent.is_dir():
+        raise DataError(f"`{path.parent}` is not a folder: create it first.")
+    # A link that leads nowhere is something too.
+    if os.path.lexists(path) and not overwrite:
+        raise DataError(
+            f"`{path}` exists: choose another name, or pass ", Argument("overwrite"), "."
+        )
+
+    # A folder, device or pipe of that name: no other place, but a file, is what helps.
+    with writing(path, "name a file"):
+        check_replaceable(path)
+    # A file that is write-protected stays, though its folder would let it be replaced.
+    if not all(os.access(one, os.W_OK) for one in (path.parent, path) if one.exists()):
+        raise DataError(f"`{path}` cannot be written: check its permissions, and its folder's.")
 
 
 @contextmanager

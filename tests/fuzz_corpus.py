@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -173,6 +174,52 @@ def _extracted(place: Path) -> None:
     save_features(found, place / "x.npz")
 
 
+def _statistics(mean: str, covariance: str) -> dict[str, np.ndarray]:
+    """Mean and covariance of features under two names."""
+    cloud = features(40, 2).astype(np.float64)
+    return {mean: cloud.mean(0), covariance: np.cov(cloud, rowvar=False)}
+
+
+def _sums(all_features: bool) -> dict[str, object]:
+    """What StyleGAN3 keeps."""
+    cloud = features(40, 2).astype(np.float64)
+    sums: dict[str, object] = {"raw_mean": cloud.sum(0), "raw_cov": cloud.T @ cloud}
+    kept = [cloud[:30], cloud[30:]] if all_features else []
+    return sums | {"num_items": 40, "num_features": 5, "all_features": kept}
+
+
+def _pickled(value: object, protocol: int) -> Callable[[Path], None]:
+    return lambda place: (place / "x.pkl").write_bytes(pickle.dumps(value, protocol)) and None
+
+
+def _saved_by_torch(
+    name: str, value: dict[str, np.ndarray], zipped: bool
+) -> Callable[[Path], None]:
+    def build(place: Path) -> None:
+        import torch
+
+        tensors = {key: torch.from_numpy(one) if zipped else one for key, one in value.items()}
+        torch.save(tensors, place / name, _use_new_zipfile_serialization=zipped)
+
+    return build
+
+
+def _summary(count: int, seed: int) -> Callable[[Path], None]:
+    """What is left of features with names and classes."""
+
+    def build(place: Path) -> None:
+        from otmetrics.summaries.keeping import Keeping
+        from otmetrics.summaries.summary import Summary
+
+        names = [f"{seed}/{index}.png" for index in range(count)]
+        labels = [str(index % 2) for index in range(count)]
+        keeping = Keeping(samples=20, num_projections=16)
+        found = Summary.of(features(count, seed), names=names, labels=labels, keeping=keeping)
+        found.save(place / "x.npz")
+
+    return build
+
+
 def _weights(suffix: str) -> Callable[[Path], None]:
     def build(place: Path) -> None:
         import timm
@@ -257,6 +304,13 @@ def _features(name: str, build: Callable[[Path], None], *inputs: str, **rest: An
     return Kind(name, build, _score(*inputs, options=("--no-cache",)), checked=True, **rest)
 
 
+def _moments(name: str, build: Callable[[Path], None], file: str, **rest: Any) -> Kind:
+    """A kind that holds a mean and covariance."""
+    inputs = ("{shared}/real_features.npy", f"in/{file}")
+    options = ("--metrics", "frechet_distance", "--no-floor", "--json", "--no-cache")
+    return Kind(name, build, ("score", *inputs, *options), weight=0.5, **rest)
+
+
 def _network(weights: str, *more: str) -> tuple[str, ...]:
     """A score of few pictures by a small network."""
     named = ("--features", TIMM, "--weights", weights, "--runtime", "torch", *more)
@@ -280,7 +334,22 @@ def _kinds() -> Iterator[Kind]:
     yield Kind("npy_features", _npy(cloud), _score(real, "in/x.npy", options=()))
     yield _features("npz_features", _npz(np.savez, features=cloud), real, "in/x.npz")
     yield _features("npz_extracted", _extracted, "{shared}/extracted.npz", "in/x.npz")
+    yield _features("summary", _summary(40, 2), real, "in/x.npz")
+    merged = ("merge", "in/x.npz", "{shared}/summary/x.npz", "out.npz")
+    yield Kind("summary_merged", _summary(40, 2), merged, weight=0.5)
     yield _features("npz_names_extractor", _extracted, "in/x.npz", "{shared}/pictures")
+
+    pair, names = _statistics("mu", "sigma"), ("mean", "cov")
+    spatial = {"mu_s": pair["mu"][:2], "sigma_s": pair["sigma"][:2, :2]}
+    edm2 = {"num_images": 40, "fid": pair, "other": pair}
+    legacy = _saved_by_torch("x.pth", _statistics(*names), zipped=False)
+    yield _moments("npz_moments", _npz(np.savez, **pair, **spatial), "x.npz", checked=True)
+    yield _moments("pt_moments", _saved_by_torch("x.pt", pair, zipped=True), "x.pt", checked=True)
+    yield _moments("pth_moments", legacy, "x.pth")
+    yield _moments("pkl_edm2", _pickled(edm2, 4), "x.pkl[fid]")
+    yield _moments("pkl_sums", _pickled(_sums(False), 2), "x.pkl")
+    every = _pickled(_sums(True) | {"raw_mean": None}, 5)
+    yield Kind("pkl_features", every, _score(real, "in/x.pkl", options=("--no-cache",)))
 
     yield _images("zip", _zip(zipfile.ZIP_STORED), "in/x.zip", checked=True)
     yield _images("zip_deflated", _zip(zipfile.ZIP_DEFLATED), "in/x.zip", checked=True)
@@ -327,6 +396,8 @@ def write_shared(place: Path) -> None:
         "def net(*a, **k):\n    raise RuntimeError\n"
     )
     _weights("pth")(place)
+    (place / "summary").mkdir()
+    _summary(30, 1)(place / "summary")
     _extracted_shared(place)
 
 

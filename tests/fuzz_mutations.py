@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickletools
 import random
 import re
 import struct
@@ -239,7 +240,7 @@ def damage_zip(path: Path, rng: random.Random, others: list[Path]) -> str:
         members[index] = name, bytes(2**20 * rng.choice([1, 64]))
         packed = zipfile.ZIP_DEFLATED
     else:
-        members[index] = name, _damaged_array(content, rng)
+        members[index] = name, damaged_array(content, rng)
     date = (1980, 1, 1, 0, 0, 0)
     warnings.filterwarnings("ignore", "Duplicate name")
     with zipfile.ZipFile(path, "w", packed) as archive, suppress(UnicodeError):
@@ -250,7 +251,7 @@ def damage_zip(path: Path, rng: random.Random, others: list[Path]) -> str:
     return f"zip {kind}"
 
 
-def _damaged_array(content: bytes, rng: random.Random) -> bytes:
+def damaged_array(content: bytes, rng: random.Random) -> bytes:
     """An array of another dtype, shape or text; bytes of what is none."""
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
@@ -304,6 +305,68 @@ def damage_tar(path: Path, rng: random.Random, others: list[Path]) -> str:
     return f"tar {kind}"
 
 
+RUNS = b'cposix\nsystem\nX\x14\0\0\0touch "$FUZZ_CANARY"\x85R0'
+STEPS = (
+    *(RUNS, b"cfuzz_canary\nnet\n)R0", b"cbuiltins\neval\nX\x01\0\0\x001\x85R0"),
+    *(
+        b"r\xff\xff\xff\xff",
+        b"]" * 100_000,
+        b"K\1" + b"\x85" * 100_000,
+        b"(" * 100_000,
+        b"2" * 1000,
+    ),
+    *(b"}", b"]", b"N", b"(", b"t", b"u", b"s", b"a", b"e", b"b", b"R", b"0", b"1", b"2", b"\x94"),
+    *(b"h\0", b"h\1", b"K\0", b"J\xff\xff\xff\xff", b"G\x7f\xf8\0\0\0\0\0\0", b".", b"Q", b"\x93"),
+    *(
+        b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",
+        b"\x96\xff\xff\xff\xff\0\0\0\0",
+        b"\x8b\xff\xff\xff\x7f",
+    ),
+)
+
+
+def damage_pickle(path: Path, rng: random.Random, others: list[Path]) -> str:
+    """Other steps in a pickle, or two of its own in each other's place."""
+    content = path.read_bytes()
+    starts = [where for *_, where in pickletools.genops(content)]
+    ends = [*starts[1:], len(content)]
+    at, other = sorted([rng.randrange(1, len(starts)), rng.randrange(1, len(starts))])
+    first, second = content[starts[at] : ends[at]], content[starts[other] : ends[other]]
+    kind = rng.choice(["add", "add", "replace", "drop", "swap", "repeat"])
+    new = rng.choice(STEPS)
+    if kind == "add":
+        content = content[: starts[at]] + new + content[starts[at] :]
+    elif kind == "replace":
+        content = content[: starts[at]] + new + content[ends[at] :]
+    elif kind == "drop":
+        content = content[: starts[at]] + content[ends[at] :]
+    elif kind == "swap" and at != other:
+        between = content[ends[at] : starts[other]]
+        content = content[: starts[at]] + second + between + first + content[ends[other] :]
+    elif kind == "repeat":
+        content = content[: starts[at]] + first * rng.choice([2, 10_000]) + content[ends[at] :]
+    path.write_bytes(content)
+    return f"pickle {kind}"
+
+
+def damage_torch(path: Path, rng: random.Random, others: list[Path]) -> str:
+    """The same in a file of `torch.save`, with checksums that hold; or other members."""
+    if not zipfile.is_zipfile(path):
+        return damage_bytes(path, rng, others)
+    if rng.random() < 0.4:
+        return damage_zip(path, rng, others)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    pickled = next(name for name in members if name.endswith("data.pkl"))
+    path.write_bytes(members[pickled])
+    done = damage_pickle(path, rng, others)
+    members[pickled] = path.read_bytes()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+    return done
+
+
 def damage_lines(path: Path, rng: random.Random, others: list[Path]) -> str:
     """Other names in a list of files."""
     lines = path.read_text().splitlines()
@@ -330,8 +393,9 @@ STRUCTURED: dict[str, Callable[[Path, random.Random, list[Path]], str]] = {
     ".jsonl": damage_json,
     ".safetensors": damage_safetensors,
     ".npz": damage_zip,
-    ".pt": damage_zip,
-    ".pth": damage_zip,
+    ".pkl": damage_pickle,
+    ".pt": damage_torch,
+    ".pth": damage_torch,
     ".zip": damage_zip,
     ".tar": damage_tar,
     ".gz": damage_tar,

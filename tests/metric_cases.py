@@ -23,7 +23,7 @@ from otmetrics import (
     precision_recall,
 )
 from otmetrics.metrics.base import FeatureMetric
-from otmetrics.metrics.stores import lowest
+from otmetrics.summaries.reservoir import lowest
 from otmetrics.transport.sliced.directions import direction_generator, random_directions
 from otmetrics.transport.sliced.sketch import sketch, sketched_result
 

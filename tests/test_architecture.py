@@ -15,7 +15,9 @@ LAYERS = [
     {"explanation"},
     {"functional", "losses"},
     {"features", "images"},
+    {"summaries"},
     {"scoring", "metrics"},
+    {"integrations"},
     {"pages"},
     {"reference_models"},
     {"cli"},
@@ -29,6 +31,7 @@ ONLY_IN = {
     "click": {"cli"},
     "matplotlib": {"reference_models"},
     "PIL": {"images"},
+    "ray": {"integrations"},
 }
 FILES = [
     path

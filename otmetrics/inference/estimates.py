@@ -35,9 +35,15 @@ _PART = 2 / 3  # share of the samples: of halves that of density is a tenth too 
 
 
 def sliced_estimate(
-    real: Tensor, fake: Tensor, solver: Sliced, result: TransportResult
+    real: Tensor,
+    fake: Tensor,
+    solver: Sliced,
+    result: TransportResult,
+    sizes: tuple[int, int] | None = None,
 ) -> Estimate:
     """Of SW_p^p: at p = 2 an interval for its limit, for the mean at these sizes else.
+
+    With `sizes` the result is that of so many samples, of which the clouds are a part.
 
     The bias of SW_2^2, the difference between the cost and the product of independent halves, is
     much the same along all directions, so that few of them tell it.
@@ -56,7 +62,7 @@ def sliced_estimate(
     drawn = result.direction_errors
     plain = Estimate(
         float(result.cost),
-        found.influence,
+        found.influence.of_sizes(sizes),
         "mean at these sizes",
         drawn=drawn,
         order=solver.order,
@@ -66,7 +72,11 @@ def sliced_estimate(
         return plain._replace(target="limit", order=1.0)
     if found.products is None:
         return plain._replace(bounds=(0.0, float("inf")))
-    bias = found.costs - found.products
+    # It falls with 1/N + 1/M.
+    share = 1.0
+    if sizes is not None:
+        share = sum(1 / size for size in sizes) / (1 / len(real) + 1 / len(fake))
+    bias = share * (found.costs - found.products)
     unsure = errors_of_blocks(bias - bias.mean(), _PER_BLOCK)
     drawn = unsure if drawn is None else torch.cat([unsure, drawn.to(unsure)])
     taken = float(bias.mean())
@@ -88,17 +98,23 @@ def transport_estimate(result: TransportResult, power: float, *, rooted: bool) -
     )
 
 
-def frechet_estimate(real: Tensor, fake: Tensor, pair: GaussianPair) -> Estimate:
+def frechet_estimate(
+    real: Tensor | None,
+    fake: Tensor,
+    pair: GaussianPair,
+    sizes: tuple[int, int] | None = None,
+) -> Estimate:
     """Of the Fréchet distance: for its limit where both sides have twice as many samples as axes.
 
-    There its bias falls with 1/n, and a jackknife tells it.
+    There its bias falls with 1/n, and a jackknife tells it. With `sizes` the pair is that of so
+    many samples, of which the clouds are a part; a real side without samples is fixed.
     """
     value, bounds = float(pair.distance), (0.0, float("inf"))
-    found = frechet_effects(real, fake, pair)
+    found = frechet_effects(real, fake, pair, sizes)
     plain = Estimate(
         value, found.influence, "mean at these sizes", found.error, power=2.0, bounds=bounds
     )
-    if min(len(real), len(fake)) < max(2 * real.shape[1], _FEWEST):
+    if real is None or min(sizes or (len(real), len(fake))) < max(2 * fake.shape[1], _FEWEST):
         return plain
     return plain._replace(centre=value - found.bias, target="limit", bias=found.bias)
 

@@ -42,6 +42,16 @@ class Influence(NamedTuple):
             return own
         return own + covariance_of_means(self.real, self.real, self.blocks)
 
+    def of_sizes(self, sizes: tuple[int, int] | None) -> "Influence":
+        """The same of so many samples, of which those with an effect here are a part."""
+        if sizes is None:
+            return self
+        real, fake = (
+            side * (side.shape[1] / size) ** 0.5
+            for side, size in zip((self.real, self.fake), sizes, strict=True)
+        )
+        return Influence(real, fake, self.blocks)
+
     def shared(self, other: "Influence") -> float:
         """Covariance of two scores against the same real samples."""
         return covariance_of_means(self.real, other.real, self.blocks)
@@ -149,24 +159,37 @@ class FrechetEffects(NamedTuple):
 
 
 @torch.no_grad()
-def frechet_effects(real: Tensor, fake: Tensor, pair: GaussianPair) -> FrechetEffects:
+def frechet_effects(
+    real: Tensor | None,
+    fake: Tensor,
+    pair: GaussianPair,
+    sizes: tuple[int, int] | None = None,
+) -> FrechetEffects:
     """Effects on the Fréchet distance of clouds (N, D) and (M, D), 3 samples or more. O(N D^2).
 
     A sample's effect is 2 d.(x - m) + |x - m|^2 - (x - m)'T (x - m), d the difference of the means
     and T the transport map between both Gaussians (Rippl, Munk, Sturm, Limit laws of the empirical
     Wasserstein distance: Gaussian distributions, 2016). The bias is that of the jackknife, which
-    leaves out each sample in turn, in closed form.
+    leaves out each sample in turn, in closed form. With `sizes` the pair is that of so many
+    samples, of which the clouds are a part. A real side without samples is fixed: it has neither
+    effects nor a part in bias and error.
     """
+    if sizes is None:
+        assert real is not None
+        sizes = len(real), len(fake)
     (mean_x, factor_x), (mean_y, factor_y) = pair.real, pair.fake
     product, shift = pair.product, (mean_x - mean_y)[0]
 
     # T = Fy' V S^-1 V' Fy: only what the other side spans counts, and nothing is inverted but S.
     there, back = (factor_y, product.right), (factor_x, product.left)
-    a, curved_x = _gaussian_effects(real, mean_x, there, product.values, shift)
-    b, curved_y = _gaussian_effects(fake, mean_y, back, product.values, -shift)
+    b, curved_y = _gaussian_effects(fake, mean_y, back, product.values, -shift, sizes[1])
+    a, sides = b.new_zeros(1, 0), [(factor_y, sizes[1], curved_y)]
+    if real is not None:
+        a, curved_x = _gaussian_effects(real, mean_x, there, product.values, shift, sizes[0])
+        sides.insert(0, (factor_x, sizes[0], curved_x))
 
     fidelity, of_means, of_covariances = float(product.total), 0.0, 0.0
-    for factor, size, curved in ((factor_x, len(real), curved_x), (factor_y, len(fake), curved_y)):
+    for factor, size, curved in sides:
         of_means += float(factor.square().sum()) / size
         # Without a sample the divisor of a covariance is N - 2.
         grown = math.sqrt((size - 1) / max(size - 2, 1))
@@ -180,13 +203,21 @@ def frechet_effects(real: Tensor, fake: Tensor, pair: GaussianPair) -> FrechetEf
     pairs = axes[:, None] * axes / (axes[:, None] + axes)
     parts = of_means * _concentration(axes), of_covariances * _concentration(pairs)
     error = math.sqrt(2) * math.hypot(*parts)
-    return FrechetEffects(Influence(a, b), of_means + of_covariances, error)
+    influence = Influence(a, b).of_sizes(sizes)
+    return FrechetEffects(influence, of_means + of_covariances, error)
 
 
 def _gaussian_effects(
-    cloud: Tensor, mean: Tensor, other: tuple[Tensor, Tensor], values: Tensor, shift: Tensor
+    cloud: Tensor,
+    mean: Tensor,
+    other: tuple[Tensor, Tensor],
+    values: Tensor,
+    shift: Tensor,
+    size: int,
 ) -> tuple[Tensor, float]:
-    """Effects (1, N) of one side, and by what tr S changes on average where a sample is left out.
+    """Effects (1, n) of some of the samples of a side, of which there are `size`.
+
+    And by what tr S changes on average where one of them is left out.
 
     Of the change only what is of second order and beyond: with k = V' Fy (x - m), S^2 loses c k k',
     and tr S gains the integral over t > 0 of log(1 - c k'(S^2 + t^2)^-1 k) / pi. `other` are Fy,
@@ -196,7 +227,7 @@ def _gaussian_effects(
     dtype = torch.promote_types(cloud.dtype, torch.float32)
     factor, vectors = other
     resolvents, weights = _resolvents(values)
-    share = len(cloud) / (len(cloud) - 1) ** 2
+    share = size / (size - 1) ** 2
 
     most = 1 - 4 * torch.finfo(dtype).eps
 

@@ -27,7 +27,9 @@ from otmetrics.metrics.features import (
     sides_of,
 )
 from otmetrics.metrics.state import DIGEST_BYTES, SIDES, TwoSidedMetric, name_states
-from otmetrics.metrics.stores import AllSamples, Memory, SampleReservoir, Store
+from otmetrics.summaries.remembered import memory_of
+from otmetrics.summaries.stores import AllSamples, Memory, SampleReservoir, Store
+from otmetrics.summaries.summary import Summary
 from otmetrics.unknown_options import unknown_option
 
 _ALL_PAIRS = "all pairs are taken: the same expectation, less variance, no draw"
@@ -142,6 +144,58 @@ class FeatureMetric(TwoSidedMetric):
         """
         # The whole next state first: where a part of it raises, nothing has changed.
         self._restore(self._merge_states(self.metric_state, self._batch(images, real)))
+
+    def add_summary(self, summary: Summary, real: bool) -> None:
+        """Add all samples that a summary stands for to one side, as if each had come in `update`.
+
+        Args:
+            summary: A summary by the extractor of this metric, such as `otmetrics summarize` writes
+                and `Summary.load` reads. Fréchet distances take its moments, streaming ones its
+                histograms, all others its samples, of which it must keep as many as the metric.
+            real: The side.
+
+        Raises:
+            TypeError: If an argument has another type.
+            ValueError: If the summary is by another extractor, or does not hold what this metric
+                remembers.
+
+        Example:
+            >>> from otmetrics import FrechetFeatureDistance, Summary
+            >>> metric = FrechetFeatureDistance(feature=None)
+            >>> metric.add_summary(Summary.of(torch.eye(4)), real=True)
+            >>> metric.update(torch.eye(4) + 1, real=False)
+            >>> metric.compute()
+            tensor(4.)
+        """
+        if not isinstance(summary, Summary):
+            raise TypeError(f"`summary` must be a Summary, got {type(summary).__name__}.")
+        check_flag("real", real)
+        self._check_extractor(summary)
+        memory = memory_of(summary, self._store)
+        is_double = bool(
+            summary.samples is not None and summary.samples.features.dtype == torch.float64
+        )
+        state = {
+            "layout": self.layout.new_tensor([summary.dimension, is_double]),
+            "origin": self.origin,
+        }
+        for side in SIDES:
+            filled = (side == "real") == real
+            state |= name_states(side, memory if filled else self._store.empty())
+        merged = self._merge_states(self.metric_state, self._move_state(state))
+        self._restore_updated(merged)
+
+    def _check_extractor(self, summary: Summary) -> None:
+        """Raise unless a summary is of the features of this metric."""
+        # Features as they are, and those of a file that does not say of what, are the user's word.
+        mine = {"extractor": "none"} if self.extractor is None else self.extractor.protocol
+        names = {mine["extractor"], summary.extractor["extractor"]}
+        if "none" not in names and mine != summary.extractor:
+            raise ValueError(
+                "`summary` must be by the extractor of this metric, "
+                f"{mine['extractor']!r} with its weights and size of images, got one by "
+                f"{summary.extractor['extractor']!r}: summarise with the same."
+            )
 
     def compute(self) -> Any:
         """The score of all samples, of all ranks in a distributed run.

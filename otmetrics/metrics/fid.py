@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from otmetrics.features import DEFAULT_EXTRACTOR
 from otmetrics.metrics.base import FeatureMetric, check_no_foreign_options
 from otmetrics.metrics.features import shared_extractor
-from otmetrics.metrics.stores import GaussianMoments
 from otmetrics.statistics.frechet import Moments, gaussian_distance
+from otmetrics.summaries.stores import GaussianMoments
 
 
 class FrechetFeatureDistance(FeatureMetric):

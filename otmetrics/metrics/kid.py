@@ -10,8 +10,8 @@ from otmetrics.inference.estimates import kernel_estimate
 from otmetrics.inference.intervals import Estimate, Over
 from otmetrics.inference.two_sample import Statistics
 from otmetrics.metrics.base import FeatureMetric, Tested
-from otmetrics.metrics.stores import samples
 from otmetrics.statistics.kernel import check_kernel, kernel_sums
+from otmetrics.summaries.stores import samples
 
 
 class KernelFeatureDistance(FeatureMetric):

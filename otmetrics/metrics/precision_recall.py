@@ -11,7 +11,7 @@ from otmetrics.inference.estimates import manifold_estimates
 from otmetrics.inference.intervals import Estimate, Over
 from otmetrics.inference.two_sample import Statistics
 from otmetrics.metrics.base import FeatureMetric, Tested
-from otmetrics.metrics.stores import samples
+from otmetrics.summaries.stores import samples
 
 
 class _ManifoldMetric(FeatureMetric):

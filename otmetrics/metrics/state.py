@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from otmetrics.checks import check_device
-from otmetrics.metrics.stores import Memory, Store, join_chunks
+from otmetrics.summaries.stores import Memory, Store, join_chunks
 
 SIDES = ("real", "fake")
 DIGEST_BYTES = 8  # of a SHA-256: no two options share them by chance

@@ -12,7 +12,7 @@ from otmetrics.inference.estimates import sliced_estimate, transport_estimate
 from otmetrics.inference.intervals import Estimate, Over
 from otmetrics.inference.two_sample import Statistics
 from otmetrics.metrics.base import FeatureMetric, Tested
-from otmetrics.metrics.stores import QuantileSketch, samples
+from otmetrics.summaries.stores import QuantileSketch, samples
 from otmetrics.transport.exact.exact import Exact
 from otmetrics.transport.result import TransportResult
 from otmetrics.transport.semidiscrete.semidiscrete import SemiDiscrete

@@ -38,12 +38,12 @@ def assemble_scores(
             converged=value.converged,
             message=next(unconverged, value.message),
             floor=floor,
-            **_inferred(value, scoring),
+            **inferred(value, scoring),
         )
     return scores
 
 
-def _inferred(value: Measured, scoring: Scoring) -> dict[str, Any]:
+def inferred(value: Measured, scoring: Scoring) -> dict[str, Any]:
     """The fields of a score that say what its samples leave open."""
     if value.estimate is None:
         return {}

@@ -10,6 +10,7 @@ from otmetrics.errors import Argument, DataError
 from otmetrics.scoring.assembly import WHOLE, assemble_scores
 from otmetrics.scoring.clouds import Draws, Sets
 from otmetrics.scoring.families import families_of
+from otmetrics.scoring.labels import labels_of
 from otmetrics.scoring.options import METRICS, Scoring
 from otmetrics.scoring.report import ClassScores, Score
 
@@ -17,8 +18,8 @@ from otmetrics.scoring.report import ClassScores, Score
 def labels_of_sides(sets: Sets) -> tuple[list[str], list[str]]:
     """The class of each real and each fake sample."""
     sides = []
-    for side in ("real", "fake"):
-        labels = sets[side].labels
+    for side, other in (("real", "fake"), ("fake", "real")):
+        labels = labels_of(sets[side], sets[other])
         if labels is None:
             raise DataError(
                 Argument("per_class", "scoring=Scoring(per_class=True)"),

@@ -45,24 +45,26 @@ def as_set(name: str, item: FeatureSet | Tensor | np.ndarray) -> FeatureSet:
     return FeatureSet(item.detach(), {"extractor": "none"}, source)
 
 
-def check_samples(sets: Sets) -> None:
-    """Raise where an input is a mean and covariance: nothing is known of its samples."""
+def sets_at_hand(sets: Sets) -> Sets:
+    """The samples at hand of each set; raise where there are none."""
     for item in sets.values():
-        if item.moments is not None:
-            raise _no_samples(item.source["path"])
+        if not len(item):
+            raise no_samples(item.source["path"])
+    return {name: item.at_hand() for name, item in sets.items()}
 
 
 def check_inputs(inputs: list[Input]) -> None:
     """The same for inputs that were opened."""
     for one in inputs:
-        if one.is_statistics:
-            raise _no_samples(one.path)
+        if one.has_features and not one.has_rows:
+            raise no_samples(one.path)
 
 
-def _no_samples(path: str) -> DataError:
+def no_samples(path: str) -> DataError:
+    """What is said of an input whose samples are needed."""
     return DataError(
-        f"`{path}` holds a mean and covariance, which say nothing of single samples: give the "
-        "samples."
+        f"`{path}` holds no samples, but what is known of all of them together: give samples, or "
+        "a summary that keeps some."
     )
 
 
@@ -164,7 +166,9 @@ def protocol_of(sets: Sets, scoring: Scoring) -> dict[str, Any]:
     del options["memory_limit"]  # no number depends on it, but for the last bits of blocked sums
 
     # A mean and covariance do not say what network made them; what they are compared with may.
-    known = next((item for item in sets.values() if item.moments is None), sets["real"])
+    known = next(
+        (item for item in sets.values() if item.source["kind"] != "statistics"), sets["real"]
+    )
     return {
         "inputs": {name: item.source for name, item in sets.items()},
         "features": known.extractor | {"dimension": known.features.shape[1]},

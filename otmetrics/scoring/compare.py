@@ -22,10 +22,10 @@ from otmetrics.scoring.clouds import (
     Sets,
     as_set,
     check_inputs,
-    check_samples,
     clouds_of,
     input_notes,
     protocol_of,
+    sets_at_hand,
 )
 from otmetrics.scoring.comparison import Comparison, Leaderboard, Standing
 from otmetrics.scoring.extraction import Progress, features_of, open_inputs
@@ -237,12 +237,49 @@ def _compare_sets(
     progress: Progress | None,
 ) -> Comparison:
     """Compare feature sets that compare."""
-    check_samples(sets)
+    sets = sets_at_hand(sets)
     _check_sizes({one.source["path"]: len(one) for name, one in sets.items() if name != "real"})
     scoring = replace(scoring, floor=False, interval=True, test=0)
     draws = Draws(clouds_of(sets, scoring), scoring, alike=True)
     dimension = sets["real"].features.shape[1]
     by = _decisive(comparing, scoring, dimension)
+    boards, seconds = _boards(runs, draws, (by, dimension), comparing, scoring, progress)
+    if comparing.baseline is not None and boards[by].reference is None:
+        raise DataError(
+            f"{by} has no interval at this size, so that nothing is said against a baseline: give "
+            "more samples."
+        )
+    changes = {}
+    if comparing.changes and boards[by].reference is not None:
+        began = time.perf_counter()
+        changes = _changes(runs, boards[by].reference, draws, scoring)
+        seconds["changes"] = time.perf_counter() - began
+    return Comparison(
+        boards,
+        by,
+        comparing.baseline,
+        comparing.margin,
+        protocol_of(sets, scoring) | {"models": runs},
+        _notes(sets, boards, scoring),
+        seconds,
+        changes,
+        sets["real"].pictures,
+    )
+
+
+def _boards(
+    runs: Runs,
+    draws: Draws,
+    decisive: tuple[str, int],
+    comparing: Comparing,
+    scoring: Scoring,
+    progress: Progress | None,
+) -> tuple[dict[str, Leaderboard], dict[str, float]]:
+    """The leaderboard of each score, and the seconds of each family.
+
+    `decisive` is the score that is ranked in any case, and the dimension of the features.
+    """
+    by, dimension = decisive
     boards: dict[str, Leaderboard] = {}
     seconds: dict[str, float] = {}
     families = families_of(scoring)
@@ -266,14 +303,11 @@ def _compare_sets(
         progress("scores: done", len(families), len(families))
 
     # A family computes all of its scores, of which some may not have been asked for.
-    boards = {name: boards[name] for name in METRICS if name in scoring.metrics}
-    changes = {}
-    if comparing.changes and boards[by].reference is not None:
-        began = time.perf_counter()
-        changes = _changes(runs, boards[by].reference, draws, scoring)
-        seconds["changes"] = time.perf_counter() - began
+    return {name: boards[name] for name in METRICS if name in scoring.metrics}, seconds
 
-    protocol = protocol_of(sets, scoring) | {"models": runs}
+
+def _notes(sets: Sets, boards: dict[str, Leaderboard], scoring: Scoring) -> list[str]:
+    """What a reader of the comparison should know."""
     notes = input_notes(sets, scoring)
     if "sinkhorn_divergence" in boards and scoring.sinkhorn.relative:
         notes.append(
@@ -289,22 +323,7 @@ def _compare_sets(
         notes.append(
             f"intervals and ranks are rough with fewer than {_FEW_SAMPLES} samples per side"
         )
-    if comparing.baseline is not None and boards[by].reference is None:
-        raise DataError(
-            f"{by} has no interval at this size, so that nothing is said against a baseline: give "
-            "more samples."
-        )
-    return Comparison(
-        boards,
-        by,
-        comparing.baseline,
-        comparing.margin,
-        protocol,
-        notes,
-        seconds,
-        changes,
-        sets["real"].pictures,
-    )
+    return notes
 
 
 def _changes(

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from otmetrics.checks import check_at_least, check_share
 from otmetrics.errors import DataError
-from otmetrics.explanation.attributes import compared_attributes
+from otmetrics.explanation.attributes import Attribute, compared_attributes
 from otmetrics.explanation.classes import Flow, excess_flow, voted_classes
 from otmetrics.explanation.clusters import Clusters, find_clusters
 from otmetrics.explanation.copies import find_copies
@@ -32,11 +31,13 @@ from otmetrics.explanation.plane import cluster_nodes, transport_plane
 from otmetrics.explanation.shares import compared_shares
 from otmetrics.explanation.uncovered import find_uncovered
 from otmetrics.explanation.waterfall import Waterfall, cost_parts
-from otmetrics.scoring.clouds import Sets, as_set, check_inputs, check_samples, clouds_of
+from otmetrics.scoring.appearance import Appearance, appearance_of
+from otmetrics.scoring.clouds import Sets, as_set, check_inputs, clouds_of, sets_at_hand
 from otmetrics.scoring.explanation import Classes, Explanation, FakeSample
 from otmetrics.scoring.extraction import Progress, features_of, open_inputs
 from otmetrics.scoring.feature_set import FeatureSet, check_comparable
-from otmetrics.scoring.labels import labels_from, read_labels
+from otmetrics.scoring.inventory import FORMATS_DIFFER
+from otmetrics.scoring.labels import labels_from, labels_of, read_labels
 from otmetrics.scoring.options import Extraction, Scoring
 from otmetrics.scoring.ranks import ALONE, Ranks
 from otmetrics.scoring.score import score_sets
@@ -192,17 +193,18 @@ def _explain_sets(
     progress: Progress | None,
 ) -> Explanation:
     """Explain feature sets that compare."""
-    check_samples(sets)
+    sets = sets_at_hand(sets)
     if len(sets["real"]) < _FEWEST:
         raise DataError(
             f"`{sets['real'].source['path']}` gives {len(sets['real'])} samples, but at least "
             f"{_FEWEST} are needed to explain a difference: give more."
         )
     compared = {side: sets[side] for side in ("real", "fake")}
-    report = score_sets(compared, scoring, protocol, progress)
-    steps = _Steps(progress)
-    clouds = clouds_of(sets, scoring)
-    real, fake = clouds["real"], clouds["fake"]
+    clouds = clouds_of(compared, scoring)
+    # Apart: of another dtype they change no score.
+    train = clouds_of({"train": sets["train"]}, scoring)["train"] if "train" in sets else None
+    report = score_sets(compared, scoring, protocol, progress, clouds)
+    real, fake, steps = clouds["real"], clouds["fake"], _Steps(progress)
 
     steps.begin("plans")
     clusters = find_clusters(real, fake, num_clusters=explaining.num_clusters, seed=scoring.seed)
@@ -214,12 +216,10 @@ def _explain_sets(
         outliers = find_outliers(real, fake, rate=explaining.rate)
     uncovered = find_uncovered(real, fake, clusters=clusters, rate=explaining.rate)
     copies = None
-    if "train" in clouds:
+    if train is not None:
         steps.begin("copies")
         with _told_of(sets):
-            copies = find_copies(
-                real, fake, train=clouds["train"], rate=explaining.rate, seed=scoring.seed
-            )
+            copies = find_copies(real, fake, train=train, rate=explaining.rate, seed=scoring.seed)
 
     steps.begin("shares")
     classes, of_fake = _classes(sets, real, fake, halves, explaining, scoring)
@@ -227,21 +227,24 @@ def _explain_sets(
     flow = _flow(cluster_names, clusters.real, clusters.fake, halves)
 
     steps.begin("images")
-    looks = _looks(sets, explaining, scoring, steps)
+    seen = _appearance(sets, explaining, scoring, steps)
+    attributes = compared_attributes(seen.looks, explaining.rate, seen.formats)
     steps.begin("directions")
     return Explanation(
         report=report,
         waterfall=_waterfall(real, fake, halves),
         samples=_samples(real, fake, outliers, axes, of_fake, scoring),
-        repeated=(_repeated(real), _repeated(fake)),
+        repeated=(outliers.repeated, len(fake) - len(fake.unique(dim=0))),
         same=int(outliers.same.sum()),
         uncovered=uncovered,
         classes=classes,
-        directions=described_directions(axes, real, fake, looks),
+        directions=described_directions(axes, real, fake, seen.numbers()),
         widest=_widest(real, fake, halves, scoring),
-        attributes=compared_attributes(looks, explaining.rate),
+        attributes=attributes,
         copies=copies,
-        plane=transport_plane(real, fake, axes, scoring.seed),
+        plane=transport_plane(
+            real, fake, axes, (halves.pairs, halves.reference, halves.fake), halves.floor
+        ),
         curve=sample_curve(
             real[halves.reference], real[halves.held_out], fake[halves.fake], scoring.sliced
         ),
@@ -251,7 +254,7 @@ def _explain_sets(
         names=_names(sets),
         pictures={side: one.pictures for side, one in sets.items() if one.pictures is not None},
         seconds=report.seconds | steps.end(),
-        notes=_notes(sets, report.notes),
+        notes=_notes(sets, report.notes, attributes) + seen.notes,
         protocol=_protocol(sets, report.protocol, explaining),
     )
 
@@ -313,11 +316,6 @@ def _halves(real: Tensor, fake: Tensor, clusters: Clusters, scoring: Scoring) ->
     pairs = optimal_pairs(real[reference].double(), fake[of_fake].double(), solver)
     floor = optimal_pairs(real[reference].double(), real[held_out].double(), solver)
     return _Halves(reference, held_out, of_fake, pairs, floor)
-
-
-def _repeated(cloud: Tensor) -> int:
-    """How many samples equal an earlier one."""
-    return len(cloud) - len(cloud.unique(dim=0))
 
 
 def _waterfall(real: Tensor, fake: Tensor, halves: _Halves) -> Waterfall:
@@ -418,7 +416,7 @@ def _classes(
     given = sets["real"].labels
     if given is None or len(set(given)) < 2:
         return None, []
-    of_fake = sets["fake"].labels
+    of_fake = labels_of(sets["fake"], sets["real"])
     names = sorted({*given, *(of_fake or ())})
     numbers = {name: number for number, name in enumerate(names)}
     x = np.array([numbers[name] for name in given])
@@ -456,21 +454,11 @@ def _flow(names: list[str], of_real: Tensor, of_fake: Tensor, halves: _Halves) -
     )
 
 
-def _looks(
-    sets: Sets, explaining: Explaining, scoring: Scoring, steps: _Steps
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Attributes of the images of both sides, where both have any."""
-    pictures = [sets[side].pictures for side in ("real", "fake")]
-    if None in pictures or not explaining.num_looked_at:
-        return {}
-    generator = torch.Generator().manual_seed(scoring.seed)
-    sides = []
-    for one in pictures:
-        assert one is not None
-        rows = torch.randperm(len(one.indices), generator=generator)[: explaining.num_looked_at]
-        chosen = rows.sort().values.tolist()
-        sides.append(one.looks(chosen, partial(steps.tell, total=len(chosen))))
-    return {name: (sides[0][name], sides[1][name]) for name in sides[0]}
+def _appearance(sets: Sets, explaining: Explaining, scoring: Scoring, steps: _Steps) -> Appearance:
+    """How the images of both sides look."""
+    found = {side: sets[side].pictures for side in ("real", "fake")}
+    known = {side: one for side, one in found.items() if one is not None}
+    return appearance_of(known, explaining.num_looked_at, scoring.seed, steps.tell)
 
 
 def _names(sets: Sets) -> dict[str, tuple[str, ...]]:
@@ -480,8 +468,10 @@ def _names(sets: Sets) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _notes(sets: Sets, notes: list[str]) -> list[str]:
+def _notes(sets: Sets, notes: list[str], attributes: Sequence[Attribute]) -> list[str]:
     """The notes of the scores, and what was read of the training samples."""
+    if any(one.formats and one.found for one in attributes):  # told as a finding
+        notes = [line for line in notes if not line.startswith(FORMATS_DIFFER)]
     if "train" not in sets:
         return notes
     return [*notes, *(f"train: {line}" for line in sets["train"].notes)]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from otmetrics.functional import kernel_distance, manifold_scores
@@ -63,16 +64,24 @@ def mapped_above(cloud: Tensor, scoring: Scoring) -> float:
     return memory_budget(cloud.device, scoring.memory_limit) / 16
 
 
+def near_origin(real: Tensor, fake: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
+    """Both clouds in one dtype, moved together where projections would lose digits."""
+    centre, dtype = far_centre(real, fake), torch.promote_types(real.dtype, fake.dtype)
+    if centre is None and real.dtype == fake.dtype:
+        return real, fake
+    shift = 0.0 if centre is None else centre.to(dtype)
+    limit = mapped_above(real, scoring)
+    moved_real, moved_fake = (
+        transform_rows(cloud, lambda rows: rows.to(dtype) - shift, dtype, limit)
+        for cloud in (real, fake)
+    )
+    return moved_real, moved_fake
+
+
 def _measure_sliced(real: Tensor, fake: Tensor, scoring: Scoring, whole: bool) -> list[Measured]:
     """SW_p with its Monte-Carlo error; debiased SW_2^2, whose mean over samples is right."""
     # The solver would move both clouds by itself, to copies in memory.
-    centre = far_centre(real, fake)
-    if centre is not None:
-        limit = mapped_above(real, scoring)
-        real, fake = (
-            transform_rows(cloud, lambda rows: rows - centre, cloud.dtype, limit)
-            for cloud in (real, fake)
-        )
+    real, fake = near_origin(real, fake, scoring)
     result = scoring.sliced.solve(real, fake)
     estimate = sliced_estimate(real, fake, scoring.sliced, result) if scoring.interval else None
     if not scoring.sliced.debiased:

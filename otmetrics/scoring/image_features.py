@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -217,13 +217,7 @@ def _shelf_and_keys(task: _Task) -> tuple[Shelf | None, list[bytes | None]]:
     if not (task.reading.cache and is_kept(task.extractor)):
         return None, []
 
-    keys = []
-    for place, index in enumerate(task.pick):
-        keys.append(task.key(index))
-        # Hashing takes its time, in which other processes wait for a sign.
-        if place % 1024 == 0:
-            task.ranks.alive()
-
+    keys = [task.key(index) for index in task.pick]
     # By content the same images are found again wherever they lie.
     by_content = task.reading.cache_verify
     where = "any, by content" if by_content else str(Path(task.path).absolute())
@@ -275,26 +269,25 @@ def _compute(
             shelf.keep(same, features, transparent, facts)
 
         done = part.stop
-        # A sign at each batch: other processes take silence for the end.
-        task.ranks.alive()
         task.tell(num_cached + report.done)
 
 
 def _gather(own: ImageFeatures, pick: list[int], task: _Task) -> ImageFeatures | None:
     """Features of all images, on the first process."""
-    arrays = [own.features.numpy(), np.array(own.indices, np.int64), own.transparent, own.facts]
-    known = {"skipped": own.skipped, "cached": own.num_cached, "notes": own.notes}
+    arrays = {
+        "features": own.features.numpy(),
+        "places": np.searchsorted(pick, np.array(own.indices, np.int64)),
+        "transparent": own.transparent,
+        "facts": own.facts,
+    }
+    known: dict[str, Any] = {"skipped": own.skipped, "cached": own.num_cached, "notes": own.notes}
+    records = task.ranks.collect(known)
 
     # Of the limit, the process's own features take a quarter at most.
-    rows, ordered, records = _Rows(len(pick), task.limit / 2), np.array(pick), []
-    room = partial(new_array, limit=task.limit / 4)
-    for (features, indices, transparent, facts), record in task.ranks.gather(arrays, known, room):
-        rows.put(np.searchsorted(ordered, indices), features, transparent, facts)
-        records.append(record)
-        # Before the next ones come, which would take as much again.
-        del features
-        task.ranks.alive()
-    if not task.ranks.first:
+    rows = _Rows(len(pick), task.limit / 2)
+    for part in task.ranks.gather(arrays):
+        rows.put(**part)
+    if records is None:
         return None
 
     return rows.features(

@@ -11,6 +11,9 @@ from typing import Any
 
 from otmetrics.errors import printable
 
+FORMATS_DIFFER = "file formats differ"
+"""How the note begins that says so."""
+
 _LOSSY = {"jpg", "webp", "tif (jpeg)"}
 _FEW = 5  # classes that a note names
 _NAMED = 3  # modes or formats that it names
@@ -25,6 +28,8 @@ def read_line(source: dict[str, Any], dimension: int) -> str:
     """
     if source.get("kind") == "statistics":
         return f"mean and covariance, {dimension}-d"
+    if source.get("kind") == "summary":
+        return _summary_line(source, dimension)
     images = origin(source)
     if images is source and _sizes(source):
         return ", ".join([_share(source, "image"), *_describe(images)])
@@ -34,6 +39,18 @@ def read_line(source: dict[str, Any], dimension: int) -> str:
         # Bare features may have classes, but of a size or a format nothing is known.
         parts += _describe({"classes": images.get("classes")})
     else:
+        first, *rest = _describe(images)
+        parts += [f"of images of {first}", *rest]
+    return ", ".join(parts)
+
+
+def _summary_line(source: dict[str, Any], dimension: int) -> str:
+    """What a summary is of, and how much of it is at hand."""
+    used, kept = source.get("used", 0), source.get("kept", 0)
+    number = "an unknown number of features" if used is None else _count(used, "feature")
+    parts = [f"summary of {number}, {kept or 'none'} of them at hand, {dimension}-d"]
+    images = origin(source)
+    if images is not source and _sizes(images):
         first, *rest = _describe(images)
         parts += [f"of images of {first}", *rest]
     return ", ".join(parts)
@@ -215,7 +232,7 @@ def _formats_differ(sides: Sides) -> str:
     if not all(formats) or formats[0] == formats[1] or not set.union(*formats) & _LOSSY:
         return ""
     described = " and ".join(printable("/".join(sorted(kinds))) for kinds in formats)
-    return f"file formats differ ({described}): lossy compression alone moves scores"
+    return f"{FORMATS_DIFFER} ({described}): lossy compression alone moves scores"
 
 
 def _classes_differ(sides: Sides) -> str:

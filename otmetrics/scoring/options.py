@@ -11,6 +11,7 @@ from otmetrics.features.catalog import DTYPES
 from otmetrics.features.openvino import RUNTIMES
 from otmetrics.features.preprocessing import RESIZE_MODES
 from otmetrics.scoring.image_features import Reading
+from otmetrics.summaries.keeping import Keeping
 from otmetrics.transport.exact.exact import Exact
 from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
 from otmetrics.transport.sliced.sliced import Sliced
@@ -72,6 +73,8 @@ class Extraction(Reading):
             float32, if it is installed and agrees with torch.
         download: Fetch the published weights of inception or timm:MODEL if they are not on this
             machine. Nothing is fetched without it.
+        keeping: Keep a summary of each input instead of all of its features: memory, and what
+            processes send, then do not grow with the samples. None keeps all.
 
     Raises:
         ValueError: If a number breaks its rule.
@@ -86,6 +89,7 @@ class Extraction(Reading):
     dtype: str = field(default="float32", metadata={"choices": tuple(DTYPES)})
     runtime: str | None = field(default=None, metadata={"choices": RUNTIMES})
     download: bool = False
+    keeping: Keeping | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

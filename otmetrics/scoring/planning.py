@@ -23,10 +23,10 @@ from otmetrics.inference.two_sample import (
 from otmetrics.scoring.clouds import (
     Draws,
     as_set,
-    check_samples,
     clouds_of,
     input_notes,
     protocol_of,
+    sets_at_hand,
 )
 from otmetrics.scoring.extraction import Progress
 from otmetrics.scoring.families import Measured, families_of
@@ -186,7 +186,7 @@ def sample_sizes(
         )
     sets = {"real": as_set("real", real), "fake": as_set("fake", fake)}
     check_comparable(list(sets.values()), "none")
-    check_samples(sets)
+    sets = sets_at_hand(sets)
     # Tests are by the plain distance, whose errors are in other units than those of its square.
     plain = replace(scoring.sliced, debiased=False)
     scoring = replace(scoring, floor=False, interval=True, test=0, sliced=plain)

@@ -268,6 +268,17 @@ class ScoreReport:
             cells += [""] if self._shows_intervals else []
         return cells
 
+    @property
+    def differs(self) -> bool | None:
+        """Whether any score shows a difference, all tests together where there are some.
+
+        None where nothing tells.
+        """
+        if self.joint_pvalue is not None and self.joint_pvalue > 0.05 and len(self.scores) > 1:
+            return False
+        says = {score.differs for score in self.scores.values()}
+        return True if True in says else False if False in says else None
+
     def verdict(self) -> list[str]:
         """What the scores say of the difference between real and fake samples, in plain words.
 

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmetrics.errors import Argument, DataError, Message, OptionError, unconverged_untold
+from otmetrics.errors import Argument, Message, OptionError, unconverged_untold
 from otmetrics.inference.two_sample import MOST_TESTED, Statistics, permutation_tests
 from otmetrics.scoring.assembly import AT_FLOOR_SIZE, FLOOR, WHOLE, assemble_scores
 from otmetrics.scoring.class_scores import labels_of_sides, scores_by_class
@@ -24,6 +23,7 @@ from otmetrics.scoring.clouds import (
     check_clouds,
     clouds_of,
     input_notes,
+    no_samples,
     protocol_of,
 )
 from otmetrics.scoring.extraction import Progress, features_of, open_inputs
@@ -32,7 +32,15 @@ from otmetrics.scoring.feature_set import FeatureSet, check_comparable
 from otmetrics.scoring.options import METRICS, Extraction, Scoring
 from otmetrics.scoring.ranks import ALONE, Ranks
 from otmetrics.scoring.report import ENOUGH_LABELS, Score, ScoreReport, ScoreTest
-from otmetrics.statistics.frechet import gaussian_distance, merged_moments, moments
+from otmetrics.scoring.summarized import (
+    check_dimensions,
+    check_scores_of_summary,
+    counts,
+    measure_of_all,
+    scores_without_samples,
+    summary_notes,
+    whole_sizes,
+)
 from otmetrics.unknown_options import told_options
 
 _ROWS_AT_A_TIME = 4096
@@ -84,8 +92,10 @@ def score(
     inputs = open_inputs(paths, extraction)
     # Before the first image is read, which may be hours before the scores.
     for one in inputs:
-        if one.is_statistics or one.has_both:
-            _check_statistics(one.path, one.has_both, scoring)
+        if one.has_features and not one.has_rows:
+            if one is not inputs[0] and one is not inputs[1]:
+                raise no_samples(one.path)
+            check_scores_of_summary(one.path, one.summary, scoring)
     found = features_of(inputs, extraction, scoring.need, progress, ranks)
     if not ranks.first:
         return ScoreReport({}, {})
@@ -143,14 +153,19 @@ def score_features(
 
 
 def score_sets(
-    sets: Sets, scoring: Scoring, protocol: dict[str, Any], progress: Progress | None
+    sets: Sets,
+    scoring: Scoring,
+    protocol: dict[str, Any],
+    progress: Progress | None,
+    clouds: dict[str, Tensor] | None = None,
 ) -> ScoreReport:
-    """Score feature sets that compare."""
+    """Score feature sets that compare; `clouds` are theirs where these were made before."""
     if scoring.per_class:
         labels_of_sides(sets)  # asked before the first score, which may take long
-    if any(item.moments is not None for item in sets.values()):
-        return _score_moments(sets, scoring, protocol)
-    draws = Draws(clouds_of(sets, scoring), scoring)
+    check_dimensions(sets, scoring)
+    if not all(map(len, sets.values())):
+        return _score_without_samples(sets, scoring, protocol)
+    draws = Draws(clouds_of(sets, scoring) if clouds is None else clouds, scoring)
     families = families_of(scoring)
     steps = len(families) + bool(scoring.test) + scoring.per_class
     scores: dict[str, Score] = {}
@@ -162,14 +177,7 @@ def score_sets(
             if progress is not None:
                 progress(f"scores: {family.names[0]}", done, steps)
             began = time.perf_counter()
-            measured: dict[str, list[Measured]] = {}
-            sizes: dict[str, tuple[int, int]] = {}
-            for part, real_part, fake_part in _comparisons(family, draws, scoring):
-                sizes[part] = len(real_part), len(fake_part)
-                measured[part] = family.measure(real_part, fake_part, scoring, part == WHOLE)
-                # Two comparisons at once would take twice the memory.
-                del real_part, fake_part
-            scores |= assemble_scores(family, measured, sizes, scoring)
+            scores |= assemble_scores(family, *_measured(family, sets, draws, scoring), scoring)
             seconds[family.names[0]] = time.perf_counter() - began
 
     # A family computes all of its scores, of which some may not have been asked for.
@@ -196,18 +204,44 @@ def score_sets(
     return ScoreReport(scores, record, notes, seconds, joint, classes)
 
 
+def _measured(
+    family: Family, sets: Sets, draws: Draws, scoring: Scoring
+) -> tuple[dict[str, list[Measured]], dict[str, tuple[int, int]]]:
+    """What a family measures of each comparison behind its scores, and on how many samples."""
+    measured: dict[str, list[Measured]] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    of_all = measure_of_all(family, sets, scoring)
+    if of_all is not None:
+        measured[WHOLE], sizes[WHOLE] = [of_all], counts(sets)
+    whole = None if of_all is not None else whole_sizes(family, sets, scoring)
+    for part, real_part, fake_part in _comparisons(family, draws, scoring, whole):
+        sizes[part] = len(real_part), len(fake_part)
+        measured[part] = family.measure(real_part, fake_part, scoring, part == WHOLE)
+        # Two comparisons at once would take twice the memory.
+        del real_part, fake_part
+    return measured, sizes
+
+
 def _comparisons(
-    family: Family, draws: Draws, scoring: Scoring
+    family: Family, draws: Draws, scoring: Scoring, whole: tuple[float, float] | None
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """What a family measures: real and fake samples, then those of its floor, if it has one.
 
-    One comparison at a time, named by what its messages begin with.
+    One comparison at a time, named by what its messages begin with; the first one of so many
+    samples, or none where it is made of other things.
     """
     # What a limit bounds is small enough to go through in float64.
     widen = Tensor.double if family.limit else lambda cloud: cloud
     most = family.most(scoring)
-    sizes = tuple(min(len(draws.clouds[name]), most) for name in ("real", "fake"))
-    yield WHOLE, draws.of_family("real", family), draws.of_family("fake", family)
+    sizes: tuple[int, ...] = ()
+    if whole is not None:
+        real, fake = (
+            widen(draws.at_most(name, size))
+            for name, size in zip(("real", "fake"), whole, strict=True)
+        )
+        sizes = len(real), len(fake)
+        yield WHOLE, real, fake
+        del real, fake
 
     size = draws.floor_size(most)
     if not scoring.floor or size < family.least(scoring):
@@ -239,58 +273,23 @@ def _test(
     return tested, joint
 
 
-def _score_moments(sets: Sets, scoring: Scoring, protocol: dict[str, Any]) -> ScoreReport:
-    """The Fréchet distance where a side is a mean and covariance, which has no floor."""
-    for item in sets.values():
-        if item.moments is not None:
-            _check_statistics(item.source["path"], False, scoring)
-
+def _score_without_samples(sets: Sets, scoring: Scoring, protocol: dict[str, Any]) -> ScoreReport:
+    """The scores of what is known of a side of which no sample is at hand; they have no floor."""
     began = time.perf_counter()
-    clouds = {name: item.features for name, item in sets.items() if item.moments is None}
-    check_clouds(clouds, sets, scoring)
-    gaussians = [_moments_of(sets[name]) for name in ("real", "fake")]
-    value = float(gaussian_distance(*gaussians[0], *gaussians[1]))
-    scores = {"frechet_distance": Score(value, (len(sets["real"]), len(sets["fake"])))}
-
-    record = protocol_of(sets, scoring) | protocol
+    there = {name: item for name, item in sets.items() if len(item)}
+    check_clouds({name: item.features for name, item in there.items()}, sets, scoring)
+    scores = scores_without_samples(sets, scoring)
     # The note on missing floors speaks of too few samples, which is not the reason here.
     notes = _notes(sets, scores, replace(scoring, floor=False))
     if scoring.floor:
-        notes.append("no floor: a mean and covariance have no parts to compare; give samples")
-    if scoring.interval or scoring.test:
-        notes.append("no interval and no test: a mean and covariance say nothing of single samples")
-    return ScoreReport(scores, record, notes, {"frechet_distance": time.perf_counter() - began})
-
-
-def _moments_of(item: FeatureSet) -> tuple[Tensor, Tensor]:
-    """Mean and covariance in float64."""
-    if item.moments is not None:
-        return item.moments
-    # In parts, which float64 makes twice as large: features may be mapped from a file.
-    found = reduce(merged_moments, map(moments, item.features.split(_ROWS_AT_A_TIME)))
-    return found.mean, found.covariance
-
-
-def _check_statistics(path: str, has_samples: bool, scoring: Scoring) -> None:
-    """Raise where a score needs samples and there is a mean and covariance, or the reverse."""
-    metrics = Argument("metrics", "scoring=Scoring(metrics=...)")
-    if has_samples and "frechet_distance" in scoring.metrics:
-        # The file of a reference batch: its images are a part of what mu and sigma speak of.
-        raise DataError(
-            f"`{path}` holds samples and the mean and covariance (mu, sigma) of other samples, so "
-            "frechet_distance has two answers: save mu and sigma, or the samples, alone, or leave "
-            "frechet_distance out of ",
-            metrics,
-            ".",
-        )
-
-    if not has_samples and set(scoring.metrics) != {"frechet_distance"}:
-        raise DataError(
-            f"`{path}` holds a mean and covariance (mu, sigma), from which only frechet_distance "
-            "can be computed: ask for it alone with ",
-            metrics,
-            ", or give the samples.",
-        )
+        notes.append("no floor: no samples of a side are at hand to be compared; give samples")
+    missing = ["test"] if scoring.test else []
+    if scoring.interval and not any(one.interval for one in scores.values()):
+        missing.insert(0, "interval")
+    if missing:
+        notes.append(f"no {' and no '.join(missing)}: nothing is known of single samples of a side")
+    record = protocol_of(sets, scoring) | protocol
+    return ScoreReport(scores, record, notes, {"scores": time.perf_counter() - began})
 
 
 def _check_floor_with(
@@ -307,7 +306,7 @@ def _check_floor_with(
 
 def _notes(sets: Sets, scores: dict[str, Score], scoring: Scoring) -> list[str]:
     """What a reader of the numbers should know."""
-    notes = input_notes(sets, scoring)
+    notes = input_notes(sets, scoring) + summary_notes(sets, scores, scoring)
     if 0 < scoring.test < ENOUGH_LABELS:
         notes.append(
             Message(

@@ -101,8 +101,22 @@ class GaussianPair(NamedTuple):
 @torch.no_grad()
 def gaussian_pair(real: Tensor, fake: Tensor) -> GaussianPair:
     """Of clouds (N, D) and (M, D), at the price of their distance."""
-    x, y = gaussian_factors(real), gaussian_factors(fake)
-    return GaussianPair(x, y, singular_parts(x[1] @ y[1].mT))
+    return paired(gaussian_factors(real), gaussian_factors(fake))
+
+
+def paired(real: Gaussian, fake: Gaussian) -> GaussianPair:
+    """Of two Gaussians."""
+    return GaussianPair(real, fake, singular_parts(real[1] @ fake[1].mT))
+
+
+def gaussian_of_moments(mean: Tensor, covariance: Tensor) -> Gaussian:
+    """The Gaussian of a mean (D,) and a covariance (D, D); without axes of no variance."""
+    values, vectors = torch.linalg.eigh(covariance.double())
+    # What rounding leaves of an empty axis is no variance.
+    kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
+    kept[-1] = True  # one axis at least, whose variance may be 0
+    values = values.clamp_min(0)
+    return mean.double()[None], (vectors[:, kept] * values[kept].sqrt()).mT
 
 
 def gaussian_factors(cloud: Tensor) -> Gaussian:

@@ -20,7 +20,7 @@ from otmetrics import (
     score_features,
     two_sample_test,
 )
-from otmetrics.metrics.stores import lowest
+from otmetrics.summaries.reservoir import lowest
 
 KNOWN = ("sliced", "exact", "sinkhorn", "reservoir", "kernel", "precision_recall")
 KNOWN += ("density_coverage",)

@@ -21,7 +21,7 @@ from metric_cases import (
 )
 
 from otmetrics import FrechetInceptionDistance, KernelFeatureDistance
-from otmetrics.metrics import stores
+from otmetrics.summaries import stores
 
 
 @pytest.fixture(params=CASES)

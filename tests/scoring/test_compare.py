@@ -21,6 +21,7 @@ from otmetrics import (
     score_features,
 )
 from otmetrics.scoring.options import METRICS
+from otmetrics.summaries.summary import Summary
 
 QUICK = Scoring(sliced=Sliced(num_projections=128))
 KERNEL = Scoring(metrics=("kernel_distance",))
@@ -204,10 +205,10 @@ def test_real_images_go_through_the_network_once(tmp_path, monkeypatch):
 
 
 def moments(dimension=4):
-    pair = torch.zeros(dimension).double(), torch.eye(dimension).double()
+    summary = Summary(9, torch.zeros(dimension).double(), torch.eye(dimension).double())
     source = {"path": "stats.npz", "kind": "statistics", "used": 0, "available": 0}
     empty = torch.zeros(0, dimension).double()
-    return FeatureSet(empty, {"extractor": "none"}, source, moments=pair)
+    return FeatureSet(empty, {"extractor": "none"}, source, summary=summary)
 
 
 MISNAMED = {
@@ -220,7 +221,7 @@ MISNAMED = {
 BAD = {
     "sizes": ({"a": REAL, "b": REAL[:99]}, "gives 240 samples and `<b>` 99, but"),
     "dimensions": ({"a": REAL, "b": REAL[:, :3]}, "has 3: extract both alike"),
-    "statistics": ({"a": REAL, "b": moments()}, "stats.npz` holds a mean and covariance"),
+    "statistics": ({"a": REAL, "b": moments()}, "stats.npz` holds no samples"),
     "not finite": ({"a": REAL, "b": REAL * float("nan")}, "`<b>` must be finite"),
     "few": ({"a": REAL[:4], "b": REAL[:4]}, "4 sample"),
 }
@@ -282,7 +283,7 @@ def test_sizes_and_statistics_are_told_before_images_are_read(tmp_path):
     tasks = []
     for models, words in (
         ({"a": folders[1], "b": folders[2]}, "gives 9 samples and .* 8, but scores"),
-        ({"a": folders[1], "b": tmp_path / "stats.npz"}, "holds a mean and covariance"),
+        ({"a": folders[1], "b": tmp_path / "stats.npz"}, "holds no samples"),
     ):
         with pytest.raises(DataError, match=words):
             compare(folders[0], models, progress=lambda *step: tasks.append(step))

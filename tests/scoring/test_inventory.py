@@ -9,8 +9,9 @@ from PIL import Image
 from otmetrics import Extraction, Scoring, score
 from otmetrics.errors import DataError
 from otmetrics.scoring.extraction import extracted
-from otmetrics.scoring.feature_set import checked_record, save_features
+from otmetrics.scoring.feature_set import save_features
 from otmetrics.scoring.inventory import differences, oddities, read_line
+from otmetrics.summaries.records import checked_record
 
 RNG = np.random.default_rng(0)
 SCORING = Scoring(metrics=("frechet_distance",), floor=False)

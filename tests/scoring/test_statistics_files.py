@@ -93,24 +93,47 @@ def test_other_scores_need_samples_and_say_so_before_an_image_is_read(tmp_path, 
     assert done.code == 3
     assert "only frechet_distance can be computed: ask for it alone with --metrics" in done.stderr
     done = run("score", tmp_path / "a.npz", tmp_path / "b.npy", *FRECHET, "--num", 10)
-    assert done.code == 2
-    assert "--num cannot draw from" in done.stderr
+    assert done.code == 0  # of the other side
+    assert "fake: 10 of 30 features" in done.stdout
 
 
-def test_a_reference_batch_has_two_frechet_distances_and_gives_neither(tmp_path, run):
-    """ADM's files hold 10 000 images and mu and sigma of all training images."""
+def test_samples_next_to_statistics_serve_the_other_scores(tmp_path, run):
+    """As in ADM's files, which hold a part of the samples that mu and sigma are of."""
+    x, y = cloud(500, 0), cloud(80, 1)
+    whole = moments(x)
+    np.savez(tmp_path / "ref.npz", features=x[:60], **whole, mu_s=whole["mu"])
+    np.save(tmp_path / "samples.npy", y)
+    inputs = tmp_path / "ref.npz", tmp_path / "samples.npy"
+    done = run("score", *inputs, "--metrics", "frechet_distance,kernel_distance", "--json")
+    assert done.code == 0, done.stderr
+    report = json.loads(done.stdout)
+    scores = report["scores"]
+    assert scores["frechet_distance"]["value"] == pytest.approx(published(whole, moments(y)))
+    assert scores["frechet_distance"]["sizes"] == [0, 80]  # the file does not say how many
+    assert scores["kernel_distance"]["sizes"] == [60, 80]
+    # Floors compare samples: two halves of those at hand.
+    parts = scores["frechet_distance"]["floor"]
+    assert parts["size"] == 30
+    assert "frechet_distance is of all samples, all else of those at hand" in report["notes"]
+
+
+def test_statistics_of_another_network_count_for_the_frechet_distance_alone(tmp_path, run):
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
-    whole = moments(cloud(99, 0))
-    np.savez(tmp_path / "ref.npz", arr_0=images, **whole, mu_s=whole["mu"], sigma_s=whole["sigma"])
+    np.savez(tmp_path / "ref.npz", arr_0=images, **moments(cloud(99, 0)))
     np.savez(tmp_path / "samples.npz", images[::-1] // 2)
-    pixels = ("--features", "pixels", "--no-floor")
     inputs = tmp_path / "ref.npz", tmp_path / "samples.npz"
-    refused = run("score", *inputs, *pixels, *FRECHET)
+    refused = run("score", *inputs, "--features", "pixels", *FRECHET)
     assert refused.code == 3
-    assert "samples and the mean and covariance (mu, sigma) of other samples" in refused.stderr
-    noted = run("score", *inputs, *pixels, "--metrics", "wasserstein")
-    assert noted.code == 0
-    assert "mu, sigma), which are not used" in noted.stderr
+    assert "holds a mean and covariance of 8 features, but its samples have" in refused.stderr
+    done = run("score", *inputs, "--features", "pixels", "--metrics", "kernel_distance", "--json")
+    assert done.code == 0
+    direct = run(
+        "score", *inputs[::-1], "--features", "pixels", "--metrics", "kernel_distance", "--json"
+    )
+    values = [
+        json.loads(one.stdout)["scores"]["kernel_distance"]["value"] for one in (done, direct)
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
 
 
 @pytest.mark.parametrize(

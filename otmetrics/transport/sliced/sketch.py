@@ -13,7 +13,12 @@ from torch import Tensor
 from otmetrics.checks import check_order
 from otmetrics.transport.costs import row_blocks
 from otmetrics.transport.result import TransportResult, root
-from otmetrics.transport.sliced.directions import error_of_mean, error_of_root
+from otmetrics.transport.sliced.directions import (
+    apply_controls,
+    error_of_mean,
+    error_of_root,
+    errors_of_blocks,
+)
 
 NUM_BINS = 4096
 """Bins a direction: 16 MiB of counts for 1024 directions."""
@@ -72,18 +77,24 @@ def merged_sketches(first: Sketch, second: Sketch) -> Sketch:
     return Sketch(counts, torch.stack([levels, low, high], 1))
 
 
-def sketched_result(real: Sketch, fake: Sketch, order: float, *, block: int = 1) -> TransportResult:
+def sketched_result(
+    real: Sketch,
+    fake: Sketch,
+    order: float,
+    *,
+    block: int = 1,
+    controls: Tensor | None = None,
+) -> TransportResult:
     """Sliced Wasserstein distance between two sketches, with a bound on the error of sketching.
 
-    Within a bin the samples are taken to be spread evenly. They are at most one bin away, so SW_p
-    errs by at most e = (mean_l (w_l^p + v_l^p) / (p + 1))^(1/p) in each of both sketches, w and v
-    their bin widths: `lower_bound` and `upper_bound` hold the cost of the unsketched samples along
-    the same directions. The true error is far smaller, as the errors of many bins cancel. Time
-    O(L K log K).
+    Within a bin the samples are taken to be spread evenly. They are at most one bin away, so W_p
+    along a direction errs by at most (w + v) / (p + 1)^(1/p), w and v the bin widths of both
+    sketches: `lower_bound` and `upper_bound` hold the cost of the unsketched samples along the same
+    directions. The true error is far smaller, as the errors of many bins cancel. Time O(L K log K).
 
     Both sketches are along the same L directions, of which those of a `block` depend on each other
     (see `directions.block_size`). Cost and value are those of the plain mean over the directions,
-    `standard_error` that of the value.
+    or with `controls` (L, Q) of the one that `Sliced` takes; `standard_error` is that of the value.
     """
     check_order(order)
     slices = torch.cat(
@@ -92,28 +103,47 @@ def sketched_result(real: Sketch, fake: Sketch, order: float, *, block: int = 1)
             for rows in row_blocks(len(real.counts), 1, _CHUNK_DIRECTIONS)
         ]
     )
-    cost = slices.mean()
-    if not torch.isfinite(cost):
+    if not torch.isfinite(slices).all():
         raise ValueError(
             f"`real` and `fake` must be small enough for |x - y|^{order:g} to fit float64: "
             "scale both clouds down."
         )
-    value, standard_error = root(cost, order), None
+    cost, deviations, weights = _mean_of(slices, controls)
+    value, standard_error, direction_errors = root(cost, order), None, None
     if len(slices) > block:
-        standard_error = error_of_root(error_of_mean(slices - cost, block), cost, order)
+        direction_errors = errors_of_blocks(deviations, block)
+        standard_error = error_of_root(error_of_mean(deviations, block), cost, order)
 
-    error = sum(
-        (_width(one.window[:, 0]).pow(order).mean() / (order + 1)) ** (1 / order)
-        for one in (real, fake)
-    )
+    reach = sum(_width(one.window[:, 0]) for one in (real, fake)) / (order + 1) ** (1 / order)
+    lengths = root(slices, order)
+    above = (lengths + reach).pow(order) - slices
+    below = slices - (lengths - reach).clamp_min(0).pow(order)
+    # A direction with a negative weight moves the mean the other way.
+    up = torch.where(weights >= 0, weights * above, -weights * below).sum()
+    down = torch.where(weights >= 0, weights * below, -weights * above).sum()
     return TransportResult(
         value=value,
         cost=cost,
-        lower_bound=(value - error).clamp_min(0).pow(order),
-        upper_bound=(value + error).pow(order),
+        lower_bound=(cost - down).clamp_min(0),
+        upper_bound=cost + up,
         standard_error=standard_error,
         message=f"mean over {len(slices)} directions, from histograms of {NUM_BINS} bins",
+        direction_errors=direction_errors,
     )
+
+
+def _mean_of(slices: Tensor, controls: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of costs (L,), their deviations from what is expected of each, and their weights."""
+    if controls is None:
+        mean = slices.mean()
+        return mean, slices - mean, torch.full_like(slices, 1 / len(slices))
+    # The mean is linear in the costs: its slopes are their weights.
+    with torch.inference_mode(False), torch.enable_grad():
+        costs = slices.clone().requires_grad_()
+        adjusted, deviations = apply_controls(costs, controls.clone())
+        mean = adjusted.mean()
+        (weights,) = torch.autograd.grad(mean, costs)
+    return mean.detach(), deviations, weights
 
 
 def _width(level: Tensor) -> Tensor:
@@ -155,10 +185,14 @@ def _coarsen(one: Sketch, levels: Tensor) -> Tensor:
     rows = steps.nonzero().flatten()
     if not len(rows):
         return one.counts
-    numbers, ordered = _unroll_bins(_part(one, rows))
-    # Bins above the window are empty; their numbers must not wrap into it.
-    numbers = torch.minimum(numbers, one.window[rows, 2:])
-    return one.counts.index_copy(0, rows, _count_bins(numbers >> steps[rows, None], ordered))
+    counts = one.counts.clone()
+    # Numbers of bins take several times the memory of their counts.
+    for some in rows.split(_CHUNK_DIRECTIONS):
+        numbers, ordered = _unroll_bins(_part(one, some))
+        # Bins above the window are empty; their numbers must not wrap into it.
+        numbers = torch.minimum(numbers, one.window[some, 2:])
+        counts[some] = _count_bins(numbers >> steps[some, None], ordered)
+    return counts
 
 
 def _unroll_bins(one: Sketch) -> tuple[Tensor, Tensor]:

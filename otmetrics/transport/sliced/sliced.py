@@ -1,6 +1,7 @@
 """Sliced Wasserstein: the mean one-dimensional transport cost over random directions."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -400,6 +401,21 @@ def _controls(sides: _Sides, rows: Tensor, squares: Tensor) -> Tensor:
         expected = (_mean_square(*side) - means[i].square().sum(-1)) / dimension
         controls.append(variance - expected.unsqueeze(-1))
     return torch.stack(controls, -1)
+
+
+def controls_of_moments(rows: Tensor, moments: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """The controls (L, 3) that `Sliced` takes of clouds with these means and covariances.
+
+    `rows` (L, D), means (D,) and covariances (D, D) are in float64.
+    """
+    dimension = rows.shape[1]
+    (mean_x, _), (mean_y, _) = moments
+    shift = mean_x - mean_y
+    controls = [(rows @ shift).square() - shift.square().sum() / dimension]
+    for _, covariance in moments:
+        along = ((rows @ covariance) * rows).sum(1)
+        controls.append(along - covariance.trace() / dimension)
+    return torch.stack(controls, 1)
 
 
 def _mean(cloud: Tensor, weights: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from otmetrics import Sliced
 from otmetrics.functional import random_directions
+from otmetrics.transport.sliced.directions import block_size, direction_generator
 from otmetrics.transport.sliced.sketch import (
     NUM_BINS,
     Sketch,
@@ -17,6 +18,7 @@ from otmetrics.transport.sliced.sketch import (
     sketch,
     sketched_result,
 )
+from otmetrics.transport.sliced.sliced import controls_of_moments
 
 ORDERS = (1.0, 1.5, 2.0, 3.0)
 VALUES = st.floats(-1e30, 1e30, allow_subnormal=False)
@@ -106,6 +108,36 @@ def test_the_bounds_hold_the_unsketched_cost(case: str, order: float) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("case", [case for case in CASES if "constant" not in case])
+def test_with_controls_cost_and_error_are_those_of_sliced(case: str, order: float) -> None:
+    """And the bounds hold the cost that `Sliced` finds along the same directions.
+
+    Of constant features the variances that `Sliced` takes as controls are rounding, no numbers.
+    """
+    real, fake = (features.double() for features in pair(case))
+    solver = Sliced(order=order, num_projections=96)
+    exact = solver.solve(real, fake)
+    directions = random_directions(6, 96, generator=direction_generator(0))
+    sketches = (sketch((features @ directions).T) for features in (real, fake))
+    moments = [(side.mean(0), torch.cov(side.T, correction=0)) for side in (real, fake)]
+    found = sketched_result(
+        *sketches,
+        order,
+        block=block_size(6, 96),
+        controls=controls_of_moments(directions.T.contiguous(), moments),
+    )
+    slack = 1e-9 * (1 + exact.cost)
+    assert found.lower_bound - slack <= exact.cost <= found.upper_bound + slack
+    assert found.lower_bound <= found.cost <= found.upper_bound
+    assert found.direction_errors.square().sum() >= 0
+    if case in {"one law", "shifted", "scaled", "heavy tails"}:
+        assert found.value.item() == pytest.approx(exact.value.item(), rel=2e-3)
+        assert found.standard_error.item() == pytest.approx(
+            exact.standard_error.item(), rel=0.1, abs=1e-4 * exact.value.item()
+        )
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_error_is_far_below_one_percent_between_samples_of_one_law(order: float) -> None:
     """The smallest distance that N samples can have, so the largest relative error."""
     scales = torch.linspace(0.1, 3, 8, dtype=torch.float64)
@@ -152,3 +184,17 @@ def test_too_many_samples_are_refused() -> None:
     full = Sketch(one.counts * (2**31 - 1), one.window)
     with pytest.raises(ValueError, match="at most 2147483647 samples"):
         merged_sketches(full, one)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_tenth_of_the_bounds_would_not_hold(order: float) -> None:
+    """All but two samples are at one edge of a bin: the histogram moves them by half of it."""
+    ends = torch.tensor([-4096.0, 4095.0], dtype=torch.float64)
+    real = torch.cat([torch.zeros(4000, dtype=torch.float64), ends])[None]
+    fake = real + 10_000 + torch.arange(4002) * 1e-3  # bins of another level
+    result = sketched_result(sketch(real), sketch(fake), order)
+
+    cost = (fake.sort().values - real.sort().values).abs().pow(order).mean()
+    assert result.lower_bound <= cost <= result.upper_bound
+    off = abs(float(result.cost - cost))
+    assert off > float(result.upper_bound - result.lower_bound) / 20

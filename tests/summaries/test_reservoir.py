@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
 from otmetrics.hashing import hash_counters
-from otmetrics.metrics.stores import Reservoir, lowest, merged_reservoirs
+from otmetrics.summaries.reservoir import Reservoir, lowest, merged_reservoirs
 
 
 def test_hash_is_splitmix64() -> None:
@@ -95,7 +95,7 @@ def test_a_stream_that_is_held_whole_just_follows() -> None:
 def test_merging_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = drawn(40, 7, seed=1), drawn(100, 7, seed=1)
     whole, kept = merged_reservoirs(*parts, 7, seed=1)
-    monkeypatch.setattr("otmetrics.metrics.stores._BLOCK", 13)
+    monkeypatch.setattr("otmetrics.summaries.reservoir._BLOCK", 13)
     again, kept_again = merged_reservoirs(*parts, 7, seed=1)
     assert again.positions.tolist() == whole.positions.tolist()
     assert kept.tolist() == kept_again.tolist()

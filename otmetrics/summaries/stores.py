@@ -1,4 +1,4 @@
-"""What a metric remembers of one side, real or fake, and how two memories become one.
+"""What is remembered of one side, real or fake, and how two memories become one.
 
 A memory is a dictionary of torchmetrics states: tensors, or lists of tensors that are read as one.
 Stores never change what a memory holds, so that states may be shared and restored by reference.
@@ -7,22 +7,22 @@ Stores never change what a memory holds, so that states may be shared and restor
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from otmetrics.checks import check_at_least, check_seed
-from otmetrics.hashing import hash_counters
 from otmetrics.machine import ieee_float32
 from otmetrics.statistics.frechet import Moments, merged_moments, moments
+from otmetrics.summaries.reservoir import Reservoir, lowest, merged_reservoirs
 from otmetrics.transport.sliced.directions import direction_generator, random_directions
 from otmetrics.transport.sliced.sketch import NUM_BINS, Sketch, merged_sketches, sketch
 
 Memory = dict[str, Any]
 
-_LEVELS = 1100  # bins of a sketch are 2^level wide, with the levels that float64 has
-_BLOCK = 2**22  # positions hashed at a time: 32 MB
+_LEVELS = 1000  # bins of a sketch are 2^level wide, with levels that float64 has
+_NUMBERS = 2**40  # of bins: they are at least 2^-40 of the largest value
 _CHUNK_NUMBERS = 2**20  # projected values at a time: 8 MB
 _JOINED_NUMBERS = 2**18  # features that small batches are joined to: 1 MB in float32
 
@@ -88,78 +88,6 @@ class AllSamples(Store):
         # In place of the batches, for whoever shares the list: joined once, and held once.
         chunks[:] = [join_chunks(chunks)]
         return chunks[0]
-
-
-class Reservoir(NamedTuple):
-    """Which samples of a stream are held.
-
-    `positions` (K,) are their places in the stream, int64, each at most once; `seen` counts the
-    samples of the stream. Every position used so far is below `span`, which is `seen` unless
-    reservoirs were merged.
-    """
-
-    positions: Tensor
-    seen: int
-    span: int
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether every sample of the stream is held."""
-        return len(self.positions) == self.seen
-
-
-def lowest(positions: Tensor, size: int, seed: int) -> Tensor:
-    """Indices of the `size` positions (N,) that hash lowest, or of all, ascending by position.
-
-    Whether a sample is kept depends on its position, the seed and the other positions only, so
-    batches do not matter, and dropping early what is not among the lowest so far loses nothing
-    (Cohen, Kaplan, Summarizing data using bottom-k sketches, 2007).
-
-    Example:
-        >>> lowest(torch.arange(10), 20, seed=0).tolist()
-        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
-    """
-    kept = torch.arange(len(positions), device=positions.device)
-    if len(positions) > size:
-        kept = hash_counters(positions, seed).topk(size, largest=False).indices
-    return kept[positions[kept].argsort()]
-
-
-def merged_reservoirs(
-    first: Reservoir, second: Reservoir, size: int, seed: int
-) -> tuple[Reservoir, Tensor]:
-    """Reservoir of one stream followed by another, and where its samples are among those of both.
-
-    A second stream that is held whole just follows, and nothing is dropped: the result is that of
-    one stream. Otherwise both reservoirs have chosen by hashes of the same positions, so the union
-    is drawn again: a uniform subset of all samples says how many to take of either, and each gives
-    those that its own choice would keep last. Time O(N + M) then.
-    """
-    seen = first.seen + second.seen
-    if second.is_whole:
-        positions = torch.cat([first.positions, second.positions.to(first.positions) + first.span])
-        kept = torch.arange(len(positions), device=positions.device)
-        return Reservoir(positions, seen, first.span + second.span), kept
-
-    # Positions that neither has used, so that their hashes know nothing of the old choices.
-    start = max(first.span, second.span)
-    positions = _lowest_of_range(start, start + seen, size, seed, first.positions.device)
-    from_first = int((positions < start + first.seen).sum())
-    from_second = len(positions) - from_first
-
-    of_first = lowest(first.positions, from_first, seed)
-    of_second = lowest(second.positions.to(first.positions), from_second, seed)
-    kept = torch.cat([of_first, of_second + len(first.positions)])
-    return Reservoir(positions, seen, start + seen), kept
-
-
-def _lowest_of_range(start: int, stop: int, size: int, seed: int, device: torch.device) -> Tensor:
-    """The positions in [start, stop) that hash lowest, ascending, in blocks that bound memory."""
-    best = torch.empty(0, dtype=torch.int64, device=device)
-    for low in range(start, stop, _BLOCK):
-        candidates = torch.cat([best, torch.arange(low, min(low + _BLOCK, stop), device=device)])
-        best = candidates[lowest(candidates, size, seed)]
-    return best
 
 
 @dataclass(frozen=True)
@@ -298,7 +226,7 @@ class QuantileSketch(Store):
         if not len(features):
             return self._nothing(self.num_projections, features.device)
 
-        directions = _directions(self, features.shape[1], features.device)
+        directions = self.directions(features.shape[1], features.device)
         rows, at_a_time = features.double(), max(1, _CHUNK_NUMBERS // len(features))
 
         with ieee_float32(features.device):
@@ -324,9 +252,15 @@ class QuantileSketch(Store):
         if (counts < 0).any() or (totals != totals[:1]).any():
             raise ValueError("histograms do not hold one number of samples")
 
-        spans = window[:, 2] - window[:, 1]
-        if ((spans < 0) | (spans >= NUM_BINS)).any() or (window[:, 0].abs() > _LEVELS).any():
+        levels, low, high = window.unbind(1)
+        is_sound = (levels.abs() <= _LEVELS) & (low >= -_NUMBERS) & (high <= _NUMBERS)
+        is_sound &= (low <= high) & (high - low < NUM_BINS)
+        if not is_sound.all():
             raise ValueError("histograms have no windows")
+
+    def directions(self, dimension: int, device: torch.device) -> Tensor:
+        """The directions (L, D) in float64."""
+        return _directions(self, dimension, device)
 
     def _nothing(self, rows: int, device: torch.device) -> Memory:
         """A sketch without samples."""

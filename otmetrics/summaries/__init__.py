@@ -1,0 +1,1 @@
+"""What one side of a comparison leaves behind: merged, saved, scored."""
