@@ -24,6 +24,7 @@ from .options import (
 from .terminal import echo
 
 _KEEPING = ("samples", "num_projections")
+# As `summary.FORMS`, which help does without: the library takes seconds to load.
 _FORMATS = ("pytorch-fid", "clean-fid")
 _HELP = f"""Summarise INPUT as OUT.npz, which `score` takes in its place.
 

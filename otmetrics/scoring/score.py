@@ -43,8 +43,6 @@ from otmetrics.scoring.summarized import (
 )
 from otmetrics.unknown_options import told_options
 
-_ROWS_AT_A_TIME = 4096
-
 
 @told_options
 def score(

@@ -17,6 +17,7 @@ from otmetrics.scoring.feature_set import FEATURES, FeatureSet
 from otmetrics.scoring.options import MANIFOLD, METRICS, Scoring
 from otmetrics.scoring.report import Score, listed
 from otmetrics.statistics.frechet import (
+    GaussianPair,
     gaussian_of_moments,
     merged_moments,
     moments,
@@ -190,16 +191,21 @@ def summary_notes(sets: Sets, scores: dict[str, Score], scoring: Scoring) -> lis
 def measure_frechet(sides: Sides, scoring: Scoring) -> Measured:
     """The Fréchet distance of the moments; its error from the samples at hand."""
     pair = paired(*(gaussian_of_moments(*_moments(side)) for side in (sides.real, sides.fake)))
-    estimate = None
-    size = sides.fake.count
-    if not scoring.interval:
-        pass
-    elif scoring.over == "fake" and size is not None and len(sides.rows[1]) >= _FEWEST:
-        # Of a real side that is fixed nothing has to be known but its moments.
-        estimate = frechet_estimate(None, sides.rows[1], pair, (1, size))
-    elif scoring.over == "both" and sides.sizes is not None and sides.fewest >= _FEWEST:
-        estimate = frechet_estimate(*sides.rows, pair, sides.sizes)
+    estimate = _frechet_estimate(sides, pair, scoring) if scoring.interval else None
     return Measured(float(pair.distance), estimate=estimate)
+
+
+def _frechet_estimate(sides: Sides, pair: GaussianPair, scoring: Scoring) -> Estimate | None:
+    """What its interval is made of; None where too little is known of the samples."""
+    if scoring.over == "fake":
+        size = sides.fake.count
+        if size is None or len(sides.rows[1]) < _FEWEST:
+            return None
+        # Of a real side that is fixed nothing has to be known but its moments.
+        return frechet_estimate(None, sides.rows[1], pair, (1, size))
+    if sides.sizes is None or sides.fewest < _FEWEST:
+        return None
+    return frechet_estimate(*sides.rows, pair, sides.sizes)
 
 
 def _moments(side: FeatureSet) -> tuple[Tensor, Tensor]:
