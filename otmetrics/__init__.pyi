@@ -6,8 +6,10 @@ from .errors import OptionError as OptionError
 from .features import EXTRACTORS as EXTRACTORS
 from .features import FrozenExtractor as FrozenExtractor
 from .features import load_extractor as load_extractor
+from .functional import Coupling as Coupling
 from .functional import TransportResult as TransportResult
 from .functional import barycentric_projection as barycentric_projection
+from .functional import coupling as coupling
 from .functional import density_coverage as density_coverage
 from .functional import entropic_cost as entropic_cost
 from .functional import exact_transport as exact_transport
@@ -46,6 +48,7 @@ from .scoring.explain import explain_features as explain_features
 from .scoring.explanation import Explanation as Explanation
 from .scoring.extraction import extracted as extracted
 from .scoring.feature_set import FeatureSet as FeatureSet
+from .scoring.options import DEFAULT_METRICS as DEFAULT_METRICS
 from .scoring.options import METRICS as METRICS
 from .scoring.options import Extraction as Extraction
 from .scoring.options import Scoring as Scoring

@@ -11,6 +11,7 @@ from otmetrics.statistics.manifold import (
     precision_recall,
 )
 from otmetrics.transport.costs import cost_matrix
+from otmetrics.transport.coupling import Coupling, coupling
 from otmetrics.transport.exact.exact import exact_transport, exact_wasserstein
 from otmetrics.transport.line import univariate_cost
 from otmetrics.transport.result import TransportResult, barycentric_projection
@@ -38,6 +39,7 @@ from otmetrics.transport.sliced.mind import monge_inception_distance
 from otmetrics.transport.sliced.sliced import sliced_wasserstein
 
 __all__ = [
+    "Coupling",
     "DensityCoverage",
     "ExtendedMap",
     "ManifoldScores",
@@ -48,6 +50,7 @@ __all__ = [
     "TransportResult",
     "barycentric_projection",
     "cost_matrix",
+    "coupling",
     "density_coverage",
     "entropic_cost",
     "exact_transport",

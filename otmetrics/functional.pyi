@@ -16,6 +16,8 @@ from otmetrics.statistics.manifold import density_coverage as density_coverage
 from otmetrics.statistics.manifold import manifold_scores as manifold_scores
 from otmetrics.statistics.manifold import precision_recall as precision_recall
 from otmetrics.transport.costs import cost_matrix as cost_matrix
+from otmetrics.transport.coupling import Coupling as Coupling
+from otmetrics.transport.coupling import coupling as coupling
 from otmetrics.transport.exact.exact import exact_transport as exact_transport
 from otmetrics.transport.line import univariate_cost as univariate_cost
 from otmetrics.transport.result import TransportResult as TransportResult

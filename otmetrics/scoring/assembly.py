@@ -38,6 +38,7 @@ def assemble_scores(
             converged=value.converged,
             message=next(unconverged, value.message),
             floor=floor,
+            reference=value.reference,
             **inferred(value, scoring),
         )
     return scores

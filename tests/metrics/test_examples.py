@@ -43,6 +43,26 @@ def test_the_plain_loop_gets_closer():
     assert last.startswith(f"{values[2]:.4f}")
 
 
+def test_pairs_within_conditions_make_the_better_flow(tmp_path, capsys, monkeypatch):
+    """Pairs that ignore the moon tie the noise to it; others leave it as it is."""
+    path, picture = EXAMPLES / "flow_matching_couplings.py", tmp_path / "flows.png"
+    tiny = ["--steps", "60", "--samples", "100", "--points", "40", "--figure", str(picture)]
+    monkeypatch.setattr(sys, "argv", [str(path), *tiny])
+    with torch.random.fork_rng():
+        runpy.run_path(str(path), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+
+    found = {line[:20].strip(): [float(word) for word in line[20:].split()] for line in lines[3:8]}
+    assert list(found) == ["independent", "exact", "Sinkhorn", "stored heights", "a perfect flow"]
+    for name in ("exact", "Sinkhorn", "stored heights"):
+        assert found[name][0] < found["independent"][0]  # after one step
+        assert found[name][4] < found["independent"][4] / 5  # how far from straight
+    shifts = {line[:20].strip(): float(line.split()[-1]) for line in lines[10:]}
+    assert shifts["exact, all"] > 2 * shifts["exact, within moons"]
+    assert shifts["heights, by moon"] < 2 * shifts["a perfect flow"]
+    assert picture.stat().st_size > 10_000
+
+
 def lightning_run(*arguments: str):
     """The model and what the Trainer logged of the Lightning example."""
     spec = importlib.util.spec_from_file_location("lightning_loop", EXAMPLES / "lightning_loop.py")
@@ -111,7 +131,7 @@ def test_help_teaches(path, capsys, monkeypatch):
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert f"python docs/examples/{path.name}" in shown
-    assert "--feature" in shown
+    assert "--samples" in shown
 
 
 DISTRIBUTED = {

@@ -5,13 +5,13 @@ import torch
 from torch import Tensor
 
 from otmetrics.machine import ieee_float32, in_threads
-from otmetrics.transport.costs import MatrixPairs
 from otmetrics.transport.exact.certificate import Optimum, Units, dual
-from otmetrics.transport.exact.large import near_potentials
 from otmetrics.transport.exact.simplex import dense_simplex
 
 _CHUNK = 2**19  # costs of a batch at a time: 4 MB, of the size of a cache
 _NEAR = 16  # pairs per row that settle most potentials
+_SHARPENING = [2 * 0.005 ** (step / 7) for step in (*range(8), 7)]  # epsilon, in deviations
+_PLAIN = 200  # rows up to which the search is shorter than finding potentials for it
 _MAX_PASSES = 1000
 _RELATIVE_GAP = 1e-6  # of a plan for which the simplex is not run again
 _ATTEMPTS = 3
@@ -30,25 +30,59 @@ def assigned_optimum(cost: Tensor) -> Optimum:
         Crouse, On implementing 2D rectangular assignment algorithms, 2016 (scipy's algorithm);
         Ahuja, Magnanti, Orlin, Network Flows, 1993, section 9.2 (potentials from shortest paths).
     """
-    from scipy.optimize import linear_sum_assignment
-
     rows = torch.arange(len(cost), device=cost.device)
-    uniform = torch.full((len(cost),), 1 / len(cost), device=cost.device)
-    _, g = near_potentials(MatrixPairs(cost.float()), uniform, uniform)
-    reduced = cost - g
-    # No cost below 0, which the shortest paths rely on.
-    reduced -= reduced.amin(1, keepdim=True)
-    lowest = reduced.amin(0)
-    reduced -= lowest
-    found = linear_sum_assignment(reduced.cpu().numpy())
-    columns = torch.from_numpy(found[1]).to(cost.device)
+    reduced, g = _reduced_costs(cost)
+    columns = _solve_assignment(reduced)
 
-    g += lowest + _path_lengths(reduced, rows, columns)
+    g += _path_lengths(reduced, rows, columns)
     f = torch.sub(cost, g, out=reduced).amin(1)
     masses = cost.new_full((len(cost),), 1 / len(cost))
     proof = dual(masses, masses, f, g)
     upper = cost[rows, columns].mean()
     return Optimum(rows, columns, masses, upper_bound=upper, **proof._asdict())
+
+
+def assigned_columns(cost: Tensor) -> Tensor:
+    """The column (N,) of each row in an optimal assignment of costs (N, N), without a proof."""
+    if len(cost) <= _PLAIN:
+        return _solve_assignment(cost)
+    return _solve_assignment(_reduced_costs(cost)[0])
+
+
+def _reduced_costs(cost: Tensor) -> tuple[Tensor, Tensor]:
+    """Costs (N, N) >= 0 less potentials near the optimal ones, and those of the columns (N,)."""
+    g = _soft_potential(cost)
+    reduced = cost.double() - g
+    # No cost below 0, which the shortest paths rely on.
+    reduced -= reduced.amin(1, keepdim=True)
+    lowest = reduced.amin(0)
+    reduced -= lowest
+    return reduced, g + lowest
+
+
+def _soft_potential(cost: Tensor) -> Tensor:
+    """Potential (N,) of the columns in float64 after a few steps of Sinkhorn in float32."""
+    # Between -1 and 1: float32 need not hold the costs.
+    unit = float(cost.abs().amax()) or 1.0
+    scaled = (cost / unit).float()
+    deviation = float(scaled.std()) or 1.0
+    g, room = torch.zeros_like(scaled[0]), torch.empty_like(scaled)
+    for share in _SHARPENING:
+        epsilon = deviation * share
+        kernel = torch.sub(g, scaled, out=room).div_(epsilon)
+        # Exponents of at most 0 cannot overflow, and underflow is a hundred times slower.
+        kernel.sub_(kernel.amax(1, keepdim=True)).clamp_(min=-80).exp_()
+        sums = kernel.sum(1).reciprocal() @ kernel
+        g = g - epsilon * sums.clamp_min(torch.finfo(sums.dtype).tiny).log()
+    return g.double() * unit
+
+
+def _solve_assignment(cost: Tensor) -> Tensor:
+    """The column (N,) of each row that scipy assigns, on the device of the costs (N, N)."""
+    from scipy.optimize import linear_sum_assignment
+
+    _, columns = linear_sum_assignment(cost.cpu().numpy())
+    return torch.from_numpy(columns).to(cost.device)
 
 
 def _path_lengths(cost: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

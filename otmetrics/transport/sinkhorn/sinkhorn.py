@@ -133,7 +133,12 @@ class Sinkhorn(Solver):
         return self._solve(real, fake, real_weights, fake_weights, bounds=True)[0]
 
     def solve_from(
-        self, real: Tensor, fake: Tensor, potentials: tuple[Tensor, Tensor] | None = None
+        self,
+        real: Tensor,
+        fake: Tensor,
+        potentials: tuple[Tensor, Tensor] | None = None,
+        *,
+        debiased: bool = True,
     ) -> tuple[TransportResult, tuple[Tensor, Tensor]]:
         """Solve for S, without bounds, from the potentials of a similar problem.
 
@@ -142,11 +147,12 @@ class Sinkhorn(Solver):
             fake: Features (M, D) or (B, M, D).
             potentials: Cross potentials (B, N) and (B, M), B = 1 without a batch, taken where they
                 are better than the usual ones. They move the answer within `tolerance` only.
+            debiased: Whether to solve for S, or for the cross term alone.
 
         Returns:
             The result, and its cross potentials.
         """
-        return self._solve(real, fake, None, None, start=potentials)
+        return self._solve(real, fake, None, None, start=potentials, debiased=debiased)
 
     def _solve(
         self,
