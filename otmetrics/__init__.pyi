@@ -48,7 +48,6 @@ from .scoring.explain import explain_features as explain_features
 from .scoring.explanation import Explanation as Explanation
 from .scoring.extraction import extracted as extracted
 from .scoring.feature_set import FeatureSet as FeatureSet
-from .scoring.options import DEFAULT_METRICS as DEFAULT_METRICS
 from .scoring.options import METRICS as METRICS
 from .scoring.options import Extraction as Extraction
 from .scoring.options import Scoring as Scoring

@@ -23,7 +23,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from otmetrics import DEFAULT_METRICS, Scoring, Sliced, compare_features, load_extractor
+from otmetrics import METRICS, Scoring, Sliced, compare_features, load_extractor
 from otmetrics.inference.two_sample import permutation_tests
 from otmetrics.scoring.options import MANIFOLD
 
@@ -121,15 +121,15 @@ def power(args: argparse.Namespace) -> None:
     images, labels = file["images"], file["labels"]
     blurred = gaussian_filter(images.astype(np.float32), (0, 0.5, 0.5, 0)).round().astype(np.uint8)
     plain, blurred_features = features(images), features(blurred)
-    print("| samples | n | " + " | ".join((*DEFAULT_METRICS, "all")) + " |")
-    print("| --- |" + " ---: |" * (len(DEFAULT_METRICS) + 2))
+    print("| samples | n | " + " | ".join((*METRICS, "all")) + " |")
+    print("| --- |" + " ---: |" * (len(METRICS) + 2))
     for case in ("nothing", "half of the classes", "blur of 0.5 px", "2 % of duplicates"):
         for num in SIZES:
             rows = []
             for seed in range(args.draws):
                 real, fake = sides(case, num, plain, blurred_features, labels, seed)
-                tests, joint = permutation_tests(real, fake, DEFAULT_METRICS, 199, seed)
-                rows.append([*(tests[name].pvalue for name in DEFAULT_METRICS), joint])
+                tests, joint = permutation_tests(real, fake, METRICS, 199, seed)
+                rows.append([*(tests[name].pvalue for name in METRICS), joint])
             cells = " | ".join(f"{value:.3g}" for value in np.median(rows, 0))
             print(f"| {case} | {num} | {cells} |", flush=True)
 

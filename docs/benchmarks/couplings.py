@@ -1,7 +1,7 @@
 """How long couplings of noise and data take, next to torchcfm's sampler on the same batches.
 
     pip install --no-deps torchcfm==1.0.7 lapx
-    OMP_NUM_THREADS=2 python docs/benchmarks/couplings.py [--sizes 256 1024] [--dimensions 2 64]
+    OMP_NUM_THREADS=1 python docs/benchmarks/couplings.py [--sizes 256 1024] [--dimensions 2 64]
 
 Noise is standard normal. Data of 2 features are eight Gaussians, of 64 and 3072 (as many as CIFAR
 images have values) a distribution of 16 dimensions bent into them, all float32. Times are medians
@@ -33,8 +33,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchcfm.optimal_transport import OTPlanSampler
 
-from otmetrics import Sinkhorn
-from otmetrics.functional import coupling
+from otmetrics import Sinkhorn, coupling
 
 EPSILON = 0.05  # of the mean cost
 LAPX_ROWS = 1024

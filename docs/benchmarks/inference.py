@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmetrics import DEFAULT_METRICS, Scoring, Sliced, score_features
+from otmetrics import METRICS, Scoring, Sliced, score_features
 from otmetrics.inference.two_sample import permutation_tests
 
 SHIFTS = {"none": (0.0, 1.0), "shift": (0.3, 1.0), "scale": (0.0, 1.2), "both": (0.3, 1.2)}
@@ -82,7 +82,7 @@ def repeated(work: Callable[[int], Any], args: argparse.Namespace) -> list[Any]:
 
 def table_row(label: str, found: list[Any], known: dict[str, float]) -> None:
     cells = []
-    for name in DEFAULT_METRICS:
+    for name in METRICS:
         rows = np.array([one[name] for one in found])
         centre, low, high, target, order = rows.T
         truth = known.get(name) if target.all() else None
@@ -102,12 +102,7 @@ def table_row(label: str, found: list[Any], known: dict[str, float]) -> None:
 
 
 def coverage(args: argparse.Namespace) -> None:
-    print(
-        "| distributions | "
-        + " | ".join(DEFAULT_METRICS)
-        + " |\n| --- |"
-        + " --- |" * len(DEFAULT_METRICS)
-    )
+    print("| distributions | " + " | ".join(METRICS) + " |\n| --- |" + " --- |" * len(METRICS))
     for dimension in (2, 16, 64):
         for num in (100, 400):
             for change in SHIFTS:
@@ -159,10 +154,10 @@ def tested(sizes: tuple[int, int], names: tuple[str, ...], seed: int) -> dict[st
 
 
 def level(args: argparse.Namespace) -> None:
-    names = (*DEFAULT_METRICS, "smallest")
+    names = (*METRICS, "smallest")
     print("| sizes | " + " | ".join(names) + " |\n| --- |" + " ---: |" * len(names))
     for sizes in ((40, 40), (60, 30)):
-        found = repeated(partial(tested, sizes, DEFAULT_METRICS), args)
+        found = repeated(partial(tested, sizes, METRICS), args)
         shares = [np.mean([one[name] <= 0.05 for one in found]) for name in names]
         print(f"| {sizes} | " + " | ".join(f"{share:.3f}" for share in shares) + " |", flush=True)
 
@@ -177,7 +172,7 @@ def cost(args: argparse.Namespace) -> None:
         ).relu()
         for _ in range(2)
     ]
-    groups = [(name,) for name in DEFAULT_METRICS[:5]] + [DEFAULT_METRICS[5:]]
+    groups = [(name,) for name in METRICS[:5]] + [METRICS[5:]]
     print(
         "| score | seconds | with an interval | the test alone | with both |\n| --- |"
         + " ---: |" * 4

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otmetrics import DEFAULT_METRICS, Exact, Scoring, Sinkhorn, Sliced, score, score_features
+from otmetrics import METRICS, Exact, Scoring, Sinkhorn, Sliced, score, score_features
 from otmetrics.scoring.feature_set import FeatureSet
 from otmetrics.scoring.report import Score, ScoreReport
 from otmetrics.summaries.keeping import Keeping
@@ -285,7 +285,7 @@ def table(args: argparse.Namespace) -> None:
     names = ["score", "all (samples)", "summary (samples)", "difference", "interval, all"]
     names += ["interval, summary", "floor, all (size)", "floor, summary", "p, all", "p, summary"]
     print("| " + " | ".join(names) + " |\n| --- |" + " ---: |" * (len(names) - 1))
-    for name in DEFAULT_METRICS:
+    for name in METRICS:
         print(row(name, of_all.scores[name], of_summaries.scores[name]))
     stated = of_summaries.scores["sliced_wasserstein"].message
     print(f"\nStated for the sliced distance: it is {stated}.")

@@ -20,8 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from otmetrics import SemiDiscrete, Sinkhorn, exact_wasserstein
-from otmetrics.functional import coupling
+from otmetrics import SemiDiscrete, Sinkhorn, coupling, exact_wasserstein
 
 BATCH = 256
 EULER = (1, 2, 100)

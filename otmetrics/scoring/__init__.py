@@ -7,7 +7,7 @@ import lazy_loader
 _HOME = {
     "extraction": ["extracted"],
     "feature_set": ["FeatureSet"],
-    "options": ["DEFAULT_METRICS", "METRICS", "Extraction", "Scoring"],
+    "options": ["METRICS", "Extraction", "Scoring"],
     "report": ["Floor", "Score", "ScoreReport"],
     "score": ["score_features"],
 }

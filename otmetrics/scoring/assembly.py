@@ -38,7 +38,6 @@ def assemble_scores(
             converged=value.converged,
             message=next(unconverged, value.message),
             floor=floor,
-            reference=value.reference,
             **inferred(value, scoring),
         )
     return scores

@@ -31,7 +31,7 @@ from otmetrics.scoring.comparison import Comparison, Leaderboard, Standing
 from otmetrics.scoring.extraction import Progress, features_of, open_inputs
 from otmetrics.scoring.families import Family, Measured, families_of
 from otmetrics.scoring.feature_set import FeatureSet, check_comparable
-from otmetrics.scoring.options import DEFAULT_METRICS, MANIFOLD, METRICS, Extraction, Scoring
+from otmetrics.scoring.options import MANIFOLD, METRICS, Extraction, Scoring
 from otmetrics.scoring.ranks import ALONE, Ranks
 from otmetrics.transport.costs import cost_matrix
 from otmetrics.unknown_options import ToldOptions, told_options
@@ -356,7 +356,7 @@ def _check_sizes(sizes: dict[str, int]) -> None:
 
 def _ranks(name: str, scoring: Scoring, dimension: int) -> bool:
     """Whether a score says who is better: the exact distance in many dimensions only if asked."""
-    asked = set(scoring.metrics) != set(DEFAULT_METRICS)
+    asked = set(scoring.metrics) != set(METRICS)
     return name != "wasserstein" or dimension <= _FEW_DIMENSIONS or asked
 
 

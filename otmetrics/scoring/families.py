@@ -37,7 +37,6 @@ class Measured(NamedTuple):
     converged: bool = True
     message: str = ""
     estimate: Estimate | None = None  # where an interval was asked for
-    reference: float | None = None  # the same of real, where the value is one of fake alone
 
 
 class Family(NamedTuple):

@@ -17,21 +17,20 @@ from otmetrics.transport.sinkhorn.sinkhorn import Sinkhorn
 from otmetrics.transport.sliced.sliced import Sliced
 from otmetrics.unknown_options import ToldOptions
 
-MANIFOLD = ("precision", "recall", "density", "coverage")
-"""The scores that look at nearest neighbours."""
-
-DEFAULT_METRICS = (
+METRICS = (
     "sliced_wasserstein",
     "wasserstein",
     "sinkhorn_divergence",
     "frechet_distance",
     "kernel_distance",
-    *MANIFOLD,
+    "precision",
+    "recall",
+    "density",
+    "coverage",
 )
-"""The scores of a report for which nobody chose any."""
-
-METRICS = DEFAULT_METRICS
 """Every score, in the order in which reports show them."""
+
+MANIFOLD = METRICS[-4:]  # the scores that look at nearest neighbours
 
 _PUBLISHED = {"fid": "frechet_distance", "kid": "kernel_distance"}
 
@@ -105,7 +104,7 @@ class Scoring(ToldOptions):
     """What to compute on the features.
 
     Attributes:
-        metrics: Names of scores, in any order; by default those of `DEFAULT_METRICS`.
+        metrics: Names of scores, in any order; all of `METRICS` by default.
         sliced: Solver of `sliced_wasserstein`; a debiased one makes it SW_2^2, in squared units.
         exact: Solver of `wasserstein`.
         sinkhorn: Solver of `sinkhorn_divergence`.
@@ -135,7 +134,7 @@ class Scoring(ToldOptions):
         ValueError: If an option breaks its rule.
     """
 
-    metrics: tuple[str, ...] = field(default=DEFAULT_METRICS, metadata={"choices": METRICS})
+    metrics: tuple[str, ...] = field(default=METRICS, metadata={"choices": METRICS})
     sliced: Sliced = Sliced()
     exact: Exact = Exact()
     sinkhorn: Sinkhorn = Sinkhorn()

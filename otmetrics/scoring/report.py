@@ -93,7 +93,6 @@ class Score:
         sampling_error: Standard error over new samples, in the units of `debiased`: those of the
             cost, W_p^p, where the score is its root.
         test: Its permutation test; None where it was not asked for.
-        reference: The same of the real samples, where the score is one of fake alone.
     """
 
     value: float
@@ -106,7 +105,6 @@ class Score:
     debiased: float | None = None
     sampling_error: float | None = None
     test: ScoreTest | None = None
-    reference: float | None = None
 
     @property
     def differs(self) -> bool | None:
@@ -180,12 +178,10 @@ class ScoreReport:
         """The names of the columns of `rows`: only those that some score fills.
 
         Returns:
-            "score" and "value", "of real", an interval of its level, "floor" and "excess", "p".
+            "score" and "value", an interval of its level, "floor" and "excess", and "p".
         """
         scores = self.scores.values()
         header: tuple[str, ...] = ("score", "value")
-        if any(one.reference is not None for one in scores):
-            header += ("of real",)
         level = next((one.interval.level for one in scores if one.interval is not None), None)
         if level is not None:
             header += (f"{100 * level:g} % interval",)
@@ -374,8 +370,6 @@ def plain_table(
 def _cells(score: Score, header: tuple[str, ...]) -> list[str]:
     """Numbers of one line of the table; "!" marks what did not converge."""
     cells = [_value(score)]
-    if "of real" in header:
-        cells.append("-" if score.reference is None else f"{score.reference:.4g}")
     if any(name.endswith("interval") for name in header):
         cells.append(_interval(score.interval))
     if "floor" in header:

@@ -8,7 +8,12 @@ from torch import Tensor
 
 from otmetrics.checks import check_positive, checked_clouds
 from otmetrics.machine import ieee_float32
-from otmetrics.transport.costs import centre_clouds, row_blocks, squared_distances
+from otmetrics.transport.costs import (
+    centre_clouds,
+    mean_squared_distance,
+    row_blocks,
+    squared_distances,
+)
 from otmetrics.transport.gradients import differentiable_once, is_differentiated
 from otmetrics.unknown_options import told_options
 
@@ -166,7 +171,7 @@ def _mmd(
     if kernel == "rbf":
         x, y = centre_clouds(x, y)
         # Where all samples are equal, any width gives 0.
-        values = _gaussian(bandwidth or (_mean_squared_distance(x, y) / 2) ** 0.5 or 1.0)
+        values = _gaussian(bandwidth or (mean_squared_distance(x, y) / 2) ** 0.5 or 1.0)
         own_x, own_y = x.new_ones(n), x.new_ones(m)
     elif (centre := _far_centre(x, y)) is not None:
         x, y, values = x - centre, y - centre, _cubic_around(centre)
@@ -262,10 +267,3 @@ def _total(
         if sums is not None:
             sums.add(rows, block)
     return total
-
-
-def _mean_squared_distance(x: Tensor, y: Tensor) -> float:
-    """Mean of |x_i - y_j|^2 over all pairs, from first and second moments."""
-    x, y = x.detach(), y.detach()
-    shift = (x.mean(0) - y.mean(0)).square().sum()
-    return float(shift + x.var(0, correction=0).sum() + y.var(0, correction=0).sum())

@@ -108,6 +108,13 @@ def refine_cancelled(
     return squared
 
 
+def mean_squared_distance(x: Tensor, y: Tensor) -> float:
+    """Mean of |x_i - y_j|^2 over all pairs, from first and second moments."""
+    x, y = x.detach(), y.detach()
+    shift = (x.mean(0) - y.mean(0)).square().sum()
+    return float(shift + x.var(0, correction=0).sum() + y.var(0, correction=0).sum())
+
+
 def squared_distances(real: Tensor, fake: Tensor) -> Tensor:
     """Squared distances (N, M) of float64 clouds around the origin, accurate where points coincide.
 

@@ -14,7 +14,7 @@ from otmetrics.checks import (
     checked_heights,
 )
 from otmetrics.machine import ieee_float32
-from otmetrics.transport.costs import centre_clouds, row_blocks
+from otmetrics.transport.costs import centre_clouds, mean_squared_distance, row_blocks
 from otmetrics.transport.exact.exact import Exact
 from otmetrics.transport.exact.small import assigned_columns
 from otmetrics.transport.semidiscrete.heights import laguerre_cells
@@ -174,9 +174,7 @@ def _entropic_pairs(solver: Sinkhorn, x: Tensor, y: Tensor, uniform: Tensor) -> 
     squares = y.square().sum(1, dtype=torch.float64)
     epsilon = solver.epsilon
     if solver.relative:
-        mean = x.square().sum(1, dtype=torch.float64).mean() + squares.mean()
-        mean -= 2 * x.mean(0).double() @ y.mean(0).double()
-        epsilon *= float(mean) or 1.0
+        epsilon *= mean_squared_distance(x, y) or 1.0
 
     # Of g_j - |x - y_j|^2 a row of the plan keeps what depends on j, 2 (<x, y_j> + h_j).
     heights, found = ((g[0] - squares) / 2).to(y), []

@@ -14,7 +14,7 @@ import torch
 from command import on_a_terminal, write_features, write_images
 from PIL import Image
 
-from otmetrics.scoring.options import DEFAULT_METRICS
+from otmetrics.scoring.options import METRICS
 from otmetrics.transport.sliced.sliced import Sliced
 
 
@@ -34,7 +34,7 @@ def test_json_has_the_documented_shape(otmetrics, features):
     report = scores(otmetrics("score", *features, "--json"))
     assert list(report) == ["schema", "scores", "protocol", "notes", "joint_pvalue", "classes"]
     assert report["schema"] == 1
-    assert tuple(report["scores"]) == DEFAULT_METRICS
+    assert tuple(report["scores"]) == METRICS
     for score in report["scores"].values():
         floor = score["floor"]
         assert floor["size"] == 30
@@ -81,8 +81,8 @@ def test_json_does_not_swallow_an_input(otmetrics, features):
 def test_table_in_a_pipe_is_plain_and_complete(otmetrics, features):
     lines = otmetrics("score", *features).stdout.splitlines()
     assert lines[0].split()[:2] == ["score", "value"]
-    assert len(lines) == 1 + len(DEFAULT_METRICS) + 7
-    assert lines[1 + len(DEFAULT_METRICS)].startswith("Real and fake differ by ")
+    assert len(lines) == 1 + len(METRICS) + 7
+    assert lines[1 + len(METRICS)].startswith("Real and fake differ by ")
     assert "Fréchet distance" in lines[4]
     assert "\x1b" not in "".join(lines)
 

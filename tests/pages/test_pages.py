@@ -283,7 +283,7 @@ def test_every_score_is_explained():
         torch.rand(12, 2), torch.rand(12, 2), scoring=Scoring(floor=False)
     )
     page = Page(page_of(one))
-    assert len(page.all("dt")) == len(page.all("dd")) == len(otmetrics.DEFAULT_METRICS)
+    assert len(page.all("dt")) == len(page.all("dd")) == len(otmetrics.METRICS)
 
 
 def test_the_explanation_in_its_order():

@@ -20,7 +20,7 @@ from otmetrics import (
     compare_features,
     score_features,
 )
-from otmetrics.scoring.options import DEFAULT_METRICS
+from otmetrics.scoring.options import METRICS
 from otmetrics.summaries.summary import Summary
 
 QUICK = Scoring(sliced=Sliced(num_projections=128))
@@ -94,7 +94,7 @@ def test_it_is_plain_json_and_one_seed_decides(compared):
     again = compare_features(REAL, MODELS, scoring=QUICK)
     text = json.dumps(compared.to_dict(), allow_nan=False)
     assert text == json.dumps(again.to_dict(), allow_nan=False)
-    assert list(json.loads(text)["leaderboards"]) == list(DEFAULT_METRICS)
+    assert list(json.loads(text)["leaderboards"]) == list(METRICS)
     assert compared == again
     assert "near" in str(compared)
 

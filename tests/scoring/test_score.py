@@ -22,7 +22,7 @@ from otmetrics import (
     score_features,
 )
 from otmetrics.scoring.feature_set import FeatureSet
-from otmetrics.scoring.options import DEFAULT_METRICS
+from otmetrics.scoring.options import METRICS
 
 
 def clouds(n=40, m=36, d=5):
@@ -67,8 +67,8 @@ def test_a_report_prints_as_a_table():
     report = score_features(*clouds())
     header, *lines = str(report).splitlines()
     assert header.split() == ["score", "value", "95", "%", "interval", "floor", "excess"]
-    assert lines[len(DEFAULT_METRICS) :] == report.verdict()
-    assert f"{report.scores['recall'].value:.4g}" in lines[DEFAULT_METRICS.index("recall")]
+    assert lines[len(METRICS) :] == report.verdict()
+    assert f"{report.scores['recall'].value:.4g}" in lines[METRICS.index("recall")]
     assert repr(report).startswith("ScoreReport(scores=")
 
 
@@ -76,7 +76,7 @@ def test_order_of_the_inputs_does_not_matter_for_whole_scores():
     real, fake = clouds()
     first = score_features(real, fake, scoring=Scoring(floor=False))
     second = score_features(real.flip(0), fake.flip(0), scoring=Scoring(floor=False))
-    for name in DEFAULT_METRICS:
+    for name in METRICS:
         assert second.scores[name].value == pytest.approx(first.scores[name].value, rel=1e-9)
 
 

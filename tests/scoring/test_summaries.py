@@ -21,7 +21,7 @@ from otmetrics.scoring.compare import compare
 from otmetrics.scoring.explain import explain
 from otmetrics.scoring.extraction import extracted
 from otmetrics.scoring.feature_set import FeatureSet, save_features
-from otmetrics.scoring.options import DEFAULT_METRICS, MANIFOLD
+from otmetrics.scoring.options import MANIFOLD, METRICS
 from otmetrics.scoring.planning import sample_sizes
 from otmetrics.scoring.report import ScoreReport
 from otmetrics.scoring.summarizing import summarize
@@ -120,7 +120,7 @@ def test_what_is_known_of_all_samples_is_scored_of_all(of_summaries, of_all):
 def test_all_else_is_that_of_the_kept_samples(of_summaries):
     kept = [summarised(side).samples.features for side in sides()]
     expected = score_features(*kept, scoring=QUICK)
-    for name in DEFAULT_METRICS:
+    for name in METRICS:
         found, other = of_summaries.scores[name], expected.scores[name]
         if name in OF_ALL:
             assert found.floor.value == other.floor.value
@@ -386,9 +386,9 @@ def test_histograms_along_other_directions_are_not_used(files):
 @pytest.mark.parametrize(
     ("kind", "metrics", "said"),
     [
-        ("moments", DEFAULT_METRICS, "so only frechet_distance can be"),
+        ("moments", METRICS, "so only frechet_distance can be"),
         ("moments", ("frechet_distance", "sliced_wasserstein"), "so only frechet_distance can be"),
-        ("sketch", DEFAULT_METRICS, "so only sliced_wasserstein and frechet_distance can be"),
+        ("sketch", METRICS, "so only sliced_wasserstein and frechet_distance can be"),
         ("sketch", ("kernel_distance",), "so only sliced_wasserstein and frechet_distance can be"),
     ],
 )
